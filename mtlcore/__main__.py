@@ -1,0 +1,5 @@
+"""`python -m mtlcore` is `mtl`."""
+
+from mtlcore.cli import main
+
+main()

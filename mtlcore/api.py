@@ -1,0 +1,214 @@
+"""mtlcore from Python: `create` a component, `run` a configuration."""
+
+from __future__ import annotations
+
+import tempfile
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mtlcore import checkpoints
+from mtlcore.config import Layer, RunConfig, file_layer, resolve
+from mtlcore.display import Display, SilentDisplay
+from mtlcore.errors import ConfigError, MtlError, UsageError
+from mtlcore.plugins import Plugins
+from mtlcore.rundir import RunDirectory, next_directory, provenance
+from mtlcore.settings import structure
+
+
+def create(kind: str, name: str, *positional: Any, **settings: Any) -> Any:
+    """Build a component that needs nothing from a run, such as a balancer.
+
+    Args:
+        kind: as `mtl list` names it, such as "balancers".
+        name: of the component, or "plugin/name".
+        positional: what the core would pass (a head's task and features ...).
+        settings: as `mtl show KIND NAME` lists them.
+
+    Raises:
+        UsageError: no such component.
+        ConfigError: settings that it does not take.
+    """
+    target = Plugins.from_environment().get(kind, name).load()
+    problems: list[str] = []
+    values = structure(target, settings, name, problems)
+    if problems:
+        raise ConfigError(problems)
+    return target(*positional, **values)
+
+
+def run(
+    config: RunConfig | Mapping[str, Any] | str | Path | None = None,
+    *,
+    plugins: list[str] | None = None,
+    out: str | None = None,
+    resume: bool = False,
+    display: Display | None = None,
+) -> dict[str, Any]:
+    """Run a whole configuration and return its summary.
+
+    Args:
+        config: a configuration as a mapping, the path of one, or a resolved one.
+        plugins: what `--plugin` would name, in order.
+        out: directory or fsspec URL; None: `runs/<method>-<n>`.
+        resume: go on with what `out` holds.
+        display: what to show meanwhile; None: nothing.
+
+    Raises:
+        MtlError: the run failed; the message says why and what is saved.
+    """
+    found = Plugins.from_environment()
+    if not isinstance(config, RunConfig):
+        layers = []
+        if isinstance(config, Mapping):
+            layers = [Layer("config", config)]
+        elif config is not None:
+            layers = [file_layer(str(config))]
+        config = resolve(found, plugins or (), layers)
+    location = out or next_directory(config.method)
+    return execute(found, config, location, resume, display or SilentDisplay())
+
+
+def try_step(config: RunConfig) -> dict[str, Any]:
+    """Build everything and take one step on real data; nothing is left behind.
+
+    Raises:
+        MtlError: whatever would stop the run at its first step.
+    """
+    from mtlcore.building import parameter_table
+    from mtlcore.training import Training, check
+
+    with tempfile.TemporaryDirectory(prefix="mtl-dry-run-") as place:
+        directory = RunDirectory(place, resume=True)
+        training = Training(config, directory, SilentDisplay())
+        check(training)
+        report = training.first_step()
+    if report.skipped is not None:
+        raise MtlError(f"the first step learns nothing: {report.skipped}")
+    return {
+        "method": config.method,
+        "device": str(training.device),
+        "epochs": training.epochs,
+        "steps": training.total_steps,
+        "samples": {name: len(split) for name, split in training.splits.items()},
+        "parameters": parameter_table(training.learner),
+        "losses": report.losses,
+    }
+
+
+def stored_config(location: str) -> Mapping[str, Any] | None:
+    """The configuration in a run's directory, None where there is none."""
+    import fsspec
+
+    try:
+        with fsspec.open(f"{location}/config.toml", "rb") as file:
+            return tomllib.load(file)
+    except FileNotFoundError:
+        return None
+
+
+def execute(
+    plugins: Plugins, config: RunConfig, location: str, resume: bool, display: Display
+) -> dict[str, Any]:
+    """Run a resolved configuration in a directory; returns the summary.
+
+    Raises:
+        UsageError: the directory is not empty, or holds a run of other settings.
+        MtlError: the run failed.
+    """
+    directory = RunDirectory(location, resume)
+    try:
+        checkpoint = _checkpoint(directory, config) if resume else None
+        summary = directory.read_json("summary.json") if checkpoint else None
+        if summary is not None:
+            display.note(f"{location}: this run is finished, nothing to do")
+            return summary
+        return _train(plugins, config, directory, checkpoint, display)
+    finally:
+        directory.close()
+
+
+def _checkpoint(directory: RunDirectory, config: RunConfig) -> dict[str, Any] | None:
+    """The state to go on from; None where the run never got that far."""
+    if not directory.checkpoint.exists():
+        return None
+    with (directory.path / "config.toml").open("rb") as file:
+        stored = tomllib.load(file)
+    changed = sorted(
+        path
+        for path in {*_flat(stored), *_flat(config.tree)}
+        if _flat(stored).get(path) != _flat(config.tree).get(path)
+    )
+    if changed:
+        raise UsageError(
+            f"{directory.location}: --resume goes on with the run's own settings, and these "
+            f"differ: {', '.join(changed)}. Leave them out, or start a run of its own with "
+            "another --out"
+        )
+    return checkpoints.load(directory.checkpoint)
+
+
+def _train(
+    plugins: Plugins,
+    config: RunConfig,
+    directory: RunDirectory,
+    checkpoint: dict[str, Any] | None,
+    display: Display,
+) -> dict[str, Any]:
+    from mtlcore.reporting import write_report
+    from mtlcore.training import Interrupted, Training, check, summarise
+
+    if config.training.threads is not None:
+        torch.set_num_threads(config.training.threads)
+    training = Training(config, directory, display)
+    check(training)
+    if checkpoint is not None:
+        _warn_of_threads(checkpoint, display)
+        training.resume(checkpoint)
+    directory.open_metrics(checkpoint["metrics_length"] if checkpoint else 0)
+    about = provenance(plugins, config, training.device)
+    directory.write_config(config)
+    directory.write_json("run.json", {**about, "status": "running", "reason": None})
+    title = f"{config.method} -> {directory.location}"
+    status, reason = "failed", "stopped without a word"
+    try:
+        with display:
+            display.start(training.total_steps, training.progress.step, title)
+            training.run()
+        status, reason = "finished", None
+    except Interrupted as error:
+        status, reason = "interrupted", str(error)
+        raise
+    except BaseException as error:
+        reason = str(error) or type(error).__name__
+        raise
+    finally:
+        directory.metrics_length()
+        directory.write_json("run.json", {**about, "status": status, "reason": reason})
+    for note in write_report(training, directory):
+        display.note(note)
+    summary = summarise(training)
+    directory.write_json("summary.json", summary)
+    return summary
+
+
+def _warn_of_threads(checkpoint: Mapping[str, Any], display: Display) -> None:
+    if checkpoint["threads"] != torch.get_num_threads():
+        display.note(
+            f"the run had {checkpoint['threads']} threads before and has "
+            f"{torch.get_num_threads()} now: it goes on, but not bit for bit "
+            f"(training.threads={checkpoint['threads']} would)"
+        )
+
+
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        path = f"{prefix}{key}"
+        flat.update(_flat(value, path + ".") if isinstance(value, Mapping) else {path: value})
+    return flat
+
+

@@ -1,0 +1,128 @@
+"""From a configuration to the objects of a run, in the order in which data meets them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+
+from mtlcore.balancing import Balancer, Balancing
+from mtlcore.config import RunConfig
+from mtlcore.data import Dataset
+from mtlcore.errors import UsageError
+from mtlcore.learner import Learner
+from mtlcore.loading import Loader, PlanReader, Split
+from mtlcore.metrics import Metric
+from mtlcore.models import Backbone, FeatureInfo, MultiTaskModel, count_parameters
+from mtlcore.transforms import Augmentation
+
+
+def open_splits(config: RunConfig) -> dict[str, Split]:
+    """The training and validation split as the run uses them.
+
+    Raises:
+        UsageError: a split without samples.
+    """
+    return {"train": open_split(config, "train", config.data.train),
+            "val": open_split(config, "val", config.data.val)}  # fmt: skip
+
+
+def open_split(config: RunConfig, name: str, limit: int | None) -> Split:
+    """One split; `limit` samples of it, or all."""
+    target: type[Dataset] = config.dataset.component.load()
+    extra: dict[str, object] = {}
+    if target.renders_size and config.data.size is not None:
+        extra["size"] = config.data.size
+    if target.unlimited:
+        if limit is None:
+            raise UsageError(f"data.{name}: {config.data.name} has no end; say how many samples")
+        extra["samples"] = limit
+    dataset = config.dataset.make(config.data.root, name, **extra)
+    size = config.data.size or target.default_size(config.data.root, **config.dataset.settings)
+    split = Split(dataset, config.tasks, size, limit)
+    if len(split) == 0:
+        where = f" at {config.data.root}" if config.data.root else ""
+        raise UsageError(f"data: the split {name!r} of {config.data.name}{where} holds no sample")
+    return split
+
+
+def make_loader(config: RunConfig, splits: Mapping[str, Split]) -> Loader:
+    """What loads batches for training and evaluation."""
+    augment = config.data.augment
+    augmentation = Augmentation(scales=augment.scales, flip=augment.flip)
+    active = augment.flip or any(scale != 1 for scale in augment.scales)
+    reader = PlanReader(
+        dict(splits), config.tasks, augmentation if active else None, config.data.on_error
+    )
+    return Loader(reader, config.data.workers, config.data.on_error)
+
+
+def build_model(config: RunConfig) -> MultiTaskModel:
+    """Backbone and heads; initialised from torch's global generator."""
+    backbone: Backbone = config.backbone.make(config.tasks)
+    features = FeatureInfo(tuple(backbone.out_channels), tuple(backbone.strides))
+    heads = {task.name: config.heads[task.name].make(task, features) for task in config.tasks}
+    return MultiTaskModel(config.tasks, backbone, heads)
+
+
+def build_learner(config: RunConfig) -> Learner:
+    """The model with its losses and the balancing.
+
+    Raises:
+        UsageError: components that cannot work together.
+    """
+    model = build_model(config)
+    losses = {task.name: config.losses[task.name].make(task) for task in config.tasks}
+    backbone = model.backbone
+    features = FeatureInfo(tuple(backbone.out_channels), tuple(backbone.strides))
+    cross_task = [chosen.make(config.tasks, features) for chosen in config.cross_task]
+    chain: list[Balancer] = [chosen.make() for chosen in config.chain]
+    balancing = Balancing(chain, config.update_every)
+    return Learner(model, losses, cross_task, balancing, config.training.normalisation)
+
+
+def make_metrics(config: RunConfig) -> dict[str, Metric]:
+    """A fresh metric per task."""
+    return {task.name: config.metrics[task.name].make(task) for task in config.tasks}
+
+
+def parameter_table(learner: Learner) -> dict[str, object]:
+    """Numbers of parameters: total (backbone and heads), shared, per task, per module, others."""
+    model = learner.model
+    return {
+        "total": count_parameters(model.parameters()),
+        "shared": count_parameters(model.shared_parameters()),
+        "tasks": {name: count_parameters(model.task_parameters(name)) for name in model.tasks},
+        "modules": {
+            **{
+                f"backbone.{name}": count_parameters(module.parameters())
+                for name, module in model.backbone.named_children()
+            },
+            **{
+                f"heads.{name}": count_parameters(model.head(name).parameters())
+                for name in model.tasks
+            },
+        },
+        "components": {
+            "losses": count_parameters(learner.losses.parameters()),
+            "cross_task": count_parameters(learner.cross_task.parameters()),
+            "balancers": count_parameters(learner.balancing.parameters()),
+        },
+    }
+
+
+def pick_device(wanted: str) -> torch.device:
+    """The device of a name; "auto": the first GPU, else the processor.
+
+    Raises:
+        UsageError: there is no such device here.
+    """
+    if wanted == "auto":
+        wanted = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(wanted)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise UsageError(f"device: {wanted!r} is not usable here ({reason})") from error
+    return device

@@ -1,0 +1,655 @@
+"""The configuration of a run: core defaults < plugin presets < file < --set.
+
+Every value knows its origin. Tables that name a component (`[data]`, `[model.backbone]`,
+`[balancer]` ...) hold `name` and that component's settings; when a later layer changes the name,
+the settings of the earlier one go, except those that every component of the place understands
+(`CARRIED`). All problems are reported at once, each with its path.
+"""
+
+from __future__ import annotations
+
+import copy
+import re
+import tomllib
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import attrs
+
+from mtlcore.errors import ConfigError, MtlError, UsageError, did_you_mean
+from mtlcore.plugins import Component, Plugins, Selection
+from mtlcore.settings import REQUIRED, settings_of, structure
+from mtlcore.tasks import Task
+
+CORE_DEFAULTS: dict[str, Any] = {
+    "method": "default",
+    "seed": 0,
+    "device": "auto",
+    "tasks": [],
+    "plugins": [],
+    "data": {"name": "rooms", "train": 1600, "val": 200},
+    "model": {"backbone": {"name": "segnet", "width": 0.0625}, "head": {}, "heads": {}},
+    "losses": {},
+    "metrics": {},
+    "cross_task": [],
+    "balancer": {"name": "equal"},
+    "episodes": {"name": "joint"},
+    "optimizer": {"name": "adam", "lr": 2e-3},
+    "training": {"steps": 800},
+}
+
+#: Settings of a component's table that survive a change of its name; one that the new component
+#: does not have is dropped then.
+CARRIED: dict[str, frozenset[str]] = {
+    "data": frozenset({"root", "spec"}),
+    "model.backbone": frozenset({"width"}),
+    "optimizer": frozenset({"lr"}),
+}
+
+
+@attrs.frozen(kw_only=True)
+class AugmentConfig:
+    """Random changes of the training samples, the same for every task of a sample.
+
+    Args:
+        scales: enlargement drawn for each sample, cropped back to size; depth is divided by it.
+        flip: mirror every second sample; normals' x is negated.
+    """
+
+    scales: tuple[float, ...] = (1.0,)
+    flip: bool = False
+
+
+def _size(value: Any) -> Any:
+    """`96x128` as well as [96, 128]."""
+    found = re.fullmatch(r"(\d+)x(\d+)", value) if isinstance(value, str) else None
+    return [int(found[1]), int(found[2])] if found else value
+
+
+@attrs.frozen(kw_only=True)
+class DataConfig:
+    """What the core itself reads from `[data]`; the rest are the dataset's settings.
+
+    Args:
+        name: of the dataset.
+        root: folder or fsspec URL; data that is made on the fly needs none.
+        size: height and width that the network sees; unset: what the dataset suggests.
+        train: samples to render, or the most to use of the split; unset: all.
+        val: the same for validation.
+        labels: which labels are used; all of them.
+        on_error: what to do about a sample that cannot be read: stop the run, or skip it.
+        workers: processes that load ahead; 0 loads between the steps.
+        augment: random scaling and flipping of training samples.
+    """
+
+    name: str
+    root: str | None = None
+    size: tuple[int, int] | None = None
+    train: int | None = None
+    val: int | None = None
+    labels: Literal["full"] = "full"
+    on_error: Literal["stop", "skip"] = "stop"
+    workers: int = 1
+    augment: AugmentConfig = AugmentConfig()
+
+
+@attrs.frozen(kw_only=True)
+class TrainingConfig:
+    """How long and how to train.
+
+    Args:
+        epochs: passes over the training samples; this or steps.
+        steps: least number of steps; the run ends with the epoch that reaches it.
+        batch_size: samples per step and process.
+        precision: of the arithmetic.
+        threads: that compute; unset: torch's choice.
+        normalisation: a task's loss is the mean over valid elements of the batch ("valid"), or
+            over samples of their own means ("sample").
+        evaluate_every: epochs between evaluations; unset: at most ten over the run.
+        average_last: final figures are means over the last so many evaluations.
+        max_skipped: steps in a row without a finite loss and gradient before the run stops.
+    """
+
+    epochs: int | None = None
+    steps: int | None = None
+    batch_size: int = 8
+    precision: Literal["fp32"] = "fp32"
+    threads: int | None = None
+    normalisation: Literal["valid", "sample"] = "valid"
+    evaluate_every: int | None = None
+    average_last: int = 1
+    max_skipped: int = 10
+
+
+@attrs.frozen
+class Chosen:
+    """A component with the settings it will be made with.
+
+    Args:
+        component: where it comes from.
+        settings: converted to what its target takes, defaults left out.
+    """
+
+    component: Component
+    settings: Mapping[str, Any]
+
+    def make(self, *positional: Any, **extra: Any) -> Any:
+        """The component itself; `positional` comes from the core."""
+        return self.component.load()(*positional, **self.settings, **extra)
+
+
+@attrs.frozen(kw_only=True)
+class RunConfig:
+    """A whole, checked configuration.
+
+    Args:
+        tree: every value as TOML, defaults of components included.
+        origins: path -> where the value comes from.
+        notes: what was replaced or dropped on the way, for people.
+        tasks: that the run learns, in order.
+    """
+
+    tree: Mapping[str, Any]
+    origins: Mapping[str, str]
+    notes: tuple[str, ...]
+    method: str
+    seed: int
+    device: str
+    tasks: tuple[Task, ...]
+    data: DataConfig
+    dataset: Chosen
+    backbone: Chosen
+    heads: Mapping[str, Chosen]
+    losses: Mapping[str, Chosen]
+    metrics: Mapping[str, Chosen]
+    cross_task: tuple[Chosen, ...]
+    chain: tuple[Chosen, ...]
+    update_every: int
+    episodes: Chosen
+    optimizer: Chosen
+    training: TrainingConfig
+
+
+@attrs.frozen
+class Layer:
+    """Some values and where they come from."""
+
+    origin: str
+    values: Mapping[str, Any]
+
+
+def file_layer(path: str) -> Layer:
+    """A configuration file.
+
+    Raises:
+        UsageError: it is missing or not TOML.
+    """
+    try:
+        return Layer(path, tomllib.loads(Path(path).read_text("utf-8")))
+    except OSError as error:
+        raise UsageError(f"{path}: cannot read the configuration ({error.strerror})") from error
+    except ValueError as error:
+        raise UsageError(f"{path}: not TOML: {error}") from error
+
+
+def set_layer(assignments: Iterable[str]) -> Layer:
+    """The values of `--set path=value`: TOML where it is TOML, a string otherwise.
+
+    Raises:
+        ConfigError: one of them has no `=`.
+    """
+    values: dict[str, Any] = {}
+    problems = []
+    for assignment in assignments:
+        path, equals, text = assignment.partition("=")
+        if not equals or not path:
+            problems.append(f"--set {assignment}: write it as path=value")
+            continue
+        try:
+            value = tomllib.loads(f"value = {text}")["value"]
+        except tomllib.TOMLDecodeError:
+            value = text
+        table = values
+        *parents, last = path.split(".")
+        for parent in parents:
+            inner = table.setdefault(parent, {})
+            table = inner if isinstance(inner, dict) else {}
+        table[last] = value
+    if problems:
+        raise ConfigError(problems)
+    return Layer("--set", values)
+
+
+def resolve(
+    plugins: Plugins, selected: Sequence[str] = (), layers: Sequence[Layer] = ()
+) -> RunConfig:
+    """Merge, check and complete a configuration.
+
+    Args:
+        plugins: all there are; plugin files named by the layers are loaded into it.
+        selected: words of `--plugin`, in order.
+        layers: files, then --set.
+
+    Raises:
+        ConfigError: with every problem found.
+        UsageError: a plugin that cannot be selected.
+    """
+    for layer in layers:
+        for path in layer.values.get("plugins", ()):
+            plugins.load_file(str(path))
+    selections = [plugins.selection(word) for word in selected]
+    merged = _Merged()
+    merged.add(Layer("core", CORE_DEFAULTS))
+    for word, selection in zip(selected, selections, strict=True):
+        merged.add(Layer(f"plugin {word}", selection.preset))
+    labels = {"method": "+".join(_label(word) for word in selected)} if selected else {}
+    files = [word for word in selected if word.endswith(".py")]
+    merged.add(Layer("--plugin", labels | ({"plugins": files} if files else {})))
+    for layer in layers:
+        merged.add(layer)
+    return _Resolver(plugins, merged, selections).run()
+
+
+def _label(word: str) -> str:
+    return Path(word).stem if word.endswith(".py") else word.replace("/", "-")
+
+
+class _Merged:
+    """Layers laid over one another."""
+
+    def __init__(self) -> None:
+        self.tree: dict[str, Any] = {}
+        self.origins: dict[str, str] = {}
+        self.carried: set[str] = set()
+        self.notes: list[str] = []
+
+    def add(self, layer: Layer) -> None:
+        """Lay one more over the others."""
+        training = layer.values.get("training", {})
+        for this, other in (("epochs", "steps"), ("steps", "epochs")):
+            # The length of a run is one choice: the later layer's.
+            if isinstance(training, Mapping) and this in training and other not in training:
+                self._drop(f"training.{other}")
+        self._merge(self.tree, layer.values, "", layer.origin)
+
+    def _merge(self, tree: dict[str, Any], values: Mapping[str, Any], at: str, why: str) -> None:
+        self._rename(tree, values, at, why)
+        for key, value in values.items():
+            path = f"{at}.{key}" if at else key
+            if isinstance(value, Mapping) and isinstance(tree.get(key), dict):
+                self._merge(tree[key], value, path, why)
+                continue
+            tree[key] = copy.deepcopy(value)
+            self.carried.discard(path)
+            for leaf in _leaves(path, value):
+                self.origins[leaf] = why
+
+    def _rename(self, tree: dict[str, Any], values: Mapping[str, Any], at: str, why: str) -> None:
+        old, new = (table.get("name") for table in (tree, values))
+        if not isinstance(new, str | None):  # a table of tasks, one of which is called "name"
+            return
+        if at == "balancer" and "chain" in values and tree:
+            self._replace(tree, at, {"update_every"})
+        elif at == "balancer" and new is not None and "chain" in tree:
+            names = [str(link.get("name")) for link in tree["chain"] if isinstance(link, Mapping)]
+            self.notes.append(f"balancer {new} ({why}) replaces the chain {' > '.join(names)}")
+            self._replace(tree, at, {"update_every"})
+        elif new is not None and old is not None and new != old:
+            carried = CARRIED.get(at, frozenset())
+            core = {"update_every"} if at == "balancer" else _core_keys(at)
+            if at == "balancer" and self.origins.get("balancer.name") != "core":
+                self.notes.append(f"balancer {new} ({why}) replaces {old}")
+            self._replace(tree, at, carried | core)
+            self.carried |= {f"{at}.{key}" for key in tree if key in carried}
+
+    def _replace(self, tree: dict[str, Any], at: str, keep: Iterable[str]) -> None:
+        for key in [key for key in tree if key not in set(keep)]:
+            self._drop(f"{at}.{key}")
+
+    def _drop(self, path: str) -> None:
+        *parents, last = path.split(".")
+        table = self.tree
+        for parent in parents:
+            table = table.get(parent, {})
+        table.pop(last, None)
+        for origin in [o for o in self.origins if o == path or o.startswith(path + ".")]:
+            del self.origins[origin]
+
+
+def _core_keys(at: str) -> frozenset[str]:
+    names = {field.name for field in attrs.fields(DataConfig)} if at == "data" else set()
+    return frozenset(names - {"name"})
+
+
+def _leaves(path: str, value: Any) -> list[str]:
+    if isinstance(value, Mapping) and value:
+        return [leaf for key, inner in value.items() for leaf in _leaves(f"{path}.{key}", inner)]
+    return [path]
+
+
+class _Resolver:
+    """Checks a merged tree and picks the components it names."""
+
+    def __init__(
+        self, plugins: Plugins, merged: _Merged, selections: Sequence[Selection]
+    ) -> None:
+        self._plugins, self._merged, self._selections = plugins, merged, selections
+        self._tree = merged.tree
+        self._problems: list[str] = []
+
+    def run(self) -> RunConfig:
+        tree = self._tree
+        for key in tree:
+            if key not in CORE_DEFAULTS:
+                hint = did_you_mean(key, CORE_DEFAULTS)
+                self._problems.append(
+                    f"{key}: unknown{hint} (known: {', '.join(CORE_DEFAULTS)})"
+                )
+        data, dataset = self._data()
+        tasks = self._tasks(data, dataset)
+        backbone = self._component("backbones", "model.backbone")
+        self._model_keys(tasks)
+        heads = self._per_task("heads", tasks, "model.heads", "model.head")
+        losses = self._per_task("losses", tasks, "losses", None)
+        metrics = self._per_task("metrics", tasks, "metrics", None)
+        cross_task = self._list("losses", "cross_task")
+        chain, update_every = self._balancing()
+        episodes = self._component("episode-samplers", "episodes")
+        optimizer = self._component("optimizers", "optimizer")
+        training = self._record(TrainingConfig, "training")
+        if training and training.epochs is None and training.steps is None:
+            self._problems.append("training: set epochs or steps")
+        seed, device, method = (self._value(k, t) for k, t in _SCALARS.items())
+        self._check_required(chain)
+        if self._problems:
+            raise ConfigError(self._problems)
+        assert data and dataset and backbone and episodes and optimizer and training
+        return RunConfig(
+            tree=_without_none(tree),
+            origins=dict(self._merged.origins),
+            notes=tuple(self._merged.notes),
+            method=method,
+            seed=seed,
+            device=device,
+            tasks=tasks,
+            data=data,
+            dataset=dataset,
+            backbone=backbone,
+            heads=heads,
+            losses=losses,
+            metrics=metrics,
+            cross_task=cross_task,
+            chain=chain,
+            update_every=update_every,
+            episodes=episodes,
+            optimizer=optimizer,
+            training=training,
+        )
+
+    # The parts
+
+    def _data(self) -> tuple[DataConfig | None, Chosen | None]:
+        table = self._table("data")
+        if "size" in table:
+            table["size"] = _size(table["size"])
+        core = {field.name for field in attrs.fields(DataConfig)}
+        own = {key: value for key, value in table.items() if key in core}
+        data = self._build(DataConfig, own, "data")
+        rest = {key: value for key, value in table.items() if key not in core}
+        component = self._find("datasets", table.get("name"), "data.name")
+        if component is None:
+            return data, None
+        target = component.load()
+        reserved = (*(["size"] if target.renders_size else []),
+                    *(["samples"] if target.unlimited else []))  # fmt: skip
+        chosen = self._settings(component, rest, "data", reserved)
+        if data is not None:
+            self._complete("data", DataConfig, reserved=())
+        return data, chosen
+
+    def _tasks(self, data: DataConfig | None, dataset: Chosen | None) -> tuple[Task, ...]:
+        if data is None or dataset is None:
+            return ()
+        try:
+            declared = dataset.component.load().describe(data.root, **dataset.settings)
+        except ConfigError as error:
+            self._problems += error.problems
+            return ()
+        except MtlError as error:
+            self._problems.append(f"data: {error}")
+            return ()
+        wanted = self._value("tasks", list) or [task.name for task in declared]
+        by_name = {task.name: task for task in declared}
+        for name in wanted:
+            if name not in by_name:
+                hint = did_you_mean(str(name), by_name)
+                self._problems.append(
+                    f"tasks: the dataset {data.name!r} declares no task {name!r}{hint} "
+                    f"(it has: {', '.join(by_name)})"
+                )
+        self._tree["tasks"] = [name for name in wanted if name in by_name]
+        return tuple(by_name[name] for name in self._tree["tasks"])
+
+    def _model_keys(self, tasks: Sequence[Task]) -> None:
+        for key in self._table("model"):
+            if key not in ("backbone", "head", "heads"):
+                hint = did_you_mean(key, ("backbone", "head", "heads"))
+                self._problems.append(f"model.{key}: unknown{hint} (known: backbone, head, heads)")
+        names = [task.name for task in tasks]
+        for path in ("model.heads", "losses", "metrics"):
+            for key in self._table(path):
+                if names and key not in names:
+                    hint = did_you_mean(key, names)
+                    self._problems.append(f"{path}.{key}: the run has no such task{hint}")
+
+    def _per_task(
+        self, kind: str, tasks: Sequence[Task], path: str, fallback: str | None
+    ) -> dict[str, Chosen]:
+        result = {}
+        for task in tasks:
+            at = f"{path}.{task.name}"
+            table = self._table(at)
+            if not table and fallback and self._table(fallback):
+                table = copy.deepcopy(self._table(fallback))
+                self._put(at, table, self._merged.origins.get(f"{fallback}.name", "core"))
+            try:
+                if not table.get("name"):
+                    component = self._plugins.default(kind, task.kind)
+                    self._put(at, {"name": component.spec.name, **table}, "default")
+            except UsageError as error:
+                self._problems.append(f"{at}.name: {error}")
+                continue
+            chosen = self._component(kind, at)
+            if chosen is None:
+                continue
+            serves = getattr(chosen.component.spec, "serves", None)
+            if serves is None or not serves(task.kind):
+                self._problems.append(
+                    f"{at}.name: {chosen.component.spec.name!r} does not serve tasks of kind "
+                    f"{task.kind!r}"
+                )
+            result[task.name] = chosen
+        return result
+
+    def _balancing(self) -> tuple[tuple[Chosen, ...], int]:
+        table = self._table("balancer")
+        every = table.get("update_every", 1)
+        if type(every) is not int or every < 1:
+            self._problems.append(f"balancer.update_every: expected a number of steps, got {every!r}")
+            every = 1
+        if "chain" not in table:
+            chosen = self._component("balancers", "balancer", core=("update_every",))
+            return ((chosen,) if chosen else ()), every
+        for key in table:
+            if key not in ("chain", "update_every"):
+                self._problems.append(
+                    f"balancer.{key}: a chain has no settings of its own; write them in its links"
+                )
+        return self._list("balancers", "balancer.chain"), every
+
+    def _list(self, kind: str, path: str) -> tuple[Chosen, ...]:
+        links = self._at(path)
+        if not isinstance(links, list) or not all(isinstance(link, Mapping) for link in links):
+            self._problems.append(f"{path}: expected a list of tables, each with a name")
+            return ()
+        found = [self._component(kind, f"{path}[{i}]", table=link) for i, link in enumerate(links)]
+        return tuple(chosen for chosen in found if chosen)
+
+    def _check_required(self, chain: Sequence[Chosen]) -> None:
+        used = {f"balancers/{chosen.component.spec.name}" for chosen in chain}
+        for path, kind in (("episodes", "episode-samplers"), ("optimizer", "optimizers"),
+                           ("model.backbone", "backbones"), ("data", "datasets")):  # fmt: skip
+            used.add(f"{kind}/{self._table(path).get('name')}")
+        used |= {f"losses/{link.get('name')}" for link in self._at("cross_task") or ()}
+        for selection in self._selections:
+            for needed in selection.method.requires if selection.method else ():
+                if needed in used:
+                    continue
+                kind, _, name = needed.partition("/")
+                advice = f"it needs {kind}/{name}"
+                if kind == "balancers":
+                    names = [name, *(c.component.spec.name for c in chain)]
+                    links = ", ".join(f'{{name = "{n}"}}' for n in names)
+                    advice = f"write balancer.chain = [{links}] (with its settings) instead"
+                self._problems.append(
+                    f"method {selection.method.name!r} is not itself without {needed}: {advice}"
+                    if selection.method
+                    else advice
+                )
+
+    # Looking up, checking, completing
+
+    def _component(
+        self,
+        kind: str,
+        path: str,
+        core: Sequence[str] = (),
+        table: dict[str, Any] | None = None,
+    ) -> Chosen | None:
+        table = self._table(path) if table is None else table
+        component = self._find(kind, table.get("name"), f"{path}.name")
+        if component is None:
+            return None
+        own = {key: value for key, value in table.items() if key not in ("name", *core)}
+        return self._settings(component, own, path, (), table)
+
+    def _find(self, kind: str, name: Any, path: str) -> Component | None:
+        if not isinstance(name, str):
+            self._problems.append(f"{path}: name one of mtl list {kind} (got {name!r})")
+            return None
+        try:
+            component = self._plugins.get(kind, name)
+            component.load()
+        except MtlError as error:
+            self._problems.append(f"{path}: {error}")
+            return None
+        return component
+
+    def _settings(
+        self,
+        component: Component,
+        given: Mapping[str, Any],
+        path: str,
+        reserved: Sequence[str],
+        table: dict[str, Any] | None = None,
+    ) -> Chosen:
+        target = component.load()
+        known = {setting.name: setting for setting in settings_of(target)}
+        given = dict(given)
+        table = self._table(path) if table is None else table
+        for key in [key for key in given if f"{path}.{key}" in self._merged.carried]:
+            if key not in known:
+                # It came along from another component's table; this one has no such setting.
+                del given[key]
+                del table[key]
+                self._merged.origins.pop(f"{path}.{key}", None)
+        settings = structure(target, given, path, self._problems, reserved)
+        for name, setting in known.items():
+            if name not in table and name not in reserved and setting.default is not REQUIRED:
+                table[name] = _plain(setting.default)
+                for leaf in _leaves(f"{path}.{name}", table[name]):
+                    self._merged.origins.setdefault(leaf, f"default of {component.spec.name}")
+        return Chosen(component, settings)
+
+    def _record(self, record: type[Any], path: str) -> Any:
+        value = self._build(record, self._table(path), path)
+        if value is not None:
+            self._complete(path, record, ())
+        return value
+
+    def _build(self, record: type[Any], given: Mapping[str, Any], path: str) -> Any:
+        before = len(self._problems)
+        values = structure(record, given, path, self._problems)
+        return record(**values) if len(self._problems) == before else None
+
+    def _complete(self, path: str, record: type[Any], reserved: Sequence[str]) -> None:
+        table = self._table(path)
+        for setting in settings_of(record):
+            if setting.name not in table and setting.default is not REQUIRED:
+                table[setting.name] = _plain(setting.default)
+                for leaf in _leaves(f"{path}.{setting.name}", table[setting.name]):
+                    self._merged.origins.setdefault(leaf, "core")
+
+    def _value(self, key: str, kind: type) -> Any:
+        value = self._tree.get(key)
+        if not isinstance(value, kind) or isinstance(value, bool):
+            self._problems.append(f"{key}: expected {kind.__name__}, got {value!r}")
+            return kind()
+        return value
+
+    def _at(self, path: str) -> Any:
+        value: Any = self._tree
+        for part in path.split("."):
+            value = value.get(part) if isinstance(value, Mapping) else None
+        return value
+
+    def _table(self, path: str) -> dict[str, Any]:
+        value = self._at(path)
+        if value is None:
+            return {}
+        if not isinstance(value, dict):
+            self._problems.append(f"{path}: expected a table, got {value!r}")
+            return {}
+        return value
+
+    def _put(self, path: str, table: dict[str, Any], origin: str) -> None:
+        *parents, last = path.split(".")
+        at = self._tree
+        for parent in parents:
+            at = at.setdefault(parent, {})
+        at[last] = table
+        for leaf in _leaves(path, table):
+            self._merged.origins.setdefault(leaf, origin)
+
+
+_SCALARS: dict[str, type] = {"seed": int, "device": str, "method": str}
+
+
+def _plain(value: Any) -> Any:
+    """A default as TOML would have it."""
+    if attrs.has(type(value)):
+        return {key: _plain(inner) for key, inner in attrs.asdict(value).items()}
+    if isinstance(value, tuple | list):
+        return [_plain(item) for item in value]
+    return value
+
+
+def _without_none(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _without_none(inner) for key, inner in value.items() if inner is not None}
+    return [_without_none(item) for item in value] if isinstance(value, list) else value
+
+
+def annotated(toml: str, origins: Mapping[str, str]) -> str:
+    """TOML text with the origin of each value as a comment behind it."""
+    lines, table = [], ""
+    for line in toml.splitlines():
+        heading = re.fullmatch(r"\[+([\w.-]+)\]+", line)
+        entry = re.match(r"([\w-]+) = ", line)
+        if heading:
+            table = heading[1]
+        path = ".".join(part for part in (table, entry[1] if entry else "") if part)
+        origin = origins.get(path) if entry else None
+        lines.append(f"{line}  # {origin}" if origin else line)
+    return "\n".join(lines)

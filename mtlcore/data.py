@@ -1,0 +1,196 @@
+"""Samples and batches: one kind of missing label, whatever the reason it is missing.
+
+A label that was never made, an ignore value, a hole of the sensor and a padded pixel all become
+`valid == False`, and `collate` writes the task's safe value there, so that no loss sees garbage.
+"""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import attrs
+import torch
+from torch import Tensor
+
+from mtlcore.errors import MtlError
+from mtlcore.tasks import Task
+
+
+class DataError(MtlError):
+    """A sample that cannot be read or does not fit its task; the message begins with its path."""
+
+
+@attrs.frozen(kw_only=True)
+class Sample:
+    """One example.
+
+    Args:
+        inputs: float32; an image is (3, H, W) in [0, 1].
+        targets: per task its label, shaped `task.target_shape((H, W))`; a missing task has none.
+        valid: per task of `targets` a boolean mask, shaped `task.valid_shape((H, W))`.
+        key: where it comes from (a path, or "rooms/train/17"), for messages and pictures.
+        view: which view of its example this is; supervised losses use view 0 only.
+        meta: what a view needs to be told apart, such as the geometry of its crop.
+    """
+
+    inputs: Tensor
+    targets: Mapping[str, Tensor]
+    valid: Mapping[str, Tensor]
+    key: str
+    view: int = 0
+    meta: Mapping[str, Any] = attrs.field(factory=dict)
+
+
+@attrs.frozen(kw_only=True)
+class Batch:
+    """Samples of one step, every task filled in.
+
+    Args:
+        inputs: (B, ...) float32.
+        targets: per task (B, *target_shape), safe values where not valid.
+        valid: per task (B, *valid_shape) boolean.
+        count: per task the number of valid elements in view 0, a Python int made in `collate`:
+            asking what is present never waits for a device.
+        view: per sample which view it is.
+        keys: the samples' keys.
+        meta: the samples' meta.
+    """
+
+    inputs: Tensor
+    targets: dict[str, Tensor]
+    valid: dict[str, Tensor]
+    count: dict[str, int]
+    view: tuple[int, ...]
+    keys: tuple[str, ...]
+    meta: tuple[Mapping[str, Any], ...]
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def to(self, device: torch.device) -> Batch:
+        """The same batch on another device."""
+        if self.inputs.device == device:
+            return self
+        return attrs.evolve(
+            self,
+            inputs=self.inputs.to(device, non_blocking=True),
+            targets={name: t.to(device, non_blocking=True) for name, t in self.targets.items()},
+            valid={name: v.to(device, non_blocking=True) for name, v in self.valid.items()},
+        )
+
+    def present(self, tasks: Sequence[str]) -> tuple[str, ...]:
+        """Those of `tasks` that have at least one valid label in this batch."""
+        return tuple(name for name in tasks if self.count[name] > 0)
+
+
+class Dataset(abc.ABC):
+    """A source of samples: `Dataset(root, split, **settings)`; opening it reads no sample.
+
+    `root` is a local path or an fsspec URL, or None for data that needs no files.
+
+    Attributes:
+        splits: their names.
+        renders_size: takes a keyword `size` (height, width) and gives samples of that size, so
+            that the core need not resize them.
+        unlimited: takes a keyword `samples`, the number to make, because it has no end of its own.
+    """
+
+    splits: tuple[str, ...] = ("train", "val")
+    renders_size: bool = False
+    unlimited: bool = False
+
+    @classmethod
+    @abc.abstractmethod
+    def describe(cls, root: str | None, **settings: Any) -> tuple[Task, ...]:
+        """The tasks it has labels for, without touching a sample."""
+
+    @classmethod
+    def default_size(cls, root: str | None, **settings: Any) -> tuple[int, int] | None:
+        """Height and width that suit it where `data.size` names none; None: the samples' own."""
+        return None
+
+    @abc.abstractmethod
+    def __len__(self) -> int:
+        """Number of samples in the split."""
+
+    @abc.abstractmethod
+    def __getitem__(self, index: int) -> Sample:
+        """One sample at its own size.
+
+        Raises:
+            DataError: it cannot be read; the message names the file and the reason.
+        """
+
+
+def collate(samples: Sequence[Sample], tasks: Sequence[Task]) -> Batch:
+    """Stack samples of one size; fill in missing labels; count the valid ones.
+
+    Raises:
+        DataError: inputs of different shapes, a label whose shape, class or value does not fit
+            its task (out of range, NaN or infinite where valid).
+    """
+    first = samples[0].inputs.shape
+    for sample in samples:
+        if sample.inputs.shape != first:
+            raise DataError(
+                f"{sample.key}: input shape {tuple(sample.inputs.shape)} differs from "
+                f"{tuple(first)} ({samples[0].key}) in one batch; set data.size"
+            )
+        if not bool(torch.isfinite(sample.inputs).all()):
+            raise DataError(f"{sample.key}: the input holds NaN or infinite values")
+    size = tuple(first[1:])
+    view = tuple(sample.view for sample in samples)
+    supervised = [i for i, number in enumerate(view) if number == 0]
+    targets, valid, count = {}, {}, {}
+    for task in tasks:
+        pairs = [_checked(sample, task, size) for sample in samples]
+        targets[task.name] = torch.stack([target for target, _ in pairs])
+        valid[task.name] = torch.stack([mask for _, mask in pairs])
+        count[task.name] = int(valid[task.name][supervised].sum())
+    return Batch(
+        inputs=torch.stack([sample.inputs for sample in samples]),
+        targets=targets,
+        valid=valid,
+        count=count,
+        view=view,
+        keys=tuple(sample.key for sample in samples),
+        meta=tuple(sample.meta for sample in samples),
+    )
+
+
+def safe_target(task: Task, size: tuple[int, ...]) -> Tensor:
+    """A target in which every value is the task's safe value."""
+    shape = task.target_shape(size)
+    fill = torch.tensor(task.safe_value, dtype=getattr(torch, task.dtype))
+    if len(task.safe_value) == 1:
+        return fill.expand(shape).clone() if shape else fill[0]
+    return fill.reshape(-1, *[1] * (len(shape) - 1)).expand(shape).clone()
+
+
+def _checked(sample: Sample, task: Task, size: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+    safe = safe_target(task, size)
+    if task.name not in sample.targets:
+        return safe, torch.zeros(task.valid_shape(size), dtype=torch.bool)
+    target, valid = sample.targets[task.name], sample.valid[task.name]
+    if target.shape != safe.shape or valid.shape != task.valid_shape(size):
+        raise DataError(
+            f"{sample.key}: {task.name} label has shape {tuple(target.shape)} (mask "
+            f"{tuple(valid.shape)}) where {tuple(safe.shape)} was expected"
+        )
+    mask = valid if task.layout != "map" or target.shape == valid.shape else valid.unsqueeze(0)
+    target = torch.where(mask, target.to(safe.dtype), safe)
+    if task.dtype == "int64":
+        low, high = (int(target.min()), int(target.max())) if target.numel() else (0, 0)
+        if low < 0 or high >= task.channels:
+            raise DataError(
+                f"{sample.key}: {task.name} label {low if low < 0 else high} is out of range; "
+                f"the task has classes 0 to {task.channels - 1} "
+                "(declare other values as invalid)"
+            )
+    elif not bool(torch.isfinite(target).all()):
+        raise DataError(
+            f"{sample.key}: {task.name} label is NaN or infinite where it is marked valid"
+        )
+    return target, valid

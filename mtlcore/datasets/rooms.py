@@ -1,0 +1,95 @@
+"""Rendered rooms: a dense-prediction problem with exact labels and nothing on disk."""
+
+from __future__ import annotations
+
+from typing import Any, final
+
+import torch
+
+from mtlcore.data import Dataset, Sample
+from mtlcore.datasets.rendering import CLASS_NAMES, render
+from mtlcore.errors import UsageError, did_you_mean
+from mtlcore.files import image_tensor
+from mtlcore.tasks import Task
+
+_SCENES_PER_SPLIT = 1 << 40  # every split has its own range of scene numbers
+
+
+@final
+class Rooms(Dataset):
+    """Furnished rooms rendered from (seed, index); every label is valid everywhere.
+
+    Tasks: segmentation, depth (m), normals (camera frame: x right, y down, z forward, facing the
+    camera) and edges. No scene is in two splits, and more samples only add scenes at the end.
+
+    Args:
+        root: not used, there are no files.
+        split: "train", "val" or "test".
+        samples: how many rooms.
+        size: height and width to render at; nothing is resized afterwards.
+        seed: another seed, other rooms.
+
+    Raises:
+        UsageError: there is no such split.
+    """
+
+    splits = ("train", "val", "test")
+    renders_size = True
+    unlimited = True
+
+    def __init__(
+        self,
+        root: str | None,
+        split: str,
+        *,
+        samples: int,
+        size: tuple[int, int] = (64, 64),
+        seed: int = 0,
+    ) -> None:
+        if split not in self.splits:
+            raise UsageError(
+                f"rooms has no split {split!r}, only {', '.join(self.splits)}"
+                + did_you_mean(split, self.splits)
+            )
+        self._split = split
+        self._first = self.splits.index(split) * _SCENES_PER_SPLIT
+        self._indices = range(samples)
+        self._size = size
+        self._seed = seed
+
+    @classmethod
+    def describe(cls, root: str | None, **settings: Any) -> tuple[Task, ...]:
+        """Segmentation, depth, normals and edges."""
+        return (
+            Task(
+                name="segmentation",
+                kind="segmentation",
+                channels=len(CLASS_NAMES),
+                class_names=CLASS_NAMES,
+            ),
+            Task(name="depth", kind="depth", channels=1, unit="m"),
+            Task(name="normals", kind="normals", channels=3),
+            Task(name="edges", kind="edges", channels=1),
+        )
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    def __getitem__(self, index: int) -> Sample:
+        """One room at the size asked for."""
+        index = self._indices[index]
+        key = f"rooms/{self._split}/{index}"
+        room = render(self._seed, self._first + index, *self._size)
+        targets = {
+            "segmentation": torch.from_numpy(room.segmentation).long(),
+            "depth": torch.from_numpy(room.depth)[None],
+            "normals": torch.from_numpy(room.normals).permute(2, 0, 1).contiguous(),
+            "edges": torch.from_numpy(room.edges).float()[None],
+        }
+        everywhere = torch.ones(self._size, dtype=torch.bool)
+        return Sample(
+            inputs=image_tensor(room.image, key),
+            targets=targets,
+            valid=dict.fromkeys(targets, everywhere),
+            key=key,
+        )

@@ -1,0 +1,308 @@
+"""What a person sees while a run trains: a bar on a terminal, one line per epoch elsewhere."""
+
+from __future__ import annotations
+
+import abc
+import math
+import sys
+import time
+from collections.abc import Callable, Mapping
+from datetime import timedelta
+from types import TracebackType
+from typing import Self, TextIO, final
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+Figures = Mapping[str, Mapping[str, float]]
+
+_RECENT = 20  # steps over which a shown loss is smoothed
+_HORIZON = 0.25  # of all steps: a change of speed is believed after about that share of the run
+
+
+def digits(value: float) -> str:
+    """A figure with four significant digits: "0.5120", "12.34", "1234", "2.000e-05"."""
+    return f"{value:#.4g}".rstrip(".")
+
+
+def clock(seconds: float) -> str:
+    """A duration as "0:02:10"."""
+    return str(timedelta(seconds=round(seconds)))
+
+
+@final
+class Pace:
+    """The speed of this process and the time left at that speed.
+
+    The first step is not counted: it starts workers and warms up caches and kernels, and on a small
+    run it takes as long as a hundred others. Steps of an earlier process are not counted either.
+
+    Args:
+        now: a clock in seconds.
+    """
+
+    def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
+        self._now = now
+        self.start(0, 0)
+
+    def start(self, total_steps: int, done_steps: int) -> None:
+        """Begin anew, `done_steps` of `total_steps` having been done before."""
+        self.total, self.done = total_steps, done_steps
+        self._started = self._now()
+        self._last: float | None = None
+        # Decayed sums, so that their quotient is a mean from the first value on.
+        self._seconds, self._steps = 0.0, 0.0
+
+    def step(self, step: int) -> None:
+        """`step` steps are done now."""
+        now, new = self._now(), step - self.done
+        if self._last is not None and new > 0:
+            kept = max(0.0, 1 - new / max(1.0, _HORIZON * self.total))
+            self._seconds = kept * self._seconds + now - self._last
+            self._steps = kept * self._steps + new
+        self._last, self.done = now, step
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since the start."""
+        return self._now() - self._started
+
+    @property
+    def seconds_left(self) -> float | None:
+        """Seconds to the end, or None before two steps are done."""
+        if not self._steps:
+            return None
+        return self._seconds / self._steps * (self.total - self.done)
+
+
+class Display(abc.ABC):
+    """What is shown of a run; a context manager, so that a terminal is always left in order.
+
+    Every number is a plain float: a display never waits for a device.
+    """
+
+    def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
+        self._pace = Pace(now)
+        self._recent: dict[str, float] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        _kind: type[BaseException] | None,
+        _error: BaseException | None,
+        _trace: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+    def start(self, total_steps: int, done_steps: int, title: str) -> None:
+        """The run begins, or goes on after `done_steps` of an earlier process."""
+        self._pace.start(total_steps, done_steps)
+        self._recent = {}
+        self._begin(title)
+
+    def step(self, step: int, losses: Mapping[str, float]) -> None:
+        """`step` steps of the run are done; `losses` are those of the tasks present in the last.
+
+        A loss that is not finite is left out: its step was skipped, which `note` tells.
+        """
+        self._pace.step(step)
+        for task, loss in losses.items():
+            if math.isfinite(loss):
+                before = self._recent.get(task, loss)
+                self._recent[task] = before + (loss - before) / _RECENT
+
+    def recent_losses(self) -> dict[str, float]:
+        """Each task's loss, smoothed over its last 20 steps or so."""
+        return dict(self._recent)
+
+    @abc.abstractmethod
+    def note(self, message: str) -> None:
+        """Show a message that stays."""
+
+    @abc.abstractmethod
+    def epoch(
+        self,
+        epoch: int,
+        epochs: int,
+        losses: Mapping[str, float],
+        figures: Figures | None,
+        seconds_left: float | None,
+    ) -> None:
+        """An epoch is done.
+
+        Args:
+            epoch: its number, from 1.
+            epochs: how many there are.
+            losses: task -> training loss.
+            figures: task -> metric -> value where there was an evaluation; the first that is not
+                the loss stands for the task.
+            seconds_left: to the end of the run; None: as the display's own measurement says.
+        """
+
+    @abc.abstractmethod
+    def stop(self) -> None:
+        """Leave the terminal as it was; more than once does no harm."""
+
+    @abc.abstractmethod
+    def _begin(self, title: str) -> None: ...
+
+
+@final
+class TerminalDisplay(Display):
+    """A bar with the time left and a line of losses below it; all else scrolls by above.
+
+    Only evaluations leave a line, so that a run of many short epochs does not flood the screen.
+    """
+
+    def __init__(self, console: Console, now: Callable[[], float] = time.monotonic) -> None:
+        super().__init__(now)
+        self._console = console
+        self._live: Live | None = None
+
+    def _begin(self, title: str) -> None:
+        self.stop()
+        self._console.print(Text(title, style="bold"), soft_wrap=True)
+        # Steps only store numbers; the bar is drawn from them four times a second.
+        self._live = Live(
+            console=self._console,
+            get_renderable=self._bar,
+            refresh_per_second=4,
+            transient=True,
+        )
+        self._live.start()
+
+    def note(self, message: str) -> None:
+        """Print the message above the bar."""
+        self._console.print(Text(message), soft_wrap=True)
+
+    def epoch(
+        self,
+        epoch: int,
+        epochs: int,
+        losses: Mapping[str, float],
+        figures: Figures | None,
+        seconds_left: float | None,
+    ) -> None:
+        """Print the evaluation's first figures above the bar, if there was one."""
+        if figures is None:
+            return
+        line = Table.grid(padding=(0, 2))
+        line.add_column(no_wrap=True)
+        line.add_row(Text(_epoch_of(epoch, epochs), style="bold"), Text(_figure_line(figures)))
+        self._console.print(line)
+
+    def stop(self) -> None:
+        """Remove the bar and show the cursor."""
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+
+    def _bar(self) -> RenderableType:
+        pace = self._pace
+        done, total = pace.done, max(1, pace.total)
+        grid = Table.grid(padding=(0, 2), expand=True)
+        for ratio in (None, 1, None, None, None):
+            grid.add_column(ratio=ratio, no_wrap=True)
+        grid.add_row(
+            f"{math.floor(100 * done / total):3d}%",
+            ProgressBar(total=total, completed=done),
+            f"{done}/{pace.total}",
+            clock(pace.elapsed),
+            _time_left(pace.seconds_left),
+        )
+        losses = _loss_line(self.recent_losses()) or "waiting for the first step"
+        return Group(grid, Text(f"loss  {losses}", no_wrap=True, overflow="ellipsis"))
+
+
+@final
+class PlainDisplay(Display):
+    """One line per epoch, without control characters: for files, pipes and batch systems."""
+
+    def __init__(self, stream: TextIO, now: Callable[[], float] = time.monotonic) -> None:
+        super().__init__(now)
+        self._stream = stream
+
+    def _begin(self, title: str) -> None:
+        self.note(title)
+
+    def note(self, message: str) -> None:
+        """Print the message."""
+        # Flushed: whoever follows a log wants to see the line when it is true.
+        print(message, file=self._stream, flush=True)
+
+    def epoch(
+        self,
+        epoch: int,
+        epochs: int,
+        losses: Mapping[str, float],
+        figures: Figures | None,
+        seconds_left: float | None,
+    ) -> None:
+        """Print one line."""
+        left = self._pace.seconds_left if seconds_left is None else seconds_left
+        parts = [_epoch_of(epoch, epochs), f"loss {_loss_line(losses)}"]
+        if figures is not None:
+            parts.append(f"evaluation {_figure_line(figures)}")
+        self.note(" | ".join([*parts, _time_left(left)]))
+
+    def stop(self) -> None:
+        """Nothing was changed."""
+
+
+@final
+class SilentDisplay(Display):
+    """Shows nothing."""
+
+    def _begin(self, title: str) -> None: ...
+
+    def note(self, message: str) -> None:
+        """Nothing."""
+
+    def epoch(
+        self,
+        epoch: int,
+        epochs: int,
+        losses: Mapping[str, float],
+        figures: Figures | None,
+        seconds_left: float | None,
+    ) -> None:
+        """Nothing."""
+
+    def stop(self) -> None:
+        """Nothing."""
+
+
+def make_display(stream: TextIO | None = None) -> Display:
+    """The display that suits a stream (standard output): a bar needs a capable terminal."""
+    stream = sys.stdout if stream is None else stream
+    console = Console(file=stream)
+    # Rich calls a file a terminal if FORCE_COLOR is set; a bar in a file would still be no use.
+    if stream.isatty() and console.is_interactive:
+        return TerminalDisplay(console)
+    return PlainDisplay(stream)
+
+
+def _epoch_of(epoch: int, epochs: int) -> str:
+    return f"epoch {epoch:{len(str(epochs))}d}/{epochs}"
+
+
+def _time_left(seconds: float | None) -> str:
+    return "left " + ("-:--:--" if seconds is None else clock(seconds))
+
+
+def _loss_line(losses: Mapping[str, float]) -> str:
+    return "  ".join(f"{task} {digits(loss)}" for task, loss in losses.items())
+
+
+def _figure_line(figures: Figures) -> str:
+    firsts = (
+        (task, metric, value)
+        for task, values in figures.items()
+        for metric, value in [item for item in values.items() if item[0] != "loss"][:1]
+    )
+    return "  ".join(f"{task} {metric} {digits(value)}" for task, metric, value in firsts)

@@ -1,0 +1,113 @@
+"""What a step works on: plans, not tensors, so that workers can fetch ahead."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Iterator, Sequence
+
+import attrs
+import torch
+
+from mtlcore.data import Batch
+
+
+@attrs.frozen
+class BatchPlan:
+    """Which samples to load.
+
+    Args:
+        split: of the dataset.
+        indices: into the split.
+        seed: of everything random in loading them.
+        augment: whether to change them at random, as training does.
+    """
+
+    split: str
+    indices: tuple[int, ...]
+    seed: int = 0
+    augment: bool = False
+
+
+@attrs.frozen
+class Episode:
+    """Tasks to learn together, and from which batches of the step.
+
+    Args:
+        tasks: names; a task that stopped early is simply not among them.
+        support: number of the batch in the plan that is learnt from.
+        query: number of the batch that judges the adapted model; None in plain training.
+    """
+
+    tasks: tuple[str, ...]
+    support: int
+    query: int | None = None
+
+
+@attrs.frozen
+class StepPlan:
+    """One step: plain training has one batch and one episode, MTML two batches and many."""
+
+    batches: tuple[BatchPlan, ...]
+    episodes: tuple[Episode, ...]
+
+
+@attrs.frozen
+class LoadedPlan:
+    """A plan whose batches are loaded."""
+
+    batches: tuple[Batch, ...]
+    episodes: tuple[Episode, ...]
+
+
+class EpisodeSampler(abc.ABC):
+    """Plans the steps of an epoch: `EpisodeSampler(tasks, splits, **settings)`.
+
+    `tasks` are names, `splits` the number of samples per split.
+    """
+
+    @abc.abstractmethod
+    def steps(self, batch_size: int) -> int:
+        """Number of plans in an epoch."""
+
+    @abc.abstractmethod
+    def epoch(
+        self, tasks: Sequence[str], batch_size: int, generator: torch.Generator
+    ) -> Iterator[StepPlan]:
+        """The plans of one epoch for the tasks still learning, drawn from `generator` alone."""
+
+
+def shuffled_batches(
+    split: str, size: int, batch_size: int, generator: torch.Generator
+) -> list[BatchPlan]:
+    """Every index of a split once, in random order, in batches.
+
+    A remainder of one sample joins the batch before it: batch norm cannot train on one small map.
+    """
+    order = torch.randperm(size, generator=generator).tolist()
+    bounds = batch_bounds(size, batch_size)
+    seeds = torch.randint(2**62, (len(bounds),), generator=generator).tolist()
+    return [
+        BatchPlan(split, tuple(order[begin:end]), seed, augment=True)
+        for (begin, end), seed in zip(bounds, seeds, strict=True)
+    ]
+
+
+def batch_bounds(size: int, batch_size: int) -> list[tuple[int, int]]:
+    """Begin and end of each batch of an epoch."""
+    begins = list(range(0, size, batch_size))
+    if len(begins) > 1 and batch_size > 1 and size - begins[-1] == 1:
+        begins.pop()
+    return list(zip(begins, [*begins[1:], size], strict=True))
+
+
+
+
+def in_order(
+    split: str, size: int, batch_size: int, used: int | None = None
+) -> list[BatchPlan]:
+    """Plans that go through a split once, in order; or through `used` evenly spread samples."""
+    used = size if used is None else min(used, size)
+    return [
+        BatchPlan(split, tuple(i * size // used for i in range(begin, end)))
+        for begin, end in batch_bounds(used, batch_size)
+    ]

@@ -1,0 +1,51 @@
+"""The errors that mtlcore shows to people.
+
+A message names the path or key it is about, says what is wrong and what to do. The command line
+prints the message without a traceback and leaves with the class's ``exit_code``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class MtlError(Exception):
+    """Something went wrong that the user should read about: exit code 1."""
+
+    exit_code = 1
+
+
+class UsageError(MtlError):
+    """What was asked for cannot be done as asked: exit code 2."""
+
+    exit_code = 2
+
+
+class ConfigError(UsageError):
+    """Every problem of a configuration at once.
+
+    Args:
+        problems: One line each, ``path: message``.
+    """
+
+    def __init__(self, problems: Iterable[str]) -> None:
+        self.problems = tuple(problems)
+        super().__init__(self.problems)
+
+    def __str__(self) -> str:
+        return "\n".join(self.problems)
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """Return ``"; did you mean 'x'?"`` for the closest of the known words, or nothing."""
+    close = get_close_matches(word, sorted(set(known)), n=2, cutoff=0.6)
+    return f"; did you mean {' or '.join(map(repr, close))}?" if close else ""
+
+
+def describe(error: BaseException) -> str:
+    """Return an exception as one line; its type is named where the text alone would puzzle."""
+    text = " ".join(str(error).split())
+    if text and isinstance(error, MtlError | ImportError):
+        return text
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__

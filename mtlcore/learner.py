@@ -1,0 +1,131 @@
+"""Everything that learns, as one module: model, losses, cross-task losses and balancing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn import Parameter
+
+from mtlcore.balancing import BalancerContext, Balancing, TaskGradients
+from mtlcore.data import Batch
+from mtlcore.losses import CrossTaskLoss, Loss, Normalisation, ScalarLoss, TaskLosses, reduce_loss
+from mtlcore.models import MultiTaskModel
+
+
+class Learner(nn.Module):
+    """Batches in, task losses out.
+
+    `torch.func.functional_call(learner, parameters, (batch, tasks))` evaluates all of it at other
+    parameters, which is what bilevel methods need.
+
+    Args:
+        model: backbone and heads.
+        losses: per task name.
+        cross_task: any number of losses between tasks.
+        balancing: the chain.
+        normalisation: see `mtlcore.losses.reduce_loss`.
+
+    Attributes:
+        context: of the current step; the training loop keeps it up to date.
+    """
+
+    def __init__(
+        self,
+        model: MultiTaskModel,
+        losses: Mapping[str, Loss | ScalarLoss],
+        cross_task: Sequence[CrossTaskLoss],
+        balancing: Balancing,
+        normalisation: Normalisation = "valid",
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.losses = nn.ModuleDict({model.tasks[name].key: loss for name, loss in losses.items()})
+        self.cross_task = nn.ModuleList(cross_task)
+        self.balancing = balancing
+        self.normalisation: Normalisation = normalisation
+        self.context = BalancerContext(tasks=tuple(model.tasks))
+
+    def forward(self, batch: Batch, tasks: Sequence[str]) -> TaskLosses:
+        """Losses of those of `tasks` that have a label in the batch, loss balancers included.
+
+        A task that no term uses is absent: its head is not run.
+        """
+        present = batch.present(tasks)
+        needed = {*present, *(t for loss in self._cross_task() for t in loss.needs(batch, tasks))}
+        running = [task for task in tasks if task in needed]
+        features = self.model.features(batch.inputs, running)
+        predictions = self.model.predict(features, running, tuple(batch.inputs.shape[2:]))
+        raw, maps, valid = self._supervised(batch, present, predictions)
+        self.context.present = present
+        self.context.maps, self.context.batch = maps, batch if maps else None
+        cross = {}
+        for loss in self._cross_task():
+            cross.update(loss(batch, features, predictions))
+        return TaskLosses(
+            raw=raw,
+            balanced=self.balancing.transform(dict(raw), self.context),
+            cross=cross,
+            valid=valid,
+            count={task: batch.count[task] for task in present},
+            maps=maps,
+        )
+
+    def task_gradients(self) -> TaskGradients:
+        """A collector over all parameters as they are now."""
+        model = self.model
+        return TaskGradients(
+            shared=model.shared_parameters(),
+            own={task: model.task_parameters(task) for task in model.tasks},
+            others=[*self.losses.parameters(), *self.cross_task.parameters(),
+                    *self.balancing.parameters()],
+        )  # fmt: skip
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """Groups for an optimizer: what components ask for themselves, then all the rest."""
+        groups = [
+            dict(group)
+            for module in self.modules()
+            if module is not self and hasattr(module, "parameter_groups")
+            for group in module.parameter_groups()
+        ]
+        for group in groups:
+            group["params"] = list(group["params"])
+        taken = {id(p) for group in groups for p in group["params"]}
+        rest = [p for p in self.parameters() if id(p) not in taken and p.requires_grad]
+        return [{"params": rest}, *groups]
+
+    def _cross_task(self) -> Iterator[CrossTaskLoss]:
+        for loss in self.cross_task:
+            assert isinstance(loss, CrossTaskLoss)
+            yield loss
+
+    def _supervised(
+        self, batch: Batch, present: Sequence[str], predictions: Mapping[str, Tensor]
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:
+        # Supervised losses see view 0 only; indexing is skipped where there is no other.
+        rows = [i for i, view in enumerate(batch.view) if view == 0]
+        pick = (lambda x: x) if len(rows) == len(batch) else (lambda x: x[rows])
+        keep_maps = any(b.needs_maps for b in self.balancing.loss_balancers)
+        raw, maps, valid = {}, {}, {}
+        for task in present:
+            loss = self.losses[self.model.tasks[task].key]
+            assert isinstance(loss, Loss | ScalarLoss)
+            valid[task] = pick(batch.valid[task])
+            raw[task], values = reduce_loss(
+                loss,
+                pick(predictions[task]),
+                pick(batch.targets[task]),
+                valid[task],
+                self.normalisation,
+            )
+            if keep_maps and values is not None:
+                maps[task] = values
+        return raw, maps, valid
+
+
+def named_parameters_of(learner: Learner, names: Sequence[str]) -> list[Parameter]:
+    """The backbone's parameters of these names."""
+    found = dict(learner.model.backbone.named_parameters())
+    return [found[name] for name in names]

@@ -1,0 +1,182 @@
+"""From plans to batches: opening datasets, fitting sizes, augmenting, workers."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Literal
+
+import attrs
+import torch
+from torch.utils.data import DataLoader
+from torch.utils.data import Dataset as TorchDataset
+
+from mtlcore.data import Batch, DataError, Dataset, Sample, collate
+from mtlcore.episodes import BatchPlan, LoadedPlan, StepPlan
+from mtlcore.tasks import Task
+from mtlcore.transforms import Augmentation, resize
+
+OnError = Literal["stop", "skip"]
+
+
+@attrs.frozen(kw_only=True)
+class Loaded:
+    """A batch, None where no sample of it could be read, and what went wrong."""
+
+    batch: Batch | None
+    errors: tuple[str, ...] = ()
+
+
+class Split:
+    """One split of a dataset as the run uses it.
+
+    Args:
+        dataset: where samples come from.
+        tasks: that the run learns.
+        size: height and width to fit every image to; None: as they are.
+        limit: use this many samples at most, evenly spread over the split; None: all.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        tasks: Sequence[Task],
+        size: tuple[int, int] | None,
+        limit: int | None,
+    ) -> None:
+        self._dataset, self._tasks, self._size = dataset, tuple(tasks), size
+        available = len(dataset)
+        self._length = available if limit is None else min(limit, available)
+
+    def __len__(self) -> int:
+        return self._length
+
+    def sample(self, index: int) -> Sample:
+        """A sample at the run's size with the run's tasks only."""
+        number = index * len(self._dataset) // self._length
+        sample = self._dataset[number]
+        names = {task.name for task in self._tasks}
+        sample = attrs.evolve(
+            sample,
+            targets={name: t for name, t in sample.targets.items() if name in names},
+            valid={name: v for name, v in sample.valid.items() if name in names},
+        )
+        if self._size is not None and tuple(sample.inputs.shape[1:]) != self._size:
+            sample = resize(sample, self._tasks, self._size)
+        return sample
+
+
+class PlanReader(TorchDataset[Loaded]):
+    """Loads the batch of a plan; runs inside workers.
+
+    Args:
+        splits: by name.
+        tasks: to collate.
+        augmentation: for the batches that ask for it.
+        on_error: "stop" raises at a sample that cannot be read, "skip" leaves it out and says so.
+    """
+
+    def __init__(
+        self,
+        splits: dict[str, Split],
+        tasks: Sequence[Task],
+        augmentation: Augmentation | None,
+        on_error: OnError,
+    ) -> None:
+        self._splits, self._tasks = splits, tuple(tasks)
+        self._augmentation, self._on_error = augmentation, on_error
+
+    def __getitem__(self, plan: BatchPlan) -> Loaded:
+        generator = torch.Generator().manual_seed(plan.seed)
+        samples: list[Sample] = []
+        errors: list[str] = []
+        # An error travels as text: a worker's exception would arrive wrapped in its traceback.
+        for index in plan.indices:
+            try:
+                samples.append(self._read(plan, index, generator))
+            except DataError as error:
+                errors.append(str(error))
+        try:
+            batch = collate(samples, self._tasks) if samples else None
+        except DataError as error:
+            return Loaded(batch=None, errors=(*errors, str(error)))
+        return Loaded(batch=batch, errors=tuple(errors))
+
+    def _read(self, plan: BatchPlan, index: int, generator: torch.Generator) -> Sample:
+        sample = self._splits[plan.split].sample(index)
+        if self._augmentation is not None and plan.augment:
+            sample = self._augmentation(sample, self._tasks, generator)
+        if self._on_error == "skip":
+            collate([sample], self._tasks)  # a label that does not fit must not cost the batch
+        return sample
+
+
+class Loader:
+    """Loads plans ahead of the step that needs them.
+
+    Args:
+        reader: what loads.
+        workers: processes; 0 loads in this one.
+        on_error: as in `PlanReader`.
+
+    Attributes:
+        skipped: messages of the samples left out so far.
+    """
+
+    def __init__(self, reader: PlanReader, workers: int, on_error: OnError) -> None:
+        self._queue = _Queue()
+        self._on_error = on_error
+        self.skipped: list[str] = []
+        self._loader: DataLoader[Loaded] = DataLoader(
+            reader,
+            batch_size=None,
+            sampler=self._queue,
+            num_workers=workers,
+            persistent_workers=workers > 0,
+            prefetch_factor=4 if workers else None,
+            worker_init_fn=_leave_interrupts_to_the_parent,
+            # Its own generator: the loader draws a seed per epoch, and torch's global stream
+            # must not depend on how data is loaded.
+            generator=torch.Generator(),
+        )
+
+    def batches(self, plans: Sequence[BatchPlan]) -> Iterator[Batch | None]:
+        """The batch of each plan, in order.
+
+        Raises:
+            DataError: a sample cannot be read, and the run is to stop at that.
+        """
+        self._queue.plans = plans
+        for loaded in self._loader:
+            if loaded.errors and self._on_error == "stop":
+                raise DataError(
+                    f"{loaded.errors[0]}\n(--set data.on_error=skip leaves such samples out)"
+                )
+            self.skipped += loaded.errors
+            yield loaded.batch
+
+    def plans(self, plans: Sequence[StepPlan]) -> Iterator[LoadedPlan | None]:
+        """Step plans with their batches; None where a batch has no readable sample."""
+        batches = self.batches([batch for plan in plans for batch in plan.batches])
+        for plan in plans:
+            loaded = [next(batches) for _ in plan.batches]
+            complete = tuple(batch for batch in loaded if batch is not None)
+            whole = len(complete) == len(loaded)
+            yield LoadedPlan(complete, plan.episodes) if whole else None
+
+
+class _Queue(Iterable[BatchPlan]):
+    """What the loader reads next; workers live longer than an epoch, so it can be refilled."""
+
+    def __init__(self) -> None:
+        self.plans: Sequence[BatchPlan] = ()
+
+    def __iter__(self) -> Iterator[BatchPlan]:
+        return iter(self.plans)
+
+    def __len__(self) -> int:
+        return len(self.plans)
+
+
+def _leave_interrupts_to_the_parent(_worker: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

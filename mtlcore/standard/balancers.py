@@ -1,0 +1,205 @@
+"""Balancers of losses that every comparison needs: equal, fixed, uncertainty, DWA."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from mtlcore.balancing import BalancerContext, LossBalancer
+from mtlcore.data import Batch
+from mtlcore.errors import UsageError
+from mtlcore.tasks import Task
+
+
+class Equal(LossBalancer):
+    """The plain sum of the losses: every weight is 1."""
+
+    def transform(self, losses: dict[str, Tensor], context: BalancerContext) -> dict[str, Tensor]:
+        return losses
+
+
+class Fixed(LossBalancer):
+    """A weighted sum with constant weights.
+
+    Args:
+        weights: per task its weight; a task that is not named weighs 1.
+    """
+
+    def __init__(self, *, weights: dict[str, float]) -> None:
+        super().__init__()
+        self._weights = dict(weights)
+
+    def prepare(self, tasks: Sequence[Task], data: Iterable[Batch] | None = None) -> None:
+        """Check the names.
+
+        Raises:
+            UsageError: a weight for a task that the run does not have.
+        """
+        unknown = sorted(set(self._weights) - {task.name for task in tasks})
+        if unknown:
+            raise UsageError(
+                f"balancer.weights: no task named {', '.join(unknown)}; "
+                f"the run has {', '.join(task.name for task in tasks)}"
+            )
+
+    def transform(self, losses: dict[str, Tensor], context: BalancerContext) -> dict[str, Tensor]:
+        return {task: loss * self._weights.get(task, 1.0) for task, loss in losses.items()}
+
+    def current_weights(self) -> dict[str, float]:
+        return dict(self._weights)
+
+
+Form = Literal["kendall", "mtml", "half-log", "revised"]
+
+
+class Uncertainty(LossBalancer):
+    """Weights by learnt homoscedastic uncertainty (Kendall et al. 2018), s = log sigma^2.
+
+    Four forms are in print, and they are not the same objective:
+
+    * "kendall": exp(-s) L / 2 + s / 2 (the paper's regression form; MTAN and Nash-MTL's code)
+    * "mtml": exp(-s) L + s (the MTML paper)
+    * "half-log": exp(-s) L + s / 2 (Aligned-MTL's code)
+    * "revised": exp(-s) L / 2 + log(1 + exp(s)) (Liebel & Koerner 2018, ln(1 + sigma^2))
+
+    A task without labels in a step leaves no trace, also not in its s.
+
+    Args:
+        form: which of the four.
+        initial: value of s at the start.
+        lr: learning rate of s; None: the run's.
+    """
+
+    def __init__(
+        self, *, form: Form = "kendall", initial: float = 0.0, lr: float | None = None
+    ) -> None:
+        super().__init__()
+        self._form, self._initial, self._lr = form, initial, lr
+        self._keys: dict[str, str] = {}
+        self.log_variance = nn.ParameterDict()
+
+    def prepare(self, tasks: Sequence[Task], data: Iterable[Batch] | None = None) -> None:
+        for task in tasks:
+            self._keys[task.name] = task.key
+            if task.key not in self.log_variance:
+                self.log_variance[task.key] = nn.Parameter(torch.tensor(self._initial))
+
+    def parameter_groups(self) -> Iterator[dict[str, Any]]:
+        """Its own group: decay would pull the variances towards 1."""
+        group: dict[str, Any] = {"params": self.log_variance.values(), "weight_decay": 0.0}
+        yield group if self._lr is None else {**group, "lr": self._lr}
+
+    def transform(self, losses: dict[str, Tensor], context: BalancerContext) -> dict[str, Tensor]:
+        return {task: self._weighed(task, loss) for task, loss in losses.items()}
+
+    def current_weights(self) -> dict[str, float]:
+        half = 0.5 if self._form in ("kendall", "revised") else 1.0
+        return {
+            task: half * math.exp(-float(self.log_variance[key].detach()))
+            for task, key in self._keys.items()
+        }
+
+    def _weighed(self, task: str, loss: Tensor) -> Tensor:
+        s = self.log_variance[self._keys[task]]
+        if self._form == "kendall":
+            return 0.5 * (torch.exp(-s) * loss + s)
+        if self._form == "mtml":
+            return torch.exp(-s) * loss + s
+        if self._form == "half-log":
+            return torch.exp(-s) * loss + 0.5 * s
+        return 0.5 * torch.exp(-s) * loss + nn.functional.softplus(s)
+
+
+class DWA(LossBalancer):
+    """Dynamic weight average (Liu et al. 2019, eq. 7): tasks whose loss falls slowest weigh most.
+
+    lambda_i = K softmax_i(w / T) with w_i = L_i(t-1) / L_i(t-2), where L_i(t) is the mean training
+    loss of period t. A period is an epoch, as in the paper; until two are complete all weigh 1.
+    With `window` it is that many steps, and the weights follow each step (the form of the code
+    behind Nash-MTL's tables, there with 25; it starts from ones, this waits for two windows).
+
+    Args:
+        temperature: T; larger is closer to equal weights.
+        window: steps in a period; None: an epoch.
+    """
+
+    def __init__(self, *, temperature: float = 2.0, window: int | None = None) -> None:
+        super().__init__()
+        if temperature <= 0:
+            raise UsageError(f"balancer.temperature: {temperature} is not above 0")
+        if window is not None and window < 1:
+            raise UsageError(f"balancer.window: {window} is not a number of steps")
+        self._temperature, self._window = temperature, window
+        self._tasks: tuple[str, ...] = ()
+        self.restart()
+
+    def prepare(self, tasks: Sequence[Task], data: Iterable[Batch] | None = None) -> None:
+        self._tasks = tuple(task.name for task in tasks)
+
+    def restart(self) -> None:
+        self._epoch: int | None = None
+        self._running: dict[str, list[float]] = {}  # this epoch's losses as [sum, number]
+        self._means: dict[str, list[float]] = {}  # means of the last two epochs
+        self._recent: dict[str, list[float]] = {}  # the last two windows of losses
+
+    def transform(self, losses: dict[str, Tensor], context: BalancerContext) -> dict[str, Tensor]:
+        if self._window is None:
+            self._close_epoch(context.epoch)
+        weights = self.current_weights()
+        return {task: loss * weights.get(task, 1.0) for task, loss in losses.items()}
+
+    def after_step(self, context: BalancerContext) -> None:
+        for task, loss in context.losses.items():
+            if self._window is not None:
+                self._recent[task] = [*self._recent.get(task, []), loss][-2 * self._window :]
+            else:
+                total, number = self._running.get(task, [0.0, 0])
+                self._running[task] = [total + loss, number + 1]
+
+    def current_weights(self) -> dict[str, float]:
+        ratios = {task: self._ratio(task) for task in self._tasks}
+        known = {task: ratio for task, ratio in ratios.items() if ratio is not None}
+        # A task without a history weighs 1 and takes no part in the softmax of the others.
+        highest = max(known.values(), default=0.0)
+        powers = {t: math.exp((r - highest) / self._temperature) for t, r in known.items()}
+        total = sum(powers.values())
+        return {
+            task: len(powers) * powers[task] / total if task in powers else 1.0
+            for task in self._tasks
+        }
+
+    def get_extra_state(self) -> dict[str, Any]:
+        return {
+            "epoch": self._epoch,
+            "running": self._running,
+            "means": self._means,
+            "recent": self._recent,
+        }
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        self._epoch, self._running = state["epoch"], dict(state["running"])
+        self._means, self._recent = dict(state["means"]), dict(state["recent"])
+
+    def _close_epoch(self, epoch: int) -> None:
+        if self._epoch is not None and epoch > self._epoch:
+            for task, (total, number) in self._running.items():
+                self._means[task] = [*self._means.get(task, []), total / number][-2:]
+            self._running = {}
+        self._epoch = epoch
+
+    def _ratio(self, task: str) -> float | None:
+        if self._window is not None:
+            recent = self._recent.get(task, [])
+            if len(recent) < 2 * self._window:
+                return None
+            before, last = sum(recent[: self._window]), sum(recent[self._window :])
+        else:
+            means = self._means.get(task, [])
+            if len(means) < 2:
+                return None
+            before, last = means
+        return last / before if before > 0 else 1.0

@@ -1,0 +1,91 @@
+"""Plain training with Adam, AdamW or SGD."""
+
+from __future__ import annotations
+
+import torch
+
+from mtlcore.learner import Learner
+from mtlcore.optimizers import GradientDescent, Schedule
+
+
+def adam(
+    learner: Learner,
+    *,
+    lr: float = 1e-3,
+    betas: tuple[float, float] = (0.9, 0.999),
+    eps: float = 1e-8,
+    weight_decay: float = 0.0,
+    schedule: Schedule = Schedule(),
+    clip: float | None = None,
+) -> GradientDescent:
+    """Adam (Kingma & Ba 2015).
+
+    Args:
+        lr: base learning rate.
+        betas: decay of the two running means.
+        eps: added to the denominator.
+        weight_decay: L2 penalty, added to the gradient.
+        schedule: of the learning rate.
+        clip: largest norm of all gradients together; None: no limit.
+    """
+
+    def make(groups: list[dict[str, object]]) -> torch.optim.Optimizer:
+        return torch.optim.Adam(groups, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay)
+
+    return GradientDescent(learner, make, schedule, clip)
+
+
+def adamw(
+    learner: Learner,
+    *,
+    lr: float = 1e-3,
+    betas: tuple[float, float] = (0.9, 0.999),
+    eps: float = 1e-8,
+    weight_decay: float = 1e-2,
+    schedule: Schedule = Schedule(),
+    clip: float | None = None,
+) -> GradientDescent:
+    """AdamW: decay apart from the gradient (Loshchilov & Hutter 2019).
+
+    Args:
+        lr: base learning rate.
+        betas: decay of the two running means.
+        eps: added to the denominator.
+        weight_decay: part of a weight taken off per step, times the learning rate.
+        schedule: of the learning rate.
+        clip: largest norm of all gradients together; None: no limit.
+    """
+
+    def make(groups: list[dict[str, object]]) -> torch.optim.Optimizer:
+        return torch.optim.AdamW(groups, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay)
+
+    return GradientDescent(learner, make, schedule, clip)
+
+
+def sgd(
+    learner: Learner,
+    *,
+    lr: float = 1e-2,
+    momentum: float = 0.0,
+    nesterov: bool = False,
+    weight_decay: float = 0.0,
+    schedule: Schedule = Schedule(),
+    clip: float | None = None,
+) -> GradientDescent:
+    """Stochastic gradient descent.
+
+    Args:
+        lr: base learning rate.
+        momentum: part of the last update that is kept.
+        nesterov: look ahead along the momentum.
+        weight_decay: L2 penalty, added to the gradient.
+        schedule: of the learning rate.
+        clip: largest norm of all gradients together; None: no limit.
+    """
+
+    def make(groups: list[dict[str, object]]) -> torch.optim.Optimizer:
+        return torch.optim.SGD(
+            groups, lr=lr, momentum=momentum, nesterov=nesterov, weight_decay=weight_decay
+        )
+
+    return GradientDescent(learner, make, schedule, clip)

@@ -1,0 +1,182 @@
+"""mtlcore's own components, registered through the same hooks as everybody else's."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from mtlcore.hookspecs import hookimpl
+from mtlcore.specs import (
+    BackboneSpec,
+    BalancerSpec,
+    DatasetSpec,
+    EpisodeSamplerSpec,
+    HeadSpec,
+    LossSpec,
+    MetricSpec,
+    OptimizerSpec,
+)
+
+_MAPS = ("segmentation", "depth", "normals", "edges")
+
+
+@hookimpl
+def mtl_backbones() -> Iterator[BackboneSpec]:
+    yield BackboneSpec(
+        name="segnet",
+        target="mtlcore.standard.segnet:SegNet",
+        summary="Encoder and decoder of VGG-16 layout with pooling indices.",
+        paper="Badrinarayanan et al., SegNet, TPAMI 2017",
+    )
+
+
+@hookimpl
+def mtl_heads() -> Iterator[HeadSpec]:
+    yield HeadSpec(
+        name="conv",
+        target="mtlcore.standard.heads:ConvHead",
+        task_kinds=("*",),
+        default_for=_MAPS,
+        summary="A 3x3 and a 1x1 convolution on the finest map.",
+        paper="Liu et al., MTAN, CVPR 2019",
+    )
+
+
+@hookimpl
+def mtl_losses() -> Iterator[LossSpec]:
+    yield LossSpec(
+        name="cross-entropy",
+        target="mtlcore.standard.losses:CrossEntropy",
+        task_kinds=("segmentation", "classification"),
+        default_for=("segmentation", "classification"),
+        summary="Negative log-likelihood of the class, weighted by class if asked.",
+    )
+    yield LossSpec(
+        name="l1",
+        target="mtlcore.standard.losses:L1",
+        task_kinds=("depth", "regression"),
+        default_for=("depth", "regression"),
+        summary="Absolute error.",
+    )
+    yield LossSpec(
+        name="cosine",
+        target="mtlcore.standard.losses:Cosine",
+        task_kinds=("normals",),
+        default_for=("normals",),
+        summary="1 - cosine of the angle between unit vectors.",
+    )
+    yield LossSpec(
+        name="binary-cross-entropy",
+        target="mtlcore.standard.losses:BinaryCrossEntropy",
+        task_kinds=("edges",),
+        default_for=("edges",),
+        summary="Cross-entropy with rare positives weighted up.",
+        paper="Vandenhende et al., Multi-Task Learning for Dense Prediction, TPAMI 2021",
+    )
+
+
+@hookimpl
+def mtl_metrics() -> Iterator[MetricSpec]:
+    yield MetricSpec(
+        name="segmentation",
+        target="mtlcore.standard.metrics:SegmentationMetric",
+        task_kinds=("segmentation",),
+        default_for=("segmentation",),
+        summary="Mean intersection over union and pixel accuracy.",
+    )
+    yield MetricSpec(
+        name="depth",
+        target="mtlcore.standard.metrics:DepthMetric",
+        task_kinds=("depth",),
+        default_for=("depth",),
+        summary="Absolute and relative error.",
+    )
+    yield MetricSpec(
+        name="normals",
+        target="mtlcore.standard.metrics:NormalsMetric",
+        task_kinds=("normals",),
+        default_for=("normals",),
+        summary="Mean and median angle, part of the pixels within 11.25, 22.5 and 30 degrees.",
+    )
+    yield MetricSpec(
+        name="edges",
+        target="mtlcore.standard.metrics:EdgesMetric",
+        task_kinds=("edges",),
+        default_for=("edges",),
+        summary="Best pixel-exact F-measure over thresholds.",
+    )
+
+
+@hookimpl
+def mtl_balancers() -> Iterator[BalancerSpec]:
+    yield BalancerSpec(
+        name="equal",
+        target="mtlcore.standard.balancers:Equal",
+        summary="The plain sum of the losses.",
+    )
+    yield BalancerSpec(
+        name="fixed",
+        target="mtlcore.standard.balancers:Fixed",
+        summary="A weighted sum with constant weights.",
+    )
+    yield BalancerSpec(
+        name="uncertainty",
+        target="mtlcore.standard.balancers:Uncertainty",
+        summary="Learnt homoscedastic uncertainty, in its four published forms.",
+        paper="Kendall et al., Multi-Task Learning Using Uncertainty, CVPR 2018",
+    )
+    yield BalancerSpec(
+        name="dwa",
+        target="mtlcore.standard.balancers:DWA",
+        summary="Dynamic weight average: slow tasks weigh most.",
+        paper="Liu et al., MTAN, CVPR 2019",
+    )
+
+
+@hookimpl
+def mtl_episode_samplers() -> Iterator[EpisodeSamplerSpec]:
+    yield EpisodeSamplerSpec(
+        name="joint",
+        target="mtlcore.standard.samplers:Joint",
+        summary="All tasks from one batch per step.",
+    )
+
+
+@hookimpl
+def mtl_optimizers() -> Iterator[OptimizerSpec]:
+    yield OptimizerSpec(
+        name="adam",
+        target="mtlcore.standard.optimizers:adam",
+        summary="Adam with a schedule.",
+        paper="Kingma & Ba, Adam, ICLR 2015",
+    )
+    yield OptimizerSpec(
+        name="adamw",
+        target="mtlcore.standard.optimizers:adamw",
+        summary="Adam with decoupled weight decay and a schedule.",
+        paper="Loshchilov & Hutter, Decoupled Weight Decay Regularization, ICLR 2019",
+    )
+    yield OptimizerSpec(
+        name="sgd",
+        target="mtlcore.standard.optimizers:sgd",
+        summary="Stochastic gradient descent with momentum and a schedule.",
+    )
+
+
+@hookimpl
+def mtl_datasets() -> Iterator[DatasetSpec]:
+    yield DatasetSpec(
+        name="rooms",
+        target="mtlcore.datasets.rooms:Rooms",
+        summary="Rendered furnished rooms with exact labels; nothing on disk.",
+    )
+    yield DatasetSpec(
+        name="folder",
+        target="mtlcore.datasets.folder:Folder",
+        summary="Your own photographs: a folder per label and a dataset.toml.",
+    )
+    yield DatasetSpec(
+        name="nyuv2",
+        target="mtlcore.datasets.nyuv2:NYUv2",
+        summary="NYUv2 in MTAN's .npy layout: 13 classes, depth, normals.",
+        paper="Silberman et al., ECCV 2012; Liu et al., MTAN, CVPR 2019",
+    )

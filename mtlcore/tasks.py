@@ -1,0 +1,93 @@
+"""What a task is: its name, its kind, and the shape of its labels and predictions."""
+
+from __future__ import annotations
+
+import re
+from typing import Literal
+
+import attrs
+
+Layout = Literal["map", "vector", "label"]
+
+# Per kind: the layout of a label, its data type, and the value that stands where a label is
+# missing. That value must be harmless in every loss of the kind: masking comes after the
+# arithmetic, and a NaN times zero is NaN. A kind that is not listed is a float map filled with 0.
+_KINDS: dict[str, tuple[Layout, str, tuple[float, ...]]] = {
+    "segmentation": ("map", "int64", (0,)),
+    "depth": ("map", "float32", (1.0,)),
+    "normals": ("map", "float32", (0.0, 0.0, -1.0)),
+    "edges": ("map", "float32", (0.0,)),
+    "classification": ("label", "int64", (0,)),
+    "multilabel": ("vector", "float32", (0.0,)),
+    "regression": ("vector", "float32", (0.0,)),
+}
+_UNKNOWN: tuple[Layout, str, tuple[float, ...]] = ("map", "float32", (0.0,))
+
+
+def _check_name(_instance: Task, _attribute: object, value: str) -> None:
+    if not re.fullmatch(r"[a-z][a-z0-9_]*", value):
+        raise ValueError(
+            f"task name {value!r}: use lower-case letters, digits and underscores, "
+            "beginning with a letter"
+        )
+
+
+@attrs.frozen(kw_only=True)
+class Task:
+    """One thing to predict.
+
+    Args:
+        name: its name in configurations, metrics and files, unique in a run.
+        kind: what sort of task it is (an open set); heads, losses and metrics say which they serve.
+        channels: outputs of its head; for classes, their number.
+        class_names: one per class, empty where the task has none.
+        unit: of its values, such as "m".
+        layout: "map" (a value per pixel), "vector" (per sample) or "label" (one class per sample).
+        dtype: of its target, "int64" or "float32".
+        safe_value: what collate writes where a label is missing; one number, or one per channel.
+    """
+
+    name: str = attrs.field(validator=_check_name)
+    kind: str
+    channels: int = attrs.field(validator=attrs.validators.ge(1))
+    class_names: tuple[str, ...] = attrs.field(default=())
+    unit: str = ""
+    layout: Layout = attrs.field(
+        default=attrs.Factory(lambda self: _KINDS.get(self.kind, _UNKNOWN)[0], takes_self=True)
+    )
+    dtype: str = attrs.field(
+        default=attrs.Factory(lambda self: _KINDS.get(self.kind, _UNKNOWN)[1], takes_self=True),
+        validator=attrs.validators.in_(("int64", "float32")),
+    )
+    safe_value: tuple[float, ...] = attrs.field(
+        default=attrs.Factory(lambda self: _KINDS.get(self.kind, _UNKNOWN)[2], takes_self=True)
+    )
+
+    @class_names.validator
+    def _one_name_per_class(self, _attribute: object, value: tuple[str, ...]) -> None:
+        if value and len(value) != self.channels:
+            raise ValueError(
+                f"task {self.name!r} has {self.channels} channels but {len(value)} class names"
+            )
+
+    @property
+    def key(self) -> str:
+        """The name under which modules and parameters of this task are kept.
+
+        Torch's containers refuse some plain names (`type`, `keys`, `half`), so it is prefixed.
+        """
+        return f"task_{self.name}"
+
+    def target_shape(self, size: tuple[int, ...]) -> tuple[int, ...]:
+        """Shape of one sample's target where a map has `size` (height, width)."""
+        if self.layout == "label":
+            return ()
+        if self.layout == "vector":
+            return (self.channels,)
+        return size if self.dtype == "int64" else (self.channels, *size)
+
+    def valid_shape(self, size: tuple[int, ...]) -> tuple[int, ...]:
+        """Shape of one sample's mask: a vector has one flag per value, a map one per pixel."""
+        if self.layout == "map":
+            return size
+        return (self.channels,) if self.layout == "vector" else ()

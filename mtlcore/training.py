@@ -1,0 +1,474 @@
+"""The loop: plan, load, step, record; evaluate; save. Everything else is somewhere else."""
+
+from __future__ import annotations
+
+import math
+import signal
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import attrs
+import torch
+
+from mtlcore import checkpoints
+from mtlcore.building import (
+    build_learner,
+    make_loader,
+    make_metrics,
+    open_splits,
+    parameter_table,
+    pick_device,
+)
+from mtlcore.config import RunConfig
+from mtlcore.display import Display
+from mtlcore.episodes import EpisodeSampler, LoadedPlan, StepPlan, in_order
+from mtlcore.errors import MtlError, UsageError
+from mtlcore.evaluation import Figures, constant_figures, evaluate
+from mtlcore.learner import Learner
+from mtlcore.models import Backbone, Transition, check_size
+from mtlcore.optimizers import Optimizer, StepReport
+from mtlcore.rundir import BEST, RunDirectory
+
+# Constants are fitted on at most this many training samples, evenly spread: medians keep labels.
+_CONSTANT_SAMPLES = 1000
+_CURVE_POINTS = 200
+
+
+class Interrupted(MtlError):
+    """Somebody pressed Ctrl-C (or sent SIGTERM); the state is saved."""
+
+    exit_code = 130
+
+
+@attrs.define(kw_only=True)
+class Progress:
+    """Where a run stands; all of it is in the checkpoint.
+
+    Args:
+        epoch: that is being worked on.
+        step: steps taken so far.
+        done: plans of this epoch that are done.
+        seconds: of training before this process.
+        skipped: steps that learnt nothing, and how many of them were the last ones in a row.
+        window: sums of what was measured since the last record, as metric -> task -> [sum, n].
+        losses: the same of this epoch's losses.
+        evaluations: epoch -> figures, in order.
+        best: epoch, score and figures of the best evaluation.
+    """
+
+    epoch: int = 0
+    step: int = 0
+    done: int = 0
+    seconds: float = 0.0
+    skipped: int = 0
+    skipped_in_a_row: int = 0
+    window: dict[str, dict[str, list[float]]] = attrs.field(factory=dict)
+    losses: dict[str, list[float]] = attrs.field(factory=dict)
+    evaluations: list[tuple[int, Figures]] = attrs.field(factory=list)
+    best: dict[str, Any] | None = None
+    constants: dict[str, Figures] | None = None
+
+
+class Training:
+    """One run from its configuration to its last checkpoint.
+
+    Args:
+        config: checked and complete.
+        directory: where everything is written.
+        display: what a person sees.
+    """
+
+    def __init__(self, config: RunConfig, directory: RunDirectory, display: Display) -> None:
+        self.config, self._directory, self._display = config, directory, display
+        self.device = pick_device(config.device)
+        self.splits = open_splits(config)
+        sizes = {name: len(split) for name, split in self.splits.items()}
+        torch.manual_seed(config.seed)
+        self.learner: Learner = build_learner(config).to(self.device)
+        self._sampler: EpisodeSampler = config.episodes.make(
+            tuple(task.name for task in config.tasks), sizes
+        )
+        self._batch_size = config.training.batch_size
+        self.steps_per_epoch = self._sampler.steps(self._batch_size)
+        self.epochs = self._number_of_epochs()
+        self._balancing_random = torch.Generator().manual_seed(2 * config.seed + 1)
+        self._data_random = torch.Generator().manual_seed(2 * config.seed + 2)
+        self._epoch_start = self._data_random.get_state()
+        self.loader = make_loader(config, self.splits)
+        self.learner.balancing.prepare(config.tasks, None)
+        self.learner.to(self.device)
+        self._optimizer: Optimizer = config.optimizer.make(self.learner)
+        self.progress = Progress()
+        self._started = time.monotonic()
+        self._first_step = 0
+        self._stop_signal: int | None = None
+
+    @property
+    def total_steps(self) -> int:
+        """Steps of the whole run."""
+        return self.epochs * self.steps_per_epoch
+
+    def seconds(self) -> float:
+        """Time spent so far, earlier processes of this run included."""
+        return self.progress.seconds + time.monotonic() - self._started
+
+    def resume(self, state: dict[str, Any]) -> None:
+        """Go on from a checkpoint's state.
+
+        Raises:
+            MtlError: it belongs to another model.
+        """
+        try:
+            self.learner.load_state_dict(state["learner"])
+            self._optimizer.load_state_dict(state["optimizer"])
+        except (RuntimeError, KeyError, ValueError) as error:
+            raise MtlError(
+                f"{self._directory.checkpoint}: belongs to another model: {error}"
+            ) from error
+        self.progress = Progress(**state["progress"])
+        self._first_step = self.progress.step
+        self._epoch_start = state["random"]["epoch_start"]
+        self._balancing_random.set_state(state["random"]["balancing"])
+        self._data_random.set_state(self._epoch_start)
+        torch.set_rng_state(state["random"]["torch"])
+        if "cuda" in state["random"] and self.device.type == "cuda":
+            torch.cuda.set_rng_state(state["random"]["cuda"], self.device)
+
+    def run(self) -> None:
+        """Train to the end.
+
+        Raises:
+            Interrupted: after saving, where a signal asked to stop.
+            MtlError: too many steps in a row had no finite loss or gradient.
+        """
+        if self.progress.constants is None:
+            self.progress.constants = self._fit_constants()
+            self.save()
+        with self._signals():
+            while self.progress.epoch < self.epochs:
+                self._epoch()
+
+    def first_step(self) -> StepReport:
+        """Take the first step of the run and nothing more."""
+        tasks = tuple(task.name for task in self.config.tasks)
+        plans = list(self._sampler.epoch(tasks, self._batch_size, self._data_random))
+        self.learner.train()
+        self._enter_step()
+        return self._step(next(iter(self.loader.plans(plans[:1]))))
+
+    def _step(self, loaded: LoadedPlan | None) -> StepReport:
+        if loaded is None:
+            return StepReport(losses={}, skipped="none of its samples can be read")
+        batches = tuple(batch.to(self.device) for batch in loaded.batches)
+        return self._optimizer.step(self.learner, attrs.evolve(loaded, batches=batches))
+
+    def _epoch(self) -> None:
+        progress = self.progress
+        self._data_random.set_state(self._epoch_start)
+        tasks = tuple(task.name for task in self.config.tasks)
+        plans = list(self._sampler.epoch(tasks, self._batch_size, self._data_random))
+        self.learner.train()
+        for loaded in self.loader.plans(self._remaining(plans)):
+            self._enter_step()
+            report = self._step(loaded)
+            progress.step += 1
+            progress.done += 1
+            self._record_step(report)
+            self._display.step(progress.step, report.losses)
+            if self._stop_signal is not None:
+                self._interrupt()
+        self._end_epoch()
+
+    def _number_of_epochs(self) -> int:
+        training = self.config.training
+        if training.epochs is not None:
+            return training.epochs
+        assert training.steps is not None
+        return -(-training.steps // self.steps_per_epoch)
+
+    def _remaining(self, plans: Sequence[StepPlan]) -> Sequence[StepPlan]:
+        return plans[self.progress.done :]
+
+    def _enter_step(self) -> None:
+        context = self.learner.context
+        context.step, context.epoch = self.progress.step, self.progress.epoch
+        context.progress = self.progress.step / self.total_steps
+        context.generator, context.losses = self._balancing_random, {}
+        backbone = self.learner.model.backbone
+        if type(backbone).at_progress is not Backbone.at_progress:
+            with self._seeded(self.config.seed + self.progress.step):
+                change = backbone.at_progress(context.progress)
+                if change is not None:
+                    self._apply(change)
+
+    @contextmanager
+    def _seeded(self, seed: int) -> Iterator[None]:
+        """Re-initialisation draws from torch's global stream: here the same on every process."""
+        on_gpu = self.device.type == "cuda"
+        state = torch.get_rng_state(), torch.cuda.get_rng_state() if on_gpu else None
+        torch.manual_seed(seed)
+        try:
+            yield
+        finally:
+            torch.set_rng_state(state[0])
+            if state[1] is not None:
+                torch.cuda.set_rng_state(state[1])
+
+    def _apply(self, change: Transition) -> None:
+        model = self.learner.model
+        named = dict(model.backbone.named_parameters())
+        forgotten = [named[name] for name in change.reset if name in named]
+        if change.reset_heads:
+            for task in model.tasks:
+                model.head(task).reset_parameters()
+                forgotten += list(model.head(task).parameters())
+        if change.restart_balancer:
+            self.learner.balancing.restart()
+        self._optimizer.forget(forgotten)
+        self._display.note(
+            f"step {self.progress.step}: the backbone enters its next phase"
+            + (f" ({len(forgotten)} tensors start anew)" if forgotten else "")
+        )
+
+    # Recording
+
+    def _record_step(self, report: StepReport) -> None:
+        progress = self.progress
+        if report.skipped is not None:
+            self._count_skipped(report.skipped)
+        else:
+            progress.skipped_in_a_row = 0
+            self._measure("loss", report.losses)
+            _add(progress.losses, report.losses)
+            self._measure("term", report.cross)
+            weights = report.balancing.weights
+            for balancer in self.learner.balancing.loss_balancers if not weights else ():
+                weights = balancer.current_weights() or weights
+            self._measure("weight", weights)
+            cosines = report.balancing.cosines.items()
+            self._measure("cosine", {"|".join(pair): value for pair, value in cosines})
+            if report.balancing.status == "degenerate":
+                self._measure("degenerate", {"": 1.0})
+            self._measure("learning_rate", {"": report.learning_rate})
+        every = max(1, self.total_steps // _CURVE_POINTS)
+        if progress.step % every == 0 or progress.done == self.steps_per_epoch:
+            self._directory.record(self._window())
+            progress.window = {}
+
+    def _count_skipped(self, reason: str) -> None:
+        progress = self.progress
+        progress.skipped += 1
+        progress.skipped_in_a_row += 1
+        self._display.note(f"step {progress.step}: skipped, {reason}")
+        if progress.skipped_in_a_row < self.config.training.max_skipped:
+            return
+        good = self._directory.checkpoint
+        raise MtlError(
+            f"stopped at step {progress.step}: {progress.skipped_in_a_row} steps in a row were "
+            f"skipped, the last because {reason}. The last good checkpoint is {good}; try a "
+            "lower optimizer.lr or optimizer.clip, and look at the data of that task"
+        )
+
+    def _measure(self, metric: str, values: dict[str, float]) -> None:
+        _add(self.progress.window.setdefault(metric, {}), values)
+
+    def _window(self) -> Iterator[dict[str, Any]]:
+        for metric, tasks in self.progress.window.items():
+            for task, (total, number) in tasks.items():
+                value = total if metric == "degenerate" else total / number
+                yield self._line("train", task, metric, value)
+
+    def _line(self, split: str, task: str, metric: str, value: float) -> dict[str, Any]:
+        return {
+            "step": self.progress.step,
+            "epoch": self.progress.epoch + 1,
+            "split": split,
+            "task": task or None,
+            "metric": metric,
+            "value": value,
+            "seconds": round(self.seconds(), 3),
+        }
+
+    # Evaluating
+
+    def _end_epoch(self) -> None:
+        progress = self.progress
+        figures = self._evaluate() if self._evaluation_due() else None
+        means = {task: total / number for task, (total, number) in progress.losses.items()}
+        self._display.epoch(
+            progress.epoch + 1, self.epochs, means, figures, self._seconds_left()
+        )
+        progress.epoch += 1
+        progress.done, progress.losses = 0, {}
+        self._epoch_start = self._data_random.get_state()
+        self.save()
+
+    def _evaluation_due(self) -> bool:
+        every = self.config.training.evaluate_every or -(-self.epochs // 10)
+        left = self.epochs - 1 - self.progress.epoch
+        last = self.config.training.average_last
+        # Counted from the end, so that the last epochs are always among the evaluated ones.
+        return left % every == 0 or left < last
+
+    def _evaluate(self) -> Figures:
+        plans = in_order("val", len(self.splits["val"]), self._batch_size)
+        metrics = make_metrics(self.config)
+        figures = evaluate(self.learner, self.loader.batches(plans), metrics, self.device)
+        self._directory.record(
+            self._line("val", task, metric, value)
+            for task, values in figures.items()
+            for metric, value in values.items()
+        )
+        self.progress.evaluations.append((self.progress.epoch, figures))
+        losses = {task: values["loss"] for task, values in figures.items()}
+        self._optimizer.after_evaluation(sum(losses.values()))
+        self._keep_best(figures, losses)
+        return figures
+
+    def _keep_best(self, figures: Figures, losses: dict[str, float]) -> None:
+        # Validation losses of tasks differ by orders of magnitude: each counts in units of what
+        # it was at the first evaluation.
+        first = {task: values["loss"] for task, values in self.progress.evaluations[0][1].items()}
+        terms = [losses[t] / first[t] for t in losses if math.isfinite(first[t]) and first[t] > 0]
+        score = sum(terms) / len(terms) if terms else math.inf
+        best = self.progress.best
+        if best is None or score < best["score"]:
+            self.progress.best = {
+                "epoch": self.progress.epoch + 1, "split": "val", "score": score, "figures": figures,
+            }  # fmt: skip
+            checkpoints.save(
+                self._directory.path / BEST, {"learner": dict(self.learner.state_dict())}
+            )
+
+    def _fit_constants(self) -> dict[str, Figures]:
+        size = len(self.splits["train"])
+        used = min(size, _CONSTANT_SAMPLES)
+        self._display.note(f"fitting the best constant predictors on {used} training samples")
+        spread = in_order("train", size, self._batch_size, used)
+        validation = in_order("val", len(self.splits["val"]), self._batch_size)
+        return constant_figures(
+            self.config.tasks,
+            self.loader.batches(spread),
+            lambda: self.loader.batches(validation),
+            lambda: make_metrics(self.config),
+        )
+
+    def _seconds_left(self) -> float | None:
+        taken = self.progress.step - self._first_step
+        if taken == 0:
+            return None
+        return (time.monotonic() - self._started) / taken * (self.total_steps - self.progress.step)
+
+    # Saving and stopping
+
+    def save(self) -> None:
+        """Write the checkpoint from which a run goes on as if nothing had happened."""
+        random = {
+            "epoch_start": self._epoch_start,
+            "balancing": self._balancing_random.get_state(),
+            "torch": torch.get_rng_state(),
+        }
+        if self.device.type == "cuda":
+            random["cuda"] = torch.cuda.get_rng_state(self.device)
+        progress = attrs.asdict(self.progress, recurse=False)
+        state = {
+            "learner": dict(self.learner.state_dict()),
+            "optimizer": self._optimizer.state_dict(),
+            "progress": {**progress, "seconds": self.seconds()},
+            "random": random,
+            "metrics_length": self._directory.metrics_length(),
+            "threads": torch.get_num_threads(),
+        }
+        checkpoints.save(self._directory.checkpoint, state)
+        self._directory.upload()
+
+    def _interrupt(self) -> None:
+        self.save()
+        name = signal.Signals(self._stop_signal or signal.SIGINT).name
+        raise Interrupted(
+            f"stopped by {name} after step {self.progress.step} of {self.total_steps}; saved. "
+            f"Go on with: mtl run --resume --out {self._directory.location}"
+        )
+
+    @contextmanager
+    def _signals(self) -> Iterator[None]:
+        """The first Ctrl-C or SIGTERM finishes the step and saves; a second one stops at once."""
+
+        def request(number: int, _frame: object) -> None:
+            self._stop_signal = number
+            for one in handled:
+                signal.signal(one, before[one])
+            self._display.note("stopping after this step; once more stops at once")
+
+        handled = (signal.SIGINT, signal.SIGTERM)
+        try:
+            before = {one: signal.signal(one, request) for one in handled}
+        except ValueError:  # not in the main thread: signals are somebody else's business
+            yield
+            return
+        try:
+            yield
+        finally:
+            for one in handled:
+                signal.signal(one, before[one])
+
+
+def check(training: Training) -> None:
+    """Refuse what can be known to fail before the first step.
+
+    Raises:
+        UsageError: too small an input, or a scope that the backbone cannot serve.
+    """
+    sample = training.splits["train"].sample(0)
+    check_size(sample.inputs.shape[1:], training.config.training.batch_size,
+               training.learner.model.backbone)  # fmt: skip
+    finisher = training.learner.balancing.finisher
+    scope = getattr(finisher, "scope", "shared")
+    if scope != "shared":
+        raise UsageError(f"balancer: scope {scope!r} is not available yet")
+
+
+def summarise(training: Training) -> dict[str, Any]:
+    """What summary.json holds."""
+    progress, config = training.progress, training.config
+    last = progress.evaluations[-config.training.average_last :]
+    metrics = make_metrics(config)
+    best = progress.best or {}
+    return {
+        "method": config.method,
+        "final": {"val": mean_figures([figures for _, figures in last])},
+        "final_split": "val",
+        "averaged_over": len(last),
+        "best": {"epoch": best.get("epoch"), "chosen_on": best.get("split"),
+                 "val": best.get("figures", {})},
+        "constants": progress.constants or {},
+        "directions": {
+            task: {**metrics[task].higher_is_better, "loss": False} for task in metrics
+        },
+        "units": {task.name: task.unit for task in config.tasks if task.unit},
+        "parameters": parameter_table(training.learner),
+        "epochs": progress.epoch,
+        "steps": progress.step,
+        "seconds": training.seconds(),
+        "skipped_steps": progress.skipped,
+        "skipped_samples": sorted(set(training.loader.skipped)),
+    }  # fmt: skip
+
+
+def _add(sums: dict[str, list[float]], values: Mapping[str, float]) -> None:
+    for name, value in values.items():
+        total, number = sums.get(name, [0.0, 0])
+        sums[name] = [total + value, number + 1]
+
+
+def mean_figures(evaluations: Sequence[Figures]) -> Figures:
+    """The mean of each figure; NaN where one of them is."""
+    return {
+        task: {
+            metric: sum(figures[task][metric] for figures in evaluations) / len(evaluations)
+            for metric in evaluations[0][task]
+        }
+        for task in evaluations[0]
+    }

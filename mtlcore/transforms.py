@@ -1,0 +1,197 @@
+"""Changes of a sample's geometry, made once for the image, every label and every mask.
+
+Labels and masks are resampled by picking one source pixel for each new one, never by averaging: a
+mean of two classes is no class, and a mean with a hole in it is no depth.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import final
+
+import attrs
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from mtlcore.data import Sample
+from mtlcore.tasks import Task
+
+Size = tuple[int, int]
+Box = tuple[int, int, int, int]  # top, left, height, width
+
+
+def _unchanged(values: Tensor) -> Tensor:
+    return values
+
+
+def _same_at_scale(values: Tensor, _scale: float) -> Tensor:
+    return values
+
+
+def _nearer(depth: Tensor, scale: float) -> Tensor:
+    return depth / scale
+
+
+def _mirrored_normals(normals: Tensor) -> Tensor:
+    return normals * normals.new_tensor([-1.0, 1.0, 1.0]).view(3, 1, 1)
+
+
+@attrs.frozen(kw_only=True)
+class _Rule:
+    """What a kind's values do when the picture is flipped or enlarged, and how its maps shrink."""
+
+    flip: Callable[[Tensor], Tensor] = _unchanged
+    zoom: Callable[[Tensor, float], Tensor] = _same_at_scale
+    keeps_thin_lines: bool = False
+
+
+_RULES = {
+    "depth": _Rule(zoom=_nearer),
+    "normals": _Rule(flip=_mirrored_normals),
+    "edges": _Rule(keeps_thin_lines=True),
+}
+_PLAIN = _Rule()  # classes, and maps of a kind that is not listed
+
+
+def resize(sample: Sample, tasks: Sequence[Task], size: Size) -> Sample:
+    """The sample at another size; values stay as they are, normals also where the aspect changes.
+
+    The image is resampled bilinearly with antialiasing, labels and masks by the nearest pixel. Only
+    shrinking edges are pooled: they are one pixel wide, and picking pixels would lose whole lines.
+    A new pixel is an edge where any of the old pixels that it covers is one; its label is valid
+    then, or where all of them are. (An old pixel may be covered by two new ones.)
+
+    Args:
+        sample: its inputs are (C, H, W).
+        tasks: labels of other tasks are dropped; those that are no maps are kept untouched.
+        size: the new height and width.
+    """
+    height, width = sample.inputs.shape[1:]
+    if (height, width) == tuple(size):
+        return sample
+    shrinks = size[0] <= height and size[1] <= width
+
+    def change(task: Task, target: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
+        if shrinks and _rule(task).keeps_thin_lines:
+            return _pool(target, valid, size)
+        box = (0, 0, height, width)
+        return _nearest(target, box, size), _nearest(valid, box, size)
+
+    return _apply(sample, tasks, _bilinear(sample.inputs, size), change)
+
+
+def flip(sample: Sample, tasks: Sequence[Task]) -> Sample:
+    """The sample seen in a mirror, left and right exchanged; the normals' x changes its sign.
+
+    This is another possible photograph where the camera's axis goes through the picture's middle.
+    """
+
+    def change(task: Task, target: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
+        return _rule(task).flip(target.flip(-1)), valid.flip(-1)
+
+    return _apply(sample, tasks, sample.inputs.flip(-1), change)
+
+
+def zoom(sample: Sample, tasks: Sequence[Task], box: Box, scale: float) -> Sample:
+    """A part of the sample, enlarged to the size of the whole.
+
+    Depth is divided by the scale, as if the camera had come nearer (the convention of MTAN's
+    augmentation). Normals keep their values, as there, although a scene whose depth is compressed
+    has slightly different ones.
+
+    Args:
+        sample: its inputs are (C, H, W).
+        tasks: labels of other tasks are dropped; those that are no maps are kept untouched.
+        box: top, left, height and width of the part in pixels.
+        scale: how much larger things look.
+    """
+    height, width = sample.inputs.shape[1:]
+    size = (height, width)
+    top, left, rows, columns = box
+    part = sample.inputs[:, top : top + rows, left : left + columns]
+
+    def change(task: Task, target: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
+        return _rule(task).zoom(_nearest(target, box, size), scale), _nearest(valid, box, size)
+
+    return _apply(sample, tasks, _bilinear(part, size), change)
+
+
+def _at_least_one(_instance: object, _attribute: object, value: tuple[float, ...]) -> None:
+    if not value or min(value) < 1.0:
+        raise ValueError(f"scales {value}: give one or more, each at least 1")
+
+
+@final
+@attrs.frozen
+class Augmentation:
+    """Random enlarged crops and mirror images: MTAN's have scales (1, 1.2, 1.5) and flips.
+
+    Args:
+        scales: one is drawn for each sample; 1 is the whole picture, 1.5 a crop of two thirds.
+        flip: mirror every second sample on average.
+    """
+
+    scales: tuple[float, ...] = attrs.field(default=(1.0,), validator=_at_least_one)
+    flip: bool = False
+
+    def __call__(self, sample: Sample, tasks: Sequence[Task], generator: torch.Generator) -> Sample:
+        """The augmented sample, a function of the generator's state alone.
+
+        Its meta says `crop` (top, left, height and width in the sample's pixels) and `flip`.
+        """
+        which, down, right, mirror = torch.rand(4, generator=generator).tolist()
+        scale = self.scales[int(which * len(self.scales))]
+        height, width = sample.inputs.shape[1:]
+        rows, columns = max(round(height / scale), 1), max(round(width / scale), 1)
+        top, left = int(down * (height - rows + 1)), int(right * (width - columns + 1))
+        box = (top, left, rows, columns)
+        flipped = self.flip and mirror < 0.5
+        if scale > 1.0:
+            sample = zoom(sample, tasks, box, scale)
+        if flipped:
+            sample = flip(sample, tasks)
+        return attrs.evolve(sample, meta={**sample.meta, "crop": box, "flip": flipped})
+
+
+def _rule(task: Task) -> _Rule:
+    return _RULES.get(task.kind, _PLAIN)
+
+
+def _apply(
+    sample: Sample,
+    tasks: Sequence[Task],
+    inputs: Tensor,
+    change: Callable[[Task, Tensor, Tensor], tuple[Tensor, Tensor]],
+) -> Sample:
+    targets, valid = {}, {}
+    for task in tasks:
+        if task.name in sample.targets:
+            pair = sample.targets[task.name], sample.valid[task.name]
+            targets[task.name], valid[task.name] = (
+                change(task, *pair) if task.layout == "map" else pair
+            )
+    return attrs.evolve(sample, inputs=inputs, targets=targets, valid=valid)
+
+
+def _bilinear(image: Tensor, size: Size) -> Tensor:
+    if image.shape[1:] == size:
+        return image
+    resized = F.interpolate(image[None], size, mode="bilinear", antialias=True)
+    return resized[0]
+
+
+def _nearest(values: Tensor, box: Box, size: Size) -> Tensor:
+    """(..., H, W) of any data type: the part in the box at another size, by its nearest pixels."""
+    top, left, rows, columns = box
+    for dim, first, count, wanted in ((-2, top, rows, size[0]), (-1, left, columns, size[1])):
+        # In whole numbers: the pixel in which the middle of the new one lies.
+        picks = first + (2 * torch.arange(wanted) + 1) * count // (2 * wanted)
+        values = values.index_select(dim, picks)
+    return values
+
+
+def _pool(target: Tensor, valid: Tensor, size: Size) -> tuple[Tensor, Tensor]:
+    strength = F.adaptive_max_pool2d((target * valid)[None], size)[0]
+    unknown = F.adaptive_max_pool2d((~valid)[None].float(), size)[0]
+    return strength, (strength[0] > 0) | (unknown == 0)

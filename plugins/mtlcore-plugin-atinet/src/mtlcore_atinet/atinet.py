@@ -1,0 +1,165 @@
+"""ATI-Net: MTAN with features of the tasks exchanged between encoder and decoder.
+
+Sinodinos and Armanfard, "Attentive Task Interaction Network for Multi-Task Learning", ICPR 2022
+(arXiv 2201.10649).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
+from typing import Literal
+
+from torch import Tensor, nn
+from torch.nn import Parameter
+
+from mtlcore.models import Backbone, Features, Transition
+from mtlcore.standard.segnet import (
+    FILTERS,
+    STRIDES,
+    SegNetDecoder,
+    SegNetEncoder,
+    conv_unit,
+    initialise,
+    scaled,
+)
+from mtlcore.tasks import Task
+from mtlcore_atinet.attention import Attention
+from mtlcore_atinet.gates import Gates
+
+STACK = (512, 256, 128, 64)
+"""Channels through which a task reads the latent map at width 1, and backwards returns to it."""
+
+
+def _stacks(tasks: Sequence[Task], channels: Sequence[int]) -> nn.ModuleDict:
+    """Per task a stack of 1x1 conv units through these channels."""
+    return nn.ModuleDict(
+        {
+            task.key: nn.Sequential(*(conv_unit(c, d, kernel=1) for c, d in pairwise(channels)))
+            for task in tasks
+        }
+    )
+
+
+class LatentDistillation(nn.Module):
+    """Tasks read the latent map, exchange what they found, and write one map back.
+
+    Args:
+        tasks: that take part, always all of them: the result is their mean.
+        width: the SegNet's.
+    """
+
+    def __init__(self, tasks: Sequence[Task], width: float) -> None:
+        super().__init__()
+        channels = [scaled(c, width) for c in STACK]
+        self._keys = {task.name: task.key for task in tasks}
+        self.read = _stacks(tasks, channels)
+        self.gates = Gates(tasks, channels[-1])
+        self.write = _stacks(tasks, channels[::-1])
+
+    def forward(self, latent: Tensor) -> Tensor:
+        """The latent map (B, 512 width, H / 32, W / 32) -> a map of the same shape."""
+        maps = {task: self.read[key](latent) for task, key in self._keys.items()}
+        written = [self.write[key](self.gates(task, maps)) for task, key in self._keys.items()]
+        total: Tensor = sum(written[1:], start=written[0])
+        return total / len(written)
+
+
+class ATINet(Backbone):
+    """Attentive Task Interaction Network on SegNet.
+
+    Until `distil_from` it is MTAN exactly. From then on the decoder reads, instead of the encoder's
+    latent map, the mean of the maps distilled for each task, and the attention starts anew. The
+    maps it gives are MTAN's: the encoder's latent one (512 width, stride 32), shared, and per task
+    the one it attended to (64 width, stride 1). There is no cut, as there is none in MTAN.
+
+    The released code differs from the paper in ways that settings reach: it computes the distilled
+    map and never uses it (`decoder_input = "encoder"`), and starts more anew (`reset =
+    "released"`, `restart_dwa = true`). Defaults follow the paper's text; on the state of the
+    loss balancing the text is silent, so nothing is restarted there.
+
+    Args:
+        width: factor on all numbers of channels; 1 is the published size.
+        distil_from: part of the run, 0 to 1, after which distillation is active; at 0 it is from
+            the first step on, and nothing starts anew. The paper has one half.
+        decoder_input: what the decoder reads from then on: "distilled" (paper) or "encoder", as
+            released, where the distilled map has no effect and is not computed.
+        reset: what starts anew then: "paper" the tasks' attention masks, "released" all of the
+            attention branches and the heads, "none" nothing.
+        restart_dwa: whether the balancer (DWA in the paper) forgets the losses seen until then.
+
+    Raises:
+        ValueError: `distil_from` is not between 0 and 1.
+    """
+
+    strides = STRIDES
+    input_multiple = STRIDES[0]
+
+    def __init__(
+        self,
+        tasks: Sequence[Task],
+        *,
+        width: float = 1.0,
+        distil_from: float = 0.5,
+        decoder_input: Literal["distilled", "encoder"] = "distilled",
+        reset: Literal["paper", "released", "none"] = "paper",
+        restart_dwa: bool = False,
+    ) -> None:
+        super().__init__()
+        if not 0 <= distil_from <= 1:
+            raise ValueError(f"distil_from {distil_from} must be a part of the run, 0 to 1")
+        self.out_channels = (scaled(FILTERS[-1], width), scaled(FILTERS[0], width))
+        self.distil_from = distil_from
+        self.decoder_input = decoder_input
+        self.reset = reset
+        self.restart_dwa = restart_dwa
+        self.distilling = distil_from == 0
+        self.encoder = SegNetEncoder(width)
+        self.decoder = SegNetDecoder(width)
+        self.attention = Attention(tasks, width)
+        # Made last: from one seed, all before it has the same weights as in MTAN.
+        self.distillation = LatentDistillation(tasks, width)
+
+    def forward(self, inputs: Tensor, tasks: Sequence[str]) -> Features:
+        """Images (B, 3, H, W), sides multiples of 32; only the named tasks' branches run."""
+        encoded = self.encoder(inputs)
+        latent = encoded.latent
+        if self.distilling and self.decoder_input == "distilled":
+            latent = self.distillation(latent)
+        decoded = self.decoder(latent, encoded.indices)
+        attended = {task: (self.attention(task, encoded, decoded),) for task in tasks}
+        return Features(shared=(encoded.latent,), per_task=attended)
+
+    def task_parameters(self, task: str) -> Iterable[Parameter]:
+        """Those of the task's masks: all tasks' losses reach the stacks and gates."""
+        return self.attention.task_parameters(task)
+
+    def at_progress(self, fraction: float) -> Transition | None:
+        """Begin to distil at the first step past `distil_from`, with attention started anew."""
+        if self.distilling or fraction < self.distil_from:
+            return None
+        self.distilling = True
+        return Transition(
+            reset=self._start_anew(),
+            reset_heads=self.reset == "released",
+            restart_balancer=self.restart_dwa,
+        )
+
+    def get_extra_state(self) -> dict[str, bool]:
+        """Whether it distils, kept on the CPU: a buffer would be waited for in every step."""
+        return {"distilling": self.distilling}
+
+    def set_extra_state(self, state: dict[str, bool]) -> None:
+        """Take up `get_extra_state`'s."""
+        self.distilling = state["distilling"]
+
+    def _start_anew(self) -> tuple[str, ...]:
+        """Re-initialise what `reset` says; the names of its parameters."""
+        # The paper: "task-specific attention modules". The released loader matches names with one
+        # underscore too many, and so also loses the shared attention convolutions and the heads.
+        if self.reset == "none":
+            return ()
+        prefix = "attention.masks" if self.reset == "paper" else "attention"
+        module = self.get_submodule(prefix)
+        initialise(module)
+        return tuple(name for name, _ in module.named_parameters(prefix=prefix))
