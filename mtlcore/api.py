@@ -173,7 +173,8 @@ def _train(
     directory.write_config(config)
     directory.write_json("run.json", {**about, "status": "running", "reason": None})
     title = f"{config.method} -> {directory.location}"
-    status, reason = "failed", "stopped without a word"
+    status: str = "failed"
+    reason: str | None = "stopped without a word"
     try:
         with display:
             display.start(training.total_steps, training.progress.step, title)
@@ -210,5 +211,3 @@ def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         path = f"{prefix}{key}"
         flat.update(_flat(value, path + ".") if isinstance(value, Mapping) else {path: value})
     return flat
-
-

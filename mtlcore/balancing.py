@@ -74,15 +74,15 @@ class Balancer(nn.Module, abc.ABC):
 
     def prepare(self, tasks: Sequence[Task], data: Iterable[Batch] | None = None) -> None:
         """Make room for the tasks before the optimizer is built; calling it again adds new ones."""
-        return None
+        return
 
     def after_step(self, context: BalancerContext) -> None:
         """Learn from a step that was taken."""
-        return None
+        return
 
     def restart(self) -> None:
         """Forget what was learnt, as the paper of a method with phases may ask."""
-        return None
+        return
 
     def random(self, context: BalancerContext | None) -> torch.Generator | None:
         """The generator to draw from."""
@@ -303,9 +303,9 @@ class TaskGradients:
                 ]
                 products = [torch.linalg.vecdot(a.flatten(), b.flatten()) for a, b in pairs]
                 entries[i, j] = torch.stack(products).double().sum() if products else _zero()
-        size = len(tasks)
-        flat = torch.stack([entries[min(i, j), max(i, j)] for i in range(size) for j in range(size)])
-        return tasks, flat.reshape(size, size).cpu()
+        ranks = range(len(tasks))
+        flat = torch.stack([entries[min(i, j), max(i, j)] for i in ranks for j in ranks])
+        return tasks, flat.reshape(len(tasks), len(tasks)).cpu()
 
     def apply(self, balancing: Balancing, context: BalancerContext) -> BalancingResult:
         """Write `.grad` of every parameter; None where no loss reached it. Clears the rows.
@@ -376,7 +376,7 @@ class TaskGradients:
             parts = [finisher.combine(column, context) for _, column in columns]
         else:
             joint = finisher.combine(torch.cat([column for _, column in columns], dim=1), context)
-            parts = list(joint.split([p.numel() for p, _ in columns]))
+            parts = list(torch.split(joint, [p.numel() for p, _ in columns]))
         parameters = [p for p, _ in columns]
         self._add(parameters, [x.view_as(p) for x, p in zip(parts, parameters, strict=True)])
 

@@ -20,6 +20,7 @@ import attrs
 from mtlcore.errors import ConfigError, MtlError, UsageError, did_you_mean
 from mtlcore.plugins import Component, Plugins, Selection
 from mtlcore.settings import REQUIRED, settings_of, structure
+from mtlcore.specs import singular
 from mtlcore.tasks import Task
 
 CORE_DEFAULTS: dict[str, Any] = {
@@ -135,8 +136,17 @@ class Chosen:
     settings: Mapping[str, Any]
 
     def make(self, *positional: Any, **extra: Any) -> Any:
-        """The component itself; `positional` comes from the core."""
-        return self.component.load()(*positional, **self.settings, **extra)
+        """The component itself; `positional` comes from the core.
+
+        Raises:
+            UsageError: it refuses a setting's value.
+        """
+        target = self.component.load()
+        try:
+            return target(*positional, **self.settings, **extra)
+        except ValueError as error:
+            name = f"{singular(self.component.kind)} {self.component.spec.name!r}"
+            raise UsageError(f"{name}: {error}") from error
 
 
 @attrs.frozen(kw_only=True)
@@ -237,7 +247,9 @@ def resolve(
     """
     for layer in layers:
         for path in layer.values.get("plugins", ()):
-            plugins.load_file(str(path))
+            info = plugins.load_file(str(path))
+            if info.status != "ok":
+                raise UsageError(f"plugins ({layer.origin}): {info}") from info.error
     selections = [plugins.selection(word) for word in selected]
     merged = _Merged()
     merged.add(Layer("core", CORE_DEFAULTS))
@@ -331,9 +343,7 @@ def _leaves(path: str, value: Any) -> list[str]:
 class _Resolver:
     """Checks a merged tree and picks the components it names."""
 
-    def __init__(
-        self, plugins: Plugins, merged: _Merged, selections: Sequence[Selection]
-    ) -> None:
+    def __init__(self, plugins: Plugins, merged: _Merged, selections: Sequence[Selection]) -> None:
         self._plugins, self._merged, self._selections = plugins, merged, selections
         self._tree = merged.tree
         self._problems: list[str] = []
@@ -343,11 +353,9 @@ class _Resolver:
         for key in tree:
             if key not in CORE_DEFAULTS:
                 hint = did_you_mean(key, CORE_DEFAULTS)
-                self._problems.append(
-                    f"{key}: unknown{hint} (known: {', '.join(CORE_DEFAULTS)})"
-                )
+                self._problems.append(f"{key}: unknown{hint} (known: {', '.join(CORE_DEFAULTS)})")
         data, dataset = self._data()
-        tasks = self._tasks(data, dataset)
+        tasks = self._tasks(dataset)
         backbone = self._component("backbones", "model.backbone")
         self._model_keys(tasks)
         heads = self._per_task("heads", tasks, "model.heads", "model.head")
@@ -408,25 +416,26 @@ class _Resolver:
             self._complete("data", DataConfig, reserved=())
         return data, chosen
 
-    def _tasks(self, data: DataConfig | None, dataset: Chosen | None) -> tuple[Task, ...]:
-        if data is None or dataset is None:
+    def _tasks(self, dataset: Chosen | None) -> tuple[Task, ...]:
+        if dataset is None:
             return ()
+        root = self._table("data").get("root")
         try:
-            declared = dataset.component.load().describe(data.root, **dataset.settings)
+            declared = dataset.component.load().describe(root, **dataset.settings)
         except ConfigError as error:
             self._problems += error.problems
             return ()
         except MtlError as error:
             self._problems.append(f"data: {error}")
             return ()
-        wanted = self._value("tasks", list) or [task.name for task in declared]
         by_name = {task.name: task for task in declared}
+        wanted = self._value("tasks", list) or list(by_name)
         for name in wanted:
             if name not in by_name:
                 hint = did_you_mean(str(name), by_name)
                 self._problems.append(
-                    f"tasks: the dataset {data.name!r} declares no task {name!r}{hint} "
-                    f"(it has: {', '.join(by_name)})"
+                    f"tasks: the dataset {dataset.component.spec.name!r} declares no task "
+                    f"{name!r}{hint} (it has: {', '.join(by_name)})"
                 )
         self._tree["tasks"] = [name for name in wanted if name in by_name]
         return tuple(by_name[name] for name in self._tree["tasks"])
@@ -476,7 +485,7 @@ class _Resolver:
         table = self._table("balancer")
         every = table.get("update_every", 1)
         if type(every) is not int or every < 1:
-            self._problems.append(f"balancer.update_every: expected a number of steps, got {every!r}")
+            self._problems.append(f"balancer.update_every: expected an integer >= 1, got {every!r}")
             every = 1
         if "chain" not in table:
             chosen = self._component("balancers", "balancer", core=("update_every",))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import abc
 import math
 import sys
+import textwrap
 import time
 from collections.abc import Callable, Mapping
 from datetime import timedelta
@@ -116,10 +117,6 @@ class Display(abc.ABC):
                 before = self._recent.get(task, loss)
                 self._recent[task] = before + (loss - before) / _RECENT
 
-    def recent_losses(self) -> dict[str, float]:
-        """Each task's loss, smoothed over its last 20 steps or so."""
-        return dict(self._recent)
-
     @abc.abstractmethod
     def note(self, message: str) -> None:
         """Show a message that stays."""
@@ -131,7 +128,6 @@ class Display(abc.ABC):
         epochs: int,
         losses: Mapping[str, float],
         figures: Figures | None,
-        seconds_left: float | None,
     ) -> None:
         """An epoch is done.
 
@@ -141,7 +137,6 @@ class Display(abc.ABC):
             losses: task -> training loss.
             figures: task -> metric -> value where there was an evaluation; the first that is not
                 the loss stands for the task.
-            seconds_left: to the end of the run; None: as the display's own measurement says.
         """
 
     @abc.abstractmethod
@@ -186,15 +181,18 @@ class TerminalDisplay(Display):
         epochs: int,
         losses: Mapping[str, float],
         figures: Figures | None,
-        seconds_left: float | None,
     ) -> None:
         """Print the evaluation's first figures above the bar, if there was one."""
         if figures is None:
             return
-        line = Table.grid(padding=(0, 2))
-        line.add_column(no_wrap=True)
-        line.add_row(Text(_epoch_of(epoch, epochs), style="bold"), Text(_figure_line(figures)))
-        self._console.print(line)
+        head = _epoch_of(epoch, epochs) + "  "
+        # A figure stays on one line with its name.
+        unbroken = "  ".join(
+            figure.replace(" ", "\N{NO-BREAK SPACE}") for figure in _first(figures)
+        )
+        width = max(len(head) + 1, self._console.width)
+        lines = textwrap.fill(head + unbroken, width, subsequent_indent=" " * len(head))
+        self.note(lines.replace("\N{NO-BREAK SPACE}", " "))
 
     def stop(self) -> None:
         """Remove the bar and show the cursor."""
@@ -215,7 +213,7 @@ class TerminalDisplay(Display):
             clock(pace.elapsed),
             _time_left(pace.seconds_left),
         )
-        losses = _loss_line(self.recent_losses()) or "waiting for the first step"
+        losses = _loss_line(self._recent) or "waiting for the first step"
         return Group(grid, Text(f"loss  {losses}", no_wrap=True, overflow="ellipsis"))
 
 
@@ -241,14 +239,12 @@ class PlainDisplay(Display):
         epochs: int,
         losses: Mapping[str, float],
         figures: Figures | None,
-        seconds_left: float | None,
     ) -> None:
         """Print one line."""
-        left = self._pace.seconds_left if seconds_left is None else seconds_left
         parts = [_epoch_of(epoch, epochs), f"loss {_loss_line(losses)}"]
         if figures is not None:
-            parts.append(f"evaluation {_figure_line(figures)}")
-        self.note(" | ".join([*parts, _time_left(left)]))
+            parts.append(f"evaluation {'  '.join(_first(figures))}")
+        self.note(" | ".join([*parts, _time_left(self._pace.seconds_left)]))
 
     def stop(self) -> None:
         """Nothing was changed."""
@@ -269,7 +265,6 @@ class SilentDisplay(Display):
         epochs: int,
         losses: Mapping[str, float],
         figures: Figures | None,
-        seconds_left: float | None,
     ) -> None:
         """Nothing."""
 
@@ -299,10 +294,10 @@ def _loss_line(losses: Mapping[str, float]) -> str:
     return "  ".join(f"{task} {digits(loss)}" for task, loss in losses.items())
 
 
-def _figure_line(figures: Figures) -> str:
-    firsts = (
-        (task, metric, value)
+def _first(figures: Figures) -> list[str]:
+    """Per task its name and the first figure that is not the loss."""
+    return [
+        f"{task} {metric} {digits(value)}"
         for task, values in figures.items()
         for metric, value in [item for item in values.items() if item[0] != "loss"][:1]
-    )
-    return "  ".join(f"{task} {metric} {digits(value)}" for task, metric, value in firsts)
+    ]

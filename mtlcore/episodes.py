@@ -100,11 +100,7 @@ def batch_bounds(size: int, batch_size: int) -> list[tuple[int, int]]:
     return list(zip(begins, [*begins[1:], size], strict=True))
 
 
-
-
-def in_order(
-    split: str, size: int, batch_size: int, used: int | None = None
-) -> list[BatchPlan]:
+def in_order(split: str, size: int, batch_size: int, used: int | None = None) -> list[BatchPlan]:
     """Plans that go through a split once, in order; or through `used` evenly spread samples."""
     used = size if used is None else min(used, size)
     return [

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
-from torch.nn import Parameter
 
 from mtlcore.balancing import BalancerContext, Balancing, TaskGradients
 from mtlcore.data import Batch
@@ -84,14 +84,11 @@ class Learner(nn.Module):
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Groups for an optimizer: what components ask for themselves, then all the rest."""
-        groups = [
-            dict(group)
-            for module in self.modules()
-            if module is not self and hasattr(module, "parameter_groups")
-            for group in module.parameter_groups()
-        ]
-        for group in groups:
-            group["params"] = list(group["params"])
+        groups: list[dict[str, Any]] = []
+        for module in self.modules():
+            own = getattr(module, "parameter_groups", None)
+            if module is not self and callable(own):
+                groups += [{**group, "params": list(group["params"])} for group in own()]
         taken = {id(p) for group in groups for p in group["params"]}
         rest = [p for p in self.parameters() if id(p) not in taken and p.requires_grad]
         return [{"params": rest}, *groups]
@@ -106,7 +103,7 @@ class Learner(nn.Module):
     ) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:
         # Supervised losses see view 0 only; indexing is skipped where there is no other.
         rows = [i for i, view in enumerate(batch.view) if view == 0]
-        pick = (lambda x: x) if len(rows) == len(batch) else (lambda x: x[rows])
+        pick = partial(_pick, rows=None if len(rows) == len(batch) else rows)
         keep_maps = any(b.needs_maps for b in self.balancing.loss_balancers)
         raw, maps, valid = {}, {}, {}
         for task in present:
@@ -125,7 +122,5 @@ class Learner(nn.Module):
         return raw, maps, valid
 
 
-def named_parameters_of(learner: Learner, names: Sequence[str]) -> list[Parameter]:
-    """The backbone's parameters of these names."""
-    found = dict(learner.model.backbone.named_parameters())
-    return [found[name] for name in names]
+def _pick(values: Tensor, rows: list[int] | None) -> Tensor:
+    return values if rows is None else values[rows]

@@ -55,7 +55,8 @@ def delta_m(
     gains = []
     for task, metrics in judged_by.items():
         terms = [
-            (1 if higher else -1) * (values[task][name] - baseline[task][name])
+            (1 if higher else -1)
+            * (values[task][name] - baseline[task][name])
             / (baseline[task][name] or math.nan)
             for name, higher in metrics
         ]

@@ -6,7 +6,6 @@ import abc
 from collections.abc import Iterable, Mapping, Sequence
 
 import attrs
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn import Parameter
@@ -88,7 +87,7 @@ class Backbone(nn.Module, abc.ABC):
         """Called before every step with the part of the run done, 0 to 1.
 
         A backbone with phases changes itself here, once, and says what it changed. Whether it
-        has done so must be part of its state (a buffer).
+        has done so must be part of its state (a buffer, or `get_extra_state` as JSON).
         """
         return None
 

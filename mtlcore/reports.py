@@ -48,6 +48,12 @@ _STRIPE = 4  # pixels of a stripe
 _TILE, _LARGEST_TILE = 160, 640  # pixels of a tile's longer side
 _GAP, _TITLE_SIZE, _CAPTION_SIZE = 8, 15, 13
 _INK, _FAINT_INK = (20, 20, 20), (90, 90, 90)
+_SIDES = ("prediction", "target")
+
+_SPLITS = {"train": "training", "val": "validation"}
+_FEW_POINTS = 30  # so many are shown as dots, of which one alone can be seen
+
+_EXTENTS = ("global", "pixel")  # of the best constants
 
 
 # Colours
@@ -63,8 +69,9 @@ def palette(classes: int) -> Pixels:
     levels = np.linspace(0, 255, 16)
     candidates = np.stack(np.meshgrid(levels, levels, levels, indexing="ij"), -1).reshape(-1, 3)
     seen = _perceived(candidates)
-    # Neither nearly black or white nor nearly grey.
-    usable = (seen[:, 0] > 25) & (seen[:, 0] < 92) & (np.hypot(seen[:, 1], seen[:, 2]) > 25)
+    light, chroma = seen[:, 0], np.hypot(seen[:, 1], seen[:, 2])
+    # Neither nearly black or white, nor nearly grey, nor glaring.
+    usable = (light > 25) & (light < 92) & (chroma > 25) & (chroma < 80)
     candidates, seen = candidates[usable], seen[usable]
     distance = np.full(len(seen), np.inf)
     latest, chosen = _perceived(np.array([_HATCH[0]], dtype=np.float64))[0], []
@@ -73,7 +80,8 @@ def palette(classes: int) -> Pixels:
         chosen.append(int(distance.argmax()))
         latest = seen[chosen[-1]]
     repeated = np.resize(np.array(chosen), classes)
-    return candidates[repeated].round().astype(np.uint8)
+    colours: Pixels = candidates[repeated].round().astype(np.uint8)
+    return colours
 
 
 def colour(
@@ -137,7 +145,8 @@ def _between(values: Tensor, low: float, high: float) -> Tensor:
 def _depth_colours(scaled: Tensor) -> Pixels:
     anchors = np.linspace(0, 1, len(_DEPTH_COLOURS))
     channels = [np.interp(scaled.numpy(), anchors, column) for column in _DEPTH_COLOURS.T]
-    return np.stack(channels, -1).round().astype(np.uint8)
+    pixels: Pixels = np.stack(channels, -1).round().astype(np.uint8)
+    return pixels
 
 
 def _rgb(values: Tensor) -> Pixels:
@@ -147,12 +156,14 @@ def _rgb(values: Tensor) -> Pixels:
 
 
 def _hatched(pixels: Pixels, shown: Tensor) -> Pixels:
-    return np.where(shown.numpy()[..., None], pixels, _hatch(*pixels.shape[:2]))
+    result: Pixels = np.where(shown.numpy()[..., None], pixels, _hatch(*pixels.shape[:2]))
+    return result
 
 
 def _hatch(height: int, width: int) -> Pixels:
     diagonal = np.add.outer(np.arange(height), np.arange(width)) // _STRIPE % 2
-    return np.array(_HATCH, dtype=np.uint8)[diagonal]
+    pixels: Pixels = np.array(_HATCH, dtype=np.uint8)[diagonal]
+    return pixels
 
 
 def _perceived(rgb: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -207,9 +218,6 @@ def save_panels(path: Path, samples: Sequence[PanelSample], tasks: Sequence[Task
     data = io.BytesIO()
     picture.save(data, "PNG")
     _write_whole(path, data.getvalue())
-
-
-_SIDES = ("prediction", "target")
 
 
 def _row(sample: PanelSample, maps: Sequence[Task]) -> list[Pixels]:
@@ -378,8 +386,8 @@ def save_curves(path: Path, records: Iterable[Record]) -> str | None:
             _plot(axes[0], f"{task}: loss", {_SPLITS.get(s, s): c for s, c in mine.items()})
             if task in figures:
                 split, _, metric = figures[task]
-                label = _SPLITS.get(split, split)
-                _plot(axes[1], f"{task}: {metric}", {label: curves[figures[task]]})
+                title = f"{task}: {metric} ({_SPLITS.get(split, split)})"
+                _plot(axes[1], title, {metric: curves[figures[task]]})
             else:
                 axes[1].set_axis_off()
 
@@ -401,11 +409,11 @@ def save_weights(path: Path, records: Iterable[Record]) -> str | None:
     """
     curves = _curves(records)
     titles = {"weight": "weights of the tasks", "cosine": "cosines between gradients of tasks"}
-    panels = {
-        metric: {task.replace("|", " and "): c for (_, task, of), c in curves.items() if of == metric}
-        for metric in titles
-    }
-    panels = {metric: lines for metric, lines in panels.items() if lines}
+    panels: dict[str, dict[str, Curve]] = {}
+    for metric in titles:
+        mine = {task: curve for (_, task, of), curve in curves.items() if of == metric}
+        if mine:
+            panels[metric] = {task.replace("|", " and "): c for task, c in mine.items()}
 
     def draw(figure: Figure) -> None:
         figure.set_size_inches(11, 0.6 + 3.4 * len(panels))
@@ -419,10 +427,6 @@ def save_weights(path: Path, records: Iterable[Record]) -> str | None:
     return _save_figure(path, draw) if panels else None
 
 
-_SPLITS = {"train": "training", "val": "validation"}
-_FEW_POINTS = 30
-
-
 def _curves(records: Iterable[Record]) -> dict[tuple[str, str, str], Curve]:
     """(split, task, metric) -> steps and values, of what has a task and any finite value."""
     curves: dict[tuple[str, str, str], Curve] = {}
@@ -432,9 +436,7 @@ def _curves(records: Iterable[Record]) -> dict[tuple[str, str, str], Curve]:
             steps, values = curves.setdefault(key, ([], []))
             steps.append(record["step"])
             values.append(_number(record["value"]))
-    return {
-        key: curve for key, curve in curves.items() if any(math.isfinite(v) for v in curve[1])
-    }
+    return {key: curve for key, curve in curves.items() if any(math.isfinite(v) for v in curve[1])}
 
 
 def _plot(axes: Axes, title: str, lines: Mapping[str, Curve]) -> None:
@@ -453,8 +455,10 @@ def _plot(axes: Axes, title: str, lines: Mapping[str, Curve]) -> None:
     axes.set_xlabel("step")
     axes.grid(color="0.9")
     axes.spines[["top", "right"]].set_visible(False)
-    columns = math.ceil(len(lines) / 16)
-    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False, ncols=columns)
+    axes.set_xlim(left=0)
+    if len(lines) > 1:
+        columns = math.ceil(len(lines) / 16)
+        axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False, ncols=columns)
 
 
 def _save_figure(path: Path, draw: Callable[[Figure], None]) -> str | None:
@@ -492,8 +496,8 @@ def result_table(summary: Mapping[str, Any]) -> Table:
     final = summary["final"][summary["final_split"]]
     rows = [row for task, figures in final.items() for row in _result_rows(summary, task, figures)]
     for row in rows:
-        mark = Text(" *" if row.better else "  ")
-        model = Text(_shown(row.model), style="bold green" if row.better else "") + mark
+        star, style = ("* ", "bold green") if row.better else ("", "")
+        model = Text(star + _shown(row.model), style=style)
         constants = [_shown(value) for value in row.constants]
         table.add_row(Text(row.task), Text(row.figure), model, *constants, end_section=row.last)
     table.caption = Text("\n".join(_result_notes(summary, rows)))
@@ -543,9 +547,6 @@ def _result_rows(
             )
         )
     return rows
-
-
-_EXTENTS = ("global", "pixel")
 
 
 def _constant(summary: Mapping[str, Any], extent: str, task: str, metric: str) -> float | None:

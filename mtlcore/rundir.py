@@ -43,17 +43,16 @@ class RunDirectory:
         self.location = location
         self._remote = "://" in location
         self._temporary: tempfile.TemporaryDirectory[str] | None = None
-        if self._remote:
-            self._temporary = tempfile.TemporaryDirectory(prefix="mtl-run-")
-            self.path = Path(self._temporary.name)
-            self._download(resume)
-        else:
-            self.path = Path(location)
         self._metrics: IO[str] | None = None
-        if not resume and self.path.exists() and any(self.path.iterdir()):
+        there = self._files_there()
+        if there and not resume:
             raise UsageError(
                 f"{location}: is not empty; choose another --out, or go on with it by --resume"
             )
+        if self._remote:
+            self._temporary = tempfile.TemporaryDirectory(prefix="mtl-run-")
+            self._download(there)
+        self.path = Path(self._temporary.name if self._temporary else location)
         try:
             (self.path / "checkpoints").mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -156,20 +155,24 @@ class RunDirectory:
                 filesystem.makedirs(target.rpartition("/")[0], exist_ok=True)
                 filesystem.put_file(str(file), target)
 
-    def _download(self, resume: bool) -> None:
+    def _files_there(self) -> list[str]:
+        """What the location holds already: paths for the file system that serves it."""
         import fsspec
 
         try:
             filesystem, root = fsspec.core.url_to_fs(self.location)
-            there = filesystem.find(root) if filesystem.exists(root) else []
+            found: list[str] = filesystem.ls(root, detail=False) if filesystem.isdir(root) else []
+            return filesystem.find(root) if found and self._remote else found
         except (ImportError, ValueError, OSError) as error:
             raise UsageError(f"{self.location}: cannot be opened ({describe(error)})") from error
-        if there and not resume:
-            raise UsageError(
-                f"{self.location}: is not empty; choose another --out, or go on by --resume"
-            )
-        for name in there:
-            file = self.path / name.removeprefix(root).lstrip("/")
+
+    def _download(self, names: Iterable[str]) -> None:
+        import fsspec
+
+        assert self._temporary is not None
+        filesystem, root = fsspec.core.url_to_fs(self.location)
+        for name in names:
+            file = Path(self._temporary.name) / name.removeprefix(root).lstrip("/")
             file.parent.mkdir(parents=True, exist_ok=True)
             filesystem.get_file(name, str(file))
 

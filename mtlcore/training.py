@@ -91,7 +91,7 @@ class Training:
             tuple(task.name for task in config.tasks), sizes
         )
         self._batch_size = config.training.batch_size
-        self.steps_per_epoch = self._sampler.steps(self._batch_size)
+        self.steps_per_epoch: int = self._sampler.steps(self._batch_size)
         self.epochs = self._number_of_epochs()
         self._balancing_random = torch.Generator().manual_seed(2 * config.seed + 1)
         self._data_random = torch.Generator().manual_seed(2 * config.seed + 2)
@@ -102,7 +102,6 @@ class Training:
         self._optimizer: Optimizer = config.optimizer.make(self.learner)
         self.progress = Progress()
         self._started = time.monotonic()
-        self._first_step = 0
         self._stop_signal: int | None = None
 
     @property
@@ -128,7 +127,6 @@ class Training:
                 f"{self._directory.checkpoint}: belongs to another model: {error}"
             ) from error
         self.progress = Progress(**state["progress"])
-        self._first_step = self.progress.step
         self._epoch_start = state["random"]["epoch_start"]
         self._balancing_random.set_state(state["random"]["balancing"])
         self._data_random.set_state(self._epoch_start)
@@ -297,9 +295,7 @@ class Training:
         progress = self.progress
         figures = self._evaluate() if self._evaluation_due() else None
         means = {task: total / number for task, (total, number) in progress.losses.items()}
-        self._display.epoch(
-            progress.epoch + 1, self.epochs, means, figures, self._seconds_left()
-        )
+        self._display.epoch(progress.epoch + 1, self.epochs, means, figures)
         progress.epoch += 1
         progress.done, progress.losses = 0, {}
         self._epoch_start = self._data_random.get_state()
@@ -335,8 +331,9 @@ class Training:
         score = sum(terms) / len(terms) if terms else math.inf
         best = self.progress.best
         if best is None or score < best["score"]:
+            epoch = self.progress.epoch + 1
             self.progress.best = {
-                "epoch": self.progress.epoch + 1, "split": "val", "score": score, "figures": figures,
+                "epoch": epoch, "split": "val", "score": score, "figures": figures,
             }  # fmt: skip
             checkpoints.save(
                 self._directory.path / BEST, {"learner": dict(self.learner.state_dict())}
@@ -354,12 +351,6 @@ class Training:
             lambda: self.loader.batches(validation),
             lambda: make_metrics(self.config),
         )
-
-    def _seconds_left(self) -> float | None:
-        taken = self.progress.step - self._first_step
-        if taken == 0:
-            return None
-        return (time.monotonic() - self._started) / taken * (self.total_steps - self.progress.step)
 
     # Saving and stopping
 

@@ -7,6 +7,7 @@ import pickle
 import struct
 import zipfile
 import zlib
+from typing import ClassVar
 
 import fsspec
 import numpy as np
@@ -33,9 +34,9 @@ class Shelf(MemoryFileSystem):
     """A file system that the cache must take for a network."""
 
     protocol = "shelf"
-    store = {}  # noqa: RUF012 - fsspec's own way of sharing it
-    pseudo_dirs = [""]  # noqa: RUF012
-    fetched: list[str] = []  # noqa: RUF012
+    store: ClassVar = {}  # not shared with the memory file system
+    pseudo_dirs: ClassVar = [""]
+    fetched: ClassVar = []
     breaks_off = False
 
     @classmethod

@@ -104,7 +104,7 @@ class Uncertainty(LossBalancer):
         }
 
     def _weighed(self, task: str, loss: Tensor) -> Tensor:
-        s = self.log_variance[self._keys[task]]
+        s: Tensor = self.log_variance[self._keys[task]]
         if self._form == "kendall":
             return 0.5 * (torch.exp(-s) * loss + s)
         if self._form == "mtml":

@@ -30,7 +30,9 @@ def adam(
     """
 
     def make(groups: list[dict[str, object]]) -> torch.optim.Optimizer:
-        return torch.optim.Adam(groups, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay)
+        return torch.optim.Adam(
+            groups, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, fused=True
+        )
 
     return GradientDescent(learner, make, schedule, clip)
 
@@ -57,7 +59,9 @@ def adamw(
     """
 
     def make(groups: list[dict[str, object]]) -> torch.optim.Optimizer:
-        return torch.optim.AdamW(groups, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay)
+        return torch.optim.AdamW(
+            groups, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, fused=True
+        )
 
     return GradientDescent(learner, make, schedule, clip)
 
@@ -85,7 +89,12 @@ def sgd(
 
     def make(groups: list[dict[str, object]]) -> torch.optim.Optimizer:
         return torch.optim.SGD(
-            groups, lr=lr, momentum=momentum, nesterov=nesterov, weight_decay=weight_decay
+            groups,
+            lr=lr,
+            momentum=momentum,
+            nesterov=nesterov,
+            weight_decay=weight_decay,
+            fused=True,
         )
 
     return GradientDescent(learner, make, schedule, clip)

@@ -52,5 +52,10 @@ def test_the_published_recipe() -> None:
     assert preset["model"]["backbone"] == {"name": "atinet", "width": 1.0}
     assert preset["optimizer"]["lr"] == 1e-4
     assert preset["optimizer"]["schedule"] == {"name": "step", "at": [0.5], "gamma": 0.5}
-    assert preset["training"] == {"batch_size": 2, "epochs": 200, "average_last": 10}
+    assert preset["training"] == {
+        "batch_size": 2,
+        "epochs": 200,
+        "evaluate_every": 1,
+        "average_last": 10,
+    }
     assert preset["balancer"] == {"name": "dwa", "temperature": 2.0}

@@ -90,7 +90,8 @@ def _on_nyuv2(backbone: str, balancer: dict[str, Any]) -> dict[str, Any]:
             "lr": 1e-4,
             "schedule": {"name": "step", "at": [0.5], "gamma": 0.5},
         },
-        "training": {"batch_size": 2, "epochs": 200, "average_last": 10},
+        # The last ten epochs are averaged, so that each of them must be evaluated.
+        "training": {"batch_size": 2, "epochs": 200, "evaluate_every": 1, "average_last": 10},
     }
 
 

@@ -1,0 +1,84 @@
+"""The contracts as test classes: subclass one, say how yours is made, and let pytest collect it.
+
+    from mtlcore.testing import GradientBalancerContract
+
+    class TestSignVote(GradientBalancerContract):
+        def make(self):
+            return SignVote(quorum=0.4)
+
+What a contract needs to know besides, and the claims that a component may not want to make, are
+class attributes: switch one off where everybody can see it. Nothing here needs pytest itself.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mtlcore.testing.backbones import BackboneContract
+    from mtlcore.testing.balancers import (
+        GradientBalancerContract,
+        GramianBalancerContract,
+        LossBalancerContract,
+    )
+    from mtlcore.testing.datasets import DatasetContract
+    from mtlcore.testing.episodes import EpisodeSamplerContract
+    from mtlcore.testing.heads import HeadContract
+    from mtlcore.testing.losses import CrossTaskLossContract, LossContract, ScalarLossContract
+    from mtlcore.testing.methods import MethodContract
+    from mtlcore.testing.metrics import MetricContract
+    from mtlcore.testing.optimizers import OptimizerContract
+    from mtlcore.testing.plugins import assert_plugin_is_light
+    from mtlcore.testing.tiny import TINY_TASKS, TinyBackbone, tiny_batch, tiny_learner
+
+__all__ = [
+    "TINY_TASKS",
+    "BackboneContract",
+    "CrossTaskLossContract",
+    "DatasetContract",
+    "EpisodeSamplerContract",
+    "GradientBalancerContract",
+    "GramianBalancerContract",
+    "HeadContract",
+    "LossBalancerContract",
+    "LossContract",
+    "MethodContract",
+    "MetricContract",
+    "OptimizerContract",
+    "ScalarLossContract",
+    "TinyBackbone",
+    "assert_plugin_is_light",
+    "tiny_batch",
+    "tiny_learner",
+]
+
+# Most of these import torch, so they are fetched when they are first asked for.
+_HOMES = {
+    "BackboneContract": "backbones",
+    "CrossTaskLossContract": "losses",
+    "DatasetContract": "datasets",
+    "EpisodeSamplerContract": "episodes",
+    "GradientBalancerContract": "balancers",
+    "GramianBalancerContract": "balancers",
+    "HeadContract": "heads",
+    "LossBalancerContract": "balancers",
+    "LossContract": "losses",
+    "MethodContract": "methods",
+    "MetricContract": "metrics",
+    "OptimizerContract": "optimizers",
+    "ScalarLossContract": "losses",
+    "TINY_TASKS": "tiny",
+    "TinyBackbone": "tiny",
+    "assert_plugin_is_light": "plugins",
+    "tiny_batch": "tiny",
+    "tiny_learner": "tiny",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(import_module(f"mtlcore.testing.{_HOMES[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOMES})

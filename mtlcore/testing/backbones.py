@@ -1,0 +1,263 @@
+"""What holds for every backbone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import Parameter
+
+from mtlcore.models import Backbone, Features
+from mtlcore.tasks import Task
+from mtlcore.testing.base import changes, close, same, scramble, state_of, through_checkpoint
+from mtlcore.testing.tiny import TINY_TASKS
+
+_STEPS = tuple(number / 20 for number in range(21))
+
+
+class BackboneContract:
+    """Subclass it, write `make`, and pytest checks the backbone.
+
+    Attributes:
+        tasks: that it is made for; three or more, so that "some of them" means something.
+        input_channels: of its inputs.
+        unreached: beginnings of the names of parameters that no task's loss ever reaches.
+    """
+
+    tasks: tuple[Task, ...] = TINY_TASKS
+    input_channels: int = 3
+    unreached: tuple[str, ...] = ()
+
+    def make(self, tasks: Sequence[Task]) -> Backbone:
+        """The backbone for these tasks, small enough for a test."""
+        raise NotImplementedError
+
+    def test_maps_are_as_announced(self) -> None:
+        """Otherwise heads are built for other channels, or predict at another resolution."""
+        for count in (1, len(self.tasks)):
+            backbone = self._new(count=count)
+            assert len(backbone.out_channels) == len(backbone.strides) > 0, (
+                f"{len(backbone.out_channels)} channels for {len(backbone.strides)} strides"
+            )
+            for stride in backbone.strides:
+                assert backbone.input_multiple % stride == 0, (
+                    f"input_multiple {backbone.input_multiple} is no multiple of stride {stride}: "
+                    "an input that the model lets pass would not fit"
+                )
+            for size in self._sizes(backbone):
+                inputs = self._inputs(backbone, size=size)
+                features = backbone(inputs, self._names(count))
+                for task in self._names(count):
+                    maps = features.of(task)
+                    expected = [
+                        (len(inputs), c, size[0] // s, size[1] // s)
+                        for c, s in zip(backbone.out_channels, backbone.strides, strict=True)
+                    ]
+                    found = [tuple(x.shape) for x in maps]
+                    assert found == expected, (
+                        f"maps of {task} for inputs of {size[0]}x{size[1]} have shapes {found}, "
+                        f"announced are {expected}"
+                    )
+
+    def test_samples_do_not_see_one_another_in_evaluation(self) -> None:
+        """Otherwise figures depend on how the validation split is cut into batches."""
+        backbone = self._used()
+        inputs = self._inputs(backbone, batch=3)
+        together = self._evaluated(backbone, inputs)
+        apart = [self._evaluated(backbone, inputs[i : i + 1]) for i in range(3)]
+        for number, whole in enumerate(together):
+            parts = torch.cat([maps[number] for maps in apart])
+            assert close(whole, parts, 1e-4), "a sample's features depend on its batch"
+
+    def test_only_the_tasks_asked_for_are_needed(self) -> None:
+        """Otherwise a task without labels costs time, or a lone task gets other features."""
+        backbone = self._used()
+        inputs = self._inputs(backbone)
+        for task in self._names():
+            with torch.no_grad():
+                alone = backbone(inputs, [task]).of(task)
+                among = backbone(inputs, self._names()).of(task)
+            assert all(close(a, b, 1e-5) for a, b in zip(alone, among, strict=True)), (
+                f"the features of {task} change with the other tasks that are asked for"
+            )
+
+    def test_absent_tasks_leave_no_trace(self) -> None:
+        """Otherwise the batch norm of a task remembers batches that it has no labels in."""
+        backbone = self._new()
+        first, *others = self._names()
+        owned = [m for task in others for m in self._modules_of(backbone, task)]
+        before = [state_of(module) for module in owned]
+        backbone(self._inputs(backbone), [first])
+        for module, state in zip(owned, before, strict=True):
+            moved = changes(state, state_of(module))
+            assert not moved, f"{moved} of a task that was not asked for changed"
+
+    def test_the_input_stays_as_it_was(self) -> None:
+        """Otherwise whoever reads the batch next sees another image."""
+        backbone = self._new()
+        inputs = self._inputs(backbone)
+        before = inputs.clone()
+        backbone(inputs, self._names())
+        assert same(inputs, before), "the input was edited in place"
+
+    def test_task_parameters_are_honest(self) -> None:
+        """Otherwise another task's gradient is lost, or a task's head start counts as shared."""
+        for backbone in self._phases():
+            own = {task: list(backbone.task_parameters(task)) for task in self._names()}
+            numbers = [id(p) for parameters in own.values() for p in parameters]
+            assert len(numbers) == len(set(numbers)), "a parameter belongs to two tasks"
+            names = {id(p): name for name, p in backbone.named_parameters()}
+            assert set(numbers) <= set(names), "a task's parameter is none of the backbone's"
+            features = backbone(self._inputs(backbone), self._names())
+            for task in self._names():
+                loss = self._loss(features, task)
+                for owner, parameters in own.items():
+                    gradients = torch.autograd.grad(
+                        loss, parameters, retain_graph=True, allow_unused=True
+                    ) if parameters else ()  # fmt: skip
+                    for parameter, gradient in zip(parameters, gradients, strict=True):
+                        name = names[id(parameter)]
+                        if owner == task:
+                            assert gradient is not None, f"{task}'s loss does not reach its {name}"
+                        else:
+                            assert gradient is None or not bool(gradient.any()), (
+                                f"{name} is declared as {owner}'s own, but {task}'s loss reaches it"
+                            )
+
+    def test_every_parameter_is_reached(self) -> None:
+        """Otherwise parts of the network never learn; list in `unreached` what is meant so."""
+        reached: set[str] = set()
+        missing: set[str] = set()
+        for backbone in self._phases():
+            named = dict(backbone.named_parameters())
+            features = backbone(self._inputs(backbone), self._names())
+            loss = torch.stack([self._loss(features, task) for task in self._names()]).sum()
+            gradients = torch.autograd.grad(loss, list(named.values()), allow_unused=True)
+            reached |= {n for n, g in zip(named, gradients, strict=True) if g is not None}
+            missing |= set(named)
+        lost = sorted(n for n in missing - reached if not n.startswith(self.unreached or ("\0",)))
+        assert not lost, f"no task's loss reaches {lost}"
+
+    def test_the_cut_is_crossed(self) -> None:
+        """Otherwise balancing on features misses what flows past the cut, or counts it twice."""
+        backbone = self._new()
+        features = backbone(self._inputs(backbone), self._names())
+        if not features.cut:
+            return
+        own = {id(p) for task in self._names() for p in backbone.task_parameters(task)}
+        shared = [p for p in backbone.parameters() if id(p) not in own]
+        for task in self._names():
+            loss = self._loss(features, task)
+            cut = torch.autograd.grad(loss, features.cut, retain_graph=True, allow_unused=True)
+            pairs = [(x, g) for x, g in zip(features.cut, cut, strict=True) if g is not None]
+            whole = torch.autograd.grad(loss, shared, retain_graph=True, allow_unused=True)
+            through: tuple[Tensor | None, ...] = torch.autograd.grad(
+                [x for x, _ in pairs],
+                shared,
+                [g for _, g in pairs],
+                retain_graph=True,
+                allow_unused=True,
+            )
+            for direct, passed in zip(whole, through, strict=True):
+                one, other = (torch.zeros(()) if g is None else g for g in (direct, passed))
+                gap = float((one - other).abs().max())
+                largest = max(float(g.abs().max()) for g in whole if g is not None)
+                assert gap <= 1e-4 * largest, (
+                    f"{task}'s gradient through the cut is not its whole gradient"
+                )
+
+    def test_state_comes_back(self) -> None:
+        """Otherwise a resumed run goes on with another network, or enters its phase again."""
+        for fraction in (0.0, 1.0):
+            torch.manual_seed(1)
+            backbone = self._used()
+            backbone.at_progress(fraction)
+            self._train(backbone)
+            state = through_checkpoint({"backbone": dict(backbone.state_dict())})["backbone"]
+            restored = self._new(seed=2)
+            restored.load_state_dict(state)
+            assert restored.at_progress(fraction) is None, (
+                f"at progress {fraction} a restored backbone changes itself once more: whether it "
+                "has done so must be part of its state"
+            )
+            inputs = self._inputs(backbone)
+            assert same(self._evaluated(backbone, inputs), self._evaluated(restored, inputs)), (
+                "a backbone restored from its state gives other features"
+            )
+
+    def test_transitions_say_what_they_change(self) -> None:
+        """Otherwise the optimizer goes on with the moments of weights that are gone."""
+        backbone = self._new()
+        for fraction in _STEPS:
+            scramble(backbone.parameters())
+            before = {name: p.detach().clone() for name, p in backbone.named_parameters()}
+            change = backbone.at_progress(fraction)
+            named = dict(backbone.named_parameters())
+            moved = {name for name, p in named.items() if not same(before.get(name), p.detach())}
+            said = set(change.reset) if change else set()
+            assert said <= set(named), f"at progress {fraction}: no parameters {said - set(named)}"
+            assert moved == said, (
+                f"at progress {fraction}: {sorted(moved)} changed, {sorted(said)} were named"
+            )
+            assert backbone.at_progress(fraction) is None, (
+                f"at progress {fraction} it changes itself twice"
+            )
+
+    def _new(self, seed: int = 0, count: int | None = None) -> Backbone:
+        torch.manual_seed(seed)
+        return self.make(self.tasks[:count]).train()
+
+    def _names(self, count: int | None = None) -> list[str]:
+        return [task.name for task in self.tasks[:count]]
+
+    def _used(self) -> Backbone:
+        """In evaluation mode, its running statistics those of a few batches."""
+        backbone = self._new()
+        self._train(backbone)
+        return backbone.eval()
+
+    def _train(self, backbone: Backbone) -> None:
+        backbone.train()
+        with torch.no_grad():
+            for _ in range(2):
+                backbone(self._inputs(backbone), self._names())
+
+    def _phases(self) -> Iterator[Backbone]:
+        """A backbone at the start and after every change that it makes to itself."""
+        backbone = self._new()
+        yield backbone
+        for fraction in _STEPS:
+            if backbone.at_progress(fraction) is not None:
+                yield backbone
+
+    def _sizes(self, backbone: Backbone) -> list[tuple[int, int]]:
+        """Odd and even multiples of what it asks for, 16 or more pixels a side."""
+        multiple = backbone.input_multiple
+        least = -(-16 // multiple)
+        return [(multiple * n, multiple * (n + 1)) for n in (least, least + 1)]
+
+    def _inputs(
+        self, backbone: Backbone, batch: int = 2, size: tuple[int, int] | None = None
+    ) -> Tensor:
+        return torch.rand(batch, self.input_channels, *(size or self._sizes(backbone)[0]))
+
+    def _evaluated(self, backbone: Backbone, inputs: Tensor) -> list[Tensor]:
+        backbone.eval()
+        with torch.no_grad():
+            features = backbone(inputs, self._names())
+        return [maps for task in self._names() for maps in features.of(task)]
+
+    @staticmethod
+    def _loss(features: Features, task: str) -> Tensor:
+        return torch.stack([(x * torch.randn_like(x)).sum() for x in features.of(task)]).sum()
+
+    @staticmethod
+    def _modules_of(backbone: Backbone, task: str) -> list[nn.Module]:
+        own: set[int] = {id(p) for p in backbone.task_parameters(task)}
+
+        def holds(module: nn.Module) -> bool:
+            parameters: list[Parameter] = list(module.parameters(recurse=False))
+            return any(id(p) in own for p in parameters)
+
+        return [module for module in backbone.modules() if holds(module)]

@@ -1,0 +1,147 @@
+"""What the contracts share: comparing states, drawing labels, watching torch's global stream."""
+
+from __future__ import annotations
+
+import copy
+import math
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mtlcore import checkpoints
+from mtlcore.data import safe_target
+from mtlcore.tasks import Task
+
+
+def same(one: Any, other: Any) -> bool:
+    """Whether two trees are equal bit for bit; NaN equals NaN."""
+    if isinstance(one, Tensor) and isinstance(other, Tensor):
+        return (
+            one.shape == other.shape
+            and one.dtype == other.dtype
+            and bool(torch.eq(one, other).logical_or(one.isnan() & other.isnan()).all())
+        )
+    if isinstance(one, Mapping) and isinstance(other, Mapping):
+        return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
+    if isinstance(one, list | tuple) and isinstance(other, list | tuple):
+        return len(one) == len(other) and all(map(same, one, other))
+    if isinstance(one, float) and isinstance(other, float) and math.isnan(one):
+        return math.isnan(other)
+    return bool(one == other)
+
+
+def close(one: Tensor, other: Tensor, tolerance: float) -> bool:
+    """Whether tensors are equal up to a part of the largest value among them."""
+    largest = max(float(x.detach().abs().max()) if x.numel() else 0.0 for x in (one, other))
+    return one.shape == other.shape and bool(((one - other).abs() <= tolerance * largest).all())
+
+
+def leaves(tree: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Every value of a nested state with the keys that lead to it."""
+    if isinstance(tree, Mapping):
+        for key, value in tree.items():
+            yield from leaves(value, (*path, *str(key).split(".")))
+    else:
+        yield path, tree
+
+
+def changes(before: Any, after: Any) -> list[str]:
+    """The paths of the values in which two nested states differ, for messages."""
+    old, new = dict(leaves(before)), dict(leaves(after))
+    return [
+        ".".join(path)
+        for path in {**old, **new}
+        if path not in old or path not in new or not same(old[path], new[path])
+    ]
+
+
+def state_of(module: nn.Module) -> dict[str, Any]:
+    """A copy of a module's state as it is now."""
+    return copy.deepcopy(dict(module.state_dict()))
+
+
+def through_checkpoint(state: Mapping[str, Any]) -> dict[str, Any]:
+    """A state as it comes back from a checkpoint file."""
+    with tempfile.TemporaryDirectory(prefix="mtl-contract-") as folder:
+        path = Path(folder) / "state.safetensors"
+        checkpoints.save(path, state)
+        return checkpoints.load(path)
+
+
+def scramble(tensors: Iterable[Tensor]) -> None:
+    """Move every value away from where initialisation puts it."""
+    with torch.no_grad():
+        for tensor in tensors:
+            tensor.add_(0.1 + 0.2 * torch.rand_like(tensor))
+
+
+@contextmanager
+def global_stream_untouched(what: str) -> Iterator[None]:
+    """Fail where the block draws from torch's global generator."""
+    before = torch.get_rng_state()
+    yield
+    assert torch.equal(before, torch.get_rng_state()), (
+        f"{what} draws from torch's global generator: pass the generator it is given to torch.rand "
+        "and its like"
+    )
+
+
+def some_maps(
+    channels: Sequence[int], strides: Sequence[int], batch: int, size: tuple[int, int]
+) -> tuple[Tensor, ...]:
+    """Random maps such as a backbone announces them, drawn from torch's global generator."""
+    return tuple(
+        torch.randn(batch, c, size[0] // s, size[1] // s)
+        for c, s in zip(channels, strides, strict=True)
+    )
+
+
+def draw_labels(
+    task: Task,
+    batch: int,
+    size: tuple[int, int],
+    generator: torch.Generator,
+    masked: float = 0.3,
+) -> tuple[Tensor, Tensor]:
+    """Labels of a task as `collate` gives them, and their masks.
+
+    Args:
+        task: by whose kind values are plausible: positive depths, unit normals.
+        batch: number of samples.
+        size: of a map.
+        generator: to draw from.
+        masked: the part that is not valid; it holds the safe value.
+    """
+    shape = (batch, *task.target_shape(size))
+    if task.dtype == "int64":
+        target = torch.randint(task.channels, shape, generator=generator)
+    else:
+        target = torch.rand(shape, generator=generator) + 0.1
+    if task.kind == "normals":
+        target = F.normalize(target - 0.6, dim=1)
+    elif task.kind in ("edges", "multilabel"):
+        target = (target > 0.6).float()
+    valid = torch.rand(batch, *task.valid_shape(size), generator=generator) >= masked
+    return mask_labels(task, target, valid, size), valid
+
+
+def mask_labels(task: Task, target: Tensor, valid: Tensor, size: tuple[int, int]) -> Tensor:
+    """Labels with the safe value where they are not valid."""
+    safe = safe_target(task, size).to(target.dtype)
+    return torch.where(spread(valid, target), target, safe)
+
+
+def spread(valid: Tensor, like: Tensor) -> Tensor:
+    """A mask for every value of predictions or labels; a pixel's channels share its flag."""
+    return (valid if valid.dim() == like.dim() else valid.unsqueeze(1)).expand_as(like)
+
+
+def prediction_shape(task: Task, batch: int, size: tuple[int, int]) -> tuple[int, ...]:
+    """Shape of what a head gives for a task."""
+    return (batch, task.channels, *(size if task.layout == "map" else ()))

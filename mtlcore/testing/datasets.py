@@ -1,0 +1,140 @@
+"""What holds for every dataset."""
+
+from __future__ import annotations
+
+import pickle
+
+import torch
+
+from mtlcore.data import Dataset, Sample, collate
+from mtlcore.tasks import Task
+from mtlcore.testing.base import same, spread
+
+
+class DatasetContract:
+    """Subclass it, write `make` and `tasks`, and pytest checks the dataset.
+
+    Attributes:
+        splits: that it has.
+        samples: how many of each are looked at.
+    """
+
+    splits: tuple[str, ...] = ("train", "val")
+    samples: int = 3
+
+    def make(self, split: str) -> Dataset:
+        """The dataset, opened on a split of test data."""
+        raise NotImplementedError
+
+    def tasks(self) -> tuple[Task, ...]:
+        """What its `describe` says with the root and settings of `make`."""
+        raise NotImplementedError
+
+    def test_has_the_splits_and_samples_it_says(self) -> None:
+        """Otherwise an epoch ends in an error, or leaves samples out."""
+        for split in self.splits:
+            dataset = self.make(split)
+            assert split in dataset.splits, f"{split!r} is not among its {dataset.splits}"
+            assert len(dataset) > 0, f"{split} is empty"
+            assert dataset[len(dataset) - 1].key, "a sample without a key"
+
+    def test_inputs(self) -> None:
+        """Otherwise the network sees other values than the ones it was trained on."""
+        for sample in self._samples():
+            image = sample.inputs
+            assert image.dtype == torch.float32, f"{sample.key}: inputs are {image.dtype}"
+            if image.dim() == 3:
+                assert 0 <= float(image.min()) and float(image.max()) <= 1, (
+                    f"{sample.key}: an image from {float(image.min())} to {float(image.max())}, "
+                    "expected 0 to 1"
+                )
+
+    def test_labels_are_as_described(self) -> None:
+        """Otherwise heads have the wrong size, or a loss reads classes that do not exist."""
+        described = {task.name: task for task in self.tasks()}
+        seen: set[str] = set()
+        for sample in self._samples():
+            size = tuple(sample.inputs.shape[1:])
+            assert sample.targets.keys() == sample.valid.keys(), (
+                f"{sample.key}: labels of {list(sample.targets)}, masks of {list(sample.valid)}"
+            )
+            for name, target in sample.targets.items():
+                where = f"{sample.key}: {name}"
+                assert name in described, f"{where} is not described"
+                task, valid = described[name], sample.valid[name]
+                assert tuple(target.shape) == task.target_shape(size), (
+                    f"{where} has shape {tuple(target.shape)}, not {task.target_shape(size)}"
+                )
+                assert tuple(valid.shape) == task.valid_shape(size), (
+                    f"the mask of {where} has shape {tuple(valid.shape)}, "
+                    f"not {task.valid_shape(size)}"
+                )
+                assert valid.dtype == torch.bool, f"the mask of {where} is {valid.dtype}"
+                assert str(target.dtype) == f"torch.{task.dtype}", f"{where} is {target.dtype}"
+                seen |= {name} if bool(valid.any()) else set()
+                self._check_values(task, sample, where)
+        missing = sorted(set(described) - seen)
+        assert not missing, f"no valid label of {missing} in any sample looked at"
+
+    def test_samples_collate(self) -> None:
+        """Otherwise the first step fails."""
+        for sample in self._samples():
+            collate([sample, sample], self.tasks())
+
+    def test_reading_twice_gives_the_same(self) -> None:
+        """Otherwise a resumed run, or a second worker, sees other data."""
+        for split in self.splits:
+            dataset = self.make(split)
+            torch.manual_seed(1)
+            first = dataset[0]
+            kept = _parts(first)
+            for tensor in (first.inputs, *first.targets.values()):
+                tensor.zero_()  # what a reader does to its sample must not reach the next one
+            torch.manual_seed(2)
+            assert same(_parts(dataset[0]), kept), f"{first.key} is another at second sight"
+
+    def test_travels_to_workers(self) -> None:
+        """Otherwise data cannot be loaded ahead."""
+        for split in self.splits:
+            dataset = self.make(split)
+            copy = pickle.loads(pickle.dumps(dataset))
+            assert len(copy) == len(dataset), "a pickled copy has another length"
+            assert same(_parts(copy[0]), _parts(dataset[0])), "a pickled copy has other samples"
+
+    def test_samples_differ(self) -> None:
+        """Otherwise messages and pictures name one sample and mean another."""
+        keys = [sample.key for sample in self._samples()]
+        assert len(set(keys)) == len(keys), f"keys are not unique: {keys}"
+
+    def _samples(self) -> list[Sample]:
+        datasets = [self.make(split) for split in self.splits]
+        return [d[i] for d in datasets for i in range(min(self.samples, len(d)))]
+
+    @staticmethod
+    def _check_values(task: Task, sample: Sample, where: str) -> None:
+        target, valid = sample.targets[task.name], sample.valid[task.name]
+        values = target[spread(valid, target)]
+        if not len(values):
+            return
+        low, high = float(values.min()), float(values.max())
+        assert bool(values.isfinite().all()), f"{where} is not finite where it is valid"
+        if task.dtype == "int64":
+            assert 0 <= low and high < task.channels, f"{where} has classes {low} to {high}"
+        if task.kind == "depth":
+            assert low > 0, f"{where} has a depth of {low} where it is valid"
+        if task.kind in ("edges", "multilabel"):
+            assert 0 <= low and high <= 1, f"{where} has values from {low} to {high}"
+        if task.kind == "normals":
+            lengths = torch.linalg.vector_norm(target, dim=0)[valid]
+            worst = float((lengths - 1).abs().max())
+            assert worst < 0.02, f"{where}: a normal's length is off by {worst}"
+
+
+def _parts(sample: Sample) -> dict[str, object]:
+    return {
+        "inputs": sample.inputs.clone(),
+        "targets": {name: target.clone() for name, target in sample.targets.items()},
+        "valid": {name: mask.clone() for name, mask in sample.valid.items()},
+        "key": sample.key,
+        "view": sample.view,
+    }

@@ -1,0 +1,144 @@
+"""A learner and batches so small that a step takes a millisecond."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import Parameter
+
+from mtlcore.balancing import Balancer, Balancing
+from mtlcore.data import Batch, Sample, collate
+from mtlcore.learner import Learner
+from mtlcore.losses import CrossTaskLoss, Loss, Normalisation, ScalarLoss
+from mtlcore.models import Backbone, FeatureInfo, Features, MultiTaskModel
+from mtlcore.standard.heads import ConvHead
+from mtlcore.standard.losses import L1, Cosine, CrossEntropy
+from mtlcore.tasks import Task
+from mtlcore.testing.base import draw_labels
+
+TINY_TASKS = (
+    Task(name="segmentation", kind="segmentation", channels=4),
+    Task(name="depth", kind="depth", channels=1, unit="m"),
+    Task(name="normals", kind="normals", channels=3),
+)
+TINY_SIZE = (8, 12)
+
+_LOSSES: dict[str, type[Loss]] = {"segmentation": CrossEntropy, "depth": L1, "normals": Cosine}
+
+
+class TinyBackbone(Backbone):
+    """A convolution with batch norm that all tasks share, and a smaller one for each task.
+
+    Maps: a shared one (6 channels, stride 2) and the task's own (5 channels, stride 2).
+    """
+
+    out_channels = (6, 5)
+    strides = (2, 2)
+    input_multiple = 2
+
+    def __init__(self, tasks: Sequence[Task]) -> None:
+        super().__init__()
+        self.trunk = nn.Sequential(
+            nn.Conv2d(3, 6, 3, stride=2, padding=1), nn.BatchNorm2d(6), nn.Tanh()
+        )
+        self.keys = {task.name: task.key for task in tasks}
+        self.branches = nn.ModuleDict(
+            {
+                key: nn.Sequential(nn.Conv2d(6, 5, 1), nn.BatchNorm2d(5), nn.Tanh())
+                for key in self.keys.values()
+            }
+        )
+
+    def forward(self, inputs: Tensor, tasks: Sequence[str]) -> Features:
+        """Images (B, 3, H, W) to the two maps; only the named tasks' branches run."""
+        shared = self.trunk(inputs)
+        own = {task: (self.branches[self.keys[task]](shared),) for task in tasks}
+        return Features(shared=(shared,), per_task=own, cut=(shared,))
+
+    def task_parameters(self, task: str) -> Iterable[Parameter]:
+        """Those of the task's branch."""
+        return self.branches[self.keys[task]].parameters()
+
+
+def tiny_learner(
+    balancers: Sequence[Balancer] = (),
+    *,
+    seed: int = 0,
+    tasks: Sequence[Task] = TINY_TASKS,
+    losses: Mapping[str, Loss | ScalarLoss] | None = None,
+    cross_task: Sequence[CrossTaskLoss] = (),
+    normalisation: Normalisation = "valid",
+    update_every: int = 1,
+    data: Iterable[Batch] | None = None,
+) -> Learner:
+    """A whole learner around `TinyBackbone`, its balancers prepared, in training mode.
+
+    Args:
+        balancers: the chain; none is the plain sum.
+        seed: of the parameters; torch's global stream is left as it was.
+        tasks: by default segmentation, depth and normals.
+        losses: by task, where not the standard one.
+        cross_task: losses between tasks.
+        normalisation: see `mtlcore.losses.reduce_loss`.
+        update_every: see `mtlcore.balancing.Balancing`.
+        data: what balancers may look at in `prepare`.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        backbone = TinyBackbone(tasks)
+        features = FeatureInfo(backbone.out_channels, backbone.strides)
+        heads = {task.name: ConvHead(task, features) for task in tasks}
+        chosen = dict(losses or {})
+        for task in tasks:
+            if task.name not in chosen:
+                chosen[task.name] = _LOSSES[task.kind](task)
+        learner = Learner(
+            MultiTaskModel(tasks, backbone, heads),
+            chosen,
+            cross_task,
+            Balancing(balancers, update_every),
+            normalisation,
+        )
+        learner.balancing.prepare(tasks, data)
+    learner.context.generator = torch.Generator().manual_seed(seed)
+    return learner.train()
+
+
+def tiny_batch(
+    count: int = 4,
+    *,
+    seed: int = 0,
+    tasks: Sequence[Task] = TINY_TASKS,
+    size: tuple[int, int] = TINY_SIZE,
+    absent: Collection[str] = (),
+    masked: float = 0.3,
+    views: Sequence[int] | None = None,
+) -> Batch:
+    """A batch of noise with plausible labels.
+
+    Args:
+        count: number of samples.
+        seed: another seed, another batch.
+        tasks: that it has labels for.
+        size: height and width.
+        absent: names of tasks without a single label in it.
+        masked: the part of all other labels that is missing.
+        views: number of each sample's view; by default all are views 0.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    inputs = torch.rand(count, 3, *size, generator=generator)
+    labels = {task.name: draw_labels(task, count, size, generator, masked) for task in tasks}
+    kept = {name: pair for name, pair in labels.items() if name not in absent}
+    samples = [
+        Sample(
+            inputs=inputs[i],
+            targets={name: target[i] for name, (target, _) in kept.items()},
+            valid={name: valid[i] for name, (_, valid) in kept.items()},
+            key=f"tiny/{seed}/{i}",
+            view=views[i] if views else 0,
+        )
+        for i in range(count)
+    ]
+    return collate(samples, tasks)

@@ -1,0 +1,183 @@
+"""Configurations: layers, origins, what survives a change of name, and all errors at once."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+
+import pytest
+import tomli_w
+
+from mtlcore.config import Layer, annotated, file_layer, resolve, set_layer
+from mtlcore.errors import ConfigError, UsageError
+from mtlcore.plugins import Plugins
+
+
+@pytest.fixture(scope="module")
+def plugins() -> Plugins:
+    return Plugins(allow=())
+
+
+def resolved(plugins: Plugins, *assignments: str, layers: tuple[Layer, ...] = ()):
+    return resolve(plugins, (), [*layers, set_layer(assignments)])
+
+
+def problems(plugins: Plugins, *assignments: str) -> str:
+    with pytest.raises(ConfigError) as caught:
+        resolved(plugins, *assignments)
+    return "\n".join(caught.value.problems)
+
+
+def test_the_defaults_alone_are_runnable(plugins: Plugins) -> None:
+    config = resolved(plugins)
+    assert [task.name for task in config.tasks] == ["segmentation", "depth", "normals", "edges"]
+    assert config.backbone.component.spec.name == "segnet"
+    assert config.losses["depth"].component.spec.name == "l1"
+
+
+def test_values_are_toml_where_they_are_toml_and_strings_elsewhere(plugins: Plugins) -> None:
+    config = resolved(
+        plugins, "data.size=96x128", "tasks=['depth']", "optimizer.lr=1e-3", "data.on_error=skip"
+    )
+    assert config.data.size == (96, 128)
+    assert config.optimizer.settings["lr"] == 1e-3
+    assert config.data.on_error == "skip"
+    assert [task.name for task in config.tasks] == ["depth"]
+
+
+def test_the_complete_configuration_resolves_to_itself(plugins: Plugins, tmp_path: Path) -> None:
+    config = resolved(plugins, "optimizer.schedule.name=cosine", "tasks=['depth', 'normals']")
+    file = tmp_path / "config.toml"
+    file.write_text(tomli_w.dumps(dict(config.tree)))
+    again = resolve(plugins, (), [file_layer(str(file))])
+    assert again.tree == config.tree
+
+
+def test_every_value_knows_its_origin(plugins: Plugins) -> None:
+    layer = Layer("mine.toml", {"optimizer": {"lr": 0.1}})
+    config = resolved(plugins, "seed=3", layers=(layer,))
+    assert config.origins["optimizer.lr"] == "mine.toml"
+    assert config.origins["seed"] == "--set"
+    assert config.origins["balancer.name"] == "core"
+    assert config.origins["optimizer.betas"] == "default of adam"
+    text = annotated(tomli_w.dumps(dict(config.tree)), config.origins)
+    assert "lr = 0.1  # mine.toml" in text
+    assert tomllib.loads(text) == config.tree
+
+
+def test_a_new_name_drops_the_earlier_settings(plugins: Plugins) -> None:
+    first = Layer("a", {"balancer": {"name": "dwa", "temperature": 3.0}})
+    config = resolved(plugins, "balancer.name=uncertainty", layers=(first,))
+    assert "temperature" not in config.tree["balancer"]
+    assert any("replaces dwa" in note for note in config.notes)
+
+
+def test_the_learning_rate_survives_another_optimizer(plugins: Plugins) -> None:
+    first = Layer("a", {"optimizer": {"name": "adamw", "lr": 0.5, "weight_decay": 0.2}})
+    config = resolved(plugins, "optimizer.name=sgd", layers=(first,))
+    assert config.optimizer.settings == {"lr": 0.5}
+
+
+def test_a_carried_setting_goes_where_the_new_component_has_none(plugins: Plugins) -> None:
+    first = Layer("a", {"data": {"name": "folder", "spec": "x.toml", "root": "here"}})
+    config = resolved(plugins, "data.name=rooms", layers=(first,))
+    assert "spec" not in config.tree["data"]
+    assert config.data.root == "here"
+
+
+def test_a_setting_asked_for_is_never_dropped_silently(plugins: Plugins) -> None:
+    assert "data.spec: unknown setting" in problems(plugins, "data.spec=x.toml")
+
+
+def test_a_name_replaces_a_chain_and_says_so(plugins: Plugins) -> None:
+    chain = Layer("a", {"balancer": {"chain": [{"name": "dwa"}, {"name": "equal"}]}})
+    config = resolved(plugins, "balancer.name=equal", layers=(chain,))
+    assert "chain" not in config.tree["balancer"]
+    assert any("replaces the chain dwa > equal" in note for note in config.notes)
+
+
+def test_a_chain_replaces_a_name(plugins: Plugins) -> None:
+    chain = Layer("a", {"balancer": {"chain": [{"name": "dwa", "temperature": 1.0}]}})
+    config = resolved(plugins, layers=(chain,))
+    assert [link.component.spec.name for link in config.chain] == ["dwa"]
+    assert config.chain[0].settings == {"temperature": 1.0}
+
+
+def test_the_later_of_epochs_and_steps_counts(plugins: Plugins) -> None:
+    assert resolved(plugins, "training.epochs=3").training.steps is None
+    config = resolved(
+        plugins, "training.steps=9", layers=(Layer("a", {"training": {"epochs": 3}}),)
+    )
+    assert (config.training.epochs, config.training.steps) == (None, 9)
+
+
+def test_all_problems_are_reported_at_once(plugins: Plugins) -> None:
+    text = problems(
+        plugins,
+        "optimzer.lr=1",
+        "optimizer.leraning_rate=1",
+        "training.epochs='three'",
+        "model.backbone.name=segnot",
+        "balancer.name=dwa",
+        "balancer.temprature=2",
+        "tasks=['depht']",
+        "model.heads.sky.name=conv",
+        "data.on_error=explode",
+    )
+    for line in (
+        "optimzer: unknown; did you mean 'optimizer'?",
+        "optimizer.leraning_rate: unknown setting",
+        "training.epochs: expected int | None, got 'three'",
+        "model.backbone.name: no backbone 'segnot'; did you mean 'segnet'?",
+        "balancer.temprature: unknown setting; did you mean 'temperature'?",
+        "tasks: the dataset 'rooms' declares no task 'depht'; did you mean 'depth'?",
+        "data.on_error: expected 'stop' | 'skip', got 'explode'",
+    ):
+        assert line in text
+
+
+def test_a_loss_must_serve_its_task(plugins: Plugins) -> None:
+    assert "'l1' does not serve tasks of kind 'normals'" in problems(
+        plugins, "losses.normals.name=l1"
+    )
+
+
+def test_components_of_every_place_are_asked_for_their_settings(plugins: Plugins) -> None:
+    config = resolved(plugins, "model.head.name=conv", "losses.edges.positive_weight=0.8")
+    assert config.losses["edges"].settings == {"positive_weight": 0.8}
+    assert "losses.depth.positive_weight: unknown setting" in problems(
+        plugins, "losses.depth.positive_weight=0.8"
+    )
+
+
+def test_an_assignment_without_a_value_is_refused() -> None:
+    with pytest.raises(ConfigError, match="write it as path=value"):
+        set_layer(["seed"])
+
+
+@pytest.mark.parametrize("content", [None, "seed = "])
+def test_an_unreadable_file_is_named(tmp_path: Path, content: str | None) -> None:
+    file = tmp_path / "mine.toml"
+    if content is not None:
+        file.write_text(content)
+    with pytest.raises(UsageError, match=r"mine\.toml"):
+        file_layer(str(file))
+
+
+def test_a_method_keeps_what_it_requires(tmp_path: Path) -> None:
+    file = tmp_path / "special.py"
+    file.write_text(
+        "from mtlcore import BalancerSpec, MethodSpec, hookimpl\n"
+        "@hookimpl\n"
+        "def mtl_balancers():\n"
+        "    yield BalancerSpec(name='mine', target='mtlcore.standard.balancers:Equal')\n"
+        "@hookimpl\n"
+        "def mtl_methods():\n"
+        "    yield MethodSpec(name='special', preset={'balancer': {'name': 'mine'}},\n"
+        "                     requires=('balancers/mine',))\n"
+    )
+    assert resolve(Plugins(allow=()), [str(file)]).chain[0].component.spec.name == "mine"
+    with pytest.raises(ConfigError, match=r"chain = \[\{name = \"mine\"\}, \{name = \"dwa\"\}\]"):
+        resolve(Plugins(allow=()), [str(file)], [set_layer(["balancer.name=dwa"])])
+    both = Layer("mine", {"balancer": {"chain": [{"name": "mine"}, {"name": "dwa"}]}})
+    assert len(resolve(Plugins(allow=()), [str(file)], [both]).chain) == 2

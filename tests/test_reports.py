@@ -1,0 +1,447 @@
+"""Pictures, curves and the table: what can be read from them is what was put in."""
+
+from __future__ import annotations
+
+import math
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from mtlcore import reports
+from mtlcore.reports import (
+    PanelSample,
+    colour,
+    format_result,
+    limits,
+    palette,
+    result_table,
+    save_curves,
+    save_panels,
+    save_weights,
+)
+from mtlcore.tasks import Task
+
+SEGMENTATION = Task(
+    name="segmentation", kind="segmentation", channels=3, class_names=("wall", "floor", "chair")
+)
+DEPTH = Task(name="depth", kind="depth", channels=1, unit="m")
+NORMALS = Task(name="normals", kind="normals", channels=3)
+EDGES = Task(name="edges", kind="edges", channels=1)
+SHADE = Task(name="shade", kind="shade", channels=2)
+SCENE = Task(name="scene", kind="classification", channels=4)
+EVERYWHERE = torch.ones(8, 8, dtype=torch.bool)
+
+
+def is_hatched(pixels: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    hatched: np.ndarray[Any, Any] = np.isin(pixels[..., 0], [grey[0] for grey in reports._HATCH])
+    hatched &= np.ptp(pixels, axis=-1) == 0
+    return hatched
+
+
+# Colours
+
+
+@pytest.mark.parametrize("classes", [1, 2, 19, 40, 150])
+def test_palette_has_a_colour_of_its_own_for_every_class(classes: int) -> None:
+    colours = palette(classes)
+    assert colours.shape == (classes, 3)
+    assert colours.dtype == np.uint8
+    assert len(np.unique(colours, axis=0)) == classes
+    assert (palette(150)[:classes] == colours).all()
+
+
+def test_palette_colours_are_far_from_each_other_and_from_grey() -> None:
+    colours = np.concatenate([palette(20), np.array(reports._HATCH, dtype=np.uint8)])
+    seen = reports._perceived(colours.astype(np.float64))
+    apart = np.linalg.norm(seen[:, None] - seen[None], axis=-1)
+    # A difference of 2.3 can just be seen.
+    assert apart[~np.eye(len(apart), dtype=bool)].min() > 20
+
+
+def test_palette_goes_on_beyond_its_last_colour() -> None:
+    assert palette(1200).shape == (1200, 3)
+
+
+def test_prediction_and_target_of_a_class_look_alike() -> None:
+    target = torch.randint(3, (8, 8))
+    logits = torch.nn.functional.one_hot(target, 3).movedim(-1, 0).float()
+    assert (colour(SEGMENTATION, logits, None) == colour(SEGMENTATION, target, EVERYWHERE)).all()
+
+
+def test_farther_is_brighter() -> None:
+    depth = torch.linspace(0.5, 9, 200).reshape(1, 1, 200)
+    pixels = colour(DEPTH, depth, torch.ones(1, 200, dtype=torch.bool))[0].astype(float)
+    brightness = pixels @ (0.2126, 0.7152, 0.0722)
+    assert (np.diff(brightness) >= -0.5).all()
+    assert brightness[-1] - brightness[0] > 150
+    assert len(np.unique(pixels, axis=0)) > 150
+
+
+def test_depths_on_the_targets_scale_can_be_compared() -> None:
+    target = torch.linspace(1, 5, 64).reshape(1, 8, 8)
+    low, high = limits(target, EVERYWHERE)
+    assert (low, high) == (1.0, 5.0)
+    shown = colour(DEPTH, target, EVERYWHERE)
+    assert (colour(DEPTH, target.clone(), None, vmin=low, vmax=high) == shown).all()
+    wrong = colour(DEPTH, target * 3, None, vmin=low, vmax=high)
+    assert (wrong[-1] == shown[-1, -1]).all()  # beyond the scale: its end
+    assert (wrong[0, 1] != shown[0, 1]).any()
+
+
+def test_limits_look_at_valid_values_only() -> None:
+    target = torch.tensor([[[1.0, 2.0, 100.0]]])
+    assert limits(target, torch.tensor([[True, True, False]])) == (1.0, 2.0)
+    assert limits(target, torch.zeros(1, 3, dtype=torch.bool)) == (0.0, 1.0)
+
+
+def test_normals_are_scaled_to_unit_length() -> None:
+    towards = torch.tensor([0.0, 0.0, -7.0]).reshape(3, 1, 1).expand(3, 8, 8)
+    assert (colour(NORMALS, towards, None) == (128, 128, 0)).all()
+
+
+def test_edges_are_probabilities_in_grey() -> None:
+    assert (colour(EDGES, torch.zeros(1, 8, 8), None) == 128).all()
+    assert (colour(EDGES, torch.zeros(1, 8, 8), EVERYWHERE) == 0).all()
+    assert (colour(EDGES, torch.ones(1, 8, 8), EVERYWHERE) == 255).all()
+
+
+def test_unknown_kinds_are_shown_somehow() -> None:
+    grey = colour(SHADE, torch.linspace(-3, 3, 128).reshape(2, 8, 8), None)
+    assert (np.ptp(grey, axis=-1) == 0).all()
+    assert (grey.min(), grey.max()) == (0, 126)  # the scale is that of both channels
+    three = Task(name="albedo", kind="albedo", channels=3)
+    values = torch.rand(3, 8, 8)
+    assert np.ptp(colour(three, values, EVERYWHERE), axis=-1).max() > 0
+
+
+TARGETS: dict[Task, Tensor] = {
+    SEGMENTATION: torch.zeros(8, 8, dtype=torch.int64),
+    DEPTH: torch.full((1, 8, 8), 2.0),
+    NORMALS: torch.tensor([0.0, 0.0, -1.0]).reshape(3, 1, 1).expand(3, 8, 8),
+    EDGES: torch.zeros(1, 8, 8),
+    SHADE: torch.zeros(2, 8, 8),
+}
+
+
+@pytest.mark.parametrize("task", TARGETS, ids=lambda task: task.name)
+def test_missing_labels_are_hatched_and_nothing_else(task: Task) -> None:
+    valid = torch.arange(64).reshape(8, 8) % 5 > 0
+    pixels = colour(task, TARGETS[task], valid)
+    assert pixels.shape == (8, 8, 3)
+    assert pixels.dtype == np.uint8
+    assert (is_hatched(pixels) == ~valid.numpy()).all()
+
+
+@pytest.mark.parametrize("task", TARGETS, ids=lambda task: task.name)
+def test_what_is_not_finite_is_hatched(task: Task) -> None:
+    prediction = torch.full((task.channels, 8, 8), 0.5)
+    prediction[0, 2, 3], prediction[-1, 4, 4] = math.nan, math.inf
+    hatched = is_hatched(colour(task, prediction, None))
+    assert np.argwhere(hatched).tolist() == [[2, 3], [4, 4]]
+
+
+# Panels
+
+
+def panel_sample(height: int, width: int, key: str = "rooms/val/0") -> PanelSample:
+    valid = torch.ones(height, width, dtype=torch.bool)
+    tasks = (SEGMENTATION, DEPTH)
+    return PanelSample(
+        image=torch.rand(3, height, width),
+        predictions={task.name: torch.randn(task.channels, height, width) for task in tasks},
+        targets={
+            "segmentation": torch.randint(3, (height, width)),
+            "depth": torch.rand(1, height, width) + 1,
+        },
+        valid={task.name: valid for task in tasks},
+        key=key,
+    )
+
+
+def opened(path: Path) -> np.ndarray[Any, Any]:
+    with Image.open(path) as image:
+        return np.asarray(image.convert("RGB"))
+
+
+@pytest.mark.parametrize(
+    ("size", "tile"), [((64, 64), (192, 192)), ((6, 9), (108, 162)), ((800, 1280), (400, 640))]
+)
+def test_tiles_can_be_read(tmp_path: Path, size: tuple[int, int], tile: tuple[int, int]) -> None:
+    file = tmp_path / "report" / "panels.png"
+    sample = panel_sample(*size)
+    save_panels(file, [sample, sample], (SEGMENTATION, DEPTH, SCENE))
+    height, width = opened(file).shape[:2]
+    tiles, gaps = 5 * tile[1], 6 * reports._GAP  # the label of a whole picture has no tile
+    assert tiles + gaps <= width <= tiles + gaps + 20
+    assert 2 * tile[0] + 60 < height < 2 * tile[0] + 160
+    assert [path.name for path in file.parent.iterdir()] == ["panels.png"]
+
+
+def test_a_tile_shows_every_pixel_as_a_square(tmp_path: Path) -> None:
+    sample = panel_sample(64, 64)
+    save_panels(tmp_path / "panels.png", [sample], ())
+    picture = opened(tmp_path / "panels.png")
+    expected = (sample.image * 255).round().byte().movedim(0, -1).numpy()
+    left, bottom = reports._GAP, picture.shape[0] - 2 * reports._GAP
+    found = picture[bottom - 192 : bottom, left : left + 192]
+    assert (found == np.kron(expected, np.ones((3, 3, 1), dtype=np.uint8))).all()
+
+
+def test_what_is_missing_from_a_sample_is_hatched(tmp_path: Path) -> None:
+    sample = panel_sample(64, 64)
+    bare = PanelSample(image=sample.image, predictions={}, targets={}, valid={}, key="x" * 500)
+    save_panels(tmp_path / "panels.png", [sample, bare], (DEPTH,))
+    assert is_hatched(opened(tmp_path / "panels.png")).sum() >= 2 * 192 * 192
+
+
+def test_samples_of_different_sizes_share_a_picture(tmp_path: Path) -> None:
+    samples = [panel_sample(40, 60), panel_sample(90, 50)]
+    save_panels(tmp_path / "panels.png", samples, (SEGMENTATION, DEPTH))
+    assert opened(tmp_path / "panels.png").shape[0] > 120 + 180
+
+
+def test_a_failed_write_leaves_the_old_picture(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "panels.png"
+    file.write_bytes(b"old")
+
+    def refuse(*_: object) -> None:
+        raise OSError("disk full")
+
+    monkeypatch.setattr("os.replace", refuse)
+    with pytest.raises(OSError, match="disk full"):
+        save_panels(file, [panel_sample(8, 8)], (DEPTH,))
+    assert file.read_bytes() == b"old"
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+# Curves
+
+
+def line(step: int, split: str, task: str | None, metric: str, value: float | None) -> Any:
+    return {
+        "step": step, "epoch": step // 10, "split": split, "task": task, "metric": metric,
+        "value": value, "seconds": float(step),
+    }  # fmt: skip
+
+
+def run_records() -> list[Any]:
+    records = []
+    for step in range(0, 100, 5):
+        records.append(line(step, "train", None, "learning_rate", 0.1))
+        for task in ("depth", "normals"):
+            records.append(
+                line(step, "train", task, "loss", None if step == 20 else 1 / (1 + step))
+            )
+            records.append(line(step, "train", task, "weight", 1 + step / 100))
+        records.append(line(step, "train", "depth|normals", "cosine", math.cos(step)))
+    records.append(line(100, "val", "depth", "abs_error", 0.3))
+    records.append(line(100, "val", "depth", "rel_error", 0.1))
+    records.append(line(100, "val", "depth", "loss", 0.2))
+    records.append(line(100, "val", "normals", "mean_angle", None))
+    return records
+
+
+def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """The figures that are going to be saved."""
+    from matplotlib.figure import Figure
+
+    figures: list[Any] = []
+    save = Figure.savefig
+
+    def keep(self: Figure, *args: Any, **settings: Any) -> None:
+        figures.append(self)
+        save(self, *args, **settings)
+
+    monkeypatch.setattr(Figure, "savefig", keep)
+    return figures
+
+
+def test_curves_show_losses_and_the_first_figure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("matplotlib")
+    figures = drawn(monkeypatch)
+    assert save_curves(tmp_path / "report" / "curves.png", iter(run_records())) is None
+    picture = opened(tmp_path / "report" / "curves.png")
+    assert min(picture.shape[:2]) > 400
+    assert (picture[0, 0] == 255).all()
+    assert len(np.unique(picture.reshape(-1, 3), axis=0)) > 20
+    axes = {axes.get_title(loc="left"): axes for axes in figures[0].axes if axes.axison}
+    assert list(axes) == ["depth: loss", "depth: abs_error (validation)", "normals: loss"]
+    training, validation = axes["depth: loss"].lines
+    assert (training.get_label(), validation.get_label()) == ("training", "validation")
+    assert np.isnan(training.get_ydata()[4])
+    assert training.get_ydata()[1] == pytest.approx(1 / 6)
+    assert validation.get_xdata().tolist() == [100]
+    assert validation.get_marker() == "o"  # one point makes no line
+
+
+def test_weights_and_cosines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("matplotlib")
+    figures = drawn(monkeypatch)
+    assert save_weights(tmp_path / "weights.png", run_records()) is None
+    weights, cosines = figures[0].axes
+    assert [curve.get_label() for curve in weights.lines] == ["depth", "normals"]
+    assert cosines.lines[0].get_label() == "depth and normals"
+    assert (tmp_path / "weights.png").stat().st_size > 5000
+
+
+def test_many_lines_differ_from_each_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("matplotlib")
+    figures = drawn(monkeypatch)
+    names = [f"task_{number}" for number in range(25)]
+    save_weights(
+        tmp_path / "w.png", [line(s, "train", n, "weight", s) for n in names for s in (0, 1)]
+    )
+    looks = {(curve.get_color(), curve.get_linestyle()) for curve in figures[0].axes[0].lines}
+    assert len(looks) == len(names)
+
+
+@pytest.mark.parametrize("save", [save_curves, save_weights])
+@pytest.mark.parametrize(
+    "records",
+    [[], [line(0, "train", None, "loss", 1.0)], [line(0, "train", "depth", "loss", None),
+                                               line(0, "train", "depth", "weight", math.nan)]],
+)  # fmt: skip
+def test_nothing_to_draw_makes_no_file(tmp_path: Path, save: Any, records: list[Any]) -> None:
+    assert save(tmp_path / "plot.png", records) is None
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("save", [save_curves, save_weights])
+def test_without_matplotlib_there_is_a_note(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, save: Any
+) -> None:
+    for name in [name for name in sys.modules if name.partition(".")[0] == "matplotlib"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    note = save(tmp_path / "plot.png", run_records())
+    assert note == "pip install mtlcore[plots] draws learning curves"
+    assert not list(tmp_path.iterdir())
+
+
+# Results
+
+
+def summary() -> dict[str, Any]:
+    return {
+        "final": {
+            "val": {
+                "segmentation": {"miou": 0.51234, "loss": 0.7},
+                "depth": {"abs_error": 0.31, "rel_error": 0.12},
+                "edges": {"f1": None},
+            }
+        },
+        "final_split": "val",
+        "averaged_over": 3,
+        "best": {"epoch": 7, "chosen_on": "val", "val": {}},
+        "constants": {
+            "global": {"segmentation": {"miou": 0.03}, "depth": {"abs_error": 0.9}},
+            "pixel": {"depth": {"abs_error": 0.25, "rel_error": 0.2}},
+        },
+        "directions": {
+            "segmentation": {"miou": True, "loss": False},
+            "depth": {"abs_error": False, "rel_error": False},
+            "edges": {"f1": True},
+        },
+        "units": {"depth": "m"},
+        "parameters": {"total": 1234567},
+        "seconds": 3723.4,
+        "skipped_steps": 2,
+    }
+
+
+def row(text: str, figure: str) -> list[str]:
+    return next(words for words in map(str.split, text.splitlines()) if figure in words)
+
+
+def test_the_table_holds_the_figures() -> None:
+    text = format_result(summary(), 80)
+    assert max(map(len, text.splitlines())) <= 80
+    assert row(text, "miou") == ["segmentation", "miou", "↑", "*", "0.5123", "0.03000", "-"]
+    assert row(text, "abs_error") == [
+        "depth",
+        "(m)",
+        "abs_error",
+        "↓",
+        "0.3100",
+        "0.9000",
+        "0.2500",
+    ]
+    assert row(text, "rel_error") == ["rel_error", "↓", "*", "0.1200", "-", "0.2000"]
+    assert row(text, "loss") == ["loss", "↓", "0.7000", "-", "-"]
+    assert row(text, "f1") == ["edges", "f1", "↑", "n/a", "-", "-"]
+
+
+def test_the_notes_say_what_the_figures_are() -> None:
+    text = format_result(summary(), 80)
+    for note in (
+        "* better than the best constants",
+        "n/a: nothing to measure",
+        "final figures: mean of the last 3 evaluations on val",
+        "best epoch: 7, chosen on val",
+        "parameters: 1,234,567",
+        "time: 1:02:03",
+        "skipped steps: 2",
+    ):
+        assert note in text
+    assert "\x1b" not in text
+
+
+def test_notes_that_say_nothing_are_left_out() -> None:
+    bare = summary() | {
+        "final": {"test": {"depth": {"abs_error": 0.3}}},
+        "final_split": "test",
+        "averaged_over": 1,
+        "constants": {},
+        "skipped_steps": 0,
+    }
+    text = format_result(bare, 80)
+    assert "final figures: the last evaluation on test" in text
+    for note in ("n/a", "skipped", "*"):
+        assert note not in text
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [(0.0, "0.000"), (1234.0, "1234"), (2e-5, "2.000e-05"), (-12.345, "-12.35"), (math.inf, "inf")],
+)
+def test_figures_have_sensible_digits(value: float, shown: str) -> None:
+    changed = summary()
+    changed["final"]["val"] = {"edges": {"f1": value}}
+    assert shown in row(format_result(changed, 80), "f1")
+
+
+def test_nan_beats_nothing_and_nothing_is_no_rival() -> None:
+    changed = summary()
+    changed["final"]["val"] = {"edges": {"f1": math.nan}, "depth": {"rel_error": 0.1}}
+    changed["constants"] = {
+        "global": {"edges": {"f1": 0.1}, "depth": {"rel_error": None}},
+        "pixel": {},
+    }
+    text = format_result(changed, 80)
+    assert "*" not in text
+    assert row(text, "f1") == ["edges", "f1", "↑", "n/a", "0.1000", "-"]
+    assert row(text, "rel_error")[-2:] == ["n/a", "-"]
+
+
+def test_on_a_terminal_good_figures_are_green() -> None:
+    from io import StringIO
+
+    from rich.console import Console
+
+    stream = StringIO()
+    console = Console(
+        file=stream, force_terminal=True, color_system="standard", width=80, _environ={}
+    )
+    console.print(result_table(summary()))
+    green = [text for text in stream.getvalue().split("\x1b[") if text.startswith("1;32m")]
+    assert [text.removeprefix("1;32m") for text in green] == ["* 0.5123", "* 0.1200"]
