@@ -86,23 +86,27 @@ def make_metrics(config: RunConfig) -> dict[str, Metric]:
     return {task.name: config.metrics[task.name].make(task) for task in config.tasks}
 
 
-def parameter_table(learner: Learner) -> dict[str, object]:
-    """Numbers of parameters: total (backbone and heads), shared, per task, per module, others."""
+def parameter_table(learner: Learner, depth: int = 1) -> dict[str, object]:
+    """Numbers of parameters: total (backbone and heads), shared, per task, per module, others.
+
+    Args:
+        learner: whose parameters are counted, each tensor once.
+        depth: how deep into the backbone modules are listed; a module includes what is inside.
+    """
     model = learner.model
+    backbone = {
+        f"backbone.{name}": count_parameters(module.parameters())
+        for name, module in model.backbone.named_modules()
+        if name and name.count(".") < depth
+    }
+    heads = {
+        f"heads.{name}": count_parameters(model.head(name).parameters()) for name in model.tasks
+    }
     return {
         "total": count_parameters(model.parameters()),
         "shared": count_parameters(model.shared_parameters()),
         "tasks": {name: count_parameters(model.task_parameters(name)) for name in model.tasks},
-        "modules": {
-            **{
-                f"backbone.{name}": count_parameters(module.parameters())
-                for name, module in model.backbone.named_children()
-            },
-            **{
-                f"heads.{name}": count_parameters(model.head(name).parameters())
-                for name in model.tasks
-            },
-        },
+        "modules": {name: number for name, number in {**backbone, **heads}.items() if number},
         "components": {
             "losses": count_parameters(learner.losses.parameters()),
             "cross_task": count_parameters(learner.cross_task.parameters()),

@@ -10,6 +10,9 @@ from mtlcore.building import build_learner, parameter_table
 from mtlcore.config import resolve, set_layer
 from mtlcore.plugins import Plugins
 
+# Deep enough to tell the first convolution of a level from the rest of it.
+_DEPTH = 4
+
 
 def count_method_parameters(
     plugins: Plugins, method: str, overrides: Sequence[str] = ()
@@ -28,4 +31,4 @@ def count_method_parameters(
     with torch.device("meta"):
         learner = build_learner(config)
         learner.balancing.prepare(config.tasks, None)
-    return parameter_table(learner)
+    return parameter_table(learner, depth=_DEPTH)

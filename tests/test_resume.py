@@ -80,7 +80,9 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def run(work: Path, out: str, strike: str = "", resume: bool = False) -> subprocess.CompletedProcess:
+def run(
+    work: Path, out: str, strike: str = "", resume: bool = False
+) -> subprocess.CompletedProcess[str]:
     chain = "balancer.chain=[{name='strike'}, {name='uncertainty'}, {name='dwa'}]"
     arguments = [f"--set={setting}" for setting in [*SETTINGS, chain]]
     command = [sys.executable, "-m", "mtlcore", "run", "--plugin=atinet", "--plugin=saboteur.py"]

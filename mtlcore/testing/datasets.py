@@ -44,7 +44,7 @@ class DatasetContract:
             image = sample.inputs
             assert image.dtype == torch.float32, f"{sample.key}: inputs are {image.dtype}"
             if image.dim() == 3:
-                assert 0 <= float(image.min()) and float(image.max()) <= 1, (
+                assert float(image.min()) >= 0 and float(image.max()) <= 1, (
                     f"{sample.key}: an image from {float(image.min())} to {float(image.max())}, "
                     "expected 0 to 1"
                 )
@@ -113,17 +113,17 @@ class DatasetContract:
     @staticmethod
     def _check_values(task: Task, sample: Sample, where: str) -> None:
         target, valid = sample.targets[task.name], sample.valid[task.name]
-        values = target[spread(valid, target)]
+        values = target[spread(valid[None], target[None])[0]]
         if not len(values):
             return
         low, high = float(values.min()), float(values.max())
         assert bool(values.isfinite().all()), f"{where} is not finite where it is valid"
         if task.dtype == "int64":
-            assert 0 <= low and high < task.channels, f"{where} has classes {low} to {high}"
+            assert low >= 0 and high < task.channels, f"{where} has classes {low} to {high}"
         if task.kind == "depth":
             assert low > 0, f"{where} has a depth of {low} where it is valid"
         if task.kind in ("edges", "multilabel"):
-            assert 0 <= low and high <= 1, f"{where} has values from {low} to {high}"
+            assert low >= 0 and high <= 1, f"{where} has values from {low} to {high}"
         if task.kind == "normals":
             lengths = torch.linalg.vector_norm(target, dim=0)[valid]
             worst = float((lengths - 1).abs().max())

@@ -140,5 +140,5 @@ class MetricContract:
 
     @staticmethod
     def _split(drawn: Drawn, lengths: list[int]) -> list[Drawn]:
-        prediction, target, valid = (x.split(lengths) for x in drawn)
+        prediction, target, valid = (torch.split(x, lengths) for x in drawn)
         return list(zip(prediction, target, valid, strict=True))

@@ -41,12 +41,12 @@ class TinyBackbone(Backbone):
     def __init__(self, tasks: Sequence[Task]) -> None:
         super().__init__()
         self.trunk = nn.Sequential(
-            nn.Conv2d(3, 6, 3, stride=2, padding=1), nn.BatchNorm2d(6), nn.Tanh()
+            nn.Conv2d(3, 6, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(6), nn.Tanh()
         )
         self.keys = {task.name: task.key for task in tasks}
         self.branches = nn.ModuleDict(
             {
-                key: nn.Sequential(nn.Conv2d(6, 5, 1), nn.BatchNorm2d(5), nn.Tanh())
+                key: nn.Sequential(nn.Conv2d(6, 5, 1, bias=False), nn.BatchNorm2d(5), nn.Tanh())
                 for key in self.keys.values()
             }
         )

@@ -1,0 +1,214 @@
+"""What holds for every optimizer."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import attrs
+import torch
+from torch import Tensor
+
+from mtlcore.balancing import Balancer, BalancerContext, GramianBalancer, LossBalancer
+from mtlcore.episodes import Episode, LoadedPlan
+from mtlcore.learner import Learner
+from mtlcore.losses import Loss
+from mtlcore.optimizers import Optimizer, StepReport
+from mtlcore.standard.balancers import Uncertainty
+from mtlcore.testing.base import changes, same, state_of, through_checkpoint
+from mtlcore.testing.tiny import tiny_batch, tiny_learner
+
+
+class _Counter(LossBalancer):
+    """Counts the steps it hears of."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._steps = 0
+
+    def transform(self, losses: dict[str, Tensor], context: BalancerContext) -> dict[str, Tensor]:
+        return losses
+
+    def after_step(self, context: BalancerContext) -> None:
+        self._steps += 1
+
+    def get_extra_state(self) -> dict[str, int]:
+        return {"steps": self._steps}
+
+    def set_extra_state(self, state: dict[str, int]) -> None:
+        self._steps = state["steps"]
+
+
+class _Mean(GramianBalancer):
+    """The mean of the gradients."""
+
+    def weights(self, gramian: Tensor, context: BalancerContext | None = None) -> Tensor:
+        return torch.full((len(gramian),), 1 / len(gramian), dtype=torch.float64)
+
+
+class _Kink(Loss):
+    """Zero, with a gradient that is not a number."""
+
+    def elementwise(self, prediction: Tensor, target: Tensor) -> Tensor:
+        return (prediction - prediction.detach()).square().sum(1).sqrt()
+
+
+class OptimizerContract:
+    """Subclass it, write `make`, and pytest checks the optimizer on a learner of three tasks.
+
+    Let `make` use momentum and weight decay where there are any: they are what a task without
+    labels may be moved by.
+    """
+
+    def make(self, learner: Learner) -> Optimizer:
+        """The optimizer."""
+        raise NotImplementedError
+
+    def plan(self, number: int, tasks: Sequence[str], absent: Sequence[str] = ()) -> LoadedPlan:
+        """A step for these tasks; those of `absent` have no labels in any of its batches."""
+        batches = tuple(tiny_batch(seed=2 * number + i, absent=absent) for i in range(2))
+        return LoadedPlan(batches, (Episode(tuple(tasks), support=0, query=1),))
+
+    def test_a_step_learns(self) -> None:
+        """Otherwise a run takes its time and changes nothing."""
+        for learner in self._learners():
+            optimizer, before = self.make(learner), state_of(learner)
+            report = self._step(learner, optimizer, 0)
+            assert report.skipped is None, f"an ordinary step is skipped: {report.skipped}"
+            assert set(report.losses) == set(self._tasks(learner)), (
+                f"losses of {list(report.losses)} are reported"
+            )
+            moved = set(changes(before, state_of(learner)))
+            still = [name for name, _ in learner.named_parameters() if name not in moved]
+            assert not still, f"{still} do not learn"
+
+    def test_a_step_that_is_not_finite_changes_nothing(self) -> None:
+        """Otherwise one bad image ruins a run: it stays in batch norms, moments and weights."""
+        for learner in self._learners():
+            optimizer = self.make(learner)
+            for number in range(2):
+                self._step(learner, optimizer, number)
+            plan = self.plan(2, self._tasks(learner))
+            self._check_skipped(learner, optimizer, _poisoned(plan), "an infinite input")
+            depth = learner.losses[learner.model.tasks["depth"].key]
+            learner.losses[learner.model.tasks["depth"].key] = _Kink()
+            self._check_skipped(learner, optimizer, plan, "a gradient that is NaN")
+            learner.losses[learner.model.tasks["depth"].key] = depth
+            report = self._step(learner, optimizer, 3)
+            assert report.skipped is None, f"afterwards it does not go on: {report.skipped}"
+
+    def test_state_comes_back(self) -> None:
+        """Otherwise a resumed run differs from one that was never interrupted."""
+        for learner, restored in zip(self._learners(), self._learners(seed=1), strict=True):
+            optimizer = self.make(learner)
+            for number in range(3):
+                self._step(learner, optimizer, number)
+            optimizer.after_evaluation(1.0)
+            state = through_checkpoint(
+                {"learner": dict(learner.state_dict()), "optimizer": optimizer.state_dict()}
+            )
+            resumed = self.make(restored)
+            restored.load_state_dict(state["learner"])
+            resumed.load_state_dict(state["optimizer"])
+            for number in range(3, 6):
+                self._step(learner, optimizer, number)
+                self._step(restored, resumed, number)
+                moved = changes(state_of(learner), state_of(restored))
+                assert not moved, f"restored, it takes another step: {moved} differ"
+
+    def test_forgetting_is_starting_anew(self) -> None:
+        """Otherwise weights that were drawn anew are pushed on by the moments of the old ones."""
+        for learner, fresh in zip(self._learners(), self._learners(), strict=True):
+            optimizer = self.make(learner)
+            for number in range(3):
+                self._step(learner, optimizer, number)
+            fresh.load_state_dict(state_of(learner))
+            optimizer.forget(list(learner.parameters()))
+            self._step(learner, optimizer, 3)
+            self._step(fresh, self.make(fresh), 3)
+            moved = changes(state_of(learner), state_of(fresh))
+            assert not moved, f"{moved} still feel what should be forgotten"
+
+    def test_forgetting_a_head_leaves_the_others(self) -> None:
+        """Otherwise a head that starts anew makes the whole network stumble."""
+        for learner, other in zip(self._learners(), self._learners(), strict=True):
+            pairs = [(one, self.make(one)) for one in (learner, other)]
+            for number in range(3):
+                for one, optimizer in pairs:
+                    self._step(one, optimizer, number)
+            key = learner.model.tasks["depth"].key
+            pairs[0][1].forget(list(learner.model.head("depth").parameters()))
+            for one, optimizer in pairs:
+                self._step(one, optimizer, 3)
+            moved = changes(state_of(learner), state_of(other))
+            wrong = [name for name in moved if f"heads.{key}." not in name]
+            assert not wrong, f"forgetting a head changes the update of {wrong}"
+
+    def test_absent_tasks_stay_as_they_are(self) -> None:
+        """Otherwise momentum and decay pull at a head that has nothing to learn from."""
+        for absent, asked in ((("depth",), None), ((), ("segmentation", "normals"))):
+            for learner in self._learners():
+                optimizer = self.make(learner)
+                for number in range(3):
+                    self._step(learner, optimizer, number)
+                before = [p.detach().clone() for p in learner.model.task_parameters("depth")]
+                plan = self.plan(3, asked or self._tasks(learner), absent)
+                report = self._step(learner, optimizer, 3, plan)
+                assert "depth" not in report.losses, "a loss of a task that is absent"
+                after = [p.detach() for p in learner.model.task_parameters("depth")]
+                assert same(before, after), "parameters of an absent task changed"
+
+    def test_tasks_may_come_late(self) -> None:
+        """Otherwise a run whose first batch lacks a task's labels stops at the second."""
+        for learner in self._learners():
+            optimizer = self.make(learner)
+            tasks = self._tasks(learner)
+            self._step(learner, optimizer, 0, self.plan(0, tasks, absent=("depth",)))
+            before = [p.detach().clone() for p in learner.model.task_parameters("depth")]
+            report = self._step(learner, optimizer, 1)
+            assert report.skipped is None, f"the task's first step is skipped: {report.skipped}"
+            after = [p.detach() for p in learner.model.task_parameters("depth")]
+            assert not any(map(same, before, after)), "a task that comes late does not learn"
+
+    def _learners(self, seed: int = 0) -> Iterator[Learner]:
+        """One that balances losses, and one that balances gradients."""
+        chains: tuple[list[Balancer], ...] = ([Uncertainty(), _Counter()], [_Counter(), _Mean()])
+        for chain in chains:
+            yield tiny_learner(chain, seed=seed)
+
+    @staticmethod
+    def _tasks(learner: Learner) -> tuple[str, ...]:
+        return tuple(learner.model.tasks)
+
+    def _step(
+        self, learner: Learner, optimizer: Optimizer, number: int, plan: LoadedPlan | None = None
+    ) -> StepReport:
+        context = learner.context
+        # One point of the schedule throughout: the rate is no state that a skipped step may keep.
+        context.step, context.epoch, context.progress, context.losses = number, 0, 0.25, {}
+        return optimizer.step(learner, plan or self.plan(number, self._tasks(learner)))
+
+    def _check_skipped(
+        self, learner: Learner, optimizer: Optimizer, plan: LoadedPlan, what: str
+    ) -> None:
+        def everything() -> dict[str, Any]:
+            return {
+                "learner": state_of(learner),
+                "optimizer": copy.deepcopy(optimizer.state_dict()),
+            }
+
+        before = everything()
+        report = self._step(learner, optimizer, 2, plan)
+        assert report.skipped, f"{what}: the step is not reported as skipped"
+        moved = changes(before, everything())
+        assert not moved, f"{what}: the skipped step changed {moved}"
+
+
+def _poisoned(plan: LoadedPlan) -> LoadedPlan:
+    batches = []
+    for batch in plan.batches:
+        inputs = batch.inputs.clone()
+        inputs[0, 0, 0, 0] = float("inf")
+        batches.append(attrs.evolve(batch, inputs=inputs))
+    return attrs.evolve(plan, batches=tuple(batches))
