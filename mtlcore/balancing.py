@@ -268,6 +268,7 @@ class TaskGradients:
         self._own = {task: [p for p in ps if p.requires_grad] for task, ps in own.items()}
         self._others = [p for p in others if p.requires_grad]
         self._rows: dict[str, Row] = {}
+        self._own_rows: dict[str, Row] = {}
         self._sums: dict[Parameter, Tensor] = {}
         self._owner = {p: task for task, ps in self._own.items() for p in ps}
 
@@ -283,9 +284,10 @@ class TaskGradients:
             parameters = [*self._shared, *own, *self._others]
             retain = keep_graph or number < len(losses) - 1
             gradients = _gradients(loss, parameters, retain)
-            row = gradients[: len(self._shared)]
-            self._rows[task] = _added(self._rows[task], row) if task in self._rows else row
-            self._add([*own, *self._others], gradients[len(self._shared) :])
+            shared, rest = gradients[: len(self._shared)], gradients[len(self._shared) :]
+            for rows, row in ((self._rows, shared), (self._own_rows, rest[: len(own)])):
+                rows[task] = _added(rows[task], row) if task in rows else row
+            self._add(self._others, rest[len(own) :])
 
     def gramian(self) -> tuple[tuple[str, ...], Tensor]:
         """The tasks that have a row, and their (K, K) float64 Gramian on the CPU.
@@ -335,13 +337,15 @@ class TaskGradients:
 
     def clear(self) -> None:
         """Forget what was collected."""
-        self._rows, self._sums = {}, {}
+        self._rows, self._own_rows, self._sums = {}, {}, {}
 
     def _finish(
         self, balancing: Balancing, finisher: Finisher, context: BalancerContext
     ) -> BalancingResult:
         if isinstance(finisher, GradientBalancer):
             self._combine(finisher, context)
+            for task, row in self._own_rows.items():
+                self._add(self._own[task], row)
             return BalancingResult()
         weights = balancing.reused_weights(tuple(self._rows), context.step)
         if weights is not None:
@@ -360,9 +364,7 @@ class TaskGradients:
         values: list[list[float]] = weights.tolist()
         for number, task in enumerate(tasks):
             self._add(self._shared, _scaled(self._rows[task], values[0][number]))
-            for parameter in self._own[task]:
-                if values[1][number] != 1 and parameter in self._sums:
-                    self._sums[parameter] = self._sums[parameter] * values[1][number]
+            self._add(self._own[task], _scaled(self._own_rows[task], values[1][number]))
         return attrs.evolve(result, weights=dict(zip(tasks, values[0], strict=True)))
 
     def _combine(self, finisher: GradientBalancer, context: BalancerContext) -> None:
@@ -402,6 +404,8 @@ def _added(first: Row, second: Row) -> Row:
 
 
 def _scaled(row: Row, weight: float) -> Row:
+    if weight == 1:
+        return row
     return [None if gradient is None else gradient * weight for gradient in row]
 
 

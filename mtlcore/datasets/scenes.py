@@ -418,24 +418,24 @@ def _make_camera(stream: Stream, size: Vector) -> Camera:
         position=(x, max(y, 0.3), stream.uniform(1.1, 1.75)),
         yaw=math.atan2(x - target_x, target_y - y),
         pitch=stream.uniform(0.02, 0.45),
-        tangent=stream.uniform(0.55, 0.8),
+        tangent=stream.uniform(0.64, 0.72),
     )
 
 
 def _furnish(layout: _Layout, stream: Stream, height: float) -> None:
     """Fill a room, large things first, since they find a place less easily."""
-    if stream.chance(0.5):
+    if stream.chance(0.4):
         layout.lean(_bed(stream))
     if stream.chance(0.6):
         layout.mount(_door(stream), 0.0)
     for _ in range(stream.below(3)):
         layout.lean(_cabinet(stream), _table_lamp(stream) if stream.chance(0.3) else None)
-    if stream.chance(0.7):
+    if stream.chance(0.6):
         layout.stand(_table(stream), _ball(stream, 0.2) if stream.chance(0.4) else None)
     for _ in range(2):
-        if stream.chance(0.4):
+        if stream.chance(0.22):
             layout.stand(_chair(stream))
-    if stream.chance(0.4):
+    if stream.chance(0.2):
         layout.stand(_floor_lamp(stream))
     for _ in range(stream.below(3)):
         layout.stand(_ball(stream, 0.34))
@@ -445,7 +445,7 @@ def _furnish(layout: _Layout, stream: Stream, height: float) -> None:
         layout.mount(_picture(stream), stream.uniform(1.3, 1.8))
     if stream.chance(0.7):
         layout.place_freely(_rug(stream), 0.0)
-    if stream.chance(0.4):
+    if stream.chance(0.3):
         layout.place_freely(_hanging_lamp(stream), height)
 
 

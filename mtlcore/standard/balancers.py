@@ -147,12 +147,13 @@ class DWA(LossBalancer):
         self._recent: dict[str, list[float]] = {}  # the last two windows of losses
 
     def transform(self, losses: dict[str, Tensor], context: BalancerContext) -> dict[str, Tensor]:
-        if self._window is None:
-            self._close_epoch(context.epoch)
-        weights = self.current_weights()
+        weights = self._weights(self._means_at(context.epoch))
         return {task: loss * weights.get(task, 1.0) for task, loss in losses.items()}
 
     def after_step(self, context: BalancerContext) -> None:
+        if context.epoch != self._epoch:
+            self._means, self._running = self._means_at(context.epoch), {}
+            self._epoch = context.epoch
         for task, loss in context.losses.items():
             if self._window is not None:
                 self._recent[task] = [*self._recent.get(task, []), loss][-2 * self._window :]
@@ -161,16 +162,7 @@ class DWA(LossBalancer):
                 self._running[task] = [total + loss, number + 1]
 
     def current_weights(self) -> dict[str, float]:
-        ratios = {task: self._ratio(task) for task in self._tasks}
-        known = {task: ratio for task, ratio in ratios.items() if ratio is not None}
-        # A task without a history weighs 1 and takes no part in the softmax of the others.
-        highest = max(known.values(), default=0.0)
-        powers = {t: math.exp((r - highest) / self._temperature) for t, r in known.items()}
-        total = sum(powers.values())
-        return {
-            task: len(powers) * powers[task] / total if task in powers else 1.0
-            for task in self._tasks
-        }
+        return self._weights(self._means)
 
     def get_extra_state(self) -> dict[str, Any]:
         return {
@@ -184,22 +176,35 @@ class DWA(LossBalancer):
         self._epoch, self._running = state["epoch"], dict(state["running"])
         self._means, self._recent = dict(state["means"]), dict(state["recent"])
 
-    def _close_epoch(self, epoch: int) -> None:
-        if self._epoch is not None and epoch > self._epoch:
-            for task, (total, number) in self._running.items():
-                self._means[task] = [*self._means.get(task, []), total / number][-2:]
-            self._running = {}
-        self._epoch = epoch
+    def _means_at(self, epoch: int) -> dict[str, list[float]]:
+        """Means of the last two epochs before `epoch`; the running one counts once it is over."""
+        if self._epoch is None or epoch <= self._epoch:
+            return self._means
+        ended = {task: total / number for task, (total, number) in self._running.items()}
+        return self._means | {
+            task: [*self._means.get(task, []), mean][-2:] for task, mean in ended.items()
+        }
 
-    def _ratio(self, task: str) -> float | None:
+    def _weights(self, means: dict[str, list[float]]) -> dict[str, float]:
+        ratios = {task: self._ratio(task, means) for task in self._tasks}
+        known = {task: ratio for task, ratio in ratios.items() if ratio is not None}
+        # A task without a history weighs 1 and takes no part in the softmax of the others.
+        highest = max(known.values(), default=0.0)
+        powers = {t: math.exp((r - highest) / self._temperature) for t, r in known.items()}
+        total = sum(powers.values())
+        return {
+            task: len(powers) * powers[task] / total if task in powers else 1.0
+            for task in self._tasks
+        }
+
+    def _ratio(self, task: str, means: dict[str, list[float]]) -> float | None:
         if self._window is not None:
             recent = self._recent.get(task, [])
             if len(recent) < 2 * self._window:
                 return None
             before, last = sum(recent[: self._window]), sum(recent[self._window :])
+        elif len(means.get(task, [])) < 2:
+            return None
         else:
-            means = self._means.get(task, [])
-            if len(means) < 2:
-                return None
-            before, last = means
+            before, last = means[task]
         return last / before if before > 0 else 1.0

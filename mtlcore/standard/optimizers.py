@@ -89,12 +89,7 @@ def sgd(
 
     def make(groups: list[dict[str, object]]) -> torch.optim.Optimizer:
         return torch.optim.SGD(
-            groups,
-            lr=lr,
-            momentum=momentum,
-            nesterov=nesterov,
-            weight_decay=weight_decay,
-            fused=True,
+            groups, lr=lr, momentum=momentum, nesterov=nesterov, weight_decay=weight_decay
         )
 
     return GradientDescent(learner, make, schedule, clip)

@@ -598,4 +598,4 @@ class GradientBalancerContract(_GradientsContract):
 
 
 def _unit(vector: Tensor) -> Tensor:
-    return torch.nn.functional.normalize(vector, dim=0, eps=0.0 if bool(vector.any()) else 1.0)
+    return vector / vector.norm() if bool(vector.any()) else vector

@@ -72,7 +72,7 @@ class HeadContract:
             lost = [
                 name
                 for name, p in head.named_parameters()
-                if p.grad is None and not name.startswith(self.unreached or ("\0",))
+                if p.grad is None and not name.startswith(self.unreached)
             ]
             assert not lost, f"the loss does not reach {lost}"
 

@@ -53,7 +53,11 @@ class MethodContract:
         if self.needs_files:
             return
         for seed in (0, 1):
-            report = api.try_step(self._resolved(*self.overrides, f"seed={seed}"))
+            config = self._resolved(*self.overrides, f"seed={seed}")
+            try:
+                report = api.try_step(config)
+            except MtlError as error:
+                raise AssertionError(f"method {self.method}: {error}") from error
             assert report["losses"], "the first step has no loss"
             for task, loss in report["losses"].items():
                 assert math.isfinite(loss), f"the loss of {task} is {loss} with seed {seed}"

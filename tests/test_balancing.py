@@ -1,0 +1,473 @@
+"""From losses to `.grad`: the engine against autograd in float64, and published balancers."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import attrs
+import pytest
+import torch
+from torch.nn import Parameter
+
+from mtlcore.balancing import (
+    BalancerContext,
+    Balancing,
+    GradientBalancer,
+    GramianBalancer,
+    LossBalancer,
+    TaskGradients,
+)
+from mtlcore.errors import UsageError
+from mtlcore.standard.balancers import DWA, Equal, Fixed, Uncertainty
+from mtlcore.tasks import Task
+from mtlcore.testing import tiny_batch, tiny_learner
+
+NAMES = ("red", "green", "blue")
+TASKS = tuple(Task(name=name, kind="depth", channels=1) for name in NAMES)
+GOLDEN = Path(
+    os.environ.get("MTLCORE_GOLDEN", Path(__file__).parents[1] / ".." / "shared" / "golden")
+)
+NEAR = {"rtol": 1e-12, "atol": 1e-14}
+
+
+class Given(GramianBalancer):
+    """The weights it was made with; counts how often it is asked."""
+
+    def __init__(self, weights):
+        super().__init__()
+        self.given = torch.as_tensor(weights, dtype=torch.float64)
+        self.asked = 0
+        self.gramian = None
+
+    def weights(self, gramian, context=None):
+        self.asked += 1
+        self.gramian = gramian.clone()
+        return self.given[..., : len(gramian)].clone()
+
+
+class Ones(Given):
+    def __init__(self):
+        super().__init__([1.0] * 5)
+
+
+class Largest(GradientBalancer):
+    """Per coordinate the entry of the largest size; remembers the shapes it was asked for."""
+
+    def __init__(self, elementwise):
+        super().__init__()
+        self.elementwise = elementwise
+        self.shapes = []
+
+    def combine(self, rows, context=None):
+        self.shapes.append(tuple(rows.shape))
+        return rows.gather(0, rows.abs().argmax(0, keepdim=True))[0]
+
+
+class Problem:
+    """Two shared parameters and one per task; blue's loss does not reach the second shared one."""
+
+    def __init__(self, seed=0):
+        rng = torch.Generator().manual_seed(seed)
+
+        def draw(*shape):
+            return Parameter(torch.randn(*shape, generator=rng, dtype=torch.float64))
+
+        self.first, self.second = draw(3, 4), draw(4)
+        self.own = {name: draw(4) for name in NAMES}
+        self.other = draw(2)
+        self.inputs = torch.randn(2, 3, generator=rng, dtype=torch.float64)
+
+    @property
+    def shared(self):
+        return [self.first, self.second]
+
+    def parameters(self):
+        return [*self.shared, *self.own.values(), self.other]
+
+    def gradients(self):
+        own = {name: [p] for name, p in self.own.items()}
+        return TaskGradients(self.shared, own, [self.other])
+
+    def losses(self, names=NAMES, batch=0):
+        hidden = torch.tanh(self.inputs[batch] @ self.first)
+        losses = {}
+        for number, name in enumerate(names):
+            features = hidden if name == "blue" else hidden * self.second
+            loss = ((features * self.own[name]).sum() - number - 1) ** 2
+            losses[name] = loss + self.other.square().sum() / 2
+        return losses
+
+    def expected(self, shared, own, names=NAMES, batches=(0,)):
+        """Gradients of the losses weighed as told; None where nothing reaches."""
+        total = 0
+        for batch in batches:
+            for name, loss in self.losses(names, batch).items():
+                total = total + shared[name] * loss
+        reached = torch.autograd.grad(total, self.shared, allow_unused=True)
+        heads = dict.fromkeys(NAMES)
+        others = torch.zeros_like(self.other)
+        for batch in batches:
+            for name, loss in self.losses(names, batch).items():
+                head, other = torch.autograd.grad(loss, [self.own[name], self.other])
+                head = head * own[name]
+                heads[name] = head if heads[name] is None else heads[name] + head
+                others = others + other
+        return [*reached, *heads.values(), others]
+
+    def check(self, expected):
+        for parameter, gradient in zip(self.parameters(), expected, strict=True):
+            if gradient is None:
+                assert parameter.grad is None
+            else:
+                torch.testing.assert_close(parameter.grad, gradient, **NEAR)
+
+
+ALL_ONE = dict.fromkeys(NAMES, 1.0)
+
+
+def context(step=0, **known):
+    return BalancerContext(tasks=NAMES, step=step, **known)
+
+
+def test_equal_weights_through_rows_are_the_plain_sum():
+    by_rows, by_sum = Problem(), Problem()
+    rows, one = by_rows.gradients(), by_sum.gradients()
+    rows.collect_rows(by_rows.losses())
+    rows.apply(Balancing([Ones()]), context())
+    one.collect_sum([*by_sum.losses().values()])
+    one.apply(Balancing([]), context())
+    plain = Problem()
+    sum(plain.losses().values()).backward()
+    for problem in (by_rows, by_sum):
+        problem.check([p.grad for p in plain.parameters()])
+
+
+def test_weights_are_of_the_shared_parameters_only():
+    problem = Problem()
+    gradients = problem.gradients()
+    gradients.collect_rows(problem.losses())
+    result = gradients.apply(Balancing([Given([2.0, -0.5, 3.0])]), context())
+    assert result.weights == {"red": 2.0, "green": -0.5, "blue": 3.0}
+    problem.check(problem.expected(result.weights, ALL_ONE))
+
+
+def test_a_second_row_of_weights_is_of_the_heads():
+    problem = Problem()
+    gradients = problem.gradients()
+    gradients.collect_rows(problem.losses())
+    given = Given([[2.0, -0.5, 3.0], [0.1, 7.0, 1.0]])
+    result = gradients.apply(Balancing([given]), context())
+    own = dict(zip(NAMES, (0.1, 7.0, 1.0), strict=True))
+    problem.check(problem.expected(result.weights, own))
+
+
+def test_the_gramian_is_that_of_the_jacobian():
+    problem = Problem()
+    gradients = problem.gradients()
+    gradients.collect_rows(problem.losses())
+    tasks, gramian = gradients.gramian()
+    rows = []
+    for loss in problem.losses().values():
+        found = torch.autograd.grad(loss, problem.shared, allow_unused=True, retain_graph=True)
+        parts = [torch.zeros_like(p) if g is None else g
+                 for p, g in zip(problem.shared, found, strict=True)]  # fmt: skip
+        rows.append(torch.cat([part.flatten() for part in parts]))
+    jacobian = torch.stack(rows)
+    assert tasks == NAMES and gramian.dtype == torch.float64
+    torch.testing.assert_close(gramian, jacobian @ jacobian.T, **NEAR)
+    # The second shared parameter counts as zero for blue.
+    assert not jacobian[2, 12:].any()
+    result = gradients.apply(Balancing([Ones()]), context())
+    cosine = torch.nn.functional.cosine_similarity(jacobian[0], jacobian[2], dim=0)
+    assert result.cosines["red", "blue"] == pytest.approx(float(cosine), rel=1e-12)
+
+
+def test_absent_tasks_have_no_row():
+    problem = Problem()
+    gradients, ones = problem.gradients(), Ones()
+    gradients.collect_rows(problem.losses(("green", "blue")))
+    result = gradients.apply(Balancing([ones]), context())
+    assert list(result.weights) == ["green", "blue"] and ones.gramian.shape == (2, 2)
+    problem.check(problem.expected(ALL_ONE, ALL_ONE, ("green", "blue")))
+    assert problem.own["red"].grad is None
+
+
+def test_what_no_loss_reaches_has_no_gradient():
+    problem = Problem()
+    gradients = problem.gradients()
+    problem.second.grad = torch.ones_like(problem.second)
+    gradients.collect_rows(problem.losses(("blue",)))
+    gradients.apply(Balancing([Ones()]), context())
+    assert problem.second.grad is None
+
+
+def test_rows_of_micro_batches_are_summed_before_the_balancer_is_asked():
+    problem = Problem()
+    gradients, given = problem.gradients(), Given([2.0, -0.5, 3.0])
+    for batch in (0, 1):
+        gradients.collect_rows(problem.losses(batch=batch))
+    result = gradients.apply(Balancing([given]), context())
+    assert given.asked == 1
+    problem.check(problem.expected(result.weights, ALL_ONE, batches=(0, 1)))
+    # What was collected is used up.
+    gradients.collect_rows(problem.losses())
+    gradients.apply(Balancing([given]), context())
+    problem.check(problem.expected(result.weights, ALL_ONE))
+
+
+@pytest.mark.parametrize("balancers", [[], [Ones()], [Largest(True)], [Largest(False)]])
+def test_gradients_share_no_memory(balancers):
+    """Autograd gives one tensor for both of a + b, and an expanded one for a sum."""
+    a, b, c = (Parameter(torch.ones(3, dtype=torch.float64)) for _ in range(3))
+    gradients = TaskGradients([a, b], {"red": [c]})
+    losses = {"red": (a + b).sum() + c.sum()}
+    if balancers:
+        gradients.collect_rows(losses)
+    else:
+        gradients.collect_sum([*losses.values()])
+    gradients.apply(Balancing(balancers), context())
+    a.grad.mul_(2)
+    a.grad[0] = 5.0
+    b.grad[1] = 7.0
+    c.grad[2] = 9.0
+    assert a.grad.tolist() == [5.0, 2.0, 2.0]
+    assert b.grad.tolist() == [1.0, 7.0, 1.0]
+    assert c.grad.tolist() == [1.0, 1.0, 9.0]
+
+
+@pytest.mark.parametrize("poison", ["gramian", "weights"])
+def test_nothing_is_written_where_something_is_not_finite(poison):
+    problem = Problem()
+    gradients = problem.gradients()
+    if poison == "gramian":
+        balancing = Balancing([Ones()])
+        losses = problem.losses()
+        losses["red"] = losses["red"] * float("nan")
+    else:
+        balancing, losses = Balancing([Given([1.0, float("inf"), 1.0])]), problem.losses()
+    before = torch.ones_like(problem.first)
+    problem.first.grad = before
+    gradients.collect_rows(losses)
+    result = gradients.apply(balancing, context())
+    assert result.status == "not finite" and result.weights == {}
+    assert problem.first.grad is before and problem.second.grad is None
+    assert balancing.get_extra_state() == {"last_weights": {}}
+    # Nor does anything stay behind for the next step.
+    problem.first.grad = None
+    gradients.collect_rows(problem.losses())
+    gradients.apply(Balancing([Ones()]), context())
+    problem.check(problem.expected(ALL_ONE, ALL_ONE))
+
+
+def test_update_every_reuses_weights_and_its_state_comes_back():
+    problem = Problem()
+    gradients, given = problem.gradients(), Given([[2.0, -0.5, 3.0], [1.0, 4.0, 1.0]])
+    balancing = Balancing([given], update_every=3)
+    own = {"red": 1.0, "green": 4.0, "blue": 1.0}
+    for step in range(3):
+        gradients.collect_rows(problem.losses())
+        result = gradients.apply(balancing, context(step))
+        problem.check(problem.expected(result.weights, own))
+        assert given.asked == 1
+    restored = Given([9.0, 9.0, 9.0])
+    resumed = Balancing([restored], update_every=3)
+    resumed.load_state_dict(json.loads(json.dumps(dict(balancing.state_dict()))))
+    for step, asked in ((1, 0), (2, 0), (3, 1)):
+        gradients.collect_rows(problem.losses())
+        result = gradients.apply(resumed, context(step))
+        assert restored.asked == asked
+        assert result.weights["green"] == (9.0 if asked else -0.5)
+
+
+def test_update_every_asks_for_tasks_that_it_has_no_weights_of():
+    problem = Problem()
+    gradients, given = problem.gradients(), Given([2.0, -0.5, 3.0])
+    balancing = Balancing([given], update_every=10)
+    for step, names, asked in ((0, NAMES[:2], 1), (1, NAMES[:1], 1), (2, NAMES, 2)):
+        gradients.collect_rows(problem.losses(names))
+        gradients.apply(balancing, context(step))
+        assert given.asked == asked
+    balancing.restart()
+    gradients.collect_rows(problem.losses())
+    gradients.apply(balancing, context(3))
+    assert given.asked == 3
+
+
+@pytest.mark.parametrize("elementwise", [True, False])
+def test_gradient_balancers_see_rows_and_give_the_direction(elementwise):
+    problem = Problem()
+    gradients, largest = problem.gradients(), Largest(elementwise)
+    gradients.collect_rows(problem.losses())
+    gradients.apply(Balancing([largest]), context())
+    assert largest.shapes == ([(3, 12), (3, 4)] if elementwise else [(3, 16)])
+    plain = problem.expected(ALL_ONE, ALL_ONE)
+    for number, parameter in enumerate(problem.shared):
+        rows = torch.stack(
+            [
+                torch.zeros_like(parameter) if g is None else g
+                for loss in problem.losses().values()
+                for g in torch.autograd.grad(
+                    loss, [parameter], allow_unused=True, retain_graph=True
+                )
+            ]
+        )
+        plain[number] = rows.gather(0, rows.abs().argmax(0, keepdim=True))[0]
+    problem.check(plain)
+
+
+@pytest.mark.parametrize("elementwise", [True, False])
+def test_gradient_balancers_leave_alone_what_no_task_reaches(elementwise):
+    problem = Problem()
+    gradients, largest = problem.gradients(), Largest(elementwise)
+    gradients.collect_rows(problem.losses(("blue",)))
+    gradients.apply(Balancing([largest]), context())
+    assert problem.second.grad is None and problem.first.grad is not None
+    assert largest.shapes == [(1, 12)]
+
+
+@pytest.mark.parametrize("weights", [[0.0] * 3, [[0.0] * 3, [0.0] * 3]])
+def test_cross_terms_weigh_one_under_every_balancer(weights):
+    problem = Problem()
+    gradients = problem.gradients()
+    losses = problem.losses()
+    gradients.collect_rows(losses, keep_graph=True)
+    gradients.collect_sum([losses["red"] * 0.5])
+    gradients.apply(Balancing([Given(weights)]), context())
+    head = problem.own["red"]
+    cross = torch.autograd.grad(problem.losses()["red"] * 0.5, [*problem.shared, head])
+    # Unless the balancer weighs heads too, the task's own loss is learnt there with weight 1.
+    (own,) = torch.autograd.grad(problem.losses()["red"], [head])
+    at_head = cross[2] if len(weights) == 2 else cross[2] + own
+    expected = (*cross[:2], at_head)
+    for parameter, gradient in zip([*problem.shared, head], expected, strict=True):
+        torch.testing.assert_close(parameter.grad, gradient, **NEAR)
+
+
+def test_frozen_parameters_are_left_alone():
+    problem = Problem()
+    problem.second.requires_grad_(False)
+    problem.own["red"].requires_grad_(False)
+    gradients = problem.gradients()
+    gradients.collect_rows(problem.losses())
+    gradients.apply(Balancing([Ones()]), context())
+    assert problem.second.grad is None and problem.own["red"].grad is None
+    assert problem.first.grad is not None
+
+
+def test_a_whole_learner_through_rows_is_the_plain_sum():
+    batch, grads = tiny_batch(), []
+    batch = attrs.evolve(batch, inputs=batch.inputs.double())
+    for chain in ([], [Equal(), Ones()], [Fixed(weights={"depth": 1.0})]):
+        learner = tiny_learner(chain).double()
+        losses = learner(batch, tuple(learner.model.tasks))
+        gradients = learner.task_gradients()
+        if learner.balancing.finisher is None:
+            gradients.collect_sum([*losses.balanced.values()])
+        else:
+            gradients.collect_rows(losses.balanced)
+        gradients.apply(learner.balancing, learner.context)
+        grads.append([p.grad for p in learner.parameters()])
+    for other in grads[1:]:
+        for one, two in zip(grads[0], other, strict=True):
+            torch.testing.assert_close(one, two, rtol=1e-10, atol=1e-14)
+
+
+def test_the_order_of_a_chain_is_checked():
+    with pytest.raises(UsageError, match="must be the last"):
+        Balancing([Ones(), Equal()])
+    with pytest.raises(UsageError, match="must be the last"):
+        Balancing([Ones(), Largest(True)])
+    with pytest.raises(UsageError, match="update_every"):
+        Balancing([Equal()], update_every=2)
+    chain = Balancing([Equal(), Fixed(weights={"red": 2.0}), Ones()])
+    chain.prepare(TASKS)
+    losses = {name: torch.ones(()) for name in NAMES}
+    assert float(chain.transform(losses, context())["red"]) == 2.0
+    assert isinstance(chain.finisher, Ones)
+    assert all(isinstance(b, LossBalancer) for b in chain.loss_balancers)
+
+
+# Published numbers
+
+
+@pytest.fixture(scope="module")
+def golden():
+    file = GOLDEN / "balancers.json"
+    if not file.is_file():
+        pytest.skip("no golden vectors (MTLCORE_GOLDEN names their folder)")
+    return json.loads(file.read_text("utf-8"))
+
+
+def drive(dwa, per_epoch, steps=3):
+    """Train on these mean losses; the weights that every epoch used, and those of the next."""
+    used = []
+    for epoch, means in enumerate([*per_epoch, per_epoch[-1]]):
+        for step in range(steps):
+            # Single steps differ; their mean is the epoch's.
+            losses = {n: m * (1 + (step - 1) / 10) for n, m in zip(NAMES, means, strict=True)}
+            here = context(epoch * steps + step, epoch=epoch)
+            given = {name: torch.tensor(x, dtype=torch.float64) for name, x in losses.items()}
+            balanced = dwa.transform(given, here)
+            weights = [float(balanced[name]) / losses[name] for name in NAMES]
+            if step == 0:
+                used.append(weights)
+            assert weights == pytest.approx(used[-1], rel=1e-12)
+            here.losses = losses
+            dwa.after_step(here)
+            assert [dwa.current_weights()[n] for n in NAMES] == pytest.approx(weights, rel=1e-12)
+    return used
+
+
+def test_dwa_epoch_by_epoch(golden):
+    case = golden["dwa"]
+    dwa = DWA(temperature=case["T"])
+    dwa.prepare(TASKS)
+    used = drive(dwa, case["losses_per_epoch"])
+    for found, expected in zip(used, case["weights_per_epoch"], strict=True):
+        assert found == pytest.approx(expected, rel=1e-12)
+
+
+def test_dwa_restarted_weighs_equally_again(golden):
+    case = golden["dwa"]
+    dwa = DWA(temperature=case["T"])
+    dwa.prepare(TASKS)
+    drive(dwa, case["losses_per_epoch"])
+    dwa.restart()
+    used = drive(dwa, case["losses_per_epoch"])
+    for found, expected in zip(used, case["weights_per_epoch"], strict=True):
+        assert found == pytest.approx(expected, rel=1e-12)
+
+
+FORMS = {
+    "mtan_half_exp": "kendall",
+    "mtml_exp": "mtml",
+    "samsung_exp_half_reg": "half-log",
+    "revised_log1p_sigma2": "revised",
+}
+
+
+@pytest.mark.parametrize("published", FORMS)
+def test_uncertainty_in_its_published_forms(golden, published):
+    case = golden["uncertainty"]
+    expected = next(form for form in case["forms"] if form["form"] == published)
+    balancer = Uncertainty(form=FORMS[published])
+    balancer.prepare(TASKS)
+    balancer.double()
+    with torch.no_grad():
+        for task, s in zip(TASKS, case["s"], strict=True):
+            balancer.log_variance[task.key].fill_(s)
+    losses = {
+        name: torch.tensor(x, dtype=torch.float64, requires_grad=True)
+        for name, x in zip(NAMES, case["losses"], strict=True)
+    }
+    total = sum(balancer.transform(losses, context()).values())
+    total.backward()
+    assert float(total.detach()) == pytest.approx(expected["total"], rel=1e-12)
+    slopes = [float(balancer.log_variance[task.key].grad) for task in TASKS]
+    assert slopes == pytest.approx(expected["grad_s"], rel=1e-12)
+    weights = [float(losses[name].grad) for name in NAMES]
+    assert weights == pytest.approx(expected["loss_weight"], rel=1e-12)
+    shown = [balancer.current_weights()[name] for name in NAMES]
+    assert shown == pytest.approx(expected["loss_weight"], rel=1e-12)
