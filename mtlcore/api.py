@@ -172,7 +172,11 @@ def _train(
     about = provenance(plugins, config, training.device)
     directory.write_config(config)
     directory.write_json("run.json", {**about, "status": "running", "reason": None})
-    title = f"{config.method} -> {directory.location}"
+    names = ", ".join(task.name for task in config.tasks)
+    title = (
+        f"{config.method} learns {names} from {config.dataset.component.spec.name}: "
+        f"{training.epochs} epochs of {training.steps_per_epoch} steps on {training.device}"
+    )
     status: str = "failed"
     reason: str | None = "stopped without a word"
     try:

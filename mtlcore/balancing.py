@@ -88,6 +88,42 @@ class Balancer(nn.Module, abc.ABC):
         """The generator to draw from."""
         return self.generator if context is None else context.generator
 
+    def backward(
+        self,
+        losses: Mapping[str, Tensor],
+        shared: Iterable[Parameter] = (),
+        context: BalancerContext | None = None,
+    ) -> BalancingResult:
+        """Balance in any training loop: in place of `sum(losses.values()).backward()`.
+
+        Adds to `.grad`, as `backward` does. Parameters that only one loss reaches are found
+        through the graph. A balancer that learns from steps also needs `prepare(tasks)` before
+        and `after_step(context)` after each of them.
+
+        Args:
+            losses: a scalar per task, each with its graph.
+            shared: the parameters whose gradients are balanced, such as `trunk.parameters()`; a
+                balancer of losses needs none.
+            context: of the step; None: one of these losses and `self.generator`.
+
+        Raises:
+            UsageError: several losses reach a parameter that is not among `shared`.
+        """
+        if context is None:
+            names = tuple(losses)
+            context = BalancerContext(tasks=names, present=names, generator=self.generator)
+        balancing = Balancing([self])
+        balanced = balancing.transform(dict(losses), context)
+        shared = list(shared)
+        if balancing.finisher is None:
+            everything = [*shared, *(p for loss in balanced.values() for p in _leaves(loss))]
+            gradients = TaskGradients(dict.fromkeys(everything), {})
+            gradients.collect_sum([*balanced.values()])
+        else:
+            gradients = TaskGradients(shared, _own_leaves(balanced, shared))
+            gradients.collect_rows(balanced)
+        return gradients.apply(balancing, context, accumulate=True)
+
 
 class LossBalancer(Balancer):
     """K losses in, K losses out."""
@@ -309,10 +345,13 @@ class TaskGradients:
         flat = torch.stack([entries[min(i, j), max(i, j)] for i in ranks for j in ranks])
         return tasks, flat.reshape(len(tasks), len(tasks)).cpu()
 
-    def apply(self, balancing: Balancing, context: BalancerContext) -> BalancingResult:
+    def apply(
+        self, balancing: Balancing, context: BalancerContext, accumulate: bool = False
+    ) -> BalancingResult:
         """Write `.grad` of every parameter; None where no loss reached it. Clears the rows.
 
-        Nothing is written where the Gramian or the answer is not finite.
+        Nothing is written where the Gramian or the answer is not finite. With `accumulate` the
+        gradient is added to what `.grad` holds.
         """
         result = BalancingResult()
         if self._rows and balancing.finisher is not None:
@@ -323,6 +362,8 @@ class TaskGradients:
         taken: set[int] = set()
         for parameter in [*self._shared, *self._owner, *self._others]:
             gradient = self._sums.get(parameter)
+            if accumulate and parameter.grad is not None:
+                gradient = parameter.grad if gradient is None else parameter.grad + gradient
             # Autograd may hand out one tensor twice, or an expanded one; `.grad` is edited in
             # place later (clipping), so each parameter needs memory of its own.
             if gradient is not None and (
@@ -387,6 +428,39 @@ class TaskGradients:
             if gradient is not None:
                 seen = self._sums.get(parameter)
                 self._sums[parameter] = gradient if seen is None else seen + gradient
+
+
+def _leaves(loss: Tensor) -> list[Parameter]:
+    """The leaves that a loss reaches, each once, in the order of a walk through its graph."""
+    found: dict[Any, None] = {}
+    seen, waiting = set(), [loss.grad_fn]
+    while waiting:
+        node = waiting.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        leaf = getattr(node, "variable", None)
+        if leaf is not None:
+            found[leaf] = None
+        waiting += [following for following, _ in node.next_functions]
+    return list(found)
+
+
+def _own_leaves(
+    losses: Mapping[str, Tensor], shared: Sequence[Parameter]
+) -> dict[str, list[Parameter]]:
+    common = set(shared)
+    own = {task: [p for p in _leaves(loss) if p not in common] for task, loss in losses.items()}
+    seen: dict[Parameter, str] = {}
+    for task, parameters in own.items():
+        for parameter in parameters:
+            if seen.setdefault(parameter, task) != task:
+                raise UsageError(
+                    f"the losses of {seen[parameter]} and {task} both reach a parameter of shape "
+                    f"{tuple(parameter.shape)} that is not among `shared`; its gradient would not "
+                    "be balanced: name every parameter that several tasks use"
+                )
+    return own
 
 
 def _gradients(loss: Tensor, parameters: Sequence[Parameter], retain: bool) -> Row:

@@ -100,8 +100,8 @@ class TrainingConfig:
     """How long and how to train.
 
     Args:
-        epochs: passes over the training samples; this or steps.
-        steps: least number of steps; the run ends with the epoch that reaches it.
+        epochs: passes over the training samples.
+        steps: the run ends with the epoch that reaches them. Of both, what comes first.
         batch_size: samples per step and process.
         precision: of the arithmetic.
         threads: that compute; unset: torch's choice.

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from mtlcore.balancing import BalancerContext, Balancing, TaskGradients
@@ -16,9 +17,6 @@ from mtlcore.models import MultiTaskModel
 
 class Learner(nn.Module):
     """Batches in, task losses out.
-
-    `torch.func.functional_call(learner, parameters, (batch, tasks))` evaluates all of it at other
-    parameters, which is what bilevel methods need.
 
     Args:
         model: backbone and heads.
@@ -71,6 +69,21 @@ class Learner(nn.Module):
             count={task: batch.count[task] for task in present},
             maps=maps,
         )
+
+    def losses_at(
+        self, parameters: Mapping[str, Tensor], batch: Batch, tasks: Sequence[str]
+    ) -> TaskLosses:
+        """`forward` at other parameters, by their names; buffers are neither read back nor changed.
+
+        Args:
+            parameters: replacements for some or all of `named_parameters()`; gradients reach them.
+            batch: as in `forward`.
+            tasks: as in `forward`.
+        """
+        buffers = {name: buffer.clone() for name, buffer in self.named_buffers()}
+        found = torch.func.functional_call(self, {**parameters, **buffers}, (batch, tasks))
+        assert isinstance(found, TaskLosses)
+        return found
 
     def task_gradients(self) -> TaskGradients:
         """A collector over all parameters as they are now."""

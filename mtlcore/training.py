@@ -180,11 +180,9 @@ class Training:
         self._end_epoch()
 
     def _number_of_epochs(self) -> int:
-        training = self.config.training
-        if training.epochs is not None:
-            return training.epochs
-        assert training.steps is not None
-        return -(-training.steps // self.steps_per_epoch)
+        epochs, steps = self.config.training.epochs, self.config.training.steps
+        limits = [epochs, None if steps is None else -(-steps // self.steps_per_epoch)]
+        return min(limit for limit in limits if limit is not None)
 
     def _remaining(self, plans: Sequence[StepPlan]) -> Sequence[StepPlan]:
         return plans[self.progress.done :]

@@ -14,8 +14,6 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PLUGINS = sorted(file.parent for file in (ROOT / "plugins").glob("*/pyproject.toml"))
-    path for path in (ROOT / "plugins").iterdir() if (path / "pyproject.toml").exists()
-)
 
 
 def read(path: Path) -> dict:

@@ -1,0 +1,125 @@
+"""The learner as a function of its parameters, and balancers in anybody's loop."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from mtlcore.balancing import BalancerContext, GradientBalancer, GramianBalancer
+from mtlcore.errors import UsageError
+from mtlcore.standard.balancers import Fixed
+from mtlcore.tasks import Task
+from mtlcore.testing import tiny_batch, tiny_learner
+
+
+class Sum(GramianBalancer):
+    def weights(self, gramian, context=None):
+        return torch.ones(len(gramian), dtype=torch.float64)
+
+
+class Halved(GramianBalancer):
+    def weights(self, gramian, context=None):
+        return torch.full((2, len(gramian)), 0.5, dtype=torch.float64)
+
+
+class Mean(GradientBalancer):
+    def combine(self, rows, context=None):
+        return rows.mean(dim=0)
+
+
+def test_losses_at_the_same_parameters_are_the_same() -> None:
+    learner, batch = tiny_learner(), tiny_batch(4)
+    tasks = tuple(learner.model.tasks)
+    here = learner.losses_at(dict(learner.named_parameters()), batch, tasks)
+    there = learner(batch, tasks)
+    assert here.raw.keys() == there.raw.keys()
+    for task, loss in here.raw.items():
+        assert torch.equal(loss, there.raw[task])
+
+
+def test_losses_at_other_parameters_touch_no_buffer_and_carry_gradients() -> None:
+    learner, batch = tiny_learner(), tiny_batch(4)
+    before = {name: buffer.clone() for name, buffer in learner.named_buffers()}
+    assert before  # there is a batch norm
+    moved = {name: (p.detach() + 0.1).requires_grad_() for name, p in learner.named_parameters()}
+    losses = learner.losses_at(moved, batch, tuple(learner.model.tasks))
+    sum(losses.balanced.values()).backward()
+    assert all(p.grad is not None for p in moved.values())
+    assert all(p.grad is None for p in learner.parameters())
+    for name, buffer in learner.named_buffers():
+        assert torch.equal(buffer, before[name])
+
+
+class Two(nn.Module):
+    """A trunk and a head per task."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.trunk = nn.Linear(5, 4).double()
+        self.heads = nn.ModuleDict({t: nn.Linear(4, 1).double() for t in ("a", "b")})
+
+    def losses(self) -> dict[str, torch.Tensor]:
+        x = torch.linspace(-1, 1, 15, dtype=torch.float64).reshape(3, 5)
+        features = self.trunk(x).tanh()
+        return {task: head(features).square().mean() for task, head in self.heads.items()}
+
+    def gradients(self) -> dict[str, torch.Tensor]:
+        return {name: p.grad.clone() for name, p in self.named_parameters()}
+
+
+def expected(trunk: float, heads: float) -> dict[str, torch.Tensor]:
+    model = Two()
+    sum(model.losses().values()).backward()
+    scale = {"trunk": trunk, "heads": heads}
+    return {name: grad * scale[name.split(".")[0]] for name, grad in model.gradients().items()}
+
+
+@pytest.mark.parametrize(
+    ("balancer", "trunk", "heads"), [(Sum(), 1, 1), (Halved(), 0.5, 0.5), (Mean(), 0.5, 1)]
+)
+def test_backward_in_any_loop(balancer, trunk: float, heads: float) -> None:
+    model = Two()
+    result = balancer.backward(model.losses(), shared=model.trunk.parameters())
+    for name, gradient in expected(trunk, heads).items():
+        torch.testing.assert_close(model.get_parameter(name).grad, gradient)
+    if isinstance(balancer, GramianBalancer):
+        assert result.weights == pytest.approx(dict.fromkeys("ab", trunk))
+        assert result.status == "converged"
+
+
+def test_backward_adds_to_what_is_there() -> None:
+    model = Two()
+    for _ in range(2):
+        Sum().backward(model.losses(), shared=model.trunk.parameters())
+    for name, gradient in expected(2, 2).items():
+        torch.testing.assert_close(model.get_parameter(name).grad, gradient)
+
+
+def test_backward_of_a_balancer_of_losses() -> None:
+    model, balancer = Two(), Fixed(weights={"a": 3.0, "b": 3.0})
+    balancer.prepare([Task(name=name, kind="depth", channels=1) for name in "ab"])
+    balancer.backward(model.losses())
+    for name, gradient in expected(3, 3).items():
+        torch.testing.assert_close(model.get_parameter(name).grad, gradient)
+
+
+def test_a_forgotten_shared_parameter_is_refused() -> None:
+    model = Two()
+    with pytest.raises(UsageError, match=r"a and b both reach .* not among `shared`"):
+        Sum().backward(model.losses(), shared=[model.trunk.weight])
+    assert all(p.grad is None for p in model.parameters())
+
+
+def test_a_context_is_passed_on() -> None:
+    seen = []
+
+    class Listening(GramianBalancer):
+        def weights(self, gramian, context=None):
+            seen.append(context)
+            return torch.ones(len(gramian), dtype=torch.float64)
+
+    model, context = Two(), BalancerContext(tasks=("a", "b"), step=7)
+    Listening().backward(model.losses(), model.trunk.parameters(), context)
+    assert seen == [context]
