@@ -325,6 +325,16 @@ class TaskGradients:
                 rows[task] = _added(rows[task], row) if task in rows else row
             self._add(self._others, rest[len(own) :])
 
+    def unscale(self, scale: float) -> None:
+        """Divide everything collected by the factor that the losses were multiplied by."""
+        rows = [gradient for row in self._rows.values() for gradient in row]
+        rows += [gradient for row in self._own_rows.values() for gradient in row]
+        collected = [g for g in [*rows, *self._sums.values()] if g is not None]
+        # Autograd may have handed out one tensor twice; it must be divided once.
+        distinct = list({gradient.data_ptr(): gradient for gradient in collected}.values())
+        if distinct:
+            torch._foreach_mul_(distinct, 1 / scale)
+
     def gramian(self) -> tuple[tuple[str, ...], Tensor]:
         """The tasks that have a row, and their (K, K) float64 Gramian on the CPU.
 

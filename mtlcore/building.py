@@ -14,6 +14,7 @@ from mtlcore.learner import Learner
 from mtlcore.loading import Loader, PlanReader, Split
 from mtlcore.metrics import Metric
 from mtlcore.models import Backbone, FeatureInfo, MultiTaskModel, count_parameters
+from mtlcore.regimes import draw_regime
 from mtlcore.transforms import Augmentation
 
 
@@ -23,8 +24,12 @@ def open_splits(config: RunConfig) -> dict[str, Split]:
     Raises:
         UsageError: a split without samples.
     """
-    return {"train": open_split(config, "train", config.data.train),
-            "val": open_split(config, "val", config.data.val)}  # fmt: skip
+    train = open_split(config, "train", config.data.train)
+    # A stream of its own: the regime is the same whatever else a run draws.
+    generator = torch.Generator().manual_seed(config.seed)
+    names = [task.name for task in config.tasks]
+    train.regime = draw_regime(config.data.labels, names, len(train), generator)
+    return {"train": train, "val": open_split(config, "val", config.data.val)}
 
 
 def open_split(config: RunConfig, name: str, limit: int | None) -> Split:
@@ -78,7 +83,8 @@ def build_learner(config: RunConfig) -> Learner:
     cross_task = [chosen.make(config.tasks, features) for chosen in config.cross_task]
     chain: list[Balancer] = [chosen.make() for chosen in config.chain]
     balancing = Balancing(chain, config.update_every)
-    return Learner(model, losses, cross_task, balancing, config.training.normalisation)
+    training = config.training
+    return Learner(model, losses, cross_task, balancing, training.normalisation, training.precision)
 
 
 def make_metrics(config: RunConfig) -> dict[str, Metric]:

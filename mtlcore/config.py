@@ -49,6 +49,10 @@ CARRIED: dict[str, frozenset[str]] = {
 }
 
 
+_POSITIVE = attrs.validators.ge(1)
+_POSITIVE_IF_SET = attrs.validators.optional(_POSITIVE)
+
+
 @attrs.frozen(kw_only=True)
 class AugmentConfig:
     """Random changes of the training samples, the same for every task of a sample.
@@ -78,7 +82,8 @@ class DataConfig:
         size: height and width that the network sees; unset: what the dataset suggests.
         train: samples to render, or the most to use of the split; unset: all.
         val: the same for validation.
-        labels: which labels are used; all of them.
+        labels: which training labels are used: "full", "one" or "random" (some of each sample),
+            shares such as "segmentation=0.9,depth=0.1", or a .json file, task -> list of samples.
         on_error: what to do about a sample that cannot be read: stop the run, or skip it.
         workers: processes that load ahead; 0 loads between the steps.
         augment: random scaling and flipping of training samples.
@@ -89,9 +94,9 @@ class DataConfig:
     size: tuple[int, int] | None = None
     train: int | None = None
     val: int | None = None
-    labels: Literal["full"] = "full"
+    labels: str = "full"
     on_error: Literal["stop", "skip"] = "stop"
-    workers: int = 1
+    workers: int = attrs.field(default=1, validator=attrs.validators.ge(0))
     augment: AugmentConfig = AugmentConfig()
 
 
@@ -103,7 +108,9 @@ class TrainingConfig:
         epochs: passes over the training samples.
         steps: the run ends with the epoch that reaches them. Of both, what comes first.
         batch_size: samples per step and process.
-        precision: of the arithmetic.
+        accumulate: batches per step; a step then sees so many times batch_size samples.
+        precision: of the arithmetic in backbone and heads; losses are always fp32.
+        compile: the backbone, by torch.compile.
         threads: that compute; unset: torch's choice.
         normalisation: a task's loss is the mean over valid elements of the batch ("valid"), or
             over samples of their own means ("sample").
@@ -112,15 +119,17 @@ class TrainingConfig:
         max_skipped: steps in a row without a finite loss and gradient before the run stops.
     """
 
-    epochs: int | None = None
-    steps: int | None = None
-    batch_size: int = 8
-    precision: Literal["fp32"] = "fp32"
-    threads: int | None = None
+    epochs: int | None = attrs.field(default=None, validator=_POSITIVE_IF_SET)
+    steps: int | None = attrs.field(default=None, validator=_POSITIVE_IF_SET)
+    batch_size: int = attrs.field(default=8, validator=_POSITIVE)
+    accumulate: int = attrs.field(default=1, validator=_POSITIVE)
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    compile: bool = False
+    threads: int | None = attrs.field(default=None, validator=_POSITIVE_IF_SET)
     normalisation: Literal["valid", "sample"] = "valid"
-    evaluate_every: int | None = None
-    average_last: int = 1
-    max_skipped: int = 10
+    evaluate_every: int | None = attrs.field(default=None, validator=_POSITIVE_IF_SET)
+    average_last: int = attrs.field(default=1, validator=_POSITIVE)
+    max_skipped: int = attrs.field(default=10, validator=_POSITIVE)
 
 
 @attrs.frozen
@@ -511,21 +520,32 @@ class _Resolver:
                            ("model.backbone", "backbones"), ("data", "datasets")):  # fmt: skip
             used.add(f"{kind}/{self._table(path).get('name')}")
         used |= {f"losses/{link.get('name')}" for link in self._at("cross_task") or ()}
-        for selection in self._selections:
-            for needed in selection.method.requires if selection.method else ():
-                if needed in used:
-                    continue
-                kind, _, name = needed.partition("/")
-                advice = f"it needs {kind}/{name}"
-                if kind == "balancers":
-                    names = [name, *(c.component.spec.name for c in chain)]
-                    links = ", ".join(f'{{name = "{n}"}}' for n in names)
-                    advice = f"write balancer.chain = [{links}] (with its settings) instead"
-                self._problems.append(
-                    f"method {selection.method.name!r} is not itself without {needed}: {advice}"
-                    if selection.method
-                    else advice
-                )
+        for method in (selection.method for selection in self._selections):
+            for needed in method.requires if method else ():
+                if method and needed not in used:
+                    self._problems.append(
+                        f"method {method.name!r} is not itself without {needed}: "
+                        + self._advice(needed, chain)
+                    )
+
+    def _advice(self, needed: str, chain: Sequence[Chosen]) -> str:
+        from mtlcore.balancing import LossBalancer
+
+        kind, _, name = needed.partition("/")
+        if kind != "balancers":
+            return f"it needs {needed}"
+        names = [chosen.component.spec.name for chosen in chain]
+        final = [c for c in chain if not _is_a(c.component, LossBalancer)]
+        if final and not _is_a(self._plugins.get(kind, name), LossBalancer):
+            return (
+                f"{name} and {final[-1].component.spec.name} both weigh task gradients, and a run "
+                "can have one of such balancers: choose one"
+            )
+        # A balancer of gradients ends a chain.
+        first = _is_a(self._plugins.get(kind, name), LossBalancer)
+        ordered = [name, *names] if first else [*names, name]
+        links = ", ".join(f'{{name = "{link}"}}' for link in ordered)
+        return f"write balancer.chain = [{links}] (with its settings) instead"
 
     # Looking up, checking, completing
 
@@ -590,7 +610,13 @@ class _Resolver:
     def _build(self, record: type[Any], given: Mapping[str, Any], path: str) -> Any:
         before = len(self._problems)
         values = structure(record, given, path, self._problems)
-        return record(**values) if len(self._problems) == before else None
+        if len(self._problems) > before:
+            return None
+        try:
+            return record(**values)
+        except ValueError as error:  # the record's own validation
+            self._problems.append(f"{path}: {error.args[0]}")
+            return None
 
     def _complete(self, path: str, record: type[Any], reserved: Sequence[str]) -> None:
         table = self._table(path)
@@ -630,6 +656,11 @@ class _Resolver:
         at[last] = table
         for leaf in _leaves(path, table):
             self._merged.origins.setdefault(leaf, origin)
+
+
+def _is_a(component: Component, base: type) -> bool:
+    target = component.load()
+    return isinstance(target, type) and issubclass(target, base)
 
 
 _SCALARS: dict[str, type] = {"seed": int, "device": str, "method": str}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import attrs
 import torch
@@ -98,6 +98,26 @@ def batch_bounds(size: int, batch_size: int) -> list[tuple[int, int]]:
     if len(begins) > 1 and batch_size > 1 and size - begins[-1] == 1:
         begins.pop()
     return list(zip(begins, [*begins[1:], size], strict=True))
+
+
+def accumulated(plans: Iterable[StepPlan], number: int) -> list[StepPlan]:
+    """Every `number` plans as one step; what is left over at the end makes a smaller one."""
+    plans = list(plans)
+    if number == 1:
+        return plans
+    return [_joined(plans[begin : begin + number]) for begin in range(0, len(plans), number)]
+
+
+def _joined(plans: Sequence[StepPlan]) -> StepPlan:
+    batches: list[BatchPlan] = []
+    episodes: list[Episode] = []
+    for plan in plans:
+        shift = len(batches)
+        batches += plan.batches
+        for episode in plan.episodes:
+            query = None if episode.query is None else episode.query + shift
+            episodes.append(attrs.evolve(episode, support=episode.support + shift, query=query))
+    return StepPlan(tuple(batches), tuple(episodes))
 
 
 def in_order(split: str, size: int, batch_size: int, used: int | None = None) -> list[BatchPlan]:

@@ -40,7 +40,7 @@ def evaluate(
                 continue
             here = batch.to(device)
             present = here.present(tasks)
-            predictions = learner.model(here.inputs, present)
+            predictions = learner.predict(here.inputs, present)
             for task in present:
                 target, valid = here.targets[task], here.valid[task]
                 loss = learner.losses[learner.model.tasks[task].key]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +12,10 @@ from torch import Tensor, nn
 from mtlcore.balancing import BalancerContext, Balancing, TaskGradients
 from mtlcore.data import Batch
 from mtlcore.losses import CrossTaskLoss, Loss, Normalisation, ScalarLoss, TaskLosses, reduce_loss
-from mtlcore.models import MultiTaskModel
+from mtlcore.models import Features, MultiTaskModel
+
+Precision = Literal["fp32", "bf16", "fp16"]
+_DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class Learner(nn.Module):
@@ -24,6 +27,7 @@ class Learner(nn.Module):
         cross_task: any number of losses between tasks.
         balancing: the chain.
         normalisation: see `mtlcore.losses.reduce_loss`.
+        precision: of the arithmetic in backbone and heads; predictions and losses are fp32.
 
     Attributes:
         context: of the current step; the training loop keeps it up to date.
@@ -36,6 +40,7 @@ class Learner(nn.Module):
         cross_task: Sequence[CrossTaskLoss],
         balancing: Balancing,
         normalisation: Normalisation = "valid",
+        precision: Precision = "fp32",
     ) -> None:
         super().__init__()
         self.model = model
@@ -43,7 +48,13 @@ class Learner(nn.Module):
         self.cross_task = nn.ModuleList(cross_task)
         self.balancing = balancing
         self.normalisation: Normalisation = normalisation
+        self.precision: Precision = precision
         self.context = BalancerContext(tasks=tuple(model.tasks))
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """Names of all tasks."""
+        return tuple(self.model.tasks)
 
     def forward(self, batch: Batch, tasks: Sequence[str]) -> TaskLosses:
         """Losses of those of `tasks` that have a label in the batch, loss balancers included.
@@ -53,8 +64,7 @@ class Learner(nn.Module):
         present = batch.present(tasks)
         needed = {*present, *(t for loss in self._cross_task() for t in loss.needs(batch, tasks))}
         running = [task for task in tasks if task in needed]
-        features = self.model.features(batch.inputs, running)
-        predictions = self.model.predict(features, running, tuple(batch.inputs.shape[2:]))
+        features, predictions = self._run(batch.inputs, running)
         raw, maps, valid = self._supervised(batch, present, predictions)
         self.context.present = present
         self.context.maps, self.context.batch = maps, batch if maps else None
@@ -69,6 +79,10 @@ class Learner(nn.Module):
             count={task: batch.count[task] for task in present},
             maps=maps,
         )
+
+    def predict(self, inputs: Tensor, tasks: Sequence[str]) -> dict[str, Tensor]:
+        """Predictions of the named tasks at the inputs' size, in fp32."""
+        return self._run(inputs, tasks)[1]
 
     def losses_at(
         self, parameters: Mapping[str, Tensor], batch: Batch, tasks: Sequence[str]
@@ -105,6 +119,15 @@ class Learner(nn.Module):
         taken = {id(p) for group in groups for p in group["params"]}
         rest = [p for p in self.parameters() if id(p) not in taken and p.requires_grad]
         return [{"params": rest}, *groups]
+
+    def _run(self, inputs: Tensor, tasks: Sequence[str]) -> tuple[Features, dict[str, Tensor]]:
+        dtype = _DTYPES[self.precision]
+        with torch.autocast(inputs.device.type, dtype, enabled=dtype is not None):
+            features = self.model.features(inputs, tasks)
+            predictions = self.model.predict(features, tasks, tuple(inputs.shape[2:]))
+        if dtype is not None:
+            predictions = {task: prediction.float() for task, prediction in predictions.items()}
+        return features, predictions
 
     def _cross_task(self) -> Iterator[CrossTaskLoss]:
         for loss in self.cross_task:

@@ -13,6 +13,7 @@ from torch.utils.data import Dataset as TorchDataset
 
 from mtlcore.data import Batch, DataError, Dataset, Sample, collate
 from mtlcore.episodes import BatchPlan, LoadedPlan, StepPlan
+from mtlcore.regimes import LabelRegime
 from mtlcore.tasks import Task
 from mtlcore.transforms import Augmentation, resize
 
@@ -35,6 +36,9 @@ class Split:
         tasks: that the run learns.
         size: height and width to fit every image to; None: as they are.
         limit: use this many samples at most, evenly spread over the split; None: all.
+
+    Attributes:
+        regime: which labels may be seen; None: all.
     """
 
     def __init__(
@@ -47,6 +51,7 @@ class Split:
         self._dataset, self._tasks, self._size = dataset, tuple(tasks), size
         available = len(dataset)
         self._length = available if limit is None else min(limit, available)
+        self.regime: LabelRegime | None = None
 
     def __len__(self) -> int:
         return self._length
@@ -56,6 +61,8 @@ class Split:
         number = index * len(self._dataset) // self._length
         sample = self._dataset[number]
         names = {task.name for task in self._tasks}
+        if self.regime is not None:
+            names &= self.regime.tasks(index, sample.key)
         sample = attrs.evolve(
             sample,
             targets={name: t for name, t in sample.targets.items() if name in names},

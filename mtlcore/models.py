@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import attrs
 import torch.nn.functional as F
@@ -27,7 +28,7 @@ class FeatureInfo:
     strides: tuple[int, ...]
 
 
-@attrs.frozen(kw_only=True)
+@dataclass(kw_only=True)  # not attrs: torch.compile can follow this one
 class Features:
     """What a backbone returns.
 
@@ -39,7 +40,7 @@ class Features:
     """
 
     shared: tuple[Tensor, ...] = ()
-    per_task: Mapping[str, tuple[Tensor, ...]] = attrs.field(factory=dict)
+    per_task: Mapping[str, tuple[Tensor, ...]] = field(default_factory=dict)
     cut: tuple[Tensor, ...] = ()
 
     def of(self, task: str) -> tuple[Tensor, ...]:
@@ -175,7 +176,7 @@ def check_size(size: Sequence[int], batch: int, backbone: Backbone) -> None:
         MtlError: batch norm has nothing to normalise over there.
     """
     stride = max(backbone.strides)
-    if batch == 1 and all(-(-side // stride) <= 1 for side in size):
+    if batch == 1 and size and all(-(-side // stride) <= 1 for side in size):
         raise MtlError(
             f"data.size {list(size)} leaves a deepest map of one pixel at stride {stride}: batch "
             "norm cannot train on one sample of it; use larger images or training.batch_size >= 2"

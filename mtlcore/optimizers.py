@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import abc
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import attrs
@@ -123,6 +123,40 @@ class Plateau:
         self._best, self._waited, self.falls = state["best"], state["waited"], state["falls"]
 
 
+class LossScale:
+    """The factor on losses that keeps half-precision gradients from vanishing.
+
+    Halved whenever a gradient is not finite, doubled after 2000 finite steps, as torch's
+    `GradScaler` does; that one divides `.grad`, and balancers need their rows divided before.
+
+    Args:
+        dynamic: whether there is one; without, the factor is 1 and stays so.
+    """
+
+    def __init__(self, dynamic: bool) -> None:
+        self._dynamic = dynamic
+        self.factor = 2.0**16 if dynamic else 1.0
+        self._good = 0
+
+    def update(self, finite: bool) -> None:
+        """Take in whether a step's gradient was finite."""
+        if not self._dynamic:
+            return
+        self._good = self._good + 1 if finite else 0
+        if not finite:
+            self.factor /= 2
+        elif self._good == 2000:
+            self.factor, self._good = self.factor * 2, 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """JSON."""
+        return {"factor": self.factor, "good": self._good}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take `state_dict()` back."""
+        self.factor, self._good = state["factor"], state["good"]
+
+
 class GradientDescent(Optimizer):
     """Plain training: forward, balance, one step of a `torch.optim` optimizer.
 
@@ -146,6 +180,7 @@ class GradientDescent(Optimizer):
         self._base_rates = [group["lr"] for group in self._torch.param_groups]
         self._plateau = Plateau(schedule.patience)
         self._clip = clip
+        self._scale = LossScale(dynamic=learner.precision == "fp16")
         self._gradients = learner.task_gradients()
         # What a forward pass changes besides computing: running statistics.
         self._buffers = [*learner.model.buffers(), *learner.losses.buffers()]
@@ -157,10 +192,14 @@ class GradientDescent(Optimizer):
         self._copy(self._buffers, self._saved)
         report = self._collect(learner, plan)
         if report.skipped is None:
+            if self._scale.factor != 1:
+                self._gradients.unscale(self._scale.factor)
             result = self._gradients.apply(learner.balancing, learner.context)
             report = attrs.evolve(report, balancing=result, learning_rate=rate)
             norm = self._clip_gradients(learner) if result.status != "not finite" else math.nan
-            if not math.isfinite(norm):
+            finite = math.isfinite(norm)
+            self._scale.update(finite)
+            if not finite:
                 report = attrs.evolve(report, skipped="the gradient is not finite")
         if report.skipped is not None:
             self._gradients.clear()
@@ -180,11 +219,16 @@ class GradientDescent(Optimizer):
         self._plateau.update(loss)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"torch": self._torch.state_dict(), "plateau": self._plateau.state_dict()}
+        return {
+            "torch": self._torch.state_dict(),
+            "plateau": self._plateau.state_dict(),
+            "scale": self._scale.state_dict(),
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._torch.load_state_dict(state["torch"])
         self._plateau.load_state_dict(state["plateau"])
+        self._scale.load_state_dict(state["scale"])
 
     def _set_rates(self, progress: float) -> float:
         groups = zip(self._torch.param_groups, self._base_rates, self._schedules, strict=True)
@@ -194,36 +238,58 @@ class GradientDescent(Optimizer):
         return float(self._torch.param_groups[0]["lr"])
 
     def _collect(self, learner: Learner, plan: LoadedPlan) -> StepReport:
+        """Add up gradients over the episodes (micro-batches) of a plan.
+
+        Each task's losses weigh by their share of its valid elements in the plan (of the samples,
+        where losses are per sample). So the sum is that of one large batch for losses that are
+        means over elements and balancers that are affine in them; not for class-weighted losses,
+        and per sample not for a balancer's constant term where a batch lacks a task.
+        """
+        parts = [self._masses(learner, plan, episode) for episode in plan.episodes]
+        totals = {task: sum(masses.get(task, 0.0) for masses in parts) for task in learner.tasks}
         losses: dict[str, float] = {}
         cross: dict[str, float] = {}
-        for episode in plan.episodes:
-            found, bad = self._collect_episode(learner, plan, episode)
-            losses.update(found.losses)
-            cross.update(found.cross)
-            if bad:
-                return StepReport(losses=losses, cross=cross, skipped=bad)
+        for episode, masses in zip(plan.episodes, parts, strict=True):
+            present = plan.batches[episode.support].present(episode.tasks)
+            shares = {task: masses[task] / totals[task] for task in present}
+            raw, terms, problem = self._collect_episode(learner, plan, episode, shares)
+            for task, value in raw.items():
+                losses[task] = losses.get(task, 0.0) + shares[task] * value
+            for name, value in terms.items():
+                cross[name] = cross.get(name, 0.0) + value / len(parts)
+            if problem:
+                return StepReport(losses=losses, cross=cross, skipped=problem)
+        learner.context.present = tuple(losses)
         return StepReport(losses=losses, cross=cross)
 
+    @staticmethod
+    def _masses(learner: Learner, plan: LoadedPlan, episode: Episode) -> dict[str, float]:
+        batch = plan.batches[episode.support]
+        if learner.normalisation == "sample":
+            return dict.fromkeys(episode.tasks, float(len(batch)))
+        return {task: float(batch.count[task]) for task in episode.tasks}
+
     def _collect_episode(
-        self, learner: Learner, plan: LoadedPlan, episode: Episode
-    ) -> tuple[StepReport, str | None]:
+        self, learner: Learner, plan: LoadedPlan, episode: Episode, shares: Mapping[str, float]
+    ) -> tuple[dict[str, float], dict[str, float], str | None]:
         found = learner(plan.batches[episode.support], episode.tasks)
         losses, cross, balanced = _floats(found.raw, found.cross, found.balanced)
-        report = StepReport(losses=losses, cross=cross)
         # A balanced loss can be infinite where the raw one is not (an overflowing weight).
         for kind, values in (("loss", losses), ("term", cross), ("balanced loss", balanced)):
             for name, value in values.items():
                 if not math.isfinite(value):
-                    return report, f"the {kind} of {name} is {value}"
+                    return losses, cross, f"the {kind} of {name} is {value}"
+        scale = self._scale.factor
+        terms = {t: _times(loss, scale * shares[t]) for t, loss in found.balanced.items()}
+        extra = [_times(term, scale / len(plan.episodes)) for term in found.cross.values()]
         if learner.balancing.finisher is None:
-            terms = [*found.balanced.values(), *found.cross.values()]
-            if terms:
-                self._gradients.collect_sum(terms)
+            if terms or extra:
+                self._gradients.collect_sum([*terms.values(), *extra])
         else:
-            self._gradients.collect_rows(found.balanced, keep_graph=bool(found.cross))
-            if found.cross:
-                self._gradients.collect_sum([*found.cross.values()])
-        return report, None
+            self._gradients.collect_rows(terms, keep_graph=bool(extra))
+            if extra:
+                self._gradients.collect_sum(extra)
+        return losses, cross, None
 
     def _clip_gradients(self, learner: Learner) -> float:
         gradients = [p.grad for p in learner.parameters() if p.grad is not None]
@@ -240,6 +306,10 @@ class GradientDescent(Optimizer):
         if source:
             with torch.no_grad():
                 torch._foreach_copy_(list(destination), list(source))
+
+
+def _times(loss: Tensor, factor: float) -> Tensor:
+    return loss if factor == 1 else loss * factor
 
 
 def _floats(*groups: dict[str, Tensor]) -> list[dict[str, float]]:

@@ -39,7 +39,7 @@ def panel_samples(training: Training) -> list[PanelSample]:
         if batch is None or batch.inputs.dim() != 4:
             continue
         here = batch.to(training.device)
-        predictions = learner.model(here.inputs, tasks)
+        predictions = learner.predict(here.inputs, tasks)
         samples.append(
             PanelSample(
                 image=batch.inputs[0],

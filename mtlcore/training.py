@@ -23,7 +23,7 @@ from mtlcore.building import (
 )
 from mtlcore.config import RunConfig
 from mtlcore.display import Display
-from mtlcore.episodes import EpisodeSampler, LoadedPlan, StepPlan, in_order
+from mtlcore.episodes import EpisodeSampler, LoadedPlan, StepPlan, accumulated, in_order
 from mtlcore.errors import MtlError, UsageError
 from mtlcore.evaluation import Figures, constant_figures, evaluate
 from mtlcore.learner import Learner
@@ -91,12 +91,15 @@ class Training:
             tuple(task.name for task in config.tasks), sizes
         )
         self._batch_size = config.training.batch_size
-        self.steps_per_epoch: int = self._sampler.steps(self._batch_size)
+        plans = self._sampler.steps(self._batch_size)
+        self.steps_per_epoch: int = -(-plans // config.training.accumulate)
         self.epochs = self._number_of_epochs()
         self._balancing_random = torch.Generator().manual_seed(2 * config.seed + 1)
         self._data_random = torch.Generator().manual_seed(2 * config.seed + 2)
         self._epoch_start = self._data_random.get_state()
         self.loader = make_loader(config, self.splits)
+        if config.training.compile:
+            self.learner.model.backbone.compile()
         self.learner.balancing.prepare(config.tasks, None)
         self.learner.to(self.device)
         self._optimizer: Optimizer = config.optimizer.make(self.learner)
@@ -141,6 +144,7 @@ class Training:
             Interrupted: after saving, where a signal asked to stop.
             MtlError: too many steps in a row had no finite loss or gradient.
         """
+        self._tell_of_labels()
         if self.progress.constants is None:
             self.progress.constants = self._fit_constants()
             self.save()
@@ -151,7 +155,7 @@ class Training:
     def first_step(self) -> StepReport:
         """Take the first step of the run and nothing more."""
         tasks = tuple(task.name for task in self.config.tasks)
-        plans = list(self._sampler.epoch(tasks, self._batch_size, self._data_random))
+        plans = self._plans(tasks)
         self.learner.train()
         self._enter_step()
         return self._step(next(iter(self.loader.plans(plans[:1]))))
@@ -162,11 +166,18 @@ class Training:
         batches = tuple(batch.to(self.device) for batch in loaded.batches)
         return self._optimizer.step(self.learner, attrs.evolve(loaded, batches=batches))
 
+    def _tell_of_labels(self) -> None:
+        regime = self.splits["train"].regime
+        if regime is not None:
+            self._directory.write_json("labels.json", regime.to_json())
+            counts = ", ".join(f"{task} {count}" for task, count in regime.counts().items())
+            self._display.note(f"labels of {len(self.splits['train'])} samples: {counts}")
+
     def _epoch(self) -> None:
         progress = self.progress
         self._data_random.set_state(self._epoch_start)
         tasks = tuple(task.name for task in self.config.tasks)
-        plans = list(self._sampler.epoch(tasks, self._batch_size, self._data_random))
+        plans = self._plans(tasks)
         self.learner.train()
         for loaded in self.loader.plans(self._remaining(plans)):
             self._enter_step()
@@ -183,6 +194,10 @@ class Training:
         epochs, steps = self.config.training.epochs, self.config.training.steps
         limits = [epochs, None if steps is None else -(-steps // self.steps_per_epoch)]
         return min(limit for limit in limits if limit is not None)
+
+    def _plans(self, tasks: Sequence[str]) -> list[StepPlan]:
+        plans = self._sampler.epoch(tasks, self._batch_size, self._data_random)
+        return accumulated(plans, self.config.training.accumulate)
 
     def _remaining(self, plans: Sequence[StepPlan]) -> Sequence[StepPlan]:
         return plans[self.progress.done :]

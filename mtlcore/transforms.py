@@ -33,6 +33,10 @@ def _nearer(depth: Tensor, scale: float) -> Tensor:
     return depth / scale
 
 
+def _nearer_inverse(inverse_depth: Tensor, scale: float) -> Tensor:
+    return inverse_depth * scale
+
+
 def _mirrored_normals(normals: Tensor) -> Tensor:
     return normals * normals.new_tensor([-1.0, 1.0, 1.0]).view(3, 1, 1)
 
@@ -48,6 +52,7 @@ class _Rule:
 
 _RULES = {
     "depth": _Rule(zoom=_nearer),
+    "inverse-depth": _Rule(zoom=_nearer_inverse),
     "normals": _Rule(flip=_mirrored_normals),
     "edges": _Rule(keeps_thin_lines=True),
 }
@@ -97,8 +102,8 @@ def zoom(sample: Sample, tasks: Sequence[Task], box: Box, scale: float) -> Sampl
     """A part of the sample, enlarged to the size of the whole.
 
     Depth is divided by the scale, as if the camera had come nearer (the convention of MTAN's
-    augmentation). Normals keep their values, as there, although a scene whose depth is compressed
-    has slightly different ones.
+    augmentation), and inverse depth multiplied by it. Normals keep their values, as there, although
+    a scene whose depth is compressed has slightly different ones.
 
     Args:
         sample: its inputs are (C, H, W).

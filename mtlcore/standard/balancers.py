@@ -1,4 +1,4 @@
-"""Balancers of losses that every comparison needs: equal, fixed, uncertainty, DWA."""
+"""Balancers of losses that every comparison needs: equal, fixed, uncertainty, DWA, RLW, GLS."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from mtlcore.balancing import BalancerContext, LossBalancer
 from mtlcore.data import Batch
-from mtlcore.errors import UsageError
+from mtlcore.errors import MtlError, UsageError
 from mtlcore.tasks import Task
 
 
@@ -208,3 +208,58 @@ class DWA(LossBalancer):
         else:
             before, last = means[task]
         return last / before if before > 0 else 1.0
+
+
+class RLW(LossBalancer):
+    """Random loss weighting (Lin et al., TMLR 2022): in every step K softmax(z), z ~ N(0, 1).
+
+    The paper's weights sum to 1; these sum to the number of present tasks K, so that their mean is
+    the plain sum of the losses. Every micro-batch of an accumulated step draws its own weights.
+    """
+
+    def transform(self, losses: dict[str, Tensor], context: BalancerContext) -> dict[str, Tensor]:
+        drawn = torch.randn(len(losses), generator=self.random(context))
+        weights = (len(losses) * drawn.softmax(0)).tolist()
+        return {
+            task: loss * weight
+            for (task, loss), weight in zip(losses.items(), weights, strict=True)
+        }
+
+
+# A loss below this counts as this much: the gradient of a geometric mean has no bound at 0.
+SMALLEST_LOSS = 1e-20
+
+
+class GLS(LossBalancer):
+    """Geometric loss strategy (Chennupati et al., MultiNet++, CVPRW 2019): G = (prod L_i)^(1/K).
+
+    Each of the K present losses becomes L_i G / (K L_i) with the factor held constant: the sum of
+    these is G, and its gradient is exactly that of G. Computed from logarithms in float64, so that
+    a product of many small losses does not vanish. Unlike the sum of the losses, G weighs tasks by
+    1 / L_i and its gradient is K times smaller where all losses are alike; the factor is kept.
+
+    Losses must not be negative (such as the Hu depth loss can be). Not affine: accumulating
+    gradients gives another result than one large batch.
+    """
+
+    affine = False
+
+    def transform(self, losses: dict[str, Tensor], context: BalancerContext) -> dict[str, Tensor]:
+        """The losses whose sum is their geometric mean.
+
+        Raises:
+            MtlError: a loss is negative; it has no logarithm.
+        """
+        values = torch.stack([loss.detach().double() for loss in losses.values()])
+        if bool((values < 0).any()):
+            names = [task for task, value in zip(losses, values.tolist(), strict=True) if value < 0]
+            raise MtlError(
+                f"balancer gls: the loss of {', '.join(names)} is negative, and a geometric mean "
+                "needs positive ones; choose another loss for it"
+            )
+        logs = values.clamp_min(SMALLEST_LOSS).log()
+        factors = (logs.mean() - logs).exp() / len(losses)
+        return {
+            task: loss * factor.to(loss.dtype)
+            for (task, loss), factor in zip(losses.items(), factors, strict=True)
+        }

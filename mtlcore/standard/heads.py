@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
+from mtlcore.errors import MtlError, UsageError
 from mtlcore.models import FeatureInfo, Head
 from mtlcore.standard.segnet import conv, initialise
 from mtlcore.tasks import Task
@@ -43,3 +45,130 @@ class ConvHead(Head):
     def reset_parameters(self) -> None:
         """Xavier normal weights, zero biases."""
         initialise(self)
+
+
+class DeepLabHead(Head):
+    """DeepLabV3's head on the last map: pyramid pooling by dilation, then a 3x3 and a 1x1 layer.
+
+    Chen et al., "Rethinking Atrous Convolution for Semantic Image Segmentation", 2017 (arXiv
+    1706.05587), as in torchvision and Vandenhende et al. 2021: beside each other a 1x1 convolution,
+    a dilated 3x3 one per rate, and the mean of the whole map; joined by a 1x1 convolution. All have
+    batch norm and ReLU but the last, whose prediction is enlarged bilinearly to the input's size.
+    On 2048 channels it has 16,125,440 + 257 n parameters for n outputs. The mean is over the padded
+    map where the model had to pad.
+
+    Args:
+        task: whose `channels` are predicted.
+        features: of which the last map is read.
+        rates: dilations, meant for a map of stride 8; halve them for 16.
+        channels: of every branch and layer.
+        dropout: part of the channels' values that is dropped before the 3x3 layer.
+
+    Raises:
+        UsageError: a rate, the number of channels or the dropout that makes no sense, or a task
+            without a value per pixel.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        features: FeatureInfo,
+        *,
+        rates: tuple[int, ...] = (12, 24, 36),
+        channels: int = 256,
+        dropout: float = 0.5,
+    ) -> None:
+        super().__init__()
+        if task.layout != "map":
+            raise UsageError(
+                f"task {task.name!r} has one label per sample; the deeplab head predicts a map"
+            )
+        if min(channels, *rates) < 1 or not 0 <= dropout < 1:
+            raise UsageError(
+                f"head of task {task.name!r}: rates {list(rates)} and channels {channels} must be "
+                f"positive, dropout {dropout} from 0 to below 1"
+            )
+        inputs = features.channels[-1]
+        self.stride = features.strides[-1]
+        self.branches = nn.ModuleList(
+            [_unit(inputs, channels), *(_unit(inputs, channels, 3, rate) for rate in rates)]
+        )
+        self.pooled = _unit(inputs, channels)
+        self.join = _unit((len(rates) + 2) * channels, channels)
+        self.dropout = nn.Dropout(dropout)
+        self.hidden = _unit(channels, channels, 3)
+        self.output = nn.Conv2d(channels, task.channels, 1)
+        self.reset_parameters()
+
+    def forward(self, features: Sequence[Tensor]) -> Tensor:
+        """The last map (B, c, H / s, W / s), s its stride -> (B, task.channels, H, W), raw.
+
+        Raises:
+            MtlError: a batch of one sample in training, whose mean batch norm cannot normalise.
+        """
+        maps = features[-1]
+        if self.training and len(maps) == 1:
+            raise MtlError(
+                "the deeplab head cannot train on one sample (batch norm of a pooled map); "
+                "use training.batch_size >= 2"
+            )
+        mean: Tensor = self.pooled(maps.mean((2, 3), keepdim=True))
+        parts = [*(branch(maps) for branch in self.branches), mean.expand(-1, -1, *maps.shape[2:])]
+        joined = self.dropout(self.join(torch.cat(parts, dim=1)))
+        prediction: Tensor = self.output(self.hidden(joined))
+        if self.stride == 1:
+            return prediction
+        return F.interpolate(
+            prediction, scale_factor=self.stride, mode="bilinear", align_corners=False
+        )
+
+    def reset_parameters(self) -> None:
+        """Weights as He et al. (normal, by inputs), zero biases, batch norms anew."""
+        for part in self.modules():
+            if isinstance(part, nn.Conv2d):
+                nn.init.kaiming_normal_(part.weight, nonlinearity="relu")
+                if part.bias is not None:
+                    nn.init.zeros_(part.bias)
+            elif isinstance(part, nn.BatchNorm2d):
+                part.reset_parameters()
+
+
+def _unit(channels: int, outputs: int, kernel: int = 1, dilation: int = 1) -> nn.Sequential:
+    padding = dilation * (kernel // 2)
+    convolution = nn.Conv2d(
+        channels, outputs, kernel, padding=padding, dilation=dilation, bias=False
+    )
+    return nn.Sequential(convolution, nn.BatchNorm2d(outputs), nn.ReLU(inplace=True))
+
+
+class LinearHead(Head):
+    """One linear layer for tasks with a label or a vector per sample.
+
+    The last of the features is read: a vector as it is, a map by its mean over all places (padded
+    ones too, where the model had to pad).
+
+    Args:
+        task: whose `channels` are predicted.
+        features: of which the last is read.
+
+    Raises:
+        UsageError: the task has a value per pixel.
+    """
+
+    def __init__(self, task: Task, features: FeatureInfo) -> None:
+        super().__init__()
+        if task.layout == "map":
+            raise UsageError(
+                f"task {task.name!r} has a value per pixel; the linear head predicts one per sample"
+            )
+        self.output = nn.Linear(features.channels[-1], task.channels)
+
+    def forward(self, features: Sequence[Tensor]) -> Tensor:
+        """The last map (B, c, h, w) or vector (B, c) -> (B, task.channels), raw."""
+        last = features[-1]
+        prediction: Tensor = self.output(last.mean((2, 3)) if last.dim() == 4 else last)
+        return prediction
+
+    def reset_parameters(self) -> None:
+        """Weights and biases uniform in 1 / sqrt(c), torch's default."""
+        self.output.reset_parameters()

@@ -1,7 +1,8 @@
-"""The per-element losses of the usual tasks; how they become a scalar is `reduce_loss`."""
+"""The losses of the usual tasks; how those per element become a scalar is `reduce_loss`."""
 
 from __future__ import annotations
 
+import math
 from typing import final
 
 import torch
@@ -9,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mtlcore.errors import UsageError
-from mtlcore.losses import Loss
+from mtlcore.losses import Loss, ScalarLoss
 from mtlcore.tasks import Task
 
 # Predicted normals shorter than this are divided by it instead of by their length. The gradient
@@ -63,6 +64,35 @@ def _checked_weights(task: Task, class_weights: tuple[float, ...]) -> Tensor:
 
 
 @final
+class Focal(Loss):
+    """`-(1 - p)^gamma log p` with p = softmax(z)[y], for segmentation and classification.
+
+    Lin et al., "Focal Loss for Dense Object Detection", ICCV 2017, eq. 4, over classes by softmax
+    where the paper has a sigmoid per class. It is the mean over elements, not divided by the number
+    of objects as there. With gamma = 0 it is the cross-entropy.
+
+    Args:
+        gamma: how strongly elements that are already right are discounted.
+
+    Raises:
+        UsageError: `gamma` is negative.
+    """
+
+    def __init__(self, task: Task, *, gamma: float = 2.0) -> None:
+        super().__init__()
+        if not 0 <= gamma < math.inf:
+            raise UsageError(f"gamma of task {task.name!r} must not be negative, it is {gamma}")
+        self._gamma = gamma
+
+    def elementwise(self, prediction: Tensor, target: Tensor) -> Tensor:
+        """Logits (B, C, ...) and classes (B, ...) int64 -> (B, ...)."""
+        surprise = F.cross_entropy(prediction, target, reduction="none")
+        # At 0 the power has an infinite slope for gamma below 1.
+        doubt = -torch.expm1(-surprise)
+        return doubt.clamp_min(torch.finfo(doubt.dtype).eps) ** self._gamma * surprise
+
+
+@final
 class L1(Loss):
     """`|d^ - d|`, for depth and regression, in the task's unit (Liu et al. 2019, MTAN, eq. 3).
 
@@ -76,6 +106,53 @@ class L1(Loss):
     def elementwise(self, prediction: Tensor, target: Tensor) -> Tensor:
         """Maps (B, C, H, W) -> (B, H, W); vectors (B, C) -> (B, C)."""
         values = (prediction - target).abs()
+        return values.mean(1) if self._is_map else values
+
+
+@final
+class MSE(Loss):
+    """`(d^ - d)^2`, for depth and regression, in the square of the task's unit.
+
+    Over the channels of a map it is the mean; the values of a vector stay apart.
+    """
+
+    def __init__(self, task: Task) -> None:
+        super().__init__()
+        self._is_map = task.layout == "map"
+
+    def elementwise(self, prediction: Tensor, target: Tensor) -> Tensor:
+        """Maps (B, C, H, W) -> (B, H, W); vectors (B, C) -> (B, C)."""
+        values = F.mse_loss(prediction, target, reduction="none")
+        return values.mean(1) if self._is_map else values
+
+
+@final
+class Huber(Loss):
+    """`e^2 / 2` where `|e| <= delta`, else `delta (|e| - delta / 2)`, for edges, depth, regression.
+
+    Huber 1964. The error e is that of the value itself, except for edges: there the logit goes
+    through a sigmoid first (Upadhyay et al., MTML, with delta = 0.5). Over the channels of a map it
+    is the mean; the values of a vector stay apart.
+
+    Args:
+        delta: where the square turns into a line, in the unit of the target.
+
+    Raises:
+        UsageError: `delta` is not positive.
+    """
+
+    def __init__(self, task: Task, *, delta: float = 0.5) -> None:
+        super().__init__()
+        if not 0 < delta < math.inf:
+            raise UsageError(f"delta of task {task.name!r} must be positive, not {delta}")
+        self._delta = delta
+        self._is_map = task.layout == "map"
+        self._is_logit = task.kind == "edges"
+
+    def elementwise(self, prediction: Tensor, target: Tensor) -> Tensor:
+        """Maps (B, C, H, W) -> (B, H, W); vectors (B, C) -> (B, C)."""
+        value = prediction.sigmoid() if self._is_logit else prediction
+        values = F.huber_loss(value, target, reduction="none", delta=self._delta)
         return values.mean(1) if self._is_map else values
 
 
@@ -136,3 +213,93 @@ class BinaryCrossEntropy(Loss):
         values = positive * F.softplus(-prediction) + negative * F.softplus(prediction)
         weight = positive + negative
         return (values.mean(1), weight.mean(1)) if self._is_map else (values, weight)
+
+
+@final
+class MultiLabel(Loss):
+    """Plain binary cross-entropy per label, for multilabel: `softplus(z) - t z` with z the logit.
+
+    All labels and both answers count alike; `BinaryCrossEntropy` weighs rare positives up.
+
+    Args:
+        task: a vector, whose values stay apart; over the channels of a map it is the mean.
+    """
+
+    def __init__(self, task: Task) -> None:
+        super().__init__()
+        self._is_map = task.layout == "map"
+
+    def elementwise(self, prediction: Tensor, target: Tensor) -> Tensor:
+        """Logits and targets in [0, 1]: (B, C) -> (B, C); maps (B, C, H, W) -> (B, H, W)."""
+        values = F.binary_cross_entropy_with_logits(prediction, target, reduction="none")
+        return values.mean(1) if self._is_map else values
+
+
+@final
+class HuDepth(ScalarLoss):
+    """Depth, its gradients and the normals they imply (Hu et al., WACV 2019, arXiv 1803.08673).
+
+    With the error e = d^ - d, Sobel's 3x3 differences dx and dy, and n = (-dx d, -dy d, 1):
+
+        mean ln(|e| + a) + mean (ln(|dx e| + a) + ln(|dy e| + a)) + mean (1 - cos(n^, n))
+
+    all with weight 1. As in the authors' code the gradient term takes differences of e rather than
+    of |e| (which the paper writes), and differences are Sobel sums, 8 times the slope per pixel.
+
+    Masking: the first mean is over valid pixels, the others are over those 3x3 windows that lie in
+    the image and are valid throughout; where there is no such window they are 0. (The authors pad
+    with zeros at the border and expect labels everywhere.) Predictions and labels are depths in the
+    task's unit; MTML instead sends the prediction through a sigmoid and scales labels to [0, 1].
+
+    The loss is negative for small errors, down to 3 ln a = -2.08: no loss for balancers that take
+    logarithms or quotients of losses.
+
+    Args:
+        a: what is added before the logarithm, in the unit of the depth; the smaller, the more small
+            errors count.
+
+    Raises:
+        UsageError: `a` is not positive.
+    """
+
+    def __init__(self, task: Task, *, a: float = 0.5) -> None:
+        super().__init__()
+        if not 0 < a < math.inf:
+            raise UsageError(f"a of task {task.name!r} must be positive, not {a}")
+        self._a = a
+
+    def forward(self, prediction: Tensor, target: Tensor, valid: Tensor) -> Tensor:
+        """Depths (B, 1, H, W) twice and a mask (B, H, W) -> a scalar."""
+        mask = valid.unsqueeze(1).expand_as(target)
+        prediction = prediction.to(target.dtype)  # half precision has too few digits for slopes
+        error = prediction - target
+        dx, dy = _sobel(prediction)
+        true_dx, true_dy = _sobel(target)
+        slopes = self._log(dx - true_dx) + self._log(dy - true_dy)
+        squared = (dx.square() + dy.square() + 1) * (true_dx.square() + true_dy.square() + 1)
+        turned = 1 - (dx * true_dx + dy * true_dy + 1) / squared.sqrt()
+        return _mean(self._log(error), mask) + _mean(slopes + turned, _whole_windows(mask))
+
+    def _log(self, error: Tensor) -> Tensor:
+        return (error.abs() + self._a).log()
+
+
+def _sobel(maps: Tensor) -> tuple[Tensor, Tensor]:
+    """Sums of differences over every 3x3 window: (..., H, W) -> twice (..., H - 2, W - 2)."""
+    across = maps[..., 2:] - maps[..., :-2]
+    down = maps[..., 2:, :] - maps[..., :-2, :]
+    return (
+        across[..., :-2, :] + 2 * across[..., 1:-1, :] + across[..., 2:, :],
+        down[..., :-2] + 2 * down[..., 1:-1] + down[..., 2:],
+    )
+
+
+def _whole_windows(mask: Tensor) -> Tensor:
+    """Which 3x3 windows are true throughout: (..., H, W) -> (..., H - 2, W - 2)."""
+    rows = mask[..., :-2] & mask[..., 1:-1] & mask[..., 2:]
+    return rows[..., :-2, :] & rows[..., 1:-1, :] & rows[..., 2:, :]
+
+
+def _mean(values: Tensor, mask: Tensor) -> Tensor:
+    """The mean where the mask is true; 0 where it is true nowhere."""
+    return torch.where(mask, values, 0).sum() / mask.sum().clamp_min(1)

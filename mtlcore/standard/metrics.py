@@ -19,7 +19,7 @@ from mtlcore.tasks import Task
 
 
 @final
-class _Pool:
+class Pool:
     """A vector of counts (int64) or sums (float64) that follows the device it is fed from."""
 
     def __init__(self, size: int, dtype: torch.dtype) -> None:
@@ -34,7 +34,7 @@ class _Pool:
         none = torch.zeros_like(self.values, device=index.device)
         self.add(none.scatter_add(0, index.flatten(), valid.flatten().long()))
 
-    def merge(self, other: _Pool) -> None:
+    def merge(self, other: Pool) -> None:
         self.values = self.values + other.values.to(self.values.device)
 
     def reset(self) -> None:
@@ -54,7 +54,7 @@ class SegmentationMetric(Metric):
 
     def __init__(self, task: Task) -> None:
         self._classes = task.channels
-        self._confusion = _Pool(task.channels**2, torch.int64)
+        self._confusion = Pool(task.channels**2, torch.int64)
 
     @torch.no_grad()
     def update(self, prediction: Tensor, target: Tensor, valid: Tensor) -> None:
@@ -86,31 +86,45 @@ class SegmentationMetric(Metric):
 
 @final
 class DepthMetric(Metric):
-    """`abs_error` = mean |d^ - d| in the task's unit and `rel_error` = mean |d^ - d| / d.
+    """Errors of depths over all valid pixels of the split.
 
-    Both over all valid pixels of the split. The MTAN family averages the means of batches
-    instead, which depends on the batch size.
+    `abs_error` = mean |d^ - d| and `rmse` = the root of the mean of (d^ - d)^2, in the task's unit;
+    `rel_error` = mean |d^ - d| / d; `delta1`, the part of the pixels with max(d^ / d, d / d^) <
+    1.25, a fraction (Eigen et al. 2014), for which a prediction that is not positive is wrong. The
+    MTAN family averages the means of batches instead, which depends on the batch size.
     """
 
-    higher_is_better: Mapping[str, bool] = {"abs_error": False, "rel_error": False}
+    higher_is_better: Mapping[str, bool] = {
+        "abs_error": False,
+        "rel_error": False,
+        "rmse": False,
+        "delta1": True,
+    }
 
     def __init__(self, task: Task) -> None:
-        self._sums = _Pool(3, torch.float64)
+        self._sums = Pool(5, torch.float64)
 
     @torch.no_grad()
     def update(self, prediction: Tensor, target: Tensor, valid: Tensor) -> None:
         """Depths (B, 1, H, W), positive where valid, and mask (B, H, W)."""
         valid = valid.unsqueeze(1)
         error = (prediction - target).abs().double()
-        terms = (error, error / target, torch.ones_like(error))
+        near = (prediction < 1.25 * target) & (target < 1.25 * prediction)
+        terms = (error, error / target, error.square(), near.double(), torch.ones_like(error))
         self._sums.add(torch.stack([torch.where(valid, term, 0).sum() for term in terms]))
 
     def compute(self) -> dict[str, float]:
-        """`abs_error` in the task's unit, `rel_error` as a fraction."""
-        absolute, relative, count = self._sums.values.tolist()
+        """`abs_error` and `rmse` in the task's unit, `rel_error` and `delta1` as fractions."""
+        *sums, count = self._sums.values.tolist()
         if not count:
             return dict.fromkeys(self.higher_is_better, math.nan)
-        return {"abs_error": absolute / count, "rel_error": relative / count}
+        absolute, relative, squared, near = (total / count for total in sums)
+        return {
+            "abs_error": absolute,
+            "rel_error": relative,
+            "rmse": math.sqrt(squared),
+            "delta1": near,
+        }
 
     def merge(self, other: Metric) -> None:
         """Add the other's sums."""
@@ -144,9 +158,9 @@ class NormalsMetric(Metric):
     _BINS_PER_DEGREE = 100
 
     def __init__(self, task: Task) -> None:
-        self._histogram = _Pool(180 * self._BINS_PER_DEGREE + 1, torch.int64)
+        self._histogram = Pool(180 * self._BINS_PER_DEGREE + 1, torch.int64)
         # The sum of the angles and the pixels within each limit.
-        self._sums = _Pool(1 + len(self._LIMITS), torch.float64)
+        self._sums = Pool(1 + len(self._LIMITS), torch.float64)
 
     @torch.no_grad()
     def update(self, prediction: Tensor, target: Tensor, valid: Tensor) -> None:
@@ -209,7 +223,7 @@ class EdgesMetric(Metric):
 
     def __init__(self, task: Task) -> None:
         # Twice (negatives, positives) the pixels by the number of thresholds they reach.
-        self._reached = _Pool(2 * (self._THRESHOLDS + 1), torch.int64)
+        self._reached = Pool(2 * (self._THRESHOLDS + 1), torch.int64)
 
     @torch.no_grad()
     def update(self, prediction: Tensor, target: Tensor, valid: Tensor) -> None:

@@ -17,6 +17,7 @@ from mtlcore.specs import (
 )
 
 _MAPS = ("segmentation", "depth", "normals", "edges")
+_PER_SAMPLE = ("classification", "multilabel", "regression")
 
 
 @hookimpl
@@ -26,6 +27,23 @@ def mtl_backbones() -> Iterator[BackboneSpec]:
         target="mtlcore.standard.segnet:SegNet",
         summary="Encoder and decoder of VGG-16 layout with pooling indices.",
         paper="Badrinarayanan et al., SegNet, TPAMI 2017",
+    )
+    yield BackboneSpec(
+        name="resnet",
+        target="mtlcore.standard.resnet:ResNet",
+        summary="ResNet of 18 to 101 layers, dilated for finer maps, with weights from a file.",
+        paper="He et al., Deep Residual Learning for Image Recognition, CVPR 2016",
+    )
+    yield BackboneSpec(
+        name="unet",
+        target="mtlcore.standard.unet:UNet",
+        summary="Encoder with skipped maps and a decoder per task, or one for all.",
+        paper="Ronneberger et al., U-Net, MICCAI 2015",
+    )
+    yield BackboneSpec(
+        name="mlp",
+        target="mtlcore.standard.mlp:MLP",
+        summary="Shared linear layers for inputs that are vectors.",
     )
 
 
@@ -38,6 +56,20 @@ def mtl_heads() -> Iterator[HeadSpec]:
         default_for=_MAPS,
         summary="A 3x3 and a 1x1 convolution on the finest map.",
         paper="Liu et al., MTAN, CVPR 2019",
+    )
+    yield HeadSpec(
+        name="deeplab",
+        target="mtlcore.standard.heads:DeepLabHead",
+        task_kinds=("*",),
+        summary="Pyramid pooling by dilation on the last map; for a ResNet of stride 8 or 16.",
+        paper="Chen et al., Rethinking Atrous Convolution (DeepLabV3), 2017",
+    )
+    yield HeadSpec(
+        name="linear",
+        target="mtlcore.standard.heads:LinearHead",
+        task_kinds=("*",),
+        default_for=_PER_SAMPLE,
+        summary="One linear layer on a vector, or on the mean of a map.",
     )
 
 
@@ -72,6 +104,40 @@ def mtl_losses() -> Iterator[LossSpec]:
         summary="Cross-entropy with rare positives weighted up.",
         paper="Vandenhende et al., Multi-Task Learning for Dense Prediction, TPAMI 2021",
     )
+    yield LossSpec(
+        name="mse",
+        target="mtlcore.standard.losses:MSE",
+        task_kinds=("regression", "depth"),
+        summary="Squared error.",
+    )
+    yield LossSpec(
+        name="huber",
+        target="mtlcore.standard.losses:Huber",
+        task_kinds=("edges", "regression", "depth"),
+        summary="Squared error near zero, absolute error beyond; of probabilities for edges.",
+        paper="Huber, Robust Estimation of a Location Parameter, 1964",
+    )
+    yield LossSpec(
+        name="hu-depth",
+        target="mtlcore.standard.losses:HuDepth",
+        task_kinds=("depth",),
+        summary="Logarithmic errors of depth and of its slopes, and the angle of the normals.",
+        paper="Hu et al., Revisiting Single Image Depth Estimation, WACV 2019",
+    )
+    yield LossSpec(
+        name="focal",
+        target="mtlcore.standard.losses:Focal",
+        task_kinds=("segmentation", "classification"),
+        summary="Cross-entropy that discounts what is already right.",
+        paper="Lin et al., Focal Loss for Dense Object Detection, ICCV 2017",
+    )
+    yield LossSpec(
+        name="multilabel-bce",
+        target="mtlcore.standard.losses:MultiLabel",
+        task_kinds=("multilabel",),
+        default_for=("multilabel",),
+        summary="Plain binary cross-entropy per label.",
+    )
 
 
 @hookimpl
@@ -88,7 +154,7 @@ def mtl_metrics() -> Iterator[MetricSpec]:
         target="mtlcore.standard.metrics:DepthMetric",
         task_kinds=("depth",),
         default_for=("depth",),
-        summary="Absolute and relative error.",
+        summary="Absolute, relative and root-mean-square error, delta < 1.25.",
     )
     yield MetricSpec(
         name="normals",
@@ -103,6 +169,34 @@ def mtl_metrics() -> Iterator[MetricSpec]:
         task_kinds=("edges",),
         default_for=("edges",),
         summary="Best pixel-exact F-measure over thresholds.",
+    )
+    yield MetricSpec(
+        name="edges-ods",
+        target="mtlcore.standard.edges:EdgesODS",
+        task_kinds=("edges",),
+        summary="Best F-measure over thresholds with a tolerance in place (odsF); slow.",
+        paper="Martin et al., Learning to Detect Natural Image Boundaries, TPAMI 2004",
+    )
+    yield MetricSpec(
+        name="classification",
+        target="mtlcore.standard.metrics_vectors:ClassificationMetric",
+        task_kinds=("classification",),
+        default_for=("classification",),
+        summary="Accuracy, macro F-measure, and the area under the curve of two classes.",
+    )
+    yield MetricSpec(
+        name="multilabel",
+        target="mtlcore.standard.metrics_vectors:MultiLabelMetric",
+        task_kinds=("multilabel",),
+        default_for=("multilabel",),
+        summary="Areas under the curve, exact, and F-measure.",
+    )
+    yield MetricSpec(
+        name="regression",
+        target="mtlcore.standard.metrics_vectors:RegressionMetric",
+        task_kinds=("regression",),
+        default_for=("regression",),
+        summary="Mean absolute error, root of the mean square, explained variance.",
     )
 
 
@@ -129,6 +223,18 @@ def mtl_balancers() -> Iterator[BalancerSpec]:
         target="mtlcore.standard.balancers:DWA",
         summary="Dynamic weight average: slow tasks weigh most.",
         paper="Liu et al., MTAN, CVPR 2019",
+    )
+    yield BalancerSpec(
+        name="rlw",
+        target="mtlcore.standard.balancers:RLW",
+        summary="Random weights in every step.",
+        paper="Lin et al., Reasonable Effectiveness of Random Weighting, TMLR 2022",
+    )
+    yield BalancerSpec(
+        name="gls",
+        target="mtlcore.standard.balancers:GLS",
+        summary="The geometric mean of the losses.",
+        paper="Chennupati et al., MultiNet++, CVPR Workshops 2019",
     )
 
 

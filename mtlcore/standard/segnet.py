@@ -13,8 +13,8 @@ the decoder the same with the next shallower level's f. Sides must be multiples 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
-import attrs
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -108,7 +108,7 @@ class Level(nn.Module):
         return first, self.rest(first)
 
 
-@attrs.frozen
+@dataclass  # not attrs: torch.compile can follow this one
 class Encoded:
     """What a SegNet encoder computed; tuples have one map per level, shallowest first.
 
@@ -125,7 +125,7 @@ class Encoded:
     latent: Tensor
 
 
-@attrs.frozen
+@dataclass
 class Decoded:
     """What a SegNet decoder computed; tuples have one map per level, shallowest first.
 

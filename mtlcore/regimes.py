@@ -1,0 +1,141 @@
+"""Which labels of the training samples a run may use: partial supervision by design.
+
+Published regimes (Li, Liu and Bilen, MTPSL, CVPR 2022): "one" gives every sample one label,
+"random" between one and K - 1 of them.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from typing import final
+
+import attrs
+import torch
+
+from mtlcore.errors import UsageError
+
+_RATIOS = re.compile(r"\s*([a-z][a-z0-9_]*)\s*=\s*([0-9.]+)\s*")
+
+
+@final
+@attrs.frozen
+class LabelRegime:
+    """Per task the training samples whose label counts.
+
+    Args:
+        kept: task -> numbers of samples, or stems of their files.
+    """
+
+    kept: Mapping[str, frozenset[int | str]]
+
+    def tasks(self, index: int, key: str) -> frozenset[str]:
+        """The tasks whose label sample `index`, read from `key`, may show."""
+        stem = PurePosixPath(key).stem
+        return frozenset(
+            task for task, samples in self.kept.items() if index in samples or stem in samples
+        )
+
+    def counts(self) -> dict[str, int]:
+        """Number of labelled samples per task."""
+        return {task: len(samples) for task, samples in self.kept.items()}
+
+    def to_json(self) -> dict[str, list[int | str]]:
+        """What `data.labels = "FILE.json"` reads."""
+        return {task: sorted(samples, key=str) for task, samples in self.kept.items()}
+
+
+def draw_regime(
+    labels: str, tasks: Sequence[str], samples: int, generator: torch.Generator
+) -> LabelRegime | None:
+    """The regime that `data.labels` asks for; None where every label counts.
+
+    Args:
+        labels: "full"; "one"; "random"; ratios such as "segmentation=0.9,depth=0.1"; or the path
+            of a JSON file, task -> list of sample numbers or file stems.
+        tasks: of the run.
+        samples: in the training split.
+        generator: every draw comes from it.
+
+    Raises:
+        UsageError: none of these, ratios that do not fit, or an unreadable file.
+    """
+    if labels == "full":
+        return None
+    if labels == "one":
+        share = dict.fromkeys(tasks, 1 / len(tasks))
+        return _apart(share, samples, generator)
+    if labels == "random":
+        return _between(tasks, samples, generator)
+    if labels.endswith(".json"):
+        return _read(labels, tasks)
+    return _ratios(labels, tasks, samples, generator)
+
+
+def _apart(shares: Mapping[str, float], samples: int, generator: torch.Generator) -> LabelRegime:
+    """Disjoint sets of exactly these shares (to a sample), as in the released files."""
+    order = torch.randperm(samples, generator=generator).tolist()
+    kept, total, begin = {}, 0.0, 0
+    for task, share in shares.items():
+        total += share
+        end = round(min(total, 1.0) * samples)
+        kept[task] = frozenset[int | str](order[begin:end])
+        begin = end
+    return LabelRegime(kept)
+
+
+def _between(tasks: Sequence[str], samples: int, generator: torch.Generator) -> LabelRegime:
+    """Per sample k uniform in 1..K-1, then k tasks without replacement."""
+    if len(tasks) < 2:
+        raise UsageError("data.labels: 'random' leaves out labels of at least two tasks")
+    kept: dict[str, set[int | str]] = {task: set() for task in tasks}
+    numbers = torch.randint(1, len(tasks), (samples,), generator=generator).tolist()
+    for sample, number in enumerate(numbers):
+        for place in torch.randperm(len(tasks), generator=generator).tolist()[:number]:
+            kept[tasks[place]].add(sample)
+    return LabelRegime({task: frozenset(found) for task, found in kept.items()})
+
+
+def _ratios(
+    labels: str, tasks: Sequence[str], samples: int, generator: torch.Generator
+) -> LabelRegime:
+    found = [_RATIOS.fullmatch(part) for part in labels.split(",")]
+    shares = {match[1]: float(match[2]) for match in found if match}
+    if not all(found):
+        raise UsageError(
+            f"data.labels: {labels!r} is none of full, one, random, ratios such as "
+            f"{tasks[0]}=0.5, or a .json file"
+        )
+    if set(shares) != set(tasks) or any(not 0 <= share <= 1 for share in shares.values()):
+        raise UsageError(
+            f"data.labels: {labels!r} must give each task of the run ({', '.join(tasks)}) a share "
+            "between 0 and 1"
+        )
+    if sum(shares.values()) <= 1 + 1e-9:
+        return _apart({task: shares[task] for task in tasks}, samples, generator)
+    # More than one label per sample on average: each task draws its samples by itself.
+    return LabelRegime(
+        {
+            task: frozenset[int | str](
+                torch.randperm(samples, generator=generator).tolist()[
+                    : round(shares[task] * samples)
+                ]
+            )
+            for task in tasks
+        }
+    )
+
+
+def _read(path: str, tasks: Sequence[str]) -> LabelRegime:
+    try:
+        content = json.loads(Path(path).read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise UsageError(f"data.labels: {path}: cannot be read ({error})") from error
+    if not isinstance(content, dict) or not all(isinstance(x, list) for x in content.values()):
+        raise UsageError(f"data.labels: {path}: expected task -> list of samples")
+    missing = [task for task in tasks if task not in content]
+    if missing:
+        raise UsageError(f"data.labels: {path}: says nothing about {', '.join(missing)}")
+    return LabelRegime({task: frozenset(content[task]) for task in tasks})

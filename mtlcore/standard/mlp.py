@@ -1,0 +1,58 @@
+"""A multi-layer perceptron for inputs that are vectors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from mtlcore.errors import MtlError
+from mtlcore.models import Backbone, Features
+from mtlcore.tasks import Task
+
+
+class MLP(Backbone):
+    """Linear layers, each followed by ReLU, that all tasks share ("hard sharing").
+
+    Inputs are (B, F); its one "map" is the vector (B, C) of the last layer. Nothing is normalised,
+    neither inputs nor layers; weights are torch's default, uniform in 1 / sqrt(F).
+
+    Args:
+        inputs: F, the number of values per sample.
+        hidden: outputs of each layer.
+
+    Raises:
+        ValueError: no layer, or a number that is not positive.
+    """
+
+    strides = (1,)
+
+    def __init__(
+        self, tasks: Sequence[Task], *, inputs: int, hidden: tuple[int, ...] = (128, 64)
+    ) -> None:
+        super().__init__()
+        if not hidden or min(inputs, *hidden) < 1:
+            raise ValueError(
+                f"inputs {inputs} and hidden {list(hidden)} must name at least one layer, and "
+                "positive numbers"
+            )
+        self._inputs = inputs
+        self.out_channels = (hidden[-1],)
+        layers: list[nn.Module] = []
+        for before, after in zip((inputs, *hidden), hidden, strict=False):
+            layers += [nn.Linear(before, after), nn.ReLU(inplace=True)]
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, inputs: Tensor, tasks: Sequence[str]) -> Features:
+        """(B, F) -> (B, C).
+
+        Raises:
+            MtlError: the inputs are not vectors of F values.
+        """
+        if inputs.dim() != 2 or inputs.shape[1] != self._inputs:
+            raise MtlError(
+                f"backbone.inputs is {self._inputs}, but a sample has shape "
+                f"{list(inputs.shape[1:])}; mlp reads vectors of that many values"
+            )
+        shared = self.layers(inputs)
+        return Features(shared=(shared,), cut=(shared,))

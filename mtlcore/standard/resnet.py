@@ -1,0 +1,234 @@
+"""ResNet, dilated where a finer map is wanted, with parameters named as torchvision names them.
+
+He, Zhang, Ren and Sun, "Deep Residual Learning for Image Recognition", CVPR 2016 (arXiv
+1512.03385), with the stride of a bottleneck in its 3x3 convolution, as torchvision and most
+published weights have it. For an output stride of 8 or 16 the last stages dilate their convolutions
+instead of striding (Yu, Koltun and Funkhouser, "Dilated Residual Networks", CVPR 2017), so that the
+map has more places, and the values at every second (fourth) of them are those of the plain network.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mtlcore.errors import MtlError, describe
+from mtlcore.files import Root
+from mtlcore.models import Backbone, Features
+from mtlcore.standard.segnet import scaled
+from mtlcore.tasks import Task
+
+CHANNELS = (64, 128, 256, 512)
+"""Inner channels of the four stages at width 1."""
+
+# Published weights were trained on images in [0, 1] that were normalised by these.
+MEAN = (0.485, 0.456, 0.406)
+STD = (0.229, 0.224, 0.225)
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions around which the input is added.
+
+    Args:
+        channels: of its input.
+        inner: channels of its output.
+        stride: of the first convolution.
+        entering: dilation of the first convolution, that of the stage before.
+        dilation: of the second one.
+    """
+
+    expansion = 1
+
+    def __init__(
+        self, channels: int, inner: int, stride: int, entering: int, dilation: int
+    ) -> None:
+        super().__init__()
+        self.conv1 = _conv(channels, inner, 3, stride, entering)
+        self.bn1 = nn.BatchNorm2d(inner)
+        self.conv2 = _conv(inner, inner, 3, 1, dilation)
+        self.bn2 = nn.BatchNorm2d(inner)
+        self.downsample = _shortcut(channels, inner, stride)
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """(B, channels, H, W) -> (B, inner, H / stride, W / stride)."""
+        past = maps if self.downsample is None else self.downsample(maps)
+        maps = F.relu(self.bn1(self.conv1(maps)), inplace=True)
+        return F.relu(self.bn2(self.conv2(maps)) + past, inplace=True)
+
+
+class Bottleneck(nn.Module):
+    """A 1x1, a 3x3 and a 1x1 convolution around which the input is added.
+
+    Args:
+        channels: of its input.
+        inner: channels between the convolutions; its output has four times as many.
+        stride: of the 3x3 convolution.
+        entering: dilation of the 3x3 convolution.
+        dilation: of the stage; nothing here follows the 3x3 convolution that would need it.
+    """
+
+    expansion = 4
+
+    def __init__(
+        self, channels: int, inner: int, stride: int, entering: int, dilation: int
+    ) -> None:
+        super().__init__()
+        self.conv1 = _conv(channels, inner, 1)
+        self.bn1 = nn.BatchNorm2d(inner)
+        self.conv2 = _conv(inner, inner, 3, stride, entering)
+        self.bn2 = nn.BatchNorm2d(inner)
+        self.conv3 = _conv(inner, self.expansion * inner, 1)
+        self.bn3 = nn.BatchNorm2d(self.expansion * inner)
+        self.downsample = _shortcut(channels, self.expansion * inner, stride)
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """(B, channels, H, W) -> (B, 4 inner, H / stride, W / stride)."""
+        past = maps if self.downsample is None else self.downsample(maps)
+        maps = F.relu(self.bn1(self.conv1(maps)), inplace=True)
+        maps = F.relu(self.bn2(self.conv2(maps)), inplace=True)
+        return F.relu(self.bn3(self.conv3(maps)) + past, inplace=True)
+
+
+_LAYOUTS: dict[int, tuple[type[BasicBlock | Bottleneck], tuple[int, ...]]] = {
+    18: (BasicBlock, (2, 2, 2, 2)),
+    34: (BasicBlock, (3, 4, 6, 3)),
+    50: (Bottleneck, (3, 4, 6, 3)),
+    101: (Bottleneck, (3, 4, 23, 3)),
+}
+
+
+class ResNet(Backbone):
+    """ResNet without its classifier; tasks part at their heads. One map, of the last stage.
+
+    Inputs are images in [0, 1]; it subtracts ImageNet's mean and divides by its standard deviation
+    itself, with and without weights. Parameters at width 1: 11,176,512 (depth 18), 21,284,672 (34),
+    23,508,032 (50), 42,500,160 (101), whatever the output stride.
+
+    Args:
+        depth: number of weighted layers; 18 and 34 give 512 channels, 50 and 101 give 2048.
+        output_stride: input side divided by map side; below 32 the last stages are dilated.
+        weights: a file with torchvision's names, a path or an fsspec URL: safetensors, or a state
+            dict that `torch.load` reads with `weights_only`. Its classifier (`fc`) is ignored.
+            None: drawn at random, as torchvision does (He et al., normal, by outputs).
+        width: factor on all numbers of channels; published weights need 1.
+
+    Raises:
+        MtlError: the weights cannot be read, or a key is missing, unknown or of another shape.
+    """
+
+    layer1: nn.Sequential
+    layer2: nn.Sequential
+    layer3: nn.Sequential
+    layer4: nn.Sequential
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        tasks: Sequence[Task],
+        *,
+        depth: Literal[18, 34, 50, 101] = 50,
+        output_stride: Literal[8, 16, 32] = 32,
+        weights: str | None = None,
+        width: float = 1.0,
+    ) -> None:
+        super().__init__()
+        block, counts = _LAYOUTS[depth]
+        inner = [scaled(channels, width) for channels in CHANNELS]
+        self.conv1 = nn.Conv2d(3, inner[0], 7, stride=2, padding=3, bias=False)
+        self.bn1 = nn.BatchNorm2d(inner[0])
+        channels, reached, dilation = inner[0], 4, 1
+        for number, (size, count) in enumerate(zip(inner, counts, strict=True)):
+            stride, entering = 1 if number == 0 else 2, dilation
+            if reached * stride > output_stride:
+                stride, dilation = 1, 2 * dilation
+            reached *= stride
+            blocks = [block(channels, size, stride, entering, dilation)]
+            channels = block.expansion * size
+            blocks += [block(channels, size, 1, dilation, dilation) for _ in range(count - 1)]
+            setattr(self, f"layer{number + 1}", nn.Sequential(*blocks))
+        self.out_channels, self.strides = (channels,), (output_stride,)
+        self.input_multiple = output_stride
+        # Not part of the state: files of weights have no such names.
+        self.register_buffer("mean", torch.tensor(MEAN).reshape(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(STD).reshape(3, 1, 1), persistent=False)
+        for part in self.modules():
+            if isinstance(part, nn.Conv2d):
+                nn.init.kaiming_normal_(part.weight, mode="fan_out", nonlinearity="relu")
+        if weights is not None:
+            _load_weights(self, weights)
+
+    def forward(self, inputs: Tensor, tasks: Sequence[str]) -> Features:
+        """Images (B, 3, H, W) in [0, 1], sides multiples of the stride s, to (B, C, H/s, W/s)."""
+        maps = (inputs - self.mean) / self.std
+        maps = F.relu(self.bn1(self.conv1(maps)), inplace=True)
+        maps = F.max_pool2d(maps, 3, stride=2, padding=1)
+        for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
+            maps = stage(maps)
+        return Features(shared=(maps,), cut=(maps,))
+
+
+def _conv(
+    channels: int, outputs: int, kernel: int, stride: int = 1, dilation: int = 1
+) -> nn.Conv2d:
+    padding = dilation * (kernel // 2)
+    return nn.Conv2d(channels, outputs, kernel, stride, padding, dilation, bias=False)
+
+
+def _shortcut(channels: int, outputs: int, stride: int) -> nn.Sequential | None:
+    if stride == 1 and channels == outputs:
+        return None
+    return nn.Sequential(_conv(channels, outputs, 1, stride), nn.BatchNorm2d(outputs))
+
+
+def _load_weights(network: nn.Module, where: str) -> None:
+    own = network.state_dict()
+    found = {key: value for key, value in _read_state(where).items() if not key.startswith("fc.")}
+    # Files older than the counter of batches lack it, and nothing here reads it.
+    missing = [k for k in own if k not in found and not k.endswith("num_batches_tracked")]
+    unknown = [k for k in found if k not in own]
+    misshaped = [k for k in found if k in own and found[k].shape != own[k].shape]
+    if missing:
+        raise MtlError(f"{where}: {_listed(missing)} missing; is it for another depth?")
+    if unknown:
+        raise MtlError(f"{where}: {_listed(unknown)} unknown here; is it for another depth?")
+    if misshaped:
+        key = misshaped[0]
+        raise MtlError(
+            f"{where}: {_listed(misshaped)} of another shape: {tuple(found[key].shape)} where "
+            f"{tuple(own[key].shape)} was expected"
+        )
+    network.load_state_dict({**own, **found})
+
+
+def _listed(keys: Sequence[str]) -> str:
+    more = f" and {len(keys) - 1} more are" if len(keys) > 1 else " is"
+    return f"{keys[0]!r}{more}"
+
+
+def _read_state(where: str) -> dict[str, Tensor]:
+    data = Root(where).read_bytes("")
+    state: Any
+    try:
+        if data[8:9] == b"{":  # after eight bytes with its length, a safetensors header is JSON
+            from safetensors.torch import load
+
+            state = load(data)
+        else:
+            state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    except Exception as error:  # whatever is in the file, the file is at fault
+        reason = describe(error).partition(". ")[0]
+        raise MtlError(
+            f"{where}: neither safetensors nor a state dict of tensors alone: {reason}"
+        ) from error
+    if not isinstance(state, Mapping):
+        raise MtlError(f"{where}: holds a {type(state).__name__}, not a state dict")
+    for key, value in state.items():
+        if not isinstance(value, Tensor):
+            raise MtlError(f"{where}: {key!r} is a {type(value).__name__}, not a tensor")
+    return dict(state)

@@ -1,0 +1,165 @@
+"""`M a = 1 / a` for a Gramian M: Newton's method, and the limit where there is no solution.
+
+All is done in coordinates of unit diagonal: with `n_i = |g_i|`, `C_ij = M_ij / (n_i n_j)` holds the
+cosines between the task gradients, `b_i = n_i a_i`, and the equation becomes `C b = 1 / b`. So no
+threshold below depends on the scale of any gradient. Cosines beyond 1, which rounding makes, are 1.
+"""
+
+from __future__ import annotations
+
+import math
+
+import attrs
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+
+# Gradients cancel where a positive combination b of the unit gradients has a squared length of at
+# most this part of |b|^2. It is the precision of float32, in which networks are trained: a shorter
+# combination is rounding, and a solution would be made of it.
+_CANCELLED = 2.0**-23
+# Largest |b_i (C b)_i - 1|: where to stop, and what still counts as solved.
+_EXACT = 1e-14
+_SOLVED = 1e-6
+_STEPS = 200
+
+
+@attrs.frozen(eq=False)
+class Bargain:
+    """What the tasks agree on.
+
+    Args:
+        weights: (K,), of the task gradients in the update.
+        importance: (K,), positive. The weights, where they solve a task's equation; otherwise what
+            the task would get alone (`1 / |g_i|`), and 1 without a gradient.
+        norm: of the update, `sqrt(a' M a)`; `sqrt(K)` where all take part.
+        solved: whether `M a = 1 / a` holds for all tasks.
+    """
+
+    weights: Array
+    importance: Array
+    norm: float
+    solved: bool
+
+
+def bargain(gramian: Array) -> Bargain:
+    """The weights `a > 0` with `(M a)_i = 1 / a_i`, or their limit.
+
+    They minimise `1/2 a' M a - sum_i log a_i`. That has one minimum unless some tasks' gradients
+    cancel: `sum_S c_i g_i = 0` with all `c_i > 0` for a set S of tasks, as of opposite gradients.
+    (A Gramian that is singular for another reason, such as equal gradients, does no harm.) No
+    update improves all tasks of such an S. What they get then is the limit, for e -> 0, of the
+    solutions with `C + e I`, in which the update leaves S alone and the other tasks bargain over
+    what is orthogonal to all gradients of S:
+
+        d . g_i = 0 for i in S,    a_i (d . g_i) = 1 for the others,    d = sum_i a_i g_i.
+
+    On the way there the weights of S grow without bound, but the sum of their gradients does not;
+    of all weights that give this d the shortest are returned (in the norm of b). Where S is all
+    tasks, weights and update are zero.
+
+    A task without a gradient has nothing to bargain with: it weighs 0, and nobody else notices it.
+
+    Args:
+        gramian: (K, K), finite and symmetric; entry i, j is `g_i . g_j`.
+    """
+    present = gramian.diagonal() > 0
+    if not present.all():
+        rest = bargain(gramian[np.ix_(present, present)])
+        weights, importance = np.zeros(len(gramian)), np.ones(len(gramian))
+        weights[present], importance[present] = rest.weights, rest.importance
+        return Bargain(weights, importance, rest.norm, False)
+    norms = np.sqrt(gramian.diagonal())
+    cosines: Array = (gramian / norms / norms[:, None]).clip(-1.0, 1.0)
+    b = minimise(cosines)
+    scaled, relative = _limit(cosines) if b is None else (b, b)
+    norm = math.sqrt(max(float(scaled @ cosines @ scaled), 0.0))
+    return Bargain(scaled / norms, relative / norms, norm, b is not None)
+
+
+def minimise(matrix: Array) -> Array | None:
+    """`argmin 1/2 b' C b - sum_i log b_i` over b > 0, None where gradients cancel.
+
+    Newton's method on steps relative to b: with `A = diag(b) C diag(b)` it solves
+    `(A + I) y = 1 - A 1` and goes to `b (1 + t y)`. The function is self-concordant, so that
+    `t = 1 / (1 + l)`, `l^2 = y' (A + I) y`, always makes progress; longer steps are tried first.
+    Scaling b such that `b' C b = K`, as at the minimum, is a step too, an exact one.
+
+    Args:
+        matrix: C, (K, K), positive semidefinite up to rounding, its diagonal about 1.
+    """
+    count = len(matrix)
+    identity = np.eye(count)
+    b: Array = np.ones(count)
+    best, smallest, near = b, math.inf, False
+    for _ in range(_STEPS):
+        square = float(b @ matrix @ b)
+        if square <= _CANCELLED * float(b @ b):
+            return None
+        b = b * math.sqrt(count / square)
+        system = matrix * b * b[:, None]
+        gap = 1.0 - system.sum(axis=1)
+        error = float(np.abs(gap).max())
+        stalled = near and error > 0.5 * smallest
+        if error < smallest:
+            best, smallest = b, error
+        if stalled or error <= _EXACT:
+            break
+        try:
+            y = np.linalg.solve(system + identity, gap)
+        except np.linalg.LinAlgError:
+            return None
+        decrement = float(gap @ y)
+        if not decrement > 0:  # the matrix has a negative eigenvalue, and b is large along it
+            return None
+        near = decrement < 0.05
+        b = b * (1.0 + (y if near else _length(system, y, decrement) * y))
+    return best if smallest <= _SOLVED else None
+
+
+def _length(system: Array, y: Array, decrement: float) -> float:
+    """A step t along y that makes progress, even a full one where that does.
+
+    Values are compared at the best scale of each point: `K / 2 log(b' C b) - sum_i log b_i`.
+    """
+    count = len(y)
+    longest = min(1.0, 0.95 / max(-float(y.min()), 0.95))
+    factors = 1.0 + longest * y
+    square = float(factors @ system @ factors) / count
+    gain = float(np.log(factors).sum()) - 0.5 * count * math.log(max(square, 1e-300))
+    return longest if gain > 0.1 * longest * decrement else 1.0 / (1.0 + math.sqrt(decrement))
+
+
+def _semidefinite(matrix: Array) -> Array:
+    """The nearest matrix without negative eigenvalues."""
+    values, vectors = np.linalg.eigh(matrix)
+    return np.asarray((vectors * values.clip(0.0)) @ vectors.T)
+
+
+def _limit(cosines: Array) -> tuple[Array, Array]:
+    """Weights and importance, in the coordinates of b, where some gradients cancel."""
+    count = len(cosines)
+    weights, importance = np.zeros(count), np.ones(count)
+    still = np.zeros(count, dtype=bool)  # S, as far as it is known
+    while not still.all():
+        s, r = np.flatnonzero(still), np.flatnonzero(~still)
+        inverse = np.linalg.pinv(cosines[np.ix_(s, s)], rcond=_CANCELLED, hermitian=True)
+        along = -inverse @ cosines[np.ix_(s, r)]  # weights that take a gradient's part along S away
+        left = cosines[np.ix_(r, r)] + cosines[np.ix_(r, s)] @ along
+        squares = left.diagonal()
+        found = squares <= _CANCELLED  # a gradient in the span of S cancels with S
+        if not found.any():
+            norms = np.sqrt(squares)
+            left = left / norms / norms[:, None]
+            b = minimise(left)
+            if b is not None:
+                importance[r] = weights[r] = b / norms
+                weights[s] = along @ weights[r]
+                break
+            # Near the limit the weights of S, and only they, are about 1 / sqrt(e).
+            e = 2 * _CANCELLED
+            b = minimise(_semidefinite(left) + e * np.eye(len(r)))
+            found = np.ones(len(r), dtype=bool) if b is None else b >= min(e**-0.25, b.max())
+        still[r[found]] = True
+    return weights, importance
