@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mtlcore import __version__
-from mtlcore.cli_inspect import COMMANDS, plugins_of
+from mtlcore import __version__, cli_inspect, cli_trained
+from mtlcore.cli_inspect import plugins_of
 from mtlcore.errors import MtlError, UsageError
 
 if TYPE_CHECKING:
@@ -137,7 +137,7 @@ def config_(
     click.echo(annotated(tomli_w.dumps(dict(resolved.tree)), resolved.origins))
 
 
-for command in COMMANDS:
+for command in (*cli_inspect.COMMANDS, *cli_trained.COMMANDS):
     main.add_command(command)
 
 

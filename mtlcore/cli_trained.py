@@ -1,0 +1,130 @@
+"""The commands that use trained runs, and the one that looks at the machine."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from mtlcore.cli_inspect import plugins_of
+from mtlcore.errors import UsageError
+
+_WHICH = click.option(
+    "--checkpoint", type=click.Choice(["best", "last"]), default="best", show_default=True,
+    help="Weights of the best epoch, or the last ones.",
+)  # fmt: skip
+_DEVICE = click.option("--device", help="auto, cpu, cuda, cuda:1; default: the run's.")
+
+
+@click.command("eval")
+@click.argument("run")
+@click.option("--split", default="val", show_default=True, help="Which split of the data.")
+@click.option(
+    "--set", "assignments", multiple=True, metavar="PATH=VALUE", help="Changes of [data]."
+)
+@_WHICH
+@_DEVICE
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.pass_context
+def evaluate(
+    ctx: click.Context,
+    run: str,
+    split: str,
+    assignments: tuple[str, ...],
+    checkpoint: Any,
+    device: str | None,
+    as_json: bool,
+) -> None:
+    """Evaluate a trained RUN on any split, also of other data with the same tasks."""
+    from mtlcore.config import set_layer
+    from mtlcore.trained import evaluate_run, load_run
+
+    trained = load_run(plugins_of(ctx), run, checkpoint, set_layer(assignments), device)
+    figures, size = evaluate_run(trained, split)
+    if as_json:
+        click.echo(json.dumps({"split": split, "samples": size, "figures": figures}, indent=2))
+        return
+    data = trained.config.dataset.component.spec.name
+    click.echo(f"{run} ({checkpoint} checkpoint) on {size} samples of {data} {split}")
+    for task, values in figures.items():
+        for metric, value in values.items():
+            click.echo(f"  {task:<16} {metric:<16} {value:.4g}")
+
+
+@click.command()
+@click.argument("run")
+@click.argument("images", nargs=-1, required=True, metavar="IMAGE...")
+@click.option("--out", required=True, help="Folder for the pictures and arrays.")
+@click.option("--size", help="HEIGHTxWIDTH to run the network at; default: the run's.")
+@_WHICH
+@_DEVICE
+@click.pass_context
+def predict(
+    ctx: click.Context,
+    run: str,
+    images: tuple[str, ...],
+    out: str,
+    size: str | None,
+    checkpoint: Any,
+    device: str | None,
+) -> None:
+    """Predict every task of a trained RUN from photographs of any size."""
+    import fsspec
+
+    from mtlcore.config import Layer
+    from mtlcore.trained import load_run, predict_image, save_prediction
+
+    wanted = _size(size)
+    trained = load_run(plugins_of(ctx), run, checkpoint, Layer("predict", {}), device)
+    folder = Path(out)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"{out}: cannot be written ({error.strerror})") from error
+    for name in images:
+        try:
+            with fsspec.open(name, "rb") as file:
+                data = file.read()
+        except (OSError, ValueError) as error:
+            raise UsageError(f"{name}: cannot be read ({error})") from error
+        _, predictions = predict_image(trained, data, name, wanted)
+        stem = Path(name).stem
+        for path in save_prediction(folder, stem, trained.config.tasks, predictions):
+            click.echo(str(path))
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.pass_context
+def doctor(ctx: click.Context, as_json: bool) -> None:
+    """Show versions, threads, devices, plugins and disk space, and what is wrong with them."""
+    from mtlcore.doctor import examine
+
+    facts = examine(plugins_of(ctx))
+    if as_json:
+        click.echo(json.dumps(facts, indent=2))
+        return
+    for topic, content in facts.items():
+        if isinstance(content, dict):
+            click.echo(f"{topic}:")
+            for key, value in content.items():
+                click.echo(f"  {key:<24} {value}")
+        else:
+            lines = content if isinstance(content, list) else [content]
+            click.echo(f"{topic}: {lines[0] if lines else 'none'}")
+            for line in lines[1:]:
+                click.echo(f"  {line}")
+
+
+def _size(text: str | None) -> tuple[int, int] | None:
+    if text is None:
+        return None
+    height, _, width = text.partition("x")
+    if not (height.isdigit() and width.isdigit() and int(height) and int(width)):
+        raise UsageError(f"--size {text}: write it as HEIGHTxWIDTH, such as 96x128")
+    return int(height), int(width)
+
+
+COMMANDS = [evaluate, predict, doctor]

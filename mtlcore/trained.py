@@ -1,0 +1,183 @@
+"""Using a trained run: evaluate it on any split, predict from any image."""
+
+from __future__ import annotations
+
+import io
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import attrs
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from mtlcore import checkpoints
+from mtlcore.building import build_learner, make_loader, make_metrics, open_split, pick_device
+from mtlcore.config import Layer, RunConfig, resolve
+from mtlcore.episodes import in_order
+from mtlcore.errors import MtlError, UsageError
+from mtlcore.evaluation import Figures, evaluate
+from mtlcore.files import decode_image
+from mtlcore.learner import Learner
+from mtlcore.plugins import Plugins
+from mtlcore.rundir import BEST, LAST
+from mtlcore.tasks import Task
+
+Which = Literal["best", "last"]
+
+
+@attrs.frozen
+class Trained:
+    """A run's model with its configuration.
+
+    Args:
+        config: of the run, changed where the caller asked for it.
+        learner: with the weights of the checkpoint, in evaluation mode.
+        device: where it is.
+    """
+
+    config: RunConfig
+    learner: Learner
+    device: torch.device
+
+
+def load_run(
+    plugins: Plugins, location: str, which: Which, changes: Layer, device: str | None = None
+) -> Trained:
+    """The model of a run.
+
+    Args:
+        plugins: that the run's components come from.
+        location: its directory or URL.
+        which: the best epoch's weights, or the last ones.
+        changes: to the run's configuration; only `[data]` may change.
+        device: None: the run's.
+
+    Raises:
+        UsageError: no run there, or changes to what was trained.
+        MtlError: a checkpoint that is missing, damaged or of another model.
+    """
+    import fsspec
+
+    other = sorted(set(changes.values) - {"data"})
+    if other:
+        raise UsageError(
+            f"--set {other[0]}: a trained run takes changes of [data] only; start a run of its own"
+        )
+    try:
+        with fsspec.open(f"{location}/config.toml", "rb") as file:
+            stored = tomllib.load(file)
+    except FileNotFoundError as error:
+        raise UsageError(f"{location}: no run there (it has no config.toml)") from error
+    config = resolve(plugins, (), [Layer(location, stored), changes])
+    wanted = pick_device(device or config.device)
+    learner = build_learner(config)
+    learner.balancing.prepare(config.tasks, None)
+    path = f"{location}/{BEST if which == 'best' else LAST}"
+    state = checkpoints.load(_local(path))
+    try:
+        learner.load_state_dict(state["learner"])
+    except (RuntimeError, KeyError) as error:
+        raise MtlError(f"{path}: belongs to another model: {error}") from error
+    return Trained(config, learner.to(wanted).eval(), wanted)
+
+
+def _local(path: str) -> Path:
+    """A path on this machine for a file that may be elsewhere."""
+    if "://" not in path:
+        return Path(path)
+    import fsspec
+
+    return Path(fsspec.open_local(f"simplecache::{path}"))
+
+
+def evaluate_run(trained: Trained, split: str) -> tuple[Figures, int]:
+    """Figures on a split of the run's data (or of what `[data]` was changed to), and its size.
+
+    Raises:
+        UsageError: no such split, or an empty one.
+        MtlError: a sample that cannot be read.
+    """
+    config = trained.config
+    limit = {"train": config.data.train, "val": config.data.val}.get(split, config.data.val)
+    data = open_split(config, split, limit)
+    loader = make_loader(config, {split: data})
+    plans = in_order(split, len(data), config.training.batch_size)
+    figures = evaluate(trained.learner, loader.batches(plans), make_metrics(config), trained.device)
+    return figures, len(data)
+
+
+def predict_image(
+    trained: Trained, data: bytes, name: str, size: tuple[int, int] | None
+) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    """The image and each task's prediction at its own size.
+
+    Args:
+        trained: the model.
+        data: a file's content.
+        name: of the file, for messages.
+        size: height and width to run the network at; None: the run's, where it has one, else the
+            image's own.
+
+    Returns:
+        (3, H, W) in [0, 1], and per task (C, H, W): logits, metres, normals of any length.
+
+    Raises:
+        DataError: not an image.
+    """
+    image = decode_image(data, name)
+    target = tuple(image.shape[1:])
+    config = trained.config
+    if size is None:
+        dataset = config.dataset.component.load()
+        size = config.data.size or dataset.default_size(config.data.root, **config.dataset.settings)
+    inputs = image[None]
+    if size is not None:
+        inputs = F.interpolate(inputs, size, mode="bilinear", antialias=True, align_corners=False)
+    with torch.no_grad():
+        predictions = trained.learner.predict(inputs.to(trained.device), trained.learner.tasks)
+    # Logits and values are enlarged before any class is picked, so that borders stay smooth.
+    return image, {
+        task: (
+            F.interpolate(prediction, target, mode="bilinear", align_corners=False)
+            if prediction.dim() == 4
+            else prediction
+        )[0].cpu()
+        for task, prediction in predictions.items()
+    }
+
+
+def save_prediction(
+    folder: Path, stem: str, tasks: Sequence[Task], predictions: dict[str, torch.Tensor]
+) -> list[Path]:
+    """Write each task's raw array (`stem.task.npy`) and, for maps, a picture (`stem.task.png`)."""
+    from PIL import Image
+
+    from mtlcore.reports import colour
+
+    written = []
+    for task in tasks:
+        prediction = predictions[task.name]
+        written.append(_write(folder / f"{stem}.{task.name}.npy", prediction.numpy()))
+        if task.layout == "map":
+            picture = Image.fromarray(colour(task, prediction, None))
+            written.append(_write(folder / f"{stem}.{task.name}.png", picture))
+    return written
+
+
+def _write(path: Path, content: Any) -> Path:
+    buffer = io.BytesIO()
+    if isinstance(content, np.ndarray):
+        np.save(buffer, content)
+    else:
+        content.save(buffer, "PNG")
+    partial = path.with_name(path.name + ".partial")
+    try:
+        partial.write_bytes(buffer.getvalue())
+        partial.replace(path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise MtlError(f"{path}: cannot be written ({error.strerror})") from error
+    return path

@@ -1,0 +1,128 @@
+"""Evaluating trained runs, predicting from photographs of any size, and the doctor."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+from PIL import Image
+
+import mtlcore
+from mtlcore.cli import main
+from mtlcore.plugins import Plugins
+
+CONFIG = {
+    "tasks": ["segmentation", "depth"],
+    "data": {"train": 6, "val": 5, "size": [32, 32], "workers": 0},
+    "model": {"backbone": {"width": 0.03125}},
+    "training": {"epochs": 2, "batch_size": 3, "evaluate_every": 1},
+}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("trained") / "run"
+    mtlcore.run(CONFIG, out=str(out))
+    return out
+
+
+def mtl(*arguments: str) -> Result:
+    return CliRunner().invoke(main, arguments, obj=Plugins(allow=()))
+
+
+def summary(run: Path) -> dict:
+    return json.loads((run / "summary.json").read_text())
+
+
+def evaluated(run: Path, *arguments: str) -> dict:
+    result = mtl("eval", str(run), "--json", *arguments)
+    assert result.exit_code == 0, result.output
+    return json.loads(result.stdout)
+
+
+def test_evaluating_repeats_the_runs_own_figures(run: Path) -> None:
+    for which, figures in (
+        ("best", summary(run)["best"]["val"]),
+        ("last", summary(run)["final"]["val"]),
+    ):
+        found = evaluated(run, "--checkpoint", which)
+        assert found["samples"] == 5
+        for task, values in figures.items():
+            assert found["figures"][task] == pytest.approx(values, rel=1e-6)
+
+
+def test_other_splits_and_other_data(run: Path) -> None:
+    before = sorted((path, path.stat().st_mtime_ns) for path in run.rglob("*"))
+    own = evaluated(run)["figures"]
+    assert evaluated(run, "--split", "test")["figures"] != own
+    assert evaluated(run, "--split", "train")["samples"] == 6
+    other = evaluated(run, "--set", "data.seed=5", "--set", "data.val=4")
+    assert other["samples"] == 4
+    assert other["figures"] != own
+    assert sorted((path, path.stat().st_mtime_ns) for path in run.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["eval", "{run}", "--set", "optimizer.lr=1"], "takes changes of [data] only"),
+        (["eval", "{run}", "--split", "holiday"], "no split 'holiday'"),
+        (["eval", "{run}/report"], "no run there"),
+        (["predict", "{run}", "gone.png", "--out", "x"], "gone.png: cannot be read"),
+        (["predict", "{run}", "gone.png", "--out", "x", "--size", "big"], "HEIGHTxWIDTH"),
+    ],
+)
+def test_mistakes(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = mtl(*(argument.format(run=run) for argument in arguments))
+    assert result.exit_code == 2, result.output
+    assert message in result.stderr
+
+
+@pytest.mark.parametrize("size", [(40, 56), (33, 17)])
+def test_photographs_of_any_size(run: Path, tmp_path: Path, size: tuple[int, int]) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
+    photograph = tmp_path / "photograph.png"
+    Image.fromarray(pixels).save(photograph)
+    out = tmp_path / "out"
+    result = mtl("predict", str(run), str(photograph), "--out", str(out))
+    assert result.exit_code == 0, result.output
+    assert sorted(path.name for path in out.iterdir()) == [
+        "photograph.depth.npy",
+        "photograph.depth.png",
+        "photograph.segmentation.npy",
+        "photograph.segmentation.png",
+    ]
+    assert np.load(out / "photograph.depth.npy").shape == (1, *size)
+    assert np.load(out / "photograph.segmentation.npy").shape[1:] == size
+    with Image.open(out / "photograph.segmentation.png") as picture:
+        assert picture.size == size[::-1]
+
+
+def test_the_network_runs_at_the_size_asked_for(run: Path, tmp_path: Path) -> None:
+    photograph = tmp_path / "photograph.png"
+    Image.fromarray(np.full((64, 64, 3), 90, np.uint8)).save(photograph)
+    arrays = []
+    for size in ("32x32", "64x64"):
+        out = tmp_path / size
+        result = mtl("predict", str(run), str(photograph), "--out", str(out), "--size", size)
+        assert result.exit_code == 0, result.output
+        arrays.append(np.load(out / "photograph.depth.npy"))
+    assert arrays[0].shape == arrays[1].shape
+    assert not np.allclose(*arrays)
+
+
+def test_the_doctor_sees_a_broken_plugin(tmp_path: Path) -> None:
+    (tmp_path / "broken.py").write_text("import nothing_of_that_name\n")
+    plugins = Plugins(allow=(), files=[str(tmp_path / "broken.py")])
+    result = CliRunner().invoke(main, ["doctor", "--json"], obj=plugins)
+    assert result.exit_code == 0
+    facts = json.loads(result.stdout)
+    assert facts["libraries"]["torch"]
+    assert any("nothing_of_that_name" in problem for problem in facts["problems"])
+    assert "cpu" in facts["devices"]
