@@ -127,4 +127,21 @@ def _size(text: str | None) -> tuple[int, int] | None:
     return int(height), int(width)
 
 
-COMMANDS = [evaluate, predict, doctor]
+@click.command()
+@click.argument("source", type=click.Path())
+@click.option("--tasks", default="", help="Columns of a matrix in order, or keys to keep: a,b,c.")
+@click.option("--out", required=True, help="The JSON file to write, for data.labels.")
+def labels(source: str, tasks: str, out: str) -> None:
+    """Convert a published label split SOURCE (.npy, .pth, .txt) to what data.labels reads."""
+    from mtlcore.label_files import convert
+
+    found = convert(Path(source), [task.strip() for task in tasks.split(",") if task.strip()])
+    try:
+        Path(out).write_text(json.dumps(found) + "\n", "utf-8")
+    except OSError as error:
+        raise UsageError(f"{out}: cannot be written ({error.strerror})") from error
+    for task, samples in found.items():
+        click.echo(f"{task}: {len(samples)} samples")
+
+
+COMMANDS = [evaluate, predict, doctor, labels]

@@ -6,11 +6,15 @@ import json
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner, Result
 
 import mtlcore
+from mtlcore.cli import main
 from mtlcore.errors import UsageError
+from mtlcore.plugins import Plugins
 from mtlcore.regimes import LabelRegime, draw_regime
 
 TASKS = ("segmentation", "depth", "normals")
@@ -103,3 +107,50 @@ def test_a_run_shows_counts_and_keeps_the_regime(tmp_path: Path) -> None:
     config["data"]["labels"] = str(tmp_path / "run" / "labels.json")
     again = mtlcore.run(config, out=str(tmp_path / "again"))
     assert again["final"] == summary["final"]
+
+
+def convert(path: Path, tasks: str, out: Path) -> Result:
+    return CliRunner().invoke(
+        main, ["labels", str(path), "--tasks", tasks, "--out", str(out)], obj=Plugins(allow=())
+    )
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".pth", ".txt"])
+def test_a_published_matrix_is_converted(tmp_path: Path, suffix: str) -> None:
+    matrix = np.array([[1, 0, 0], [0, 1, 1], [1, 0, 1]])
+    file, out = tmp_path / f"labels{suffix}", tmp_path / "labels.json"
+    if suffix == ".npy":
+        np.save(file, matrix)
+    elif suffix == ".pth":
+        torch.save(torch.from_numpy(matrix), file)
+    else:
+        np.savetxt(file, matrix, fmt="%d")
+    result = convert(file, "segmentation,depth,normals", out)
+    assert result.exit_code == 0, result.output
+    assert json.loads(out.read_text()) == {"segmentation": [0, 2], "depth": [1], "normals": [1, 2]}
+    assert draw(str(out), 3).counts() == {"segmentation": 2, "depth": 1, "normals": 2}
+
+
+def test_a_published_dictionary_is_converted(tmp_path: Path) -> None:
+    file, out = tmp_path / "labels.npy", tmp_path / "labels.json"
+    names = {"semseg": np.array(["2008_000008", "2008_000015"]), "edge": ["2008_000019"]}
+    np.save(file, names, allow_pickle=True)
+    result = convert(file, "", out)
+    assert result.exit_code == 0, result.output
+    assert json.loads(out.read_text()) == {
+        "semseg": ["2008_000008", "2008_000015"],
+        "edge": ["2008_000019"],
+    }
+
+
+def test_a_pickle_that_wants_to_run_something_is_refused(tmp_path: Path) -> None:
+    class Trap:
+        def __reduce__(self):
+            return (Path.touch, (tmp_path / "sprung",))
+
+    np.save(tmp_path / "trap.npy", {"semseg": Trap()}, allow_pickle=True)
+    result = convert(tmp_path / "trap.npy", "", tmp_path / "out.json")
+    assert result.exit_code == 2
+    assert "trap.npy: cannot be read as a label file" in result.stderr
+    assert not (tmp_path / "sprung").exists()
+    assert not (tmp_path / "out.json").exists()
