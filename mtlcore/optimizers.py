@@ -182,6 +182,8 @@ class GradientDescent(Optimizer):
         self._clip = clip
         self._scale = LossScale(dynamic=learner.precision == "fp16")
         self._gradients = learner.task_gradients()
+        # Listed once: walking the modules in every step takes longer than a small model.
+        self._parameters = list(learner.parameters())
         # What a forward pass changes besides computing: running statistics.
         self._buffers = [*learner.model.buffers(), *learner.losses.buffers()]
         self._buffers += [*learner.cross_task.buffers()]
@@ -196,7 +198,7 @@ class GradientDescent(Optimizer):
                 self._gradients.unscale(self._scale.factor)
             result = self._gradients.apply(learner.balancing, learner.context)
             report = attrs.evolve(report, balancing=result, learning_rate=rate)
-            norm = self._clip_gradients(learner) if result.status != "not finite" else math.nan
+            norm = self._clip_gradients() if result.status != "not finite" else math.nan
             finite = math.isfinite(norm)
             self._scale.update(finite)
             if not finite:
@@ -291,8 +293,8 @@ class GradientDescent(Optimizer):
                 self._gradients.collect_sum(extra)
         return losses, cross, None
 
-    def _clip_gradients(self, learner: Learner) -> float:
-        gradients = [p.grad for p in learner.parameters() if p.grad is not None]
+    def _clip_gradients(self) -> float:
+        gradients = [p.grad for p in self._parameters if p.grad is not None]
         if not gradients:  # no label in any batch of the plan
             return 0.0
         norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))

@@ -1,0 +1,57 @@
+"""The main job, as a newcomer starts it: minutes long, and what it must reach."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+REAL_DATA = Path(os.environ.get("MTLCORE_REAL_DATA", ROOT.parent / "shared" / "data"))
+
+pytestmark = pytest.mark.slow
+
+
+def summary(out: Path, *arguments: str) -> dict:
+    command = [sys.executable, "-m", "mtlcore", "run", "--plugin", "atinet", "--out", str(out)]
+    environment = {key: value for key, value in os.environ.items() if key != "MTL_PLUGINS"}
+    result = subprocess.run(
+        [*command, *arguments], cwd=ROOT, env=environment, capture_output=True, text=True,
+        check=False,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    return json.loads((out / "summary.json").read_text())
+
+
+def test_the_demo_beats_the_best_constants(tmp_path: Path) -> None:
+    found = summary(tmp_path / "demo")
+    model, constants = found["final"]["val"], found["constants"]
+    everywhere, pixel = constants["global"], constants["pixel"]
+    assert model["segmentation"]["miou"] >= 3 * everywhere["segmentation"]["miou"]
+    assert model["depth"]["abs_error"] <= 0.7 * everywhere["depth"]["abs_error"]
+    assert model["normals"]["mean_angle"] <= 0.7 * everywhere["normals"]["mean_angle"]
+    assert model["segmentation"]["miou"] > pixel["segmentation"]["miou"]
+    assert model["depth"]["abs_error"] < pixel["depth"]["abs_error"]
+    assert model["normals"]["mean_angle"] < pixel["normals"]["mean_angle"]
+
+
+def test_real_photographs_beat_the_global_constant(tmp_path: Path) -> None:
+    root = REAL_DATA / "tabletop"
+    if not root.is_dir():
+        pytest.skip(f"the photographs are not in {root} (set MTLCORE_REAL_DATA)")
+    found = summary(
+        tmp_path / "tabletop",
+        "--set=data.name=folder",
+        f"--set=data.root={root}",
+        "--set=data.spec=examples/tabletop.toml",
+    )
+    model, constant = found["final"]["val"], found["constants"]["global"]
+    assert set(model) == {"segmentation", "depth", "normals"}
+    assert model["segmentation"]["miou"] > constant["segmentation"]["miou"]
+    assert model["depth"]["abs_error"] < constant["depth"]["abs_error"]
+    assert model["normals"]["mean_angle"] < constant["normals"]["mean_angle"]
+    assert model["normals"]["median_angle"] < constant["normals"]["median_angle"]
