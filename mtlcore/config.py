@@ -321,6 +321,9 @@ class _Merged:
             core = {"update_every"} if at == "balancer" else _core_keys(at)
             if at == "balancer" and self.origins.get("balancer.name") != "core":
                 self.notes.append(f"balancer {new} ({why}) replaces {old}")
+            if at == "data":
+                # The core's numbers are for its own rooms; other data is used whole.
+                core -= {key for key in core if self.origins.get(f"data.{key}") == "core"}
             self._replace(tree, at, carried | core)
             self.carried |= {f"{at}.{key}" for key in tree if key in carried}
 

@@ -134,9 +134,11 @@ _RULES: dict[str, type[_Rule]] = {
     "segmentation": _Majority,
     "classification": _Majority,
     "depth": _Median,
+    "inverse-depth": _Median,
     "regression": _Median,
     "normals": _Direction,
     "edges": _BaseRate,
+    "saliency": _BaseRate,
     "multilabel": _BaseRate,
 }
 

@@ -117,12 +117,12 @@ def colour(
     values = values.nan_to_num(0.0, 0.0, 0.0)
     if task.kind == "normals" and task.channels == 3:
         return _hatched(_rgb((F.normalize(values, dim=0) + 1) / 2), shown)
-    if task.kind == "edges":
+    if task.kind in ("edges", "saliency"):
         probability = values.sigmoid() if valid is None else values
         return _hatched(_rgb(probability[:1].expand(3, -1, -1)), shown)
     lowest, highest = limits(values, shown)
     scaled = _between(values, lowest if vmin is None else vmin, highest if vmax is None else vmax)
-    if task.kind == "depth":
+    if task.kind in ("depth", "inverse-depth"):
         return _hatched(_depth_colours(scaled[0]), shown)
     if task.channels == 3:
         return _hatched(_rgb(scaled), shown)
@@ -249,7 +249,7 @@ def _caption(sample: PanelSample, maps: Sequence[Task]) -> str:
     parts = [sample.key]
     for task in maps:
         low, high = _scale(sample, task)
-        if task.kind not in ("segmentation", "normals", "edges") and low is not None:
+        if task.kind not in ("segmentation", "normals", "edges", "saliency") and low is not None:
             parts.append(f"{task.name} {low:.3g} to {high:.3g} {task.unit}".rstrip())
     return "    ".join(parts)
 

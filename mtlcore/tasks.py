@@ -15,6 +15,7 @@ Layout = Literal["map", "vector", "label"]
 _KINDS: dict[str, tuple[Layout, str, tuple[float, ...]]] = {
     "segmentation": ("map", "int64", (0,)),
     "depth": ("map", "float32", (1.0,)),
+    "inverse-depth": ("map", "float32", (1.0,)),
     "normals": ("map", "float32", (0.0, 0.0, -1.0)),
     "edges": ("map", "float32", (0.0,)),
     "classification": ("label", "int64", (0,)),

@@ -78,6 +78,13 @@ def test_the_learning_rate_survives_another_optimizer(plugins: Plugins) -> None:
     assert config.optimizer.settings == {"lr": 0.5}
 
 
+def test_the_cores_numbers_of_rooms_are_not_those_of_other_data(plugins: Plugins) -> None:
+    assert resolved(plugins).data.train == 1600
+    layer = Layer("a", {"data": {"name": "nyuv2", "root": "here"}})
+    assert resolved(plugins, layers=(layer,)).data.train is None
+    assert resolved(plugins, "data.train=7", layers=(layer,)).data.train == 7
+
+
 def test_a_carried_setting_goes_where_the_new_component_has_none(plugins: Plugins) -> None:
     first = Layer("a", {"data": {"name": "folder", "spec": "x.toml", "root": "here"}})
     config = resolved(plugins, "data.name=rooms", layers=(first,))

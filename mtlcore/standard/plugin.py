@@ -16,7 +16,7 @@ from mtlcore.specs import (
     OptimizerSpec,
 )
 
-_MAPS = ("segmentation", "depth", "normals", "edges")
+_MAPS = ("segmentation", "depth", "inverse-depth", "normals", "edges", "saliency")
 _PER_SAMPLE = ("classification", "multilabel", "regression")
 
 
@@ -85,8 +85,8 @@ def mtl_losses() -> Iterator[LossSpec]:
     yield LossSpec(
         name="l1",
         target="mtlcore.standard.losses:L1",
-        task_kinds=("depth", "regression"),
-        default_for=("depth", "regression"),
+        task_kinds=("depth", "inverse-depth", "regression"),
+        default_for=("depth", "inverse-depth", "regression"),
         summary="Absolute error.",
     )
     yield LossSpec(
@@ -99,8 +99,8 @@ def mtl_losses() -> Iterator[LossSpec]:
     yield LossSpec(
         name="binary-cross-entropy",
         target="mtlcore.standard.losses:BinaryCrossEntropy",
-        task_kinds=("edges",),
-        default_for=("edges",),
+        task_kinds=("edges", "saliency"),
+        default_for=("edges", "saliency"),
         summary="Cross-entropy with rare positives weighted up.",
         paper="Vandenhende et al., Multi-Task Learning for Dense Prediction, TPAMI 2021",
     )
@@ -152,8 +152,8 @@ def mtl_metrics() -> Iterator[MetricSpec]:
     yield MetricSpec(
         name="depth",
         target="mtlcore.standard.metrics:DepthMetric",
-        task_kinds=("depth",),
-        default_for=("depth",),
+        task_kinds=("depth", "inverse-depth"),
+        default_for=("depth", "inverse-depth"),
         summary="Absolute, relative and root-mean-square error, delta < 1.25.",
     )
     yield MetricSpec(
@@ -166,8 +166,8 @@ def mtl_metrics() -> Iterator[MetricSpec]:
     yield MetricSpec(
         name="edges",
         target="mtlcore.standard.metrics:EdgesMetric",
-        task_kinds=("edges",),
-        default_for=("edges",),
+        task_kinds=("edges", "saliency"),
+        default_for=("edges", "saliency"),
         summary="Best pixel-exact F-measure over thresholds.",
     )
     yield MetricSpec(
@@ -285,4 +285,38 @@ def mtl_datasets() -> Iterator[DatasetSpec]:
         target="mtlcore.datasets.nyuv2:NYUv2",
         summary="NYUv2 in MTAN's .npy layout: 13 classes, depth, normals.",
         paper="Silberman et al., ECCV 2012; Liu et al., MTAN, CVPR 2019",
+    )
+    yield DatasetSpec(
+        name="cityscapes",
+        target="mtlcore.datasets.cityscapes:Cityscapes",
+        summary="Cityscapes in MTAN's .npy layout: 2, 7 or 19 classes, inverse depth.",
+        paper="Cordts et al., CVPR 2016; Liu et al., MTAN, CVPR 2019",
+    )
+    yield DatasetSpec(
+        name="taskonomy",
+        target="mtlcore.datasets.taskonomy:Taskonomy",
+        summary="Taskonomy's buildings: 17 classes, depth, normals, texture edges.",
+        paper="Zamir et al., Taskonomy, CVPR 2018",
+    )
+    yield DatasetSpec(
+        name="pascal-context",
+        target="mtlcore.datasets.pascal_context:PascalContext",
+        summary="PASCAL_MT: classes, human parts, edges, normals, saliency.",
+        paper="Maninis et al., ASTMT, CVPR 2019; Vandenhende et al., TPAMI 2021",
+    )
+    yield DatasetSpec(
+        name="tabular",
+        target="mtlcore.datasets.tabular:Tabular",
+        summary="Rows of a CSV or Parquet table, several columns of which are predicted.",
+    )
+    yield DatasetSpec(
+        name="multi-mnist",
+        target="mtlcore.datasets.multi_mnist:MultiMNIST",
+        summary="Two handwritten digits in one 36x36 picture, a task for each.",
+        paper="Sabour et al., NIPS 2017; Sener & Koltun, NeurIPS 2018",
+    )
+    yield DatasetSpec(
+        name="several",
+        target="mtlcore.datasets.concat:Concat",
+        summary="Several datasets at once, each labelled for its own tasks.",
     )

@@ -125,7 +125,7 @@ def draw_labels(
         target = torch.rand(shape, generator=generator) + 0.1
     if task.kind == "normals":
         target = F.normalize(target - 0.6, dim=1)
-    elif task.kind in ("edges", "multilabel"):
+    elif task.kind in ("edges", "saliency", "multilabel"):
         target = (target > 0.6).float()
     valid = torch.rand(batch, *task.valid_shape(size), generator=generator) >= masked
     return mask_labels(task, target, valid, size), valid

@@ -120,9 +120,9 @@ class DatasetContract:
         assert bool(values.isfinite().all()), f"{where} is not finite where it is valid"
         if task.dtype == "int64":
             assert low >= 0 and high < task.channels, f"{where} has classes {low} to {high}"
-        if task.kind == "depth":
+        if task.kind in ("depth", "inverse-depth"):
             assert low > 0, f"{where} has a depth of {low} where it is valid"
-        if task.kind in ("edges", "multilabel"):
+        if task.kind in ("edges", "saliency", "multilabel"):
             assert low >= 0 and high <= 1, f"{where} has values from {low} to {high}"
         if task.kind == "normals":
             lengths = torch.linalg.vector_norm(target, dim=0)[valid]

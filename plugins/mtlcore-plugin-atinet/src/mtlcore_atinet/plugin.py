@@ -61,7 +61,7 @@ def _on_rooms(backbone: str, balancer: dict[str, Any]) -> dict[str, Any]:
     """The paper's recipe on rendered rooms, small enough for a CPU."""
     return {
         "tasks": ["segmentation", "depth", "normals"],
-        "data": {"name": "rooms", "train": 1600, "val": 200},
+        "data": {"name": "rooms"},
         "model": {"backbone": {"name": backbone, "width": 0.0625}, "head": {"name": "conv"}},
         "balancer": balancer,
         "optimizer": {

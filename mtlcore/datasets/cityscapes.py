@@ -1,0 +1,126 @@
+"""Cityscapes as the MTAN authors published it: one .npy file per image and label."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from mtlcore.data import DataError, Dataset, Sample
+from mtlcore.errors import UsageError, did_you_mean
+from mtlcore.files import Root, decode_image, decode_label
+from mtlcore.tasks import Task
+
+# In the order of Cityscapes' own numbers; the files themselves do not name their classes.
+CLASS_NAMES: dict[int, tuple[str, ...]] = {
+    2: ("background", "foreground"),
+    7: ("flat", "construction", "object", "nature", "sky", "human", "vehicle"),
+    19: (
+        "road", "sidewalk", "building", "wall", "fence", "pole", "traffic light", "traffic sign",
+        "vegetation", "terrain", "sky", "person", "rider", "car", "truck", "bus", "train",
+        "motorcycle", "bicycle",
+    ),
+}  # fmt: skip
+_PLAIN_LABEL = "label"  # LibMTL's layout has one folder of labels, with 7 classes
+
+
+@final
+class Cityscapes(Dataset):
+    """`{train,val}/{image,label_2,label_7,label_19,depth}/{i}.npy`: 2,975 and 500, 128x256.
+
+    Tasks: segmentation (-1 is invalid) and inverse_depth. What the files call depth is the
+    disparity as Cityscapes stores it divided by 65,535 (0 is invalid, the largest 0.49): it grows
+    as things come nearer and is without a unit, so that a relative error of it is none of metres.
+    Which photograph of Cityscapes a number stands for was never published.
+
+    Args:
+        root: the folder that holds `train` and `val`, a local path or an fsspec URL.
+        split: "train" or "val".
+        classes: background and foreground (2), Cityscapes' categories (7) or its classes (19);
+            the 7 are also looked for in `label/`, LibMTL's name for them.
+
+    Raises:
+        UsageError: there is no such split, or no root.
+        DataError: the split's folder is missing, empty or holds other files.
+    """
+
+    def __init__(self, root: str | None, split: str, *, classes: Literal[2, 7, 19] = 7) -> None:
+        if root is None:
+            raise UsageError("data.root: cityscapes reads files; give the folder that holds train/")
+        if split not in self.splits:
+            raise UsageError(
+                f"cityscapes has no split {split!r}, only {', '.join(self.splits)}"
+                + did_you_mean(split, self.splits)
+            )
+        self._root = Root(root)
+        self._split = split
+        self._numbers = self._list_numbers()
+        own = self._root.exists(f"{split}/label_{classes}")
+        plain = classes == 7 and not own and self._root.exists(f"{split}/{_PLAIN_LABEL}")
+        self._label = _PLAIN_LABEL if plain else f"label_{classes}"
+
+    @classmethod
+    def describe(
+        cls, root: str | None, *, classes: Literal[2, 7, 19] = 7, **settings: Any
+    ) -> tuple[Task, ...]:
+        """Segmentation and inverse depth."""
+        return (
+            Task(
+                name="segmentation",
+                kind="segmentation",
+                channels=classes,
+                class_names=CLASS_NAMES[classes],
+            ),
+            Task(name="inverse_depth", kind="inverse-depth", channels=1),
+        )
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    def __getitem__(self, index: int) -> Sample:
+        """One photograph and its two labels.
+
+        Raises:
+            DataError: a file is missing or unreadable, an image is not in [0, 1], or a label has
+                another size than its image.
+        """
+        number = self._numbers[index]
+        path = f"{self._split}/image/{number}.npy"
+        key = self._root.where(path)
+        inputs = decode_image(self._root.read_bytes(path), key)
+        size = inputs.shape[1:]
+        classes = self._read(f"{self._split}/{self._label}/{number}.npy", size).astype(np.int64)
+        inverse = self._read(f"{self._split}/depth/{number}.npy", size).astype(np.float32)
+        pairs = {
+            "segmentation": (classes, classes != -1),
+            "inverse_depth": (inverse[None], inverse > 0),
+        }
+        return Sample(
+            inputs=inputs,
+            targets={name: torch.from_numpy(values) for name, (values, _) in pairs.items()},
+            valid={name: torch.from_numpy(known) for name, (_, known) in pairs.items()},
+            key=key,
+        )
+
+    def _list_numbers(self) -> list[int]:
+        folder = f"{self._split}/image"
+        stems = [name.removesuffix(".npy") for name in self._root.list(folder) if name[0] != "."]
+        odd = [stem for stem in stems if not stem.isdecimal()]
+        if odd or not stems:
+            found = f"holds {odd[0]!r}" if odd else "is empty"
+            raise DataError(
+                f"{self._root.where(folder)}: {found}; files 0.npy, 1.npy, ... were expected"
+            )
+        return sorted(map(int, stems))
+
+    def _read(self, path: str, size: tuple[int, ...]) -> NDArray[Any]:
+        """A label of one channel as (H, W)."""
+        where = self._root.where(path)
+        array = decode_label(self._root.read_bytes(path), where)
+        if array.shape not in (tuple(size), (*size, 1)):
+            raise DataError(
+                f"{where}: shape {array.shape} where the image's {tuple(size)} was expected"
+            )
+        return array.reshape(size)

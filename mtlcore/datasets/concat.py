@@ -1,0 +1,200 @@
+"""Several datasets as one, each labelled for its own tasks."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import accumulate
+from typing import Any, final
+
+import attrs
+
+from mtlcore.data import Dataset, Sample
+from mtlcore.errors import ConfigError, MtlError, did_you_mean
+from mtlcore.plugins import Plugins
+from mtlcore.settings import structure
+from mtlcore.tasks import Task
+
+_OWN_KEYS = ("name", "root", "tasks")
+
+
+@attrs.frozen
+class _Source:
+    """One of the datasets, not opened yet.
+
+    Args:
+        path: of its table in the configuration.
+        name: of the dataset.
+        target: its class.
+        root: where it lies.
+        settings: its own, converted.
+        renamed: its tasks' names and what they are called here.
+    """
+
+    path: str
+    name: str
+    target: type[Dataset]
+    root: str | None
+    settings: Mapping[str, Any]
+    renamed: Mapping[str, str]
+
+    def tasks(self) -> tuple[Task, ...]:
+        """Its tasks under the names they have here."""
+        declared = self.target.describe(self.root, **self.settings)
+        names = [task.name for task in declared]
+        unknown = [name for name in self.renamed if name not in names]
+        if unknown:
+            raise ConfigError(
+                f"{self.path}.tasks.{name}: {self.name!r} declares no such task"
+                f"{did_you_mean(name, names)} (it has: {', '.join(names)})"
+                for name in unknown
+            )
+        here = [self.renamed.get(name, name) for name in names]
+        if len(set(here)) < len(here):
+            raise ConfigError([f"{self.path}.tasks: gives two tasks of {self.name!r} one name"])
+        try:
+            return tuple(
+                attrs.evolve(task, name=name) for task, name in zip(declared, here, strict=True)
+            )
+        except ValueError as error:
+            raise ConfigError([f"{self.path}.tasks: {error}"]) from error
+
+
+@final
+class Concat(Dataset):
+    """The samples of several datasets, one dataset after the other.
+
+    A sample has the labels of its own dataset; all other tasks are missing for it. Tasks of the
+    same name are one task and must agree in everything (kind, channels, class names, unit ...);
+    `tasks` in a source renames them, to tell two apart or to make them one. Set `data.size` where
+    images differ in size.
+
+        [[data.sources]]
+        name = "nyuv2"
+        root = "nyuv2"
+        [[data.sources]]
+        name = "rooms"
+        samples = 800
+        size = [288, 384]
+        tasks = { segmentation = "room_parts" }
+
+    Datasets are found among mtlcore's own and the installed plugins'.
+
+    Args:
+        root: of those sources that name none.
+        split: every source is opened at it.
+        sources: per dataset its name, its root, `tasks` (new names for some of them) and its own
+            settings; one that is rendered takes `samples` (for each split) and `size` here.
+
+    Raises:
+        ConfigError: what is wrong with a source, or two tasks of one name differ.
+        DataError, UsageError: as the datasets themselves raise them.
+    """
+
+    splits = ("train", "val", "test")
+
+    def __init__(
+        self, root: str | None, split: str, *, sources: tuple[dict[str, Any], ...]
+    ) -> None:
+        found = _sources(root, sources)
+        _merged(found)
+        self._renamed = [source.renamed for source in found]
+        self._datasets = [_open(source, split) for source in found]
+        self._starts = list(accumulate(map(len, self._datasets), initial=0))
+
+    @classmethod
+    def describe(cls, root: str | None, **settings: Any) -> tuple[Task, ...]:
+        """The tasks of all sources, in the order in which they are first met."""
+        return _merged(_sources(root, settings["sources"]))
+
+    @classmethod
+    def default_size(cls, root: str | None, **settings: Any) -> tuple[int, int] | None:
+        """What those sources suggest that suggest a size, if it is one and the same."""
+        sizes = {
+            source.target.default_size(source.root, **source.settings)
+            for source in _sources(root, settings["sources"])
+        } - {None}
+        return sizes.pop() if len(sizes) == 1 else None
+
+    def __len__(self) -> int:
+        return self._starts[-1]
+
+    def __getitem__(self, index: int) -> Sample:
+        """A sample of one of the datasets with its labels under their names here.
+
+        Raises:
+            DataError: as the dataset raises it.
+        """
+        index = range(len(self))[index]
+        which = bisect_right(self._starts, index) - 1
+        sample = self._datasets[which][index - self._starts[which]]
+        renamed = self._renamed[which]
+        return attrs.evolve(
+            sample,
+            targets={renamed.get(name, name): t for name, t in sample.targets.items()},
+            valid={renamed.get(name, name): v for name, v in sample.valid.items()},
+        )
+
+
+def _sources(root: str | None, tables: Sequence[Mapping[str, Any]]) -> list[_Source]:
+    plugins = Plugins.from_environment()
+    problems: list[str] = [] if tables else ["data.sources: name at least one dataset"]
+    found = []
+    for number, table in enumerate(tables):
+        path = f"data.sources[{number}]"
+        name, own_root = table.get("name"), table.get("root", root)
+        renamed = table.get("tasks", {})
+        problems += _wrong_types(path, name, own_root, renamed)
+        try:
+            target = plugins.get("datasets", str(name)).load()
+        except MtlError as error:
+            problems.append(f"{path}.name: {error}")
+            continue
+        given = {key: value for key, value in table.items() if key not in _OWN_KEYS}
+        settings = structure(target, given, path, problems)
+        found.append(_Source(path, str(name), target, own_root, settings, renamed))
+    if problems:
+        raise ConfigError(problems)
+    return found
+
+
+def _wrong_types(path: str, name: Any, root: Any, renamed: Any) -> Iterator[str]:
+    if not isinstance(name, str):
+        yield f"{path}.name: name a dataset, one of mtl list datasets (got {name!r})"
+    if not isinstance(root, str | None):
+        yield f"{path}.root: expected a folder or URL, got {root!r}"
+    if not isinstance(renamed, Mapping) or not all(isinstance(n, str) for n in renamed.values()):
+        yield f"{path}.tasks: expected a table of new names, got {renamed!r}"
+
+
+def _merged(sources: Sequence[_Source]) -> tuple[Task, ...]:
+    """All tasks, each once."""
+    tasks: dict[str, Task] = {}
+    homes: dict[str, str] = {}
+    problems = []
+    for source in sources:
+        for task in source.tasks():
+            same = tasks.setdefault(task.name, task)
+            home = homes.setdefault(task.name, f"{source.path} ({source.name})")
+            differing = [
+                field.name
+                for field in attrs.fields(Task)
+                if getattr(task, field.name) != getattr(same, field.name)
+            ]
+            if differing:
+                problems.append(
+                    f"{source.path}.tasks: {source.name!r} and {home} both have a task "
+                    f"{task.name!r}, but of different {', '.join(differing)}; give one of them "
+                    f'another name, tasks = {{ {task.name} = "..." }}'
+                )
+    if problems:
+        raise ConfigError(problems)
+    return tuple(tasks.values())
+
+
+def _open(source: _Source, split: str) -> Dataset:
+    make: Callable[..., Dataset] = source.target
+    try:
+        return make(source.root, split, **source.settings)
+    except ValueError as error:
+        raise ConfigError([f"{source.path}: {error}"]) from error

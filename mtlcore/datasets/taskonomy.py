@@ -1,0 +1,227 @@
+"""Taskonomy as its authors publish it: a folder per building and domain, a file per view."""
+
+from __future__ import annotations
+
+import csv
+import re
+import warnings
+from collections.abc import Callable
+from typing import Any, Literal, final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from mtlcore.data import DataError, Dataset, Sample
+from mtlcore.errors import UsageError, did_you_mean
+from mtlcore.files import MissingFile, Root, decode_image, decode_label, unit_normals
+from mtlcore.tasks import Task
+
+CLASS_NAMES = (
+    "background", "bottle", "chair", "couch", "potted plant", "bed", "dining table", "toilet",
+    "tv", "microwave", "oven", "toaster", "sink", "refrigerator", "book", "clock", "vase",
+)  # fmt: skip
+_METRES = np.float32(1 / 512)
+_NO_DEPTH = 65_535
+_SHORTEST_NORMAL = 64  # in grey levels, of 127; around (127, 127, 127) there is none
+_FIELDS = ("building", "domain")
+
+_Pair = tuple[NDArray[Any], NDArray[np.bool_]]
+
+
+@final
+class Taskonomy(Dataset):
+    """Views of scanned buildings, 512x512: `point_<p>_view_<v>_domain_<domain>.png`.
+
+    Tasks: segmentation (`segment_semantic`: 17 classes, 0 "uncertain" is invalid), depth (m; the
+    16-bit files count 1/512 m, 65535 is invalid), normals (`normal`, centred at 127, scaled to
+    unit length; grey is invalid; the camera frame is the files' own) and edges (`edge_texture`,
+    16-bit strengths as parts of 65535). Segmentation consists of another network's predictions.
+
+    Buildings are shared out as in the authors' tables, `splits_taskonomy.zip`: put one of them,
+    such as `train_val_test_tiny.csv` (25, 5 and 5 buildings), beside the buildings. Buildings of
+    the table that were not downloaded are left out; a domain that a view has no file of is a
+    missing label.
+
+    Args:
+        root: the folder that holds the buildings, a local path or an fsspec URL.
+        split: "train", "val" or "test".
+        splits: the table inside the root: a line `id,train,val,test`, then a building per line
+            with a 1 under its split.
+        folder: where a building's images of one domain lie inside the root; what `omnitools`
+            downloads is "{domain}/taskonomy/{building}".
+        depth: the distance from the camera's centre ("euclidean") or along its axis ("zbuffer").
+
+    Raises:
+        UsageError: there is no root or no such split, or the folder names no building or domain.
+        DataError: the table is missing or another one, or none of the split's buildings is there.
+    """
+
+    splits = ("train", "val", "test")
+
+    def __init__(
+        self,
+        root: str | None,
+        split: str,
+        *,
+        splits: str = "train_val_test_tiny.csv",
+        folder: str = "{building}/{domain}",
+        depth: Literal["euclidean", "zbuffer"] = "euclidean",
+    ) -> None:
+        if root is None:
+            raise UsageError("data.root: taskonomy reads files; give the folder of the buildings")
+        if split not in self.splits:
+            raise UsageError(
+                f"taskonomy has no split {split!r}, only {', '.join(self.splits)}"
+                + did_you_mean(split, self.splits)
+            )
+        if any(f"{{{field}}}" not in folder for field in _FIELDS):
+            raise UsageError(f"data.folder: {folder!r} must hold {{building}} and {{domain}}")
+        self._root = Root(root)
+        self._folder = folder
+        self._domains = {
+            "segmentation": "segment_semantic",
+            "depth": f"depth_{depth}",
+            "normals": "normal",
+            "edges": "edge_texture",
+        }
+        buildings = _buildings(self._root, splits, split)
+        self._views = [
+            (building, view) for building in buildings for view in self._list_views(building)
+        ]
+        if not self._views:
+            raise DataError(
+                f"{self._root.where(self._path(buildings[0], 'rgb'))}: no image of this or any "
+                f"other of the {len(buildings)} building(s) that {splits} counts to {split!r}; "
+                "data.folder says where they lie"
+            )
+        self._warn_of_absent_domains()
+
+    @classmethod
+    def describe(cls, root: str | None, **settings: Any) -> tuple[Task, ...]:
+        """Segmentation, depth, normals and edges."""
+        return (
+            Task(
+                name="segmentation",
+                kind="segmentation",
+                channels=len(CLASS_NAMES),
+                class_names=CLASS_NAMES,
+            ),
+            Task(name="depth", kind="depth", channels=1, unit="m"),
+            Task(name="normals", kind="normals", channels=3),
+            Task(name="edges", kind="edges", channels=1),
+        )
+
+    def __len__(self) -> int:
+        return len(self._views)
+
+    def __getitem__(self, index: int) -> Sample:
+        """One view with those labels that it has.
+
+        Raises:
+            DataError: a file is unreadable, or has another size or encoding than it should.
+        """
+        building, view = self._views[index]
+        path = self._path(building, "rgb", view)
+        key = self._root.where(path)
+        inputs = decode_image(self._root.read_bytes(path), key)
+        targets, valid = {}, {}
+        for name, domain in self._domains.items():
+            path = self._path(building, domain, view)
+            where = self._root.where(path)
+            try:
+                raw = decode_label(self._root.read_bytes(path), where)
+            except MissingFile:
+                continue
+            decode, channels, width = _DECODERS[name]
+            shape = (*inputs.shape[1:], channels)
+            if raw.shape != shape and (*raw.shape, 1) != shape:
+                raise DataError(
+                    f"{where}: shape {raw.shape} where {shape} was expected, as {key} is "
+                    f"{tuple(shape[:2])} (height x width)"
+                )
+            if (raw.dtype.itemsize == 1) != (width == 1):
+                raise DataError(f"{where}: must be a PNG of {8 * width} bits, not {raw.dtype}")
+            values, known = decode(raw.reshape(shape))
+            targets[name], valid[name] = torch.from_numpy(values), torch.from_numpy(known)
+        return Sample(inputs=inputs, targets=targets, valid=valid, key=key)
+
+    def _path(self, building: str, domain: str, view: str = "") -> str:
+        folder = self._folder.replace("{building}", building).replace("{domain}", domain)
+        return f"{folder}/{view}_domain_{domain}.png" if view else folder
+
+    def _list_views(self, building: str) -> list[str]:
+        """`point_<p>_view_<v>` of every photograph of a building, in the order of the numbers."""
+        try:
+            names = self._root.list(self._path(building, "rgb"))
+        except MissingFile:
+            return []
+        matches = [re.fullmatch(r"(point_(\d+)_view_(\d+))_domain_rgb\.png", n) for n in names]
+        found = sorted((int(m[2]), int(m[3]), m[1]) for m in matches if m)
+        return [view for _, _, view in found]
+
+    def _warn_of_absent_domains(self) -> None:
+        """A domain that was not downloaded would look like labels that were never made."""
+        buildings = sorted({building for building, _ in self._views})
+        for name, domain in self._domains.items():
+            if not any(self._root.exists(self._path(building, domain)) for building in buildings):
+                warnings.warn(
+                    f"{self._root.root}: no building of the split has a folder {domain!r}; task "
+                    f"{name!r} has no label",
+                    stacklevel=3,
+                )
+
+
+def _buildings(root: Root, table: str, split: str) -> list[str]:
+    where = root.where(table)
+    try:
+        lines = root.read_bytes(table).decode().splitlines()
+    except MissingFile as error:
+        raise DataError(
+            f"{error}; it says which building is in which split (data.splits): one of the tables "
+            "in splits_taskonomy.zip, which Taskonomy's page of data offers"
+        ) from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"{where}: is no text") from error
+    rows = [[cell.strip() for cell in row] for row in csv.reader(lines) if row]
+    if not rows or not {"id", split} <= set(rows[0]):
+        raise DataError(f"{where}: has no columns 'id' and {split!r}")
+    name, member = rows[0].index("id"), rows[0].index(split)
+    if any(len(row) != len(rows[0]) for row in rows):
+        raise DataError(f"{where}: not all lines have {len(rows[0])} columns")
+    buildings = [row[name] for row in rows[1:] if row[member] == "1"]
+    if not buildings:
+        raise DataError(f"{where}: no building has a 1 under {split!r}")
+    return buildings
+
+
+def _segmentation(raw: NDArray[Any]) -> _Pair:
+    classes = raw[..., 0].astype(np.int64) - 1
+    return classes, classes >= 0
+
+
+def _depth(raw: NDArray[Any]) -> _Pair:
+    # A distance of 0 is none, too: nothing lies in the camera's centre.
+    known = (raw[..., 0] != _NO_DEPTH) & (raw[..., 0] > 0)
+    return raw.transpose(2, 0, 1) * _METRES, known
+
+
+def _normals(raw: NDArray[Any]) -> _Pair:
+    normals: NDArray[np.float32] = raw.transpose(2, 0, 1).astype(np.float32, order="C")
+    normals -= 127
+    known = np.einsum("chw,chw->hw", normals, normals) > _SHORTEST_NORMAL**2
+    unit_normals(normals)
+    return normals, known
+
+
+def _edges(raw: NDArray[Any]) -> _Pair:
+    return raw.transpose(2, 0, 1) / np.float32(65_535), np.ones(raw.shape[:2], dtype=np.bool_)
+
+
+# How a task's files are decoded, their channels and the bytes of a value.
+_DECODERS: dict[str, tuple[Callable[[NDArray[Any]], _Pair], int, int]] = {
+    "segmentation": (_segmentation, 1, 1),
+    "depth": (_depth, 1, 2),
+    "normals": (_normals, 3, 1),
+    "edges": (_edges, 1, 2),
+}
