@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import tempfile
-import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +13,9 @@ import torch
 from mtlcore import checkpoints
 from mtlcore.config import Layer, RunConfig, file_layer, resolve
 from mtlcore.display import Display, SilentDisplay
-from mtlcore.errors import ConfigError, MtlError, UsageError
+from mtlcore.errors import ConfigError, MtlError, UsageError, describe
 from mtlcore.plugins import Plugins
-from mtlcore.rundir import RunDirectory, next_directory, provenance
+from mtlcore.rundir import RunDirectory, next_directory, provenance, stored_config
 from mtlcore.settings import structure
 
 
@@ -99,17 +99,6 @@ def try_step(config: RunConfig) -> dict[str, Any]:
     }
 
 
-def stored_config(location: str) -> Mapping[str, Any] | None:
-    """The configuration in a run's directory, None where there is none."""
-    import fsspec
-
-    try:
-        with fsspec.open(f"{location}/config.toml", "rb") as file:
-            return tomllib.load(file)
-    except FileNotFoundError:
-        return None
-
-
 def execute(
     plugins: Plugins, config: RunConfig, location: str, resume: bool, display: Display
 ) -> dict[str, Any]:
@@ -135,8 +124,12 @@ def _checkpoint(directory: RunDirectory, config: RunConfig) -> dict[str, Any] | 
     """The state to go on from; None where the run never got that far."""
     if not directory.checkpoint.exists():
         return None
-    with (directory.path / "config.toml").open("rb") as file:
-        stored = tomllib.load(file)
+    stored = stored_config(str(directory.path))
+    if stored is None:
+        raise MtlError(
+            f"{directory.location}/config.toml: is missing, so that the run cannot go on; put it "
+            "back, or start a run of its own with another --out"
+        )
     changed = sorted(
         path
         for path in {*_flat(stored), *_flat(config.tree)}
@@ -159,15 +152,15 @@ def _train(
     display: Display,
 ) -> dict[str, Any]:
     from mtlcore.reporting import write_report
-    from mtlcore.training import Interrupted, Training, check, summarise
+    from mtlcore.training import Training, check, summarise
 
     if config.training.threads is not None:
         torch.set_num_threads(config.training.threads)
     training = Training(config, directory, display)
     check(training)
     if checkpoint is not None:
-        _warn_of_threads(checkpoint, display)
         training.resume(checkpoint)
+        _warn_of_threads(checkpoint, display)
     directory.open_metrics(checkpoint["metrics_length"] if checkpoint else 0)
     about = provenance(plugins, config, training.device)
     directory.write_config(config)
@@ -177,27 +170,43 @@ def _train(
         f"{config.method} learns {names} from {config.dataset.component.spec.name}: "
         f"{training.epochs} epochs of {training.steps_per_epoch} steps on {training.device}"
     )
-    status: str = "failed"
-    reason: str | None = "stopped without a word"
-    try:
+    with _failure_told(directory, about):
         with display:
             display.start(training.total_steps, training.progress.step, title)
             training.run()
-        status, reason = "finished", None
-    except Interrupted as error:
-        status, reason = "interrupted", str(error)
-        raise
-    except BaseException as error:
-        reason = str(error) or type(error).__name__
-        raise
-    finally:
-        directory.metrics_length()
-        directory.write_json("run.json", {**about, "status": status, "reason": reason})
-    for note in write_report(training, directory):
-        display.note(note)
-    summary = summarise(training)
-    directory.write_json("summary.json", summary)
+        try:
+            notes = write_report(training, directory)
+        except OSError as error:
+            place = directory.path / "report"
+            raise MtlError(f"{place}: cannot be written ({describe(error)})") from error
+        for note in notes:
+            display.note(note)
+        summary = summarise(training)
+        directory.write_json("run.json", {**about, "status": "finished", "reason": None})
+        # Last: --resume takes a run that has it for finished.
+        directory.write_json("summary.json", summary)
     return summary
+
+
+@contextmanager
+def _failure_told(directory: RunDirectory, about: Mapping[str, Any]) -> Iterator[None]:
+    """Let run.json say why the run ended before its time."""
+    from mtlcore.training import Interrupted
+
+    try:
+        yield
+    except BaseException as error:
+        stopped = isinstance(error, Interrupted | KeyboardInterrupt | BrokenPipeError)
+        status, reason = "interrupted" if stopped else "failed", str(error) or type(error).__name__
+        # Where the disk is full this fails too, but the first error is the one to show.
+        with suppress(MtlError):
+            directory.write_json("run.json", {**about, "status": status, "reason": reason})
+        if isinstance(error, KeyboardInterrupt):
+            raise Interrupted(
+                "stopped at once; go on from the last checkpoint with: "
+                f"mtl run --resume --out {directory.location}"
+            ) from error
+        raise
 
 
 def _warn_of_threads(checkpoint: Mapping[str, Any], display: Display) -> None:

@@ -4,13 +4,26 @@ A run's balancing is a chain: any number of `LossBalancer`s, then at most one `G
 or `GradientBalancer`. Behind them stands one object with two phases, `TaskGradients`: *collect* a
 row of gradients per present task, *apply* the balancer's answer and write `.grad`.
 
+Which gradients a `GramianBalancer` compares is its `scope`:
+
+* "shared": those of all shared parameters; K backward passes through the trunk.
+* "features": those of the tensors where the trunk ends (`Features.cut`); K passes through the heads
+  and one, of the weighted sum, through the trunk.
+* "last_shared": those of `Backbone.last_shared_parameters()`; K passes through heads down to these,
+  then one of the weighted losses through everything.
+
+The last two need the graph of a step until its update: with micro-batches, that of all of them.
+
 Equal weighting is the sum of the losses (weights 1), and heads weigh 1.
 """
 
 from __future__ import annotations
 
 import abc
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from itertools import chain, combinations
 from typing import Any, Literal
 
 import attrs
@@ -20,6 +33,7 @@ from torch.nn import Parameter
 
 from mtlcore.data import Batch
 from mtlcore.errors import UsageError
+from mtlcore.rows import Row, SharedRows
 from mtlcore.tasks import Task
 
 Scope = Literal["shared", "features", "last_shared"]
@@ -93,6 +107,9 @@ class Balancer(nn.Module, abc.ABC):
         losses: Mapping[str, Tensor],
         shared: Iterable[Parameter] = (),
         context: BalancerContext | None = None,
+        *,
+        cut: Sequence[Tensor] = (),
+        last: Iterable[Parameter] = (),
     ) -> BalancingResult:
         """Balance in any training loop: in place of `sum(losses.values()).backward()`.
 
@@ -105,9 +122,13 @@ class Balancer(nn.Module, abc.ABC):
             shared: the parameters whose gradients are balanced, such as `trunk.parameters()`; a
                 balancer of losses needs none.
             context: of the step; None: one of these losses and `self.generator`.
+            cut: what a balancer with the scope "features" compares gradients of: tensors that every
+                path from `shared` to a loss crosses once, such as the trunk's output.
+            last: what one with the scope "last_shared" compares gradients of: some of `shared`.
 
         Raises:
-            UsageError: several losses reach a parameter that is not among `shared`.
+            UsageError: several losses reach a parameter that is not among `shared`, or what the
+                scope needs is missing.
         """
         if context is None:
             names = tuple(losses)
@@ -120,8 +141,9 @@ class Balancer(nn.Module, abc.ABC):
             gradients = TaskGradients(dict.fromkeys(everything), {})
             gradients.collect_sum([*balanced.values()])
         else:
-            gradients = TaskGradients(shared, _own_leaves(balanced, shared))
-            gradients.collect_rows(balanced)
+            scope = scope_of(balancing.finisher)
+            gradients = TaskGradients(shared, _own_leaves(balanced, shared), (), scope, last)
+            gradients.collect_rows(balanced, cut=cut)
         return gradients.apply(balancing, context, accumulate=True)
 
 
@@ -147,7 +169,7 @@ class GramianBalancer(Balancer):
     """A function of the inner products of the task gradients.
 
     Attributes:
-        scope: which gradients the Gramian is made of.
+        scope: which gradients the Gramian is made of (see `mtlcore.balancing`).
     """
 
     scope: Scope = "shared"
@@ -185,6 +207,14 @@ class GradientBalancer(Balancer):
 
 
 Finisher = GramianBalancer | GradientBalancer
+
+# Per task that of its gradient at the shared parameters, and at its own.
+Weights = tuple[list[float], list[float]]
+
+
+def scope_of(finisher: Finisher | None) -> Scope:
+    """Which gradients it compares; balancers of gradients themselves need all shared ones."""
+    return finisher.scope if isinstance(finisher, GramianBalancer) else "shared"
 
 
 class Balancing(nn.Module):
@@ -245,16 +275,19 @@ class Balancing(nn.Module):
         for balancer in self._all():
             balancer.restart()
 
-    def reused_weights(self, tasks: Sequence[str], step: int) -> Tensor | None:
+    def reused_weights(self, tasks: Sequence[str], step: int) -> Weights | None:
         """The last weights where this step is between two updates and they cover its tasks."""
         if step % self.update_every == 0 or any(t not in self._last_weights for t in tasks):
             return None
-        columns = [self._last_weights[task] for task in tasks]
-        return torch.tensor(columns, dtype=torch.float64).T
+        shared, heads = zip(*(self._last_weights[task] for task in tasks), strict=True)
+        return list(shared), list(heads)
 
-    def remember(self, tasks: Sequence[str], weights: Tensor) -> None:
-        """Keep (2, K) weights for the steps until the next update."""
-        self._last_weights = dict(zip(tasks, weights.T.tolist(), strict=True))
+    def remember(self, tasks: Sequence[str], weights: Weights) -> None:
+        """Keep weights for the steps until the next update, if there are any between."""
+        if self.update_every == 1:
+            return
+        shared, heads = weights
+        self._last_weights = {task: [s, h] for task, s, h in zip(tasks, shared, heads, strict=True)}
 
     def get_extra_state(self) -> dict[str, Any]:
         return {"last_weights": self._last_weights}
@@ -281,9 +314,6 @@ class BalancingResult:
     status: Status = "converged"
 
 
-Row = list[Tensor | None]
-
-
 class TaskGradients:
     """Collects a row of gradients per task and writes what the balancer makes of them.
 
@@ -292,6 +322,11 @@ class TaskGradients:
         own: per task the parameters that only its loss reaches.
         others: parameters that learn from the plain sum of all losses (a balancer's own, those
             of losses); they weigh 1 under every balancer.
+        scope: which gradients the rows are of.
+        last: those of `shared` that rows are of where the scope is "last_shared".
+
+    Raises:
+        UsageError: the scope is "last_shared", and there is no such parameter.
     """
 
     def __init__(
@@ -299,36 +334,67 @@ class TaskGradients:
         shared: Iterable[Parameter],
         own: Mapping[str, Iterable[Parameter]],
         others: Iterable[Parameter] = (),
+        scope: Scope = "shared",
+        last: Iterable[Parameter] = (),
     ) -> None:
-        self._shared = [p for p in shared if p.requires_grad]
-        self._own = {task: [p for p in ps if p.requires_grad] for task, ps in own.items()}
-        self._others = [p for p in others if p.requires_grad]
-        self._rows: dict[str, Row] = {}
+        self._shared = _learning(shared)
+        self._own = {task: _learning(parameters) for task, parameters in own.items()}
+        self._others = _learning(others)
+        owned = [p for parameters in self._own.values() for p in parameters]
+        self._all = list(dict.fromkeys([*self._shared, *owned, *self._others]))
+        self._scope = scope
+        measured = {"shared": self._shared, "features": [], "last_shared": _learning(last)}[scope]
+        if scope == "last_shared" and not measured:
+            raise UsageError(MISSING["last_shared"])
+        self._measured: list[Parameter] = measured
+        self._rows = SharedRows(measured, len(self._own))
         self._own_rows: dict[str, Row] = {}
         self._sums: dict[Parameter, Tensor] = {}
-        self._owner = {p: task for task, ps in self._own.items() for p in ps}
+        # Of the shared parameters, in memory that is nobody else's; empty before it is known.
+        self._direction: Row = ()
+        # What the one pass through the trunk starts from, where rows are not of the trunk itself.
+        self._cut: list[Tensor] = []
+        self._losses: list[tuple[str, Tensor]] = []
+        self._scale = 1.0
 
     def collect_sum(self, losses: Sequence[Tensor]) -> None:
         """Add the gradient of a sum of losses, for every parameter: one backward pass."""
-        parameters = [*self._shared, *self._owner, *self._others]
-        self._add(parameters, _gradients(torch.stack([*losses]).sum(), parameters, False))
+        waiting = bool(self._cut or self._losses)
+        self._add(self._all, _gradients(torch.stack([*losses]).sum(), self._all, waiting))
 
-    def collect_rows(self, losses: Mapping[str, Tensor], keep_graph: bool = False) -> None:
-        """Add a row per task: one backward pass each, through its own head only."""
+    def collect_rows(
+        self, losses: Mapping[str, Tensor], keep_graph: bool = False, cut: Sequence[Tensor] = ()
+    ) -> None:
+        """Add a row per task: one backward pass each, through its own head only.
+
+        Args:
+            losses: per present task.
+            keep_graph: whether another pass follows.
+            cut: the features that rows are of where the scope is "features".
+
+        Raises:
+            UsageError: the scope is "features", and there is no cut.
+        """
+        measured: Sequence[Tensor] = self._measured
+        if self._scope == "features":
+            measured = [x for x in cut if x.requires_grad]
+            if not cut:
+                raise UsageError(MISSING["features"])
+            self._cut += measured
+            self._rows.extend(measured)
+        elif self._scope == "last_shared":
+            self._losses += losses.items()
+        keep_graph = keep_graph or self._scope != "shared"
         for number, (task, loss) in enumerate(losses.items()):
-            own = self._own[task]
-            parameters = [*self._shared, *own, *self._others]
-            retain = keep_graph or number < len(losses) - 1
-            gradients = _gradients(loss, parameters, retain)
-            shared, rest = gradients[: len(self._shared)], gradients[len(self._shared) :]
-            for rows, row in ((self._rows, shared), (self._own_rows, rest[: len(own)])):
-                rows[task] = _added(rows[task], row) if task in rows else row
-            self._add(self._others, rest[len(own) :])
+            self._collect_row(task, loss, measured, keep_graph or number < len(losses) - 1)
 
     def unscale(self, scale: float) -> None:
         """Divide everything collected by the factor that the losses were multiplied by."""
-        rows = [gradient for row in self._rows.values() for gradient in row]
-        rows += [gradient for row in self._own_rows.values() for gradient in row]
+        # What still has to go through the trunk stays large, as half precision needs it.
+        self._scale = scale if self._scope != "shared" else 1.0
+        if self._scope != "features":
+            self._rows.scale(1 / scale)
+        rows = [gradient for row in self._own_rows.values() for gradient in row]
         collected = [g for g in [*rows, *self._sums.values()] if g is not None]
         # Autograd may have handed out one tensor twice; it must be divided once.
         distinct = list({gradient.data_ptr(): gradient for gradient in collected}.values())
@@ -338,22 +404,10 @@ class TaskGradients:
     def gramian(self) -> tuple[tuple[str, ...], Tensor]:
         """The tasks that have a row, and their (K, K) float64 Gramian on the CPU.
 
-        A shared parameter that a task does not reach counts as zero for it.
+        What a task does not reach counts as zero for it.
         """
-        tasks = tuple(self._rows)
-        entries: dict[tuple[int, int], Tensor] = {}
-        for i, first in enumerate(tasks):
-            for j in range(i, len(tasks)):
-                pairs = [
-                    (a, b)
-                    for a, b in zip(self._rows[first], self._rows[tasks[j]], strict=True)
-                    if a is not None and b is not None
-                ]
-                products = [torch.linalg.vecdot(a.flatten(), b.flatten()) for a, b in pairs]
-                entries[i, j] = torch.stack(products).double().sum() if products else _zero()
-        ranks = range(len(tasks))
-        flat = torch.stack([entries[min(i, j), max(i, j)] for i in ranks for j in ranks])
-        return tasks, flat.reshape(len(tasks), len(tasks)).cpu()
+        gramian = self._rows.gramian()
+        return self._rows.tasks, gramian / self._scale**2 if self._scope == "features" else gramian
 
     def apply(
         self, balancing: Balancing, context: BalancerContext, accumulate: bool = False
@@ -361,83 +415,130 @@ class TaskGradients:
         """Write `.grad` of every parameter; None where no loss reached it. Clears the rows.
 
         Nothing is written where the Gramian or the answer is not finite. With `accumulate` the
-        gradient is added to what `.grad` holds.
+        gradient is added to what `.grad` holds, in place.
         """
-        result = BalancingResult()
-        if self._rows and balancing.finisher is not None:
-            result = self._finish(balancing, balancing.finisher, context)
-        if result.status == "not finite":
-            self.clear()
-            return result
-        taken: set[int] = set()
-        for parameter in [*self._shared, *self._owner, *self._others]:
-            gradient = self._sums.get(parameter)
-            if accumulate and parameter.grad is not None:
-                gradient = parameter.grad if gradient is None else parameter.grad + gradient
-            # Autograd may hand out one tensor twice, or an expanded one; `.grad` is edited in
-            # place later (clipping), so each parameter needs memory of its own.
-            if gradient is not None and (
-                gradient.data_ptr() in taken or not gradient.is_contiguous()
-            ):
-                gradient = gradient.clone(memory_format=torch.contiguous_format)
-            if gradient is not None:
-                taken.add(gradient.data_ptr())
-            parameter.grad = gradient
+        finisher = balancing.finisher
+        if finisher is None or not self._rows.tasks:
+            result = BalancingResult()
+        else:
+            result = self._finish(balancing, finisher, context)
+        if result.status != "not finite":
+            self._write(accumulate)
         self.clear()
         return result
 
     def clear(self) -> None:
         """Forget what was collected."""
-        self._rows, self._own_rows, self._sums = {}, {}, {}
+        self._rows.clear()
+        self._own_rows, self._sums, self._direction = {}, {}, ()
+        self._cut, self._losses, self._scale = [], [], 1.0
+
+    def _collect_row(
+        self, task: str, loss: Tensor, measured: Sequence[Tensor], retain: bool
+    ) -> None:
+        # On its own, so that what autograd returned is gone before the next pass.
+        own = self._own[task]
+        found = _gradients(loss, [*measured, *own, *self._others], retain)
+        row, rest = found[: len(measured)], found[len(measured) :]
+        self._rows.add(task, row, rest)
+        mine = rest[: len(own)]
+        before = self._own_rows.get(task)
+        self._own_rows[task] = mine if before is None else _added(before, mine)
+        self._add(self._others, rest[len(own) :])
 
     def _finish(
         self, balancing: Balancing, finisher: Finisher, context: BalancerContext
     ) -> BalancingResult:
+        tasks = self._rows.tasks
         if isinstance(finisher, GradientBalancer):
-            self._combine(finisher, context)
+            combine = partial(finisher.combine, context=context)
+            self._add(self._shared, self._rows.combined(combine, finisher.elementwise))
             for task, row in self._own_rows.items():
                 self._add(self._own[task], row)
             return BalancingResult()
-        weights = balancing.reused_weights(tuple(self._rows), context.step)
-        if weights is not None:
-            tasks, result = tuple(self._rows), BalancingResult()
-        else:
-            tasks, gramian = self.gramian()
-            if not bool(torch.isfinite(gramian).all()):
+        cosines: dict[tuple[str, str], float] = {}
+        status: Status = "converged"
+        weights = balancing.reused_weights(tasks, context.step)
+        if weights is None:
+            _, gramian = self.gramian()
+            entries: list[list[float]] = gramian.tolist()
+            if not all(map(math.isfinite, chain(*entries))):
                 return BalancingResult(status="not finite")
-            weights = finisher.weights(gramian, context)
-            if weights.dim() == 1:
-                weights = torch.stack([weights, torch.ones_like(weights)])
-            if not bool(torch.isfinite(weights).all()):
+            weights = _both(finisher.weights(gramian, context))
+            if not all(map(math.isfinite, chain(*weights))):
                 return BalancingResult(status="not finite")
             balancing.remember(tasks, weights)
-            result = BalancingResult(cosines=_cosines(tasks, gramian), status=finisher.status)
-        values: list[list[float]] = weights.tolist()
-        for number, task in enumerate(tasks):
-            self._add(self._shared, _scaled(self._rows[task], values[0][number]))
-            self._add(self._own[task], _scaled(self._own_rows[task], values[1][number]))
-        return attrs.evolve(result, weights=dict(zip(tasks, values[0], strict=True)))
-
-    def _combine(self, finisher: GradientBalancer, context: BalancerContext) -> None:
-        rows = list(self._rows.values())
-        columns = [
-            (p, torch.stack([torch.zeros_like(p) if g is None else g for g in column]).flatten(1))
-            for p, column in zip(self._shared, zip(*rows, strict=True), strict=True)
-            if any(g is not None for g in column)
-        ]
-        if finisher.elementwise:
-            parts = [finisher.combine(column, context) for _, column in columns]
+            cosines, status = _cosines(tasks, entries), finisher.status
+        shared, heads = weights
+        if self._scope == "shared":
+            self._direction = self._rows.direction(shared)
         else:
-            joint = finisher.combine(torch.cat([column for _, column in columns], dim=1), context)
-            parts = list(torch.split(joint, [p.numel() for p, _ in columns]))
-        parameters = [p for p, _ in columns]
-        self._add(parameters, [x.view_as(p) for x, p in zip(parts, parameters, strict=True)])
+            self._add(self._shared, self._through_trunk(shared))
+        for task, weight in zip(tasks, heads, strict=True):
+            self._add(self._own[task], _scaled(self._own_rows[task], weight))
+        named = dict(zip(tasks, shared, strict=True))
+        return BalancingResult(weights=named, cosines=cosines, status=status)
+
+    def _through_trunk(self, weights: Sequence[float]) -> Row:
+        """The weighted sum of the tasks' gradients at the shared parameters, in one pass."""
+        starts: list[tuple[Tensor, Tensor]]
+        if self._scope == "features":
+            found = zip(self._cut, self._rows.direction(weights), strict=True)
+            starts = [(x, slope) for x, slope in found if slope is not None]
+        else:
+            of = dict(zip(self._rows.tasks, weights, strict=True))
+            starts = [(loss, torch.full_like(loss, of[task])) for task, loss in self._losses]
+        outputs, slopes = [x for x, _ in starts], [slope for _, slope in starts]
+        if not outputs:
+            return [None] * len(self._shared)
+        row = _gradients(outputs, self._shared, False, slopes)
+        return _scaled(row, 1 / self._scale)
+
+    def _write(self, accumulate: bool) -> None:
+        found: dict[Parameter, Tensor | None] = {}
+        if self._direction:
+            found.update(zip(self._shared, self._direction, strict=True))
+        taken: set[int] = set()
+        for parameter, gradient in self._sums.items():
+            seen = found.get(parameter)
+            if seen is not None:
+                gradient = seen.add_(gradient)
+            # Autograd may hand out one tensor twice, or an expanded one; `.grad` is edited in
+            # place later (clipping), so each parameter needs memory of its own.
+            elif gradient.data_ptr() in taken or not gradient.is_contiguous():
+                gradient = gradient.clone(memory_format=torch.contiguous_format)
+            taken.add(gradient.data_ptr())
+            found[parameter] = gradient
+        there, more = [], []
+        for parameter in self._all:
+            given = found.get(parameter)
+            if not accumulate or parameter.grad is None:
+                parameter.grad = given
+            elif given is not None:
+                there.append(parameter.grad)
+                more.append(given)
+        if there:
+            with torch.no_grad():
+                torch._foreach_add_(there, more)
 
     def _add(self, parameters: Sequence[Parameter], gradients: Row) -> None:
         for parameter, gradient in zip(parameters, gradients, strict=True):
             if gradient is not None:
                 seen = self._sums.get(parameter)
                 self._sums[parameter] = gradient if seen is None else seen + gradient
+
+
+MISSING = {
+    "features": "balancer: the scope 'features' needs a backbone that says where its trunk ends "
+    "(`Features.cut`); this one has no such place",
+    "last_shared": "balancer: the scope 'last_shared' needs a backbone that names its last shared "
+    "parameters (`last_shared_parameters`), not frozen; this one has none",
+}
+
+
+def _learning(parameters: Iterable[Parameter]) -> list[Parameter]:
+    """Those that are not frozen, each once."""
+    return [p for p in dict.fromkeys(parameters) if p.requires_grad]
 
 
 def _leaves(loss: Tensor) -> list[Parameter]:
@@ -473,12 +574,15 @@ def _own_leaves(
     return own
 
 
-def _gradients(loss: Tensor, parameters: Sequence[Parameter], retain: bool) -> Row:
-    return list(
-        torch.autograd.grad(loss, parameters, retain_graph=retain, allow_unused=True)
-        if parameters
-        else []
-    )
+def _gradients(
+    outputs: Tensor | Sequence[Tensor],
+    inputs: Sequence[Tensor],
+    retain: bool,
+    slopes: Sequence[Tensor] | None = None,
+) -> Row:
+    if not inputs:
+        return []
+    return torch.autograd.grad(outputs, inputs, slopes, retain, allow_unused=True)
 
 
 def _added(first: Row, second: Row) -> Row:
@@ -493,17 +597,16 @@ def _scaled(row: Row, weight: float) -> Row:
     return [None if gradient is None else gradient * weight for gradient in row]
 
 
-def _zero() -> Tensor:
-    return torch.zeros((), dtype=torch.float64)
+def _both(weights: Tensor) -> Weights:
+    """A balancer's answer, where heads weigh 1 unless it says otherwise."""
+    values = weights.tolist()
+    return (values, [1.0] * len(values)) if weights.dim() == 1 else (values[0], values[1])
 
 
-def _cosines(tasks: Sequence[str], gramian: Tensor) -> dict[tuple[str, str], float]:
-    norms = gramian.diagonal().sqrt()
-    scaled = (gramian / norms[:, None] / norms[None, :]).tolist()
-    size = len(tasks)
+def _cosines(tasks: Sequence[str], gramian: list[list[float]]) -> dict[tuple[str, str], float]:
+    norms = [math.sqrt(row[number]) for number, row in enumerate(gramian)]
     return {
-        (tasks[i], tasks[j]): scaled[i][j]
-        for i in range(size)
-        for j in range(i + 1, size)
+        (tasks[i], tasks[j]): gramian[i][j] / norms[i] / norms[j]
+        for i, j in combinations(range(len(tasks)), 2)
         if norms[i] > 0 and norms[j] > 0
     }

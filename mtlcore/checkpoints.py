@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -32,19 +33,31 @@ def save(path: Path, state: Mapping[str, Any]) -> None:
 
     tensors: dict[str, Tensor] = {}
     tree = _pack(state, "", tensors)
-    partial = path.with_name(path.name + ".partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(tensors, partial, {"format": _FORMAT, "tree": json.dumps(tree)})
-        _flush(partial)
-        os.replace(partial, path)
+        with written_whole(path) as partial:
+            save_file(tensors, partial, {"format": _FORMAT, "tree": json.dumps(tree)})
+            _flush(partial)
         _flush(path.parent)
     except Exception as error:
-        partial.unlink(missing_ok=True)
         raise MtlError(
             f"{path}: the checkpoint cannot be written ({describe(error)}); "
-            "the last one is untouched"
+            "the last one is untouched, --resume goes on from there"
         ) from error
+
+
+@contextmanager
+def written_whole(path: Path) -> Iterator[Path]:
+    """The name to write a file under; it gets its own when all went well, else it goes away."""
+    partial = path.with_name(path.name + ".partial")
+    try:
+        yield partial
+        os.replace(partial, path)
+    finally:
+        # It is there only where something went wrong; a disk that refuses to write may refuse to
+        # delete, and what went wrong first is what counts.
+        with suppress(OSError):
+            partial.unlink()
 
 
 def load(path: Path) -> dict[str, Any]:
@@ -59,6 +72,8 @@ def load(path: Path) -> dict[str, Any]:
         with safe_open(path, framework="pt") as file:
             header = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except FileNotFoundError as error:
+        raise MtlError(f"{path}: no such checkpoint") from error
     except Exception as error:
         raise MtlError(f"{path}: not a readable checkpoint ({describe(error)})") from error
     if header.get("format") != _FORMAT:
@@ -66,7 +81,10 @@ def load(path: Path) -> dict[str, Any]:
             f"{path}: not a checkpoint of this version of mtlcore "
             f"(its format is {header.get('format', 'not named')}, expected {_FORMAT})"
         )
-    state: dict[str, Any] = _unpack(json.loads(header["tree"]), tensors)
+    try:
+        state: dict[str, Any] = _unpack(json.loads(header["tree"]), tensors)
+    except (KeyError, ValueError) as error:
+        raise MtlError(f"{path}: not a readable checkpoint ({describe(error)})") from error
     return state
 
 

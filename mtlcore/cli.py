@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -13,6 +15,7 @@ import click
 from mtlcore import __version__, cli_inspect, cli_trained
 from mtlcore.cli_inspect import plugins_of
 from mtlcore.errors import MtlError, UsageError
+from mtlcore.signals import EXIT_CODE, stop_at_once, stop_by_exception
 
 if TYPE_CHECKING:
     from mtlcore.config import RunConfig
@@ -24,7 +27,8 @@ class _Group(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
-            return super().invoke(ctx)
+            with stop_by_exception(), _warnings_as_notes():
+                return super().invoke(ctx)
         except MtlError as error:
             if ctx.params.get("traceback"):
                 raise
@@ -32,10 +36,27 @@ class _Group(click.Group):
             sys.exit(error.exit_code)
         except KeyboardInterrupt:
             click.echo("mtl: stopped", err=True)
-            sys.exit(130)
+            sys.exit(EXIT_CODE)
         except BrokenPipeError:
-            # The reader (`mtl list | head`) has what it wanted.
+            # The reader (`mtl list | head`) has what it wanted; not all was written all the same.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(1)
+
+
+@contextmanager
+def _warnings_as_notes() -> Iterator[None]:
+    """What the core or a plugin warns of is for people: without a place in the code."""
+    with warnings.catch_warnings():
+        elsewhere = warnings.showwarning
+
+        def show(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
+            if category is UserWarning:
+                click.echo(f"note: {message}", err=True)
+            else:
+                elsewhere(message, category, *place, **more)
+
+        warnings.showwarning = show
+        yield
 
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
@@ -87,15 +108,17 @@ def run(
     as_json: bool,
 ) -> None:
     """Train: the core's defaults, changed by plugins, CONFIG and --set."""
-    from mtlcore import api
-    from mtlcore.display import SilentDisplay, make_display
-    from mtlcore.rundir import next_directory
-
     if resume and not out:
         raise UsageError("--resume needs --out DIR: the run to go on with")
-    found = plugins_of(ctx)
+    with stop_at_once():
+        import mtlcore.training  # noqa: F401 (imported here, where a signal does no harm)
+        from mtlcore import api
+        from mtlcore.display import SilentDisplay, make_display
+        from mtlcore.rundir import next_directory, stored_config
+
+        found = plugins_of(ctx)
     given = bool(config or plugin or assignments or seed is not None or device)
-    stored = api.stored_config(out) if resume and out and not given else None
+    stored = stored_config(out) if resume and out and not given else None
     resolved = _resolve(found, config, plugin, assignments, seed, device, stored)
     _print_notes(resolved)
     if dry_run:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 
 from mtlcore.cli_inspect import plugins_of
-from mtlcore.errors import UsageError
+from mtlcore.errors import UsageError, describe
+from mtlcore.signals import stop_at_once
 
 _WHICH = click.option(
     "--checkpoint", type=click.Choice(["best", "last"]), default="best", show_default=True,
@@ -38,16 +40,21 @@ def evaluate(
     as_json: bool,
 ) -> None:
     """Evaluate a trained RUN on any split, also of other data with the same tasks."""
-    from mtlcore.config import set_layer
-    from mtlcore.trained import evaluate_run, load_run
+    with stop_at_once():
+        from mtlcore.config import set_layer
+        from mtlcore.trained import evaluate_run, load_run
 
-    trained = load_run(plugins_of(ctx), run, checkpoint, set_layer(assignments), device)
+        found = plugins_of(ctx)
+    trained = load_run(found, run, checkpoint, set_layer(assignments), device)
     figures, size = evaluate_run(trained, split)
     if as_json:
-        click.echo(json.dumps({"split": split, "samples": size, "figures": figures}, indent=2))
+        from mtlcore.rundir import without_nan
+
+        data = {"split": split, "samples": size, "figures": without_nan(figures)}
+        click.echo(json.dumps(data, indent=2, allow_nan=False))
         return
-    data = trained.config.dataset.component.spec.name
-    click.echo(f"{run} ({checkpoint} checkpoint) on {size} samples of {data} {split}")
+    name = trained.config.dataset.component.spec.name
+    click.echo(f"{run} ({checkpoint} checkpoint) on {size} samples of {name} {split}")
     for task, values in figures.items():
         for metric, value in values.items():
             click.echo(f"  {task:<16} {metric:<16} {value:.4g}")
@@ -71,13 +78,16 @@ def predict(
     device: str | None,
 ) -> None:
     """Predict every task of a trained RUN from photographs of any size."""
-    import fsspec
+    with stop_at_once():
+        import fsspec
 
-    from mtlcore.config import Layer
-    from mtlcore.trained import load_run, predict_image, save_prediction
+        from mtlcore.config import Layer
+        from mtlcore.trained import load_run, predict_image, save_prediction
 
+        found = plugins_of(ctx)
     wanted = _size(size)
-    trained = load_run(plugins_of(ctx), run, checkpoint, Layer("predict", {}), device)
+    _check_stems(images)
+    trained = load_run(found, run, checkpoint, Layer("predict", {}), device)
     folder = Path(out)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -87,8 +97,8 @@ def predict(
         try:
             with fsspec.open(name, "rb") as file:
                 data = file.read()
-        except (OSError, ValueError) as error:
-            raise UsageError(f"{name}: cannot be read ({error})") from error
+        except (OSError, ValueError, ImportError) as error:
+            raise UsageError(f"{name}: cannot be read ({describe(error)})") from error
         _, predictions = predict_image(trained, data, name, wanted)
         stem = Path(name).stem
         for path in save_prediction(folder, stem, trained.config.tasks, predictions):
@@ -116,6 +126,18 @@ def doctor(ctx: click.Context, as_json: bool) -> None:
             click.echo(f"{topic}: {lines[0] if lines else 'none'}")
             for line in lines[1:]:
                 click.echo(f"  {line}")
+
+
+def _check_stems(images: Sequence[str]) -> None:
+    """Predictions are named after their image alone: none may overwrite another's."""
+    seen: dict[str, str] = {}
+    for name in images:
+        other = seen.setdefault(Path(name).stem, name)
+        if other != name:
+            raise UsageError(
+                f"{other} and {name}: their predictions would have the same names; predict them "
+                "into different folders (--out)"
+            )
 
 
 def _size(text: str | None) -> tuple[int, int] | None:

@@ -233,7 +233,10 @@ def set_layer(assignments: Iterable[str]) -> Layer:
         *parents, last = path.split(".")
         for parent in parents:
             inner = table.setdefault(parent, {})
-            table = inner if isinstance(inner, dict) else {}
+            if not isinstance(inner, dict):
+                problems.append(f"--set {assignment}: {parent} was set to {inner!r} before")
+                inner = {}
+            table = inner
         table[last] = value
     if problems:
         raise ConfigError(problems)
@@ -255,7 +258,10 @@ def resolve(
         UsageError: a plugin that cannot be selected.
     """
     for layer in layers:
-        for path in layer.values.get("plugins", ()):
+        listed = layer.values.get("plugins", ())
+        if not isinstance(listed, list | tuple):
+            raise ConfigError([f"plugins: expected a list of plugin files, got {listed!r}"])
+        for path in listed:
             info = plugins.load_file(str(path))
             if info.status != "ok":
                 raise UsageError(f"plugins ({layer.origin}): {info}") from info.error

@@ -191,6 +191,7 @@ def _checked(sample: Sample, task: Task, size: tuple[int, ...]) -> tuple[Tensor,
             )
     elif not bool(torch.isfinite(target).all()):
         raise DataError(
-            f"{sample.key}: {task.name} label is NaN or infinite where it is marked valid"
+            f"{sample.key}: {task.name} label is NaN or infinite where it is marked valid "
+            "(declare such values as invalid)"
         )
     return target, valid

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from difflib import get_close_matches
+from textwrap import shorten
 
 
 class MtlError(Exception):
@@ -41,6 +42,11 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Return ``"; did you mean 'x'?"`` for the closest of the known words, or nothing."""
     close = get_close_matches(word, sorted(set(known)), n=2, cutoff=0.6)
     return f"; did you mean {' or '.join(map(repr, close))}?" if close else ""
+
+
+def outline(error: BaseException) -> str:
+    """Return an exception as one line of bearable length, such as a list of missing tensors."""
+    return shorten(describe(error), 300, placeholder=" ...")
 
 
 def describe(error: BaseException) -> str:

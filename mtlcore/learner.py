@@ -9,8 +9,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from mtlcore.balancing import BalancerContext, Balancing, TaskGradients
+from mtlcore.balancing import MISSING, BalancerContext, Balancing, TaskGradients, scope_of
 from mtlcore.data import Batch
+from mtlcore.errors import UsageError
 from mtlcore.losses import CrossTaskLoss, Loss, Normalisation, ScalarLoss, TaskLosses, reduce_loss
 from mtlcore.models import Features, MultiTaskModel
 
@@ -78,6 +79,7 @@ class Learner(nn.Module):
             valid=valid,
             count={task: batch.count[task] for task in present},
             maps=maps,
+            cut=features.cut,
         )
 
     def predict(self, inputs: Tensor, tasks: Sequence[str]) -> dict[str, Tensor]:
@@ -107,6 +109,8 @@ class Learner(nn.Module):
             own={task: model.task_parameters(task) for task in model.tasks},
             others=[*self.losses.parameters(), *self.cross_task.parameters(),
                     *self.balancing.parameters()],
+            scope=scope_of(self.balancing.finisher),
+            last=model.backbone.last_shared_parameters(),
         )  # fmt: skip
 
     def parameter_groups(self) -> list[dict[str, Any]]:
@@ -156,6 +160,33 @@ class Learner(nn.Module):
             if keep_maps and values is not None:
                 maps[task] = values
         return raw, maps, valid
+
+
+def check_scope(learner: Learner, inputs: Tensor) -> None:
+    """Refuse a balancer that compares gradients at a place that the backbone does not have.
+
+    Args:
+        inputs: (1, ...), any sample; the backbone is run on it and left as it was.
+
+    Raises:
+        UsageError: as `TaskGradients` does in the first step.
+    """
+    model = learner.model
+    scope = scope_of(learner.balancing.finisher)
+    if scope == "last_shared" and not any(
+        p.requires_grad for p in model.backbone.last_shared_parameters()
+    ):
+        raise UsageError(MISSING[scope])
+    if scope != "features":
+        return
+    modes = [(module, module.training) for module in model.modules()]
+    devices = [inputs.device] if inputs.device.type == "cuda" else []
+    with torch.no_grad(), torch.random.fork_rng(devices):
+        cut = model.eval().features(inputs, learner.tasks).cut
+    for module, mode in modes:
+        module.training = mode
+    if not cut:
+        raise UsageError(MISSING[scope])
 
 
 def _pick(values: Tensor, rows: list[int] | None) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Literal
 
 import attrs
@@ -13,7 +14,9 @@ from torch.utils.data import Dataset as TorchDataset
 
 from mtlcore.data import Batch, DataError, Dataset, Sample, collate
 from mtlcore.episodes import BatchPlan, LoadedPlan, StepPlan
+from mtlcore.errors import MtlError, describe
 from mtlcore.regimes import LabelRegime
+from mtlcore.signals import STOPPING
 from mtlcore.tasks import Task
 from mtlcore.transforms import Augmentation, resize
 
@@ -141,7 +144,7 @@ class Loader:
             num_workers=workers,
             persistent_workers=workers > 0,
             prefetch_factor=4 if workers else None,
-            worker_init_fn=_leave_interrupts_to_the_parent,
+            worker_init_fn=_leave_signals_to_the_parent,
             # Its own generator: the loader draws a seed per epoch, and torch's global stream
             # must not depend on how data is loaded.
             generator=torch.Generator(),
@@ -154,13 +157,25 @@ class Loader:
             DataError: a sample cannot be read, and the run is to stop at that.
         """
         self._queue.plans = plans
-        for loaded in self._loader:
+        for loaded in self._loaded():
             if loaded.errors and self._on_error == "stop":
-                raise DataError(
-                    f"{loaded.errors[0]}\n(--set data.on_error=skip leaves such samples out)"
-                )
+                raise stop_at(loaded.errors[0])
             self.skipped += loaded.errors
             yield loaded.batch
+
+    def _loaded(self) -> Iterator[Loaded]:
+        with _signals_held_back():
+            loaded = iter(self._loader)
+        try:
+            yield from loaded
+        except RuntimeError as error:
+            # torch has no type of its own for this.
+            if not str(error).startswith("DataLoader worker"):
+                raise
+            raise MtlError(
+                f"a process that loads data ended of itself ({describe(error)}); where memory is "
+                "short, a smaller training.batch_size or data.workers=0 needs less"
+            ) from error
 
     def plans(self, plans: Sequence[StepPlan]) -> Iterator[LoadedPlan | None]:
         """Step plans with their batches; None where a batch has no readable sample."""
@@ -185,5 +200,22 @@ class _Queue(Iterable[BatchPlan]):
         return len(self.plans)
 
 
-def _leave_interrupts_to_the_parent(_worker: int) -> None:
+def stop_at(error: DataError | str) -> DataError:
+    """The error that ends a run at a sample, with the way round it."""
+    return DataError(f"{error}\n(--set data.on_error=skip leaves such samples out)")
+
+
+@contextmanager
+def _signals_held_back() -> Iterator[None]:
+    """Worker processes start without the parent's handlers: Ctrl-C reaches all of a terminal."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _leave_signals_to_the_parent(_worker: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # torch has its own handler of SIGTERM by now: it was only held back.
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)

@@ -65,6 +65,7 @@ class TaskLosses:
         valid: per present task its mask (view 0).
         count: per present task its number of valid elements.
         maps: per present task its elementwise loss where a balancer asked for maps.
+        cut: the backbone's `Features.cut`.
     """
 
     raw: dict[str, Tensor]
@@ -73,6 +74,7 @@ class TaskLosses:
     valid: dict[str, Tensor] = attrs.field(factory=dict)
     count: dict[str, int] = attrs.field(factory=dict)
     maps: dict[str, Tensor] = attrs.field(factory=dict)
+    cut: tuple[Tensor, ...] = ()
 
 
 def reduce_loss(

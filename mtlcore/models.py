@@ -84,6 +84,14 @@ class Backbone(nn.Module, abc.ABC):
         """The parameters that only this task's loss can reach; all others are shared."""
         return ()
 
+    def last_shared_parameters(self) -> Iterable[Parameter]:
+        """The shared parameters nearest to the heads, such as the last layer of the trunk.
+
+        Some balancers compare the tasks' gradients there alone (their scope is "last_shared").
+        None: they are refused.
+        """
+        return ()
+
     def at_progress(self, fraction: float) -> Transition | None:
         """Called before every step with the part of the run done, 0 to 1.
 

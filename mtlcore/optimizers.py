@@ -288,7 +288,7 @@ class GradientDescent(Optimizer):
             if terms or extra:
                 self._gradients.collect_sum([*terms.values(), *extra])
         else:
-            self._gradients.collect_rows(terms, keep_graph=bool(extra))
+            self._gradients.collect_rows(terms, keep_graph=bool(extra), cut=found.cut)
             if extra:
                 self._gradients.collect_sum(extra)
         return losses, cross, None

@@ -11,18 +11,28 @@ import math
 import os
 import sys
 import tempfile
+import tomllib
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
 import torch
 
 import mtlcore
+from mtlcore.checkpoints import written_whole
 from mtlcore.config import RunConfig
 from mtlcore.errors import MtlError, UsageError, describe
 from mtlcore.plugins import Plugins
 
 LAST, BEST = "checkpoints/last.safetensors", "checkpoints/best.safetensors"
+METRICS = "metrics.jsonl"
+_LEFT_OVER = (
+    "*.json.partial",
+    "config.toml.partial",
+    "checkpoints/*.safetensors.partial",
+    "report/*.png.partial",
+)
 
 
 class RunDirectory:
@@ -55,6 +65,9 @@ class RunDirectory:
         self.path = Path(self._temporary.name if self._temporary else location)
         try:
             (self.path / "checkpoints").mkdir(parents=True, exist_ok=True)
+            # What a killed process was about to write when it ended; nobody else's files.
+            for left in (found for pattern in _LEFT_OVER for found in self.path.glob(pattern)):
+                left.unlink()
         except OSError as error:
             raise UsageError(f"{location}: cannot be written ({error.strerror})") from error
 
@@ -76,17 +89,15 @@ class RunDirectory:
 
     def write_json(self, name: str, content: Mapping[str, Any]) -> None:
         """Write a JSON file whole or not at all; NaN becomes null."""
-        self.write_text(name, json.dumps(_finite(content), indent=2, allow_nan=False) + "\n")
+        self.write_text(name, json.dumps(without_nan(content), indent=2, allow_nan=False) + "\n")
 
     def write_text(self, name: str, text: str) -> None:
         """Write a text file whole or not at all."""
-        partial = self.path / (name + ".partial")
         try:
-            partial.write_text(text, "utf-8")
-            os.replace(partial, self.path / name)
+            with written_whole(self.path / name) as partial:
+                partial.write_text(text, "utf-8")
         except OSError as error:
-            partial.unlink(missing_ok=True)
-            raise MtlError(f"{self.path / name}: cannot be written ({describe(error)})") from error
+            raise self._unwritten(name, error) from error
 
     def write_config(self, config: RunConfig) -> None:
         """The complete configuration; `mtl run DIR/config.toml` repeats the run."""
@@ -97,17 +108,34 @@ class RunDirectory:
     # metrics.jsonl
 
     def open_metrics(self, length: int) -> None:
-        """Cut metrics.jsonl back to its length at the checkpoint and append from there."""
-        file = self.path / "metrics.jsonl"
-        self._metrics = file.open("a", encoding="utf-8")
-        self._metrics.truncate(length)
-        self._metrics.seek(0, os.SEEK_END)
+        """Cut metrics.jsonl back to its length at the checkpoint and append from there.
+
+        Raises:
+            MtlError: it is shorter than that, or cannot be written.
+        """
+        file = self.path / METRICS
+        try:
+            self._metrics = file.open("a", encoding="utf-8")
+            found = file.stat().st_size
+            if found >= length:
+                self._metrics.truncate(length)
+                self._metrics.seek(0, os.SEEK_END)
+        except OSError as error:
+            raise self._unwritten(METRICS, error) from error
+        if found < length:
+            raise MtlError(
+                f"{file}: has {found} bytes and had {length} at the checkpoint: part of it is "
+                "lost; put the file back, or start a run of its own with another --out"
+            )
 
     def record(self, lines: Iterable[Mapping[str, Any]]) -> None:
         """Append values to metrics.jsonl, one line each."""
         assert self._metrics is not None
-        for line in lines:
-            self._metrics.write(json.dumps(_finite(line), allow_nan=False) + "\n")
+        texts = [json.dumps(without_nan(line), allow_nan=False) + "\n" for line in lines]
+        try:
+            self._metrics.writelines(texts)
+        except OSError as error:
+            raise self._unwritten(METRICS, error) from error
 
     def metrics_length(self) -> int:
         """Bytes of metrics.jsonl, all of them on the disk."""
@@ -116,38 +144,55 @@ class RunDirectory:
             self._metrics.flush()
             os.fsync(self._metrics.fileno())
         except OSError as error:
-            raise MtlError(
-                f"{self.path / 'metrics.jsonl'}: cannot be written ({describe(error)})"
-            ) from error
-        return (self.path / "metrics.jsonl").stat().st_size
+            raise self._unwritten(METRICS, error) from error
+        return (self.path / METRICS).stat().st_size
 
     def metrics(self) -> Iterator[dict[str, Any]]:
         """Every value recorded so far."""
         if self._metrics is not None:
             self._metrics.flush()
-        with (self.path / "metrics.jsonl").open(encoding="utf-8") as lines:
+        with (self.path / METRICS).open(encoding="utf-8") as lines:
             for line in lines:
                 yield json.loads(line)
 
     def close(self) -> None:
         """Close files; upload what is there and forget the local copy of a remote run."""
         if self._metrics is not None:
-            self._metrics.close()
+            # What a checkpoint counts on was flushed with it: a full disk costs lines only that
+            # going on would have cut off, and was told of where it was met first.
+            with suppress(OSError):
+                self._metrics.close()
             self._metrics = None
         self.upload()
         if self._temporary is not None:
             self._temporary.cleanup()
 
+    def _unwritten(self, name: str, error: OSError) -> MtlError:
+        return MtlError(f"{self.path / name}: cannot be written ({describe(error)})")
+
     # Remote runs
 
     def upload(self) -> None:
-        """Bring the remote copy up to date; nothing to do for a local run."""
+        """Bring the remote copy up to date; nothing to do for a local run.
+
+        Raises:
+            MtlError: the other side refuses.
+        """
         if not self._remote:
             return
-        import fsspec
-
         if self._metrics is not None:
             self._metrics.flush()
+        try:
+            self._put_files()
+        except Exception as error:  # a network's file system raises what its libraries raise
+            raise MtlError(
+                f"{self.location}: the run cannot be uploaded ({describe(error)}); what was "
+                "uploaded before is there"
+            ) from error
+
+    def _put_files(self) -> None:
+        import fsspec
+
         filesystem, root = fsspec.core.url_to_fs(self.location)
         for file in sorted(self.path.rglob("*")):
             if file.is_file() and not file.name.endswith(".partial"):
@@ -162,7 +207,10 @@ class RunDirectory:
         try:
             filesystem, root = fsspec.core.url_to_fs(self.location)
             found: list[str] = filesystem.ls(root, detail=False) if filesystem.isdir(root) else []
-            return filesystem.find(root) if found and self._remote else found
+            if self._remote:
+                return filesystem.find(root) if found else []
+            # A run that failed before it began leaves an empty directory behind.
+            return [name for name in found if not _is_empty(Path(name))]
         except (ImportError, ValueError, OSError) as error:
             raise UsageError(f"{self.location}: cannot be opened ({describe(error)})") from error
 
@@ -175,6 +223,28 @@ class RunDirectory:
             file = Path(self._temporary.name) / name.removeprefix(root).lstrip("/")
             file.parent.mkdir(parents=True, exist_ok=True)
             filesystem.get_file(name, str(file))
+
+
+def stored_config(location: str) -> Mapping[str, Any] | None:
+    """The configuration in a run's directory, None where there is none.
+
+    Raises:
+        MtlError: it cannot be read.
+        UsageError: the location is no place that can be opened.
+    """
+    import fsspec
+
+    try:
+        with fsspec.open(f"{location}/config.toml", "rb") as file:
+            content = file.read().decode()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (ImportError, ValueError, OSError) as error:
+        raise UsageError(f"{location}: cannot be opened ({describe(error)})") from error
+    try:
+        return tomllib.loads(content)
+    except tomllib.TOMLDecodeError as error:
+        raise MtlError(f"{location}/config.toml: not TOML: {error}") from error
 
 
 def next_directory(method: str) -> str:
@@ -206,10 +276,14 @@ def provenance(plugins: Plugins, config: RunConfig, device: torch.device) -> dic
     }
 
 
-def _finite(value: Any) -> Any:
+def _is_empty(path: Path) -> bool:
+    return path.is_dir() and not any(path.iterdir())
+
+
+def without_nan(value: Any) -> Any:
     """JSON knows no NaN: null stands for it."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, Mapping):
-        return {key: _finite(inner) for key, inner in value.items()}
-    return [_finite(item) for item in value] if isinstance(value, list | tuple) else value
+        return {key: without_nan(inner) for key, inner in value.items()}
+    return [without_nan(item) for item in value] if isinstance(value, list | tuple) else value

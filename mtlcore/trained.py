@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -17,12 +16,12 @@ from mtlcore import checkpoints
 from mtlcore.building import build_learner, make_loader, make_metrics, open_split, pick_device
 from mtlcore.config import Layer, RunConfig, resolve
 from mtlcore.episodes import in_order
-from mtlcore.errors import MtlError, UsageError
+from mtlcore.errors import MtlError, UsageError, describe, outline
 from mtlcore.evaluation import Figures, evaluate
 from mtlcore.files import decode_image
 from mtlcore.learner import Learner
 from mtlcore.plugins import Plugins
-from mtlcore.rundir import BEST, LAST
+from mtlcore.rundir import BEST, LAST, stored_config
 from mtlcore.tasks import Task
 
 Which = Literal["best", "last"]
@@ -59,18 +58,14 @@ def load_run(
         UsageError: no run there, or changes to what was trained.
         MtlError: a checkpoint that is missing, damaged or of another model.
     """
-    import fsspec
-
     other = sorted(set(changes.values) - {"data"})
     if other:
         raise UsageError(
             f"--set {other[0]}: a trained run takes changes of [data] only; start a run of its own"
         )
-    try:
-        with fsspec.open(f"{location}/config.toml", "rb") as file:
-            stored = tomllib.load(file)
-    except FileNotFoundError as error:
-        raise UsageError(f"{location}: no run there (it has no config.toml)") from error
+    stored = stored_config(location)
+    if stored is None:
+        raise UsageError(f"{location}: no run there (it has no config.toml)")
     config = resolve(plugins, (), [Layer(location, stored), changes])
     wanted = pick_device(device or config.device)
     learner = build_learner(config)
@@ -80,7 +75,7 @@ def load_run(
     try:
         learner.load_state_dict(state["learner"])
     except (RuntimeError, KeyError) as error:
-        raise MtlError(f"{path}: belongs to another model: {error}") from error
+        raise MtlError(f"{path}: belongs to another model: {outline(error)}") from error
     return Trained(config, learner.to(wanted).eval(), wanted)
 
 
@@ -90,7 +85,10 @@ def _local(path: str) -> Path:
         return Path(path)
     import fsspec
 
-    return Path(fsspec.open_local(f"simplecache::{path}"))
+    try:
+        return Path(fsspec.open_local(f"simplecache::{path}"))
+    except Exception as error:  # a network's file system raises what its libraries raise
+        raise MtlError(f"{path}: cannot be read ({describe(error)})") from error
 
 
 def evaluate_run(trained: Trained, split: str) -> tuple[Figures, int]:
@@ -173,11 +171,9 @@ def _write(path: Path, content: Any) -> Path:
         np.save(buffer, content)
     else:
         content.save(buffer, "PNG")
-    partial = path.with_name(path.name + ".partial")
     try:
-        partial.write_bytes(buffer.getvalue())
-        partial.replace(path)
+        with checkpoints.written_whole(path) as partial:
+            partial.write_bytes(buffer.getvalue())
     except OSError as error:
-        partial.unlink(missing_ok=True)
         raise MtlError(f"{path}: cannot be written ({error.strerror})") from error
     return path

@@ -6,8 +6,8 @@ import math
 import signal
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import Any
+from contextlib import contextmanager, suppress
+from typing import Any, NoReturn
 
 import attrs
 import torch
@@ -22,24 +22,40 @@ from mtlcore.building import (
     pick_device,
 )
 from mtlcore.config import RunConfig
+from mtlcore.data import Batch, DataError, Sample
 from mtlcore.display import Display
-from mtlcore.episodes import EpisodeSampler, LoadedPlan, StepPlan, accumulated, in_order
-from mtlcore.errors import MtlError, UsageError
+from mtlcore.episodes import (
+    BatchPlan,
+    EpisodeSampler,
+    LoadedPlan,
+    StepPlan,
+    accumulated,
+    in_order,
+)
+from mtlcore.errors import MtlError, outline
 from mtlcore.evaluation import Figures, constant_figures, evaluate
-from mtlcore.learner import Learner
+from mtlcore.learner import Learner, check_scope
+from mtlcore.loading import stop_at
 from mtlcore.models import Backbone, Transition, check_size
 from mtlcore.optimizers import Optimizer, StepReport
 from mtlcore.rundir import BEST, RunDirectory
+from mtlcore.signals import EXIT_CODE, STOPPING
 
 # Constants are fitted on at most this many training samples, evenly spread: medians keep labels.
 _CONSTANT_SAMPLES = 1000
 _CURVE_POINTS = 200
+# What a checkpoint of a run holds.
+_STATE = ("learner", "optimizer", "progress", "random", "metrics_length", "threads")
 
 
 class Interrupted(MtlError):
     """Somebody pressed Ctrl-C (or sent SIGTERM); the state is saved."""
 
-    exit_code = 130
+    exit_code = EXIT_CODE
+
+
+class _StopAsked(Exception):
+    """A signal came; raised where the state is one that a checkpoint can hold."""
 
 
 @attrs.define(kw_only=True)
@@ -120,16 +136,22 @@ class Training:
         """Go on from a checkpoint's state.
 
         Raises:
-            MtlError: it belongs to another model.
+            MtlError: it belongs to another model, or is not a run's last one.
         """
+        missing = [part for part in _STATE if part not in state]
+        if missing:
+            raise MtlError(
+                f"{self._directory.checkpoint}: holds no {', '.join(missing)}: it is not what a "
+                "run can go on from; start one of its own with another --out"
+            )
         try:
             self.learner.load_state_dict(state["learner"])
             self._optimizer.load_state_dict(state["optimizer"])
-        except (RuntimeError, KeyError, ValueError) as error:
+            self.progress = Progress(**state["progress"])
+        except (RuntimeError, KeyError, ValueError, TypeError) as error:
             raise MtlError(
-                f"{self._directory.checkpoint}: belongs to another model: {error}"
+                f"{self._directory.checkpoint}: belongs to another model: {outline(error)}"
             ) from error
-        self.progress = Progress(**state["progress"])
         self._epoch_start = state["random"]["epoch_start"]
         self._balancing_random.set_state(state["random"]["balancing"])
         self._data_random.set_state(self._epoch_start)
@@ -144,13 +166,16 @@ class Training:
             Interrupted: after saving, where a signal asked to stop.
             MtlError: too many steps in a row had no finite loss or gradient.
         """
-        self._tell_of_labels()
-        if self.progress.constants is None:
-            self.progress.constants = self._fit_constants()
-            self.save()
         with self._signals():
-            while self.progress.epoch < self.epochs:
-                self._epoch()
+            try:
+                self._tell_of_labels()
+                if self.progress.constants is None:
+                    self.progress.constants = self._fit_constants()
+                    self.save()
+                while self.progress.epoch < self.epochs:
+                    self._epoch()
+            except _StopAsked:
+                self._interrupt()
 
     def first_step(self) -> StepReport:
         """Take the first step of the run and nothing more."""
@@ -186,8 +211,7 @@ class Training:
             progress.done += 1
             self._record_step(report)
             self._display.step(progress.step, report.losses)
-            if self._stop_signal is not None:
-                self._interrupt()
+            self._heed_signals()
         self._end_epoch()
 
     def _number_of_epochs(self) -> int:
@@ -324,7 +348,9 @@ class Training:
     def _evaluate(self) -> Figures:
         plans = in_order("val", len(self.splits["val"]), self._batch_size)
         metrics = make_metrics(self.config)
-        figures = evaluate(self.learner, self.loader.batches(plans), metrics, self.device)
+        # Stopped on the way, it starts again when the run goes on: what it draws must not count.
+        with self._seeded(self.config.seed + self.progress.step):
+            figures = evaluate(self.learner, self._batches(plans), metrics, self.device)
         self._directory.record(
             self._line("val", task, metric, value)
             for task, values in figures.items()
@@ -360,10 +386,16 @@ class Training:
         validation = in_order("val", len(self.splits["val"]), self._batch_size)
         return constant_figures(
             self.config.tasks,
-            self.loader.batches(spread),
-            lambda: self.loader.batches(validation),
+            self._batches(spread),
+            lambda: self._batches(validation),
             lambda: make_metrics(self.config),
         )
+
+    def _batches(self, plans: Sequence[BatchPlan]) -> Iterator[Batch | None]:
+        for batch in self.loader.batches(plans):
+            self._heed_signals()
+            yield batch
+        self._heed_signals()
 
     # Saving and stopping
 
@@ -388,7 +420,11 @@ class Training:
         checkpoints.save(self._directory.checkpoint, state)
         self._directory.upload()
 
-    def _interrupt(self) -> None:
+    def _heed_signals(self) -> None:
+        if self._stop_signal is not None:
+            raise _StopAsked
+
+    def _interrupt(self) -> NoReturn:
         self.save()
         name = signal.Signals(self._stop_signal or signal.SIGINT).name
         raise Interrupted(
@@ -402,20 +438,21 @@ class Training:
 
         def request(number: int, _frame: object) -> None:
             self._stop_signal = number
-            for one in handled:
+            for one in STOPPING:
                 signal.signal(one, before[one])
-            self._display.note("stopping after this step; once more stops at once")
+            # A print that the signal came in the midst of refuses a second one.
+            with suppress(RuntimeError):
+                self._display.note("stopping after this step; once more stops at once")
 
-        handled = (signal.SIGINT, signal.SIGTERM)
         try:
-            before = {one: signal.signal(one, request) for one in handled}
+            before = {one: signal.signal(one, request) for one in STOPPING}
         except ValueError:  # not in the main thread: signals are somebody else's business
             yield
             return
         try:
             yield
         finally:
-            for one in handled:
+            for one in STOPPING:
                 signal.signal(one, before[one])
 
 
@@ -425,13 +462,23 @@ def check(training: Training) -> None:
     Raises:
         UsageError: too small an input, or a scope that the backbone cannot serve.
     """
-    sample = training.splits["train"].sample(0)
+    sample = _first_readable(training)
     check_size(sample.inputs.shape[1:], training.config.training.batch_size,
                training.learner.model.backbone)  # fmt: skip
-    finisher = training.learner.balancing.finisher
-    scope = getattr(finisher, "scope", "shared")
-    if scope != "shared":
-        raise UsageError(f"balancer: scope {scope!r} is not available yet")
+    check_scope(training.learner, sample.inputs[None].to(training.device))
+
+
+def _first_readable(training: Training) -> Sample:
+    split = training.splits["train"]
+    errors = []
+    for index in range(len(split)):
+        try:
+            return split.sample(index)
+        except DataError as error:
+            if training.config.data.on_error == "stop":
+                raise stop_at(error) from error
+            errors.append(str(error))
+    raise DataError(f"none of the {len(split)} training samples can be read; first: {errors[0]}")
 
 
 def summarise(training: Training) -> dict[str, Any]:

@@ -162,6 +162,16 @@ def test_an_assignment_without_a_value_is_refused() -> None:
         set_layer(["seed"])
 
 
+def test_assignments_that_exclude_one_another_are_refused() -> None:
+    with pytest.raises(ConfigError, match="seed was set to 3 before"):
+        set_layer(["seed=3", "seed.x=4"])
+
+
+def test_plugin_files_are_a_list(plugins: Plugins) -> None:
+    with pytest.raises(ConfigError, match="plugins: expected a list"):
+        resolve(plugins, (), [Layer("mine.toml", {"plugins": 3})])
+
+
 @pytest.mark.parametrize("content", [None, "seed = "])
 def test_an_unreadable_file_is_named(tmp_path: Path, content: str | None) -> None:
     file = tmp_path / "mine.toml"

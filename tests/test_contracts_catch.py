@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import attrs
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
@@ -119,7 +120,7 @@ class NamesNothing(ForgetsItsPhase):
 class CutsTooEarly(TinyBackbone):
     def forward(self, inputs, tasks):
         features = super().forward(inputs, tasks)
-        return attrs.evolve(features, cut=(features.per_task[tasks[0]][0],))
+        return replace(features, cut=(features.per_task[tasks[0]][0],))
 
 
 @pytest.mark.parametrize(
@@ -736,7 +737,7 @@ class KeepsPoisonedBuffers(Momentum):
 
 
 class KeepsPoisonedGradients(Momentum):
-    def _clip_gradients(self, learner):
+    def _clip_gradients(self):
         return 0.0
 
 

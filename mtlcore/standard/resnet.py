@@ -10,12 +10,13 @@ map has more places, and the values at every second (fourth) of them are those o
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn import Parameter
 
 from mtlcore.errors import MtlError, describe
 from mtlcore.files import Root
@@ -171,6 +172,11 @@ class ResNet(Backbone):
         for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
             maps = stage(maps)
         return Features(shared=(maps,), cut=(maps,))
+
+    def last_shared_parameters(self) -> Iterable[Parameter]:
+        """Those of the last convolution of the last block."""
+        block = self.layer4[-1]
+        return block.get_submodule("conv3" if hasattr(block, "conv3") else "conv2").parameters()
 
 
 def _conv(

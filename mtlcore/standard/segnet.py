@@ -12,11 +12,12 @@ the decoder the same with the next shallower level's f. Sides must be multiples 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn import Parameter
 
 from mtlcore.models import Backbone, Features
 from mtlcore.tasks import Task
@@ -231,3 +232,8 @@ class SegNet(Backbone):
     def forward(self, inputs: Tensor, tasks: Sequence[str]) -> Features:
         """Images (B, 3, H, W), sides multiples of 32, to the two shared maps."""
         return split_features(self.encoder, self.decoder, inputs)
+
+    def last_shared_parameters(self) -> Iterable[Parameter]:
+        """Those of the decoder's last convolution."""
+        *_, last = (m for m in self.decoder.levels[0].modules() if isinstance(m, nn.Conv2d))
+        return last.parameters()

@@ -122,6 +122,13 @@ class UNet(Backbone):
         """Those of the task's decoder, where it has one."""
         return () if self.decoder is not None else self.decoders[self._keys[task]].parameters()
 
+    def last_shared_parameters(self) -> Iterable[Parameter]:
+        """Those of the last convolution of a decoder that all tasks share."""
+        if self.decoder is None:
+            return ()
+        *_, last = (m for m in self.decoder.levels[0].modules() if isinstance(m, nn.Conv2d))
+        return last.parameters()
+
 
 def _two_convs(channels: int, outputs: int) -> nn.Sequential:
     units = nn.Sequential(*_conv_unit(channels, outputs), *_conv_unit(outputs, outputs))

@@ -1,0 +1,487 @@
+"""What balancing task gradients costs: mtlcore beside hand-written code and other libraries.
+
+    python benchmarks/balancers.py [--quick] [--json] [--threads 1] [--only mlp] [--backward]
+
+A step is forward and backward, without an optimizer. Libraries take turns within one process, in
+random order, each time for a few steps in a row of which the first is not counted; a row has the
+median over the turns, and ratios are medians of the ratios within a turn, with their quartiles.
+
+The *floor* is the faster of two hand-written loops that know their model: K `autograd.grad` calls,
+then the Gramian, then a weighted sum with constant weights; no solver. One copies each row into a
+persistent (K, P) buffer, the other keeps autograd's tensors and combines them with `_foreach`.
+
+Peers are measured where they can be imported: torchjd (with quadprog, qpsolvers, cvxpy, ecos).
+Memory is the peak above the model's own before its first step, in a process of its own, as a
+multiple of the trunk's parameters (Linux only, and only where the trunk is large).
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import random
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib.util import find_spec
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import Parameter
+
+import mtlcore
+from mtlcore.balancing import BalancerContext, Balancing, TaskGradients
+
+METHODS = ("pcgrad", "nash-mtl")
+Step = Callable[[], object]
+
+
+@dataclass
+class Problem:
+    """A model with its data, ready to be stepped.
+
+    Args:
+        losses: runs the model; a scalar per task.
+        shared: parameters of the trunk.
+        own: per task those of its head.
+        features: what the trunk gave in the last call of `losses`; None where trunk and heads
+            cannot be told apart by a tensor between them.
+    """
+
+    losses: Callable[[], dict[str, Tensor]]
+    shared: list[Parameter]
+    own: dict[str, list[Parameter]]
+    features: Callable[[], Tensor] | None
+
+    def forget(self) -> None:
+        """Drop gradients, as a training loop does before each step."""
+        for parameter in [*self.shared, *(p for ps in self.own.values() for p in ps)]:
+            parameter.grad = None
+
+
+def _trunk_and_heads(trunk: nn.Module, heads: Sequence[nn.Module], inputs: Tensor) -> Problem:
+    tasks = {f"t{number}": head for number, head in enumerate(heads)}
+    targets: dict[str, Tensor] = {}
+    seen: list[Tensor] = []
+
+    def losses() -> dict[str, Tensor]:
+        seen[:] = [trunk(inputs)]
+        found = {}
+        for task, head in tasks.items():
+            prediction = head(seen[0])
+            if task not in targets:
+                targets[task] = torch.randn_like(prediction)
+            found[task] = (prediction - targets[task]).square().mean()
+        return found
+
+    own = {task: list(head.parameters()) for task, head in tasks.items()}
+    return Problem(losses, list(trunk.parameters()), own, lambda: seen[0])
+
+
+def conv(heads: int) -> Problem:
+    """Five convolutions, 148 thousand parameters, on 16 images of 32x32."""
+    layers: list[nn.Module] = []
+    for channels, outputs in ((3, 32), (32, 64), (64, 64), (64, 64), (64, 64)):
+        layers += [nn.Conv2d(channels, outputs, 3, padding=1), nn.ReLU()]
+    layers.insert(4, nn.MaxPool2d(2))
+    return _trunk_and_heads(
+        nn.Sequential(*layers),
+        [nn.Conv2d(64, 3, 1) for _ in range(heads)],
+        torch.randn(16, 3, 32, 32),
+    )
+
+
+def mlp(heads: int) -> Problem:
+    """Three linear layers, 50 thousand parameters, on 128 vectors of 64 values."""
+    sizes = (64, 128, 192, 96)
+    layers = [
+        module
+        for before, after in pairwise(sizes)
+        for module in (nn.Linear(before, after), nn.ReLU())
+    ]
+    one = [nn.Sequential(nn.Linear(96, 32), nn.ReLU(), nn.Linear(32, 1)) for _ in range(heads)]
+    return _trunk_and_heads(nn.Sequential(*layers), one, torch.randn(128, 64))
+
+
+def wide(heads: int) -> Problem:
+    """Three linear layers, 12.6 million parameters, on 32 vectors of 2048 values."""
+    layers = [m for _ in range(3) for m in (nn.Linear(2048, 2048), nn.ReLU())]
+    trunk = nn.Sequential(*layers)
+    return _trunk_and_heads(
+        trunk, [nn.Linear(2048, 1) for _ in range(heads)], torch.randn(32, 2048)
+    )
+
+
+def atinet(_: int) -> Problem:
+    """The demo's network (width 1/16, tasks interacting) and losses, on 8 images of 64x64."""
+    from mtlcore.learner import Learner
+    from mtlcore.models import FeatureInfo, MultiTaskModel
+    from mtlcore.standard.heads import ConvHead
+    from mtlcore.standard.losses import L1, Cosine, CrossEntropy
+    from mtlcore.tasks import Task
+    from mtlcore.testing import tiny_batch
+    from mtlcore_atinet.atinet import ATINet
+
+    tasks = (
+        Task(name="segmentation", kind="segmentation", channels=13),
+        Task(name="depth", kind="depth", channels=1),
+        Task(name="normals", kind="normals", channels=3),
+    )
+    kinds = {"segmentation": CrossEntropy, "depth": L1, "normals": Cosine}
+    backbone = ATINet(tasks, width=1 / 16)
+    backbone.at_progress(1.0)
+    info = FeatureInfo(backbone.out_channels, backbone.strides)
+    heads = {task.name: ConvHead(task, info) for task in tasks}
+    model = MultiTaskModel(tasks, backbone, heads)
+    learner = Learner(model, {t.name: kinds[t.kind](t) for t in tasks}, [], Balancing([]))
+    batch = tiny_batch(8, tasks=tasks, size=(64, 64))
+    names = [task.name for task in tasks]
+    return Problem(
+        lambda: learner(batch, names).raw,
+        model.shared_parameters(),
+        {name: model.task_parameters(name) for name in names},
+        None,
+    )
+
+
+CASES: dict[str, tuple[Callable[[int], Problem], int]] = {
+    "conv, 3 heads": (conv, 3),
+    "conv, 10 heads": (conv, 10),
+    "mlp, 3 heads": (mlp, 3),
+    "mlp, 10 heads": (mlp, 10),
+    "12.6M, 3 heads": (wide, 3),
+    "ATI-Net, 3 heads": (atinet, 3),
+}
+WEIGHED = "12.6M, 3 heads"
+"""The case whose memory is measured."""
+
+
+def make(case: str) -> Problem:
+    """The case's problem, the same for every library."""
+    build, heads = CASES[case]
+    torch.manual_seed(0)
+    return build(heads)
+
+
+def summed(problem: Problem) -> Step:
+    """The plain sum of the losses: no balancing."""
+
+    def step() -> None:
+        torch.stack([*problem.losses().values()]).sum().backward()
+
+    return step
+
+
+def _rows(problem: Problem) -> Iterator[list[Tensor]]:
+    """Per task its gradients at the shared parameters; those of its head are written."""
+    losses = problem.losses()
+    for number, (task, loss) in enumerate(losses.items()):
+        inputs = [*problem.shared, *problem.own[task]]
+        retain = number < len(losses) - 1
+        found = torch.autograd.grad(loss, inputs, retain_graph=retain, allow_unused=True)
+        for parameter, gradient in zip(
+            problem.own[task], found[len(problem.shared) :], strict=True
+        ):
+            parameter.grad = gradient
+        shared = zip(problem.shared, found, strict=False)
+        yield [torch.zeros_like(p) if g is None else g for p, g in shared]
+
+
+def floor_buffer(problem: Problem) -> Step:
+    """By hand: rows copied into one (K, P) buffer that stays."""
+    sizes = [p.numel() for p in problem.shared]
+    buffer = torch.empty(len(problem.own), sum(sizes))
+    views = [_shaped(row, problem.shared, sizes) for row in buffer]
+    weights = torch.ones(len(problem.own))
+
+    def step() -> Tensor:
+        for view, row in zip(views, _rows(problem), strict=True):
+            torch._foreach_copy_(view, row)
+        gramian = buffer @ buffer.T
+        direction = _shaped(weights @ buffer, problem.shared, sizes)
+        for parameter, gradient in zip(problem.shared, direction, strict=True):
+            parameter.grad = gradient
+        return gramian
+
+    return step
+
+
+def _shaped(flat: Tensor, like: Sequence[Tensor], sizes: list[int]) -> list[Tensor]:
+    return [x.view_as(p) for x, p in zip(flat.split(sizes), like, strict=True)]
+
+
+def floor_rows(problem: Problem) -> Step:
+    """By hand: autograd's tensors, combined with foreach."""
+
+    def step() -> list[Tensor]:
+        rows = list(_rows(problem))
+        products = [
+            torch.stack(
+                [torch.dot(a.flatten(), b.flatten()) for a, b in zip(*pair, strict=True)]
+            ).sum()
+            for pair in ((rows[i], rows[j]) for i in range(len(rows)) for j in range(i, len(rows)))
+        ]
+        torch._foreach_mul_(rows[0], 1.0)
+        for row in rows[1:]:
+            torch._foreach_add_(rows[0], row, alpha=1.0)
+        for parameter, gradient in zip(problem.shared, rows[0], strict=True):
+            parameter.grad = gradient
+        return products
+
+    return step
+
+
+def with_mtlcore(problem: Problem, method: str) -> Step:
+    """The engine as the training loop uses it."""
+    tasks = tuple(problem.own)
+    gradients = TaskGradients(problem.shared, problem.own)
+    balancing = Balancing([mtlcore.create("balancers", method)])
+    context = BalancerContext(tasks=tasks, generator=torch.Generator().manual_seed(0))
+
+    def step() -> None:
+        gradients.collect_rows(problem.losses())
+        gradients.apply(balancing, context)
+
+    return step
+
+
+def with_backward(problem: Problem, method: str) -> Step:
+    """The one call for other people's loops, which finds each task's parameters itself."""
+    balancer = mtlcore.create("balancers", method)
+
+    def step() -> None:
+        balancer.backward(problem.losses(), problem.shared)
+
+    return step
+
+
+def with_torchjd(problem: Problem, method: str, chunk: int | None) -> Step:
+    """TorchJD's way for several tasks; all parameters are named, so that it need not search."""
+    from torchjd.aggregation import NashMTL, PCGrad
+    from torchjd.autojac import backward, jac_to_grad, mtl_backward
+
+    aggregator = PCGrad() if method == "pcgrad" else NashMTL(n_tasks=len(problem.own), max_norm=0)
+    own = list(problem.own.values())
+
+    def step() -> None:
+        losses = list(problem.losses().values())
+        if problem.features is None:  # its function for several tasks needs a tensor between
+            backward(losses, inputs=problem.shared, retain_graph=True, parallel_chunk_size=chunk)
+            torch.autograd.backward(losses, inputs=[p for ps in own for p in ps])
+        else:
+            mtl_backward(
+                losses,
+                problem.features(),
+                tasks_params=own,
+                shared_params=problem.shared,
+                parallel_chunk_size=chunk,
+            )
+        jac_to_grad(problem.shared, aggregator)
+
+    return step
+
+
+Made = dict[tuple[str, str | None], Callable[[Problem], Step]]
+
+
+def libraries(backward: bool = False) -> Made:
+    """By library and method how a step is made; a method of None serves all."""
+    made: Made = {
+        ("sum", None): summed,
+        ("floor, buffer", None): floor_buffer,
+        ("floor, rows", None): floor_rows,
+    }
+    for method in METHODS:
+        made["mtlcore", method] = lambda p, m=method: with_mtlcore(p, m)
+        if backward:
+            made["mtlcore-backward", method] = lambda p, m=method: with_backward(p, m)
+        if find_spec("torchjd") is not None:
+            made["torchjd", method] = lambda p, m=method: with_torchjd(p, m, None)
+            made["torchjd-sequential", method] = lambda p, m=method: with_torchjd(p, m, 1)
+    return made
+
+
+def take_turns(steps: dict[Any, Step], seconds: float, forget: Step) -> dict[Any, list[float]]:
+    """Milliseconds per step of each, one figure per turn, for about so many seconds."""
+    order, times = random.Random(0), {key: list[float]() for key in steps}
+    counts = {}
+    for key, step in steps.items():
+        for _ in range(2):
+            counts[key] = max(1, min(20, int(30 / _timed(step, 1, forget))))
+    end = time.perf_counter() + seconds
+    gc.collect()
+    gc.disable()
+    while time.perf_counter() < end or len(next(iter(times.values()))) < 3:
+        for key in order.sample(list(steps), len(steps)):
+            _timed(steps[key], 1, forget)
+            times[key].append(_timed(steps[key], counts[key], forget))
+        gc.collect()
+    gc.enable()
+    return times
+
+
+def _timed(step: Step, count: int, forget: Step) -> float:
+    start = time.perf_counter()
+    for _ in range(count):
+        forget()
+        step()
+    return (time.perf_counter() - start) / count * 1000
+
+
+def measure(case: str, seconds: float, made: Made) -> list[dict[str, Any]]:
+    """The case's rows."""
+    problem = make(case)
+    steps, failed = {}, []
+    for key, build in made.items():
+        step = build(problem)
+        try:
+            step()
+        except Exception as error:  # a peer's failure is a result, not the end
+            failed.append((key, f"{type(error).__name__}: {error}".splitlines()[0]))
+        else:
+            steps[key] = step
+    times = take_turns(steps, seconds, problem.forget)
+    forms = [("floor, buffer", None), ("floor, rows", None)]
+    floor = min(forms, key=lambda form: statistics.median(times[form]))
+    rows = []
+    for method in METHODS:
+        for (library, of), found in times.items():
+            if of in (None, method) and ((library, of) not in forms or (library, of) == floor):
+                name = library.partition(",")[0]
+                rows.append(
+                    {"case": case, "method": method, "library": name, **_figures(found)}
+                    | {"ratio_to_sum": _ratio(found, times["sum", None])["median"]}
+                    | {"ratio_to_floor": _ratio(found, times[floor])["median"]}
+                    | {"floor_quartiles": _ratio(found, times[floor])["quartiles"]}
+                    | {"peak_trunks": peak(library, of) if case == WEIGHED else None}
+                )
+    for (library, method), reason in failed:
+        print(f"{case}: {library}, {method}: not measured: {reason}", file=sys.stderr)
+    return rows
+
+
+def _figures(times: Sequence[float]) -> dict[str, Any]:
+    return {"ms": statistics.median(times), "ms_least": min(times), "turns": len(times)}
+
+
+def _ratio(times: Sequence[float], others: Sequence[float]) -> dict[str, Any]:
+    ratios = [a / b for a, b in zip(times, others, strict=True)]
+    low, middle, high = statistics.quantiles(ratios, n=4)
+    return {"median": middle, "quartiles": [low, high]}
+
+
+def solvers(seconds: float) -> list[dict[str, Any]]:
+    """Rows for the weights alone, from Gramians of 2 to 40 tasks of which half conflict."""
+    rows = []
+    for count in (2, 3, 10, 40):
+        generator = np.random.default_rng(count)
+        signs = generator.choice([-1.0, 1.0], (count, 1))
+        jacobian = signs * generator.standard_normal(200) + 2 * generator.standard_normal(
+            (count, 200)
+        )
+        matrix = torch.from_numpy(jacobian).float()
+        gramian = (matrix @ matrix.T).double()
+        steps: dict[Any, Step] = {}
+        for method in METHODS:
+            balancer = mtlcore.create("balancers", method)
+            steps["mtlcore", method] = lambda b=balancer, g=gramian: b.weights(g)
+            if find_spec("torchjd") is not None:
+                from torchjd.aggregation import NashMTL, PCGrad
+
+                peer = PCGrad() if method == "pcgrad" else NashMTL(n_tasks=count, max_norm=0)
+                steps["torchjd", method] = lambda a=peer, m=matrix: a(m)
+        times = take_turns(steps, seconds / 4, lambda: None)
+        for (library, method), found in times.items():
+            row = {"case": f"solver, K = {count}", "method": method, "library": library}
+            none = dict.fromkeys(("ratio_to_sum", "ratio_to_floor", "peak_trunks"))
+            rows.append({**row, **_figures(found), **none})
+    return rows
+
+
+@cache
+def peak(library: str, method: str | None) -> float | None:
+    """Peak memory of a few steps above the model's own, as a multiple of the trunk."""
+    if not Path("/proc/self/clear_refs").exists():
+        return None
+    command = [sys.executable, __file__, "--peak-of", library, method or ""]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    return float(done.stdout) if done.returncode == 0 else None
+
+
+def print_peak(library: str, method: str | None) -> None:
+    """What `peak` runs in a process of its own."""
+    problem = make(WEIGHED)
+    step = libraries(True)[library, method](problem)
+    trunk = 4 * sum(p.numel() for p in problem.shared)
+    problem.losses()  # what a first forward pass loads is not balancing's
+    gc.collect()
+    before = _status("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")
+    for _ in range(3):
+        problem.forget()
+        step()
+    print((_status("VmHWM") - before) / trunk)
+
+
+def _status(name: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    (line,) = (line for line in lines if line.startswith(f"{name}:"))
+    return 1024 * int(line.split()[1])
+
+
+def table(rows: Sequence[dict[str, Any]]) -> str:
+    """As Markdown."""
+    lines = [
+        "| case | method | library | ms | / sum | / floor (quartiles) | peak, trunks |",
+        "| --- | --- | --- | ---: | ---: | ---: | ---: |",
+    ]
+    for row in rows:
+        named = f"| {row['case']} | {row['method']} | {row['library']} | {row['ms']:.3g} |"
+        if row["ratio_to_floor"] is None:
+            lines.append(f"{named} | | |")
+            continue
+        low, high = row["floor_quartiles"]
+        memory = "" if row["peak_trunks"] is None else f"{row['peak_trunks']:.1f}"
+        lines.append(
+            f"{named} {row['ratio_to_sum']:.2f} | {row['ratio_to_floor']:.2f} "
+            f"({low:.2f}-{high:.2f}) | {memory} |"
+        )
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Measure what was asked for and print it."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="within three minutes")
+    parser.add_argument("--json", action="store_true", help="print a list instead of a table")
+    parser.add_argument("--threads", type=int, default=1, help="that torch computes with")
+    parser.add_argument("--only", default="", help="cases whose name has this in it")
+    parser.add_argument("--backward", action="store_true", help="also mtlcore's one call for all")
+    parser.add_argument("--peak-of", nargs=2, help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    torch.set_num_threads(given.threads)
+    if given.peak_of:
+        print_peak(given.peak_of[0], given.peak_of[1] or None)
+        return
+    if find_spec("torchjd") is None:
+        print("torchjd: not measured: it is not installed", file=sys.stderr)
+    print("libmtl: not measured: no package registry has it", file=sys.stderr)
+    seconds = 11.0 if given.quick else 40.0
+    made, cases = libraries(given.backward), [case for case in CASES if given.only in case]
+    rows = [row for case in cases for row in measure(case, seconds, made)]
+    if given.only in "solver":
+        rows += solvers(seconds)
+    print(json.dumps(rows, indent=1) if given.json else table(rows))
+
+
+if __name__ == "__main__":
+    main()

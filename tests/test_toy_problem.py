@@ -1,0 +1,66 @@
+"""The toy problem of the Nash-MTL paper has the published losses and gradients."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+
+ROOT = Path(__file__).parents[1]
+GOLDEN = Path(os.environ.get("MTLCORE_GOLDEN", ROOT / ".." / "shared" / "golden"))
+
+
+@pytest.fixture(scope="module")
+def toy() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("toy", ROOT / "benchmarks" / "toy_problem.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def golden() -> dict[str, Any]:
+    file = GOLDEN / "toy_problem.json"
+    if not file.is_file():
+        pytest.skip("no golden vectors (MTLCORE_GOLDEN names their folder)")
+    found: dict[str, Any] = json.loads(file.read_text("utf-8"))
+    return found
+
+
+def test_losses_and_jacobians(toy: ModuleType, golden: dict[str, Any]) -> None:
+    for point in golden["points"]:
+        x = torch.tensor(point["x"], dtype=torch.float64, requires_grad=True)
+        found = toy.losses(x, golden["scale_first_loss"])
+        values = [found["first"], found["second"]]
+        assert [float(v.detach()) for v in values] == pytest.approx(point["losses"], rel=1e-12)
+        if point["x"] == [0.0, 0.0]:
+            continue  # the gradient at the tie of a maximum is a matter of convention
+        for value, expected in zip(values, point["jacobian"], strict=True):
+            (slope,) = torch.autograd.grad(value, x, retain_graph=True)
+            assert slope.tolist() == pytest.approx(expected, rel=1e-9, abs=1e-14)
+
+
+def test_the_starts_are_those_of_the_paper(toy: ModuleType, golden: dict[str, Any]) -> None:
+    assert [list(start) for start in toy.STARTS] == [point["x"] for point in golden["points"]]
+
+
+def test_distance_is_from_a_line_that_ends(toy: ModuleType) -> None:
+    assert toy.distance(torch.tensor([3.0, toy.FRONT_X2])) == pytest.approx(0, abs=1e-6)
+    assert toy.distance(torch.tensor([-10.0, toy.FRONT_X2 + 4])) == pytest.approx(5, rel=1e-6)
+
+
+def test_a_descent_gets_lower_and_is_drawn(toy: ModuleType, tmp_path: Path) -> None:
+    path = toy.descend(toy.METHODS["equal"](), toy.STARTS[3], 40, 10)
+    assert path.shape == (5, 2)
+    first, last = (sum(toy.losses(x).values()) for x in (path[0], path[-1]))
+    assert last < first
+    pytest.importorskip("matplotlib")
+    toy.draw({"equal": [path], "again": [path]}, tmp_path / "toy.png")
+    assert (tmp_path / "toy.png").stat().st_size > 10_000
