@@ -237,6 +237,8 @@ class Balancing(nn.Module):
                     "the last of the chain (and the only one of its sort)"
                 )
         self.balancers = nn.ModuleList(balancers)
+        # The same once more: a ModuleList takes microseconds to look into, several times a step.
+        self._chain = tuple(balancers)
         self.update_every = update_every
         self._last_weights: dict[str, list[float]] = {}
         if update_every > 1 and not isinstance(self.finisher, GramianBalancer):
@@ -245,17 +247,17 @@ class Balancing(nn.Module):
     @property
     def finisher(self) -> Finisher | None:
         """The balancer of gradients, if there is one."""
-        last = self.balancers[-1] if len(self.balancers) else None
+        last = self._chain[-1] if self._chain else None
         return last if isinstance(last, GramianBalancer | GradientBalancer) else None
 
     @property
     def loss_balancers(self) -> list[LossBalancer]:
         """The balancers of losses, in order."""
-        return [b for b in self.balancers if isinstance(b, LossBalancer)]
+        return [b for b in self._chain if isinstance(b, LossBalancer)]
 
     def prepare(self, tasks: Sequence[Task], data: Iterable[Batch] | None = None) -> None:
         """Prepare every balancer of the chain."""
-        for balancer in self._all():
+        for balancer in self._chain:
             balancer.prepare(tasks, data)
 
     def transform(self, losses: dict[str, Tensor], context: BalancerContext) -> dict[str, Tensor]:
@@ -266,13 +268,13 @@ class Balancing(nn.Module):
 
     def after_step(self, context: BalancerContext) -> None:
         """Tell every balancer of a step that was taken."""
-        for balancer in self._all():
+        for balancer in self._chain:
             balancer.after_step(context)
 
     def restart(self) -> None:
         """Let every balancer forget."""
         self._last_weights = {}
-        for balancer in self._all():
+        for balancer in self._chain:
             balancer.restart()
 
     def reused_weights(self, tasks: Sequence[str], step: int) -> Weights | None:
@@ -294,9 +296,6 @@ class Balancing(nn.Module):
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
         self._last_weights = dict(state["last_weights"])
-
-    def _all(self) -> list[Balancer]:
-        return [b for b in self.balancers if isinstance(b, Balancer)]
 
 
 @attrs.frozen(kw_only=True)

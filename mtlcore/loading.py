@@ -41,6 +41,7 @@ class Split:
         limit: use this many samples at most, evenly spread over the split; None: all.
 
     Attributes:
+        available: samples that the dataset has.
         regime: which labels may be seen; None: all.
     """
 
@@ -52,8 +53,8 @@ class Split:
         limit: int | None,
     ) -> None:
         self._dataset, self._tasks, self._size = dataset, tuple(tasks), size
-        available = len(dataset)
-        self._length = available if limit is None else min(limit, available)
+        self.available = len(dataset)
+        self._length = self.available if limit is None else min(limit, self.available)
         self.regime: LabelRegime | None = None
 
     def __len__(self) -> int:

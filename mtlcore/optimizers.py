@@ -297,8 +297,7 @@ class GradientDescent(Optimizer):
         gradients = [p.grad for p in self._parameters if p.grad is not None]
         if not gradients:  # no label in any batch of the plan
             return 0.0
-        norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
-        value = float(norm)
+        value = math.hypot(*torch.stack(torch._foreach_norm(gradients)).tolist())
         if self._clip is not None and math.isfinite(value) and value > self._clip:
             torch._foreach_mul_(gradients, self._clip / value)
         return value

@@ -168,7 +168,7 @@ class Training:
         """
         with self._signals():
             try:
-                self._tell_of_labels()
+                self._tell_of_data()
                 if self.progress.constants is None:
                     self.progress.constants = self._fit_constants()
                     self.save()
@@ -191,7 +191,12 @@ class Training:
         batches = tuple(batch.to(self.device) for batch in loaded.batches)
         return self._optimizer.step(self.learner, attrs.evolve(loaded, batches=batches))
 
-    def _tell_of_labels(self) -> None:
+    def _tell_of_data(self) -> None:
+        for name, split in self.splits.items():
+            if len(split) < split.available:
+                self._display.note(
+                    f"data.{name} = {len(split)}: so many of {split.available} samples are used"
+                )
         regime = self.splits["train"].regime
         if regime is not None:
             self._directory.write_json("labels.json", regime.to_json())
@@ -254,7 +259,7 @@ class Training:
     def _apply(self, change: Transition) -> None:
         model = self.learner.model
         named = dict(model.backbone.named_parameters())
-        forgotten = [named[name] for name in change.reset if name in named]
+        forgotten = [named[name] for name in change.reset]
         if change.reset_heads:
             for task in model.tasks:
                 model.head(task).reset_parameters()
@@ -278,10 +283,7 @@ class Training:
             self._measure("loss", report.losses)
             _add(progress.losses, report.losses)
             self._measure("term", report.cross)
-            weights = report.balancing.weights
-            for balancer in self.learner.balancing.loss_balancers if not weights else ():
-                weights = balancer.current_weights() or weights
-            self._measure("weight", weights)
+            self._measure("weight", report.balancing.weights)
             cosines = report.balancing.cosines.items()
             self._measure("cosine", {"|".join(pair): value for pair, value in cosines})
             if report.balancing.status == "degenerate":
@@ -289,6 +291,12 @@ class Training:
             self._measure("learning_rate", {"": report.learning_rate})
         every = max(1, self.total_steps // _CURVE_POINTS)
         if progress.step % every == 0 or progress.done == self.steps_per_epoch:
+            if not progress.window.get("weight"):
+                # Those of loss balancers are asked for here only: it may wait for a device.
+                for balancer in reversed(self.learner.balancing.loss_balancers):
+                    if weights := balancer.current_weights():
+                        self._measure("weight", weights)
+                        break
             self._directory.record(self._window())
             progress.window = {}
 
