@@ -61,7 +61,7 @@ CASES: dict[str, tuple[list[str], dict[str, Any]]] = {
         [__file__],
         {
             "tasks": ["segmentation", "depth"],
-            "data": {"train": 16, "val": 4, "size": [32, 32], "workers": 0},
+            "data": {"train": 16, "val": 4, "size": [16, 16], "workers": 0},
             "model": {"backbone": {"name": "small"}},
             "training": {"batch_size": 2, "steps": 100_000, "threads": 1},
         },
