@@ -14,7 +14,7 @@ import attrs
 import torch
 from torch import Tensor
 
-from mtlcore.errors import MtlError
+from mtlcore.errors import MtlError, UsageError, did_you_mean
 from mtlcore.tasks import Task
 
 
@@ -122,6 +122,19 @@ class Dataset(abc.ABC):
         Raises:
             DataError: it cannot be read; the message names the file and the reason.
         """
+
+
+def check_split(dataset: str, split: str, splits: Sequence[str]) -> None:
+    """Refuse a split that a dataset does not have.
+
+    Raises:
+        UsageError: naming those it has.
+    """
+    if split not in splits:
+        raise UsageError(
+            f"{dataset} has no split {split!r}, only {', '.join(splits)}"
+            + did_you_mean(split, splits)
+        )
 
 
 def collate(samples: Sequence[Sample], tasks: Sequence[Task]) -> Batch:

@@ -7,6 +7,7 @@ twice; they are not checked for a newer version.
 
 from __future__ import annotations
 
+import builtins
 import hashlib
 import io
 import os
@@ -102,6 +103,19 @@ class Root:
         except Exception as error:
             raise self._explain(relative_dir, error) from error
         return sorted(path.rstrip("/").rpartition("/")[2] for path in paths)
+
+    def numbers(self, folder: str) -> builtins.list[int]:
+        """The numbers of a folder's files 0.npy, 1.npy, ..., in order.
+
+        Raises:
+            DataError: the folder is missing or empty, or holds something else.
+        """
+        stems = [name.removesuffix(".npy") for name in self.list(folder) if name[0] != "."]
+        odd = [stem for stem in stems if not stem.isdecimal()]
+        if odd or not stems:
+            found = f"holds {odd[0]!r}" if odd else "is empty"
+            raise DataError(f"{self.where(folder)}: {found}; files 0.npy, 1.npy, ... were expected")
+        return sorted(map(int, stems))
 
     def _open(self) -> tuple[Any, str]:
         if self._opened is None or self._opened[0] != os.getpid():

@@ -504,16 +504,6 @@ def result_table(summary: Mapping[str, Any]) -> Table:
     return table
 
 
-def format_result(summary: Mapping[str, Any], width: int) -> str:
-    """`result_table` as plain text, no line wider than `width`."""
-    from rich.console import Console
-
-    text = io.StringIO()
-    console = Console(file=text, width=width, color_system=None, force_terminal=False)
-    console.print(result_table(summary))
-    return "\n".join(line.rstrip() for line in text.getvalue().strip("\n").split("\n")) + "\n"
-
-
 @final
 @attrs.frozen(kw_only=True)
 class _ResultRow:

@@ -14,7 +14,7 @@ EXIT_CODE = 130
 
 def stop_by_exception() -> AbstractContextManager[None]:
     """Either signal raises KeyboardInterrupt, so that whatever is open is left in order."""
-    return _handled(_raise)
+    return handled(_raise)
 
 
 def stop_at_once() -> AbstractContextManager[None]:
@@ -23,7 +23,7 @@ def stop_at_once() -> AbstractContextManager[None]:
     For the time of imports only, while nothing is open: an exception that comes in the midst of
     them is swallowed by some libraries and becomes a puzzling other error in some.
     """
-    return _handled(_leave)
+    return handled(_leave)
 
 
 def _raise(_number: int, _frame: object) -> NoReturn:
@@ -36,7 +36,8 @@ def _leave(_number: int, _frame: object) -> NoReturn:
 
 
 @contextmanager
-def _handled(handler: Callable[[int, object], NoReturn]) -> Iterator[None]:
+def handled(handler: Callable[[int, object], object]) -> Iterator[None]:
+    """Both signals go to this handler meanwhile."""
     try:
         before = {one: signal.signal(one, handler) for one in STOPPING}
     except ValueError:  # not in the main thread: signals are somebody else's business

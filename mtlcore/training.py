@@ -39,7 +39,7 @@ from mtlcore.loading import stop_at
 from mtlcore.models import Backbone, Transition, check_size
 from mtlcore.optimizers import Optimizer, StepReport
 from mtlcore.rundir import BEST, RunDirectory
-from mtlcore.signals import EXIT_CODE, STOPPING
+from mtlcore.signals import EXIT_CODE, STOPPING, handled
 
 # Constants are fitted on at most this many training samples, evenly spread: medians keep labels.
 _CONSTANT_SAMPLES = 1000
@@ -444,6 +444,8 @@ class Training:
     def _signals(self) -> Iterator[None]:
         """The first Ctrl-C or SIGTERM finishes the step and saves; a second one stops at once."""
 
+        before = {one: signal.getsignal(one) for one in STOPPING}
+
         def request(number: int, _frame: object) -> None:
             self._stop_signal = number
             for one in STOPPING:
@@ -452,16 +454,8 @@ class Training:
             with suppress(RuntimeError):
                 self._display.note("stopping after this step; once more stops at once")
 
-        try:
-            before = {one: signal.signal(one, request) for one in STOPPING}
-        except ValueError:  # not in the main thread: signals are somebody else's business
+        with handled(request):
             yield
-            return
-        try:
-            yield
-        finally:
-            for one in STOPPING:
-                signal.signal(one, before[one])
 
 
 def check(training: Training) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 import sys
 from pathlib import Path
@@ -11,13 +12,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from rich.console import Console
 from torch import Tensor
 
 from mtlcore import reports
 from mtlcore.reports import (
     PanelSample,
     colour,
-    format_result,
     limits,
     palette,
     result_table,
@@ -26,6 +27,15 @@ from mtlcore.reports import (
     save_weights,
 )
 from mtlcore.tasks import Task
+
+
+def format_result(summary: dict[str, Any], width: int) -> str:
+    """The table as a file or a pipe receives it."""
+    text = io.StringIO()
+    console = Console(file=text, width=width, color_system=None, force_terminal=False)
+    console.print(reports.result_table(summary))
+    return "\n".join(line.rstrip() for line in text.getvalue().strip("\n").split("\n")) + "\n"
+
 
 SEGMENTATION = Task(
     name="segmentation", kind="segmentation", channels=3, class_names=("wall", "floor", "chair")

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from mtlcore.data import DataError, Dataset, Sample
-from mtlcore.errors import UsageError, did_you_mean
+from mtlcore.data import DataError, Dataset, Sample, check_split
+from mtlcore.errors import UsageError
 from mtlcore.files import Root, decode_image, decode_label
 from mtlcore.tasks import Task
 
@@ -49,14 +49,10 @@ class Cityscapes(Dataset):
     def __init__(self, root: str | None, split: str, *, classes: Literal[2, 7, 19] = 7) -> None:
         if root is None:
             raise UsageError("data.root: cityscapes reads files; give the folder that holds train/")
-        if split not in self.splits:
-            raise UsageError(
-                f"cityscapes has no split {split!r}, only {', '.join(self.splits)}"
-                + did_you_mean(split, self.splits)
-            )
+        check_split("cityscapes", split, self.splits)
         self._root = Root(root)
         self._split = split
-        self._numbers = self._list_numbers()
+        self._numbers = self._root.numbers(f"{split}/image")
         own = self._root.exists(f"{split}/label_{classes}")
         plain = classes == 7 and not own and self._root.exists(f"{split}/{_PLAIN_LABEL}")
         self._label = _PLAIN_LABEL if plain else f"label_{classes}"
@@ -103,17 +99,6 @@ class Cityscapes(Dataset):
             valid={name: torch.from_numpy(known) for name, (_, known) in pairs.items()},
             key=key,
         )
-
-    def _list_numbers(self) -> list[int]:
-        folder = f"{self._split}/image"
-        stems = [name.removesuffix(".npy") for name in self._root.list(folder) if name[0] != "."]
-        odd = [stem for stem in stems if not stem.isdecimal()]
-        if odd or not stems:
-            found = f"holds {odd[0]!r}" if odd else "is empty"
-            raise DataError(
-                f"{self._root.where(folder)}: {found}; files 0.npy, 1.npy, ... were expected"
-            )
-        return sorted(map(int, stems))
 
     def _read(self, path: str, size: tuple[int, ...]) -> NDArray[Any]:
         """A label of one channel as (H, W)."""

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from mtlcore.data import DataError, Dataset, Sample
+from mtlcore.data import DataError, Dataset, Sample, check_split
 from mtlcore.datasets.scenes import hash_uniform
-from mtlcore.errors import UsageError, describe, did_you_mean
+from mtlcore.errors import UsageError, describe
 from mtlcore.files import MissingFile, Root, image_tensor
 from mtlcore.tasks import Task
 
@@ -60,11 +60,7 @@ class MultiMNIST(Dataset):
     ) -> None:
         if root is None:
             raise UsageError("data.root: multi-mnist reads files; give the folder they lie in")
-        if split not in self.splits:
-            raise UsageError(
-                f"multi-mnist has no split {split!r}, only {', '.join(self.splits)}"
-                + did_you_mean(split, self.splits)
-            )
+        check_split("multi-mnist", split, self.splits)
         if split == "test" and digits == "t10k":
             raise UsageError("data.digits: 't10k' is trained on, nothing is left for a test")
         if not 0 < val_fraction < 1:

@@ -9,8 +9,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mtlcore.data import DataError, Dataset, Sample
-from mtlcore.errors import UsageError, did_you_mean
+from mtlcore.data import DataError, Dataset, Sample, check_split
+from mtlcore.errors import UsageError
 from mtlcore.files import Root, decode_image, decode_label, unit_normals
 from mtlcore.tasks import Task
 
@@ -41,14 +41,10 @@ class NYUv2(Dataset):
     def __init__(self, root: str | None, split: str) -> None:
         if root is None:
             raise UsageError("data.root: nyuv2 reads files; give the folder that holds train/")
-        if split not in self.splits:
-            raise UsageError(
-                f"nyuv2 has no split {split!r}, only {', '.join(self.splits)}"
-                + did_you_mean(split, self.splits)
-            )
+        check_split("nyuv2", split, self.splits)
         self._root = Root(root)
         self._split = split
-        self._numbers = self._list_numbers()
+        self._numbers = self._root.numbers(f"{split}/image")
 
     @classmethod
     def describe(cls, root: str | None, **settings: Any) -> tuple[Task, ...]:
@@ -83,17 +79,6 @@ class NYUv2(Dataset):
             planes = self._read(f"{self._split}/{folder}/{number}.npy", channels, inputs.shape[1:])
             targets[name], valid[name] = _DECODERS[name](planes)
         return Sample(inputs=inputs, targets=targets, valid=valid, key=key)
-
-    def _list_numbers(self) -> list[int]:
-        folder = f"{self._split}/image"
-        stems = [name.removesuffix(".npy") for name in self._root.list(folder) if name[0] != "."]
-        odd = [stem for stem in stems if not stem.isdecimal()]
-        if odd or not stems:
-            found = f"holds {odd[0]!r}" if odd else "is empty"
-            raise DataError(
-                f"{self._root.where(folder)}: {found}; files 0.npy, 1.npy, ... were expected"
-            )
-        return sorted(map(int, stems))
 
     def _read(self, path: str, channels: int, size: tuple[int, ...]) -> NDArray[Any]:
         where = self._root.where(path)

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from mtlcore.data import DataError, Dataset, Sample
-from mtlcore.errors import UsageError, describe, did_you_mean
+from mtlcore.data import DataError, Dataset, Sample, check_split
+from mtlcore.errors import UsageError, describe
 from mtlcore.files import MissingFile, Root, decode_image, decode_label, unit_normals
 from mtlcore.standard.edges import thin
 from mtlcore.tasks import Task
@@ -85,11 +85,7 @@ class PascalContext(Dataset):
             raise UsageError(
                 "data.root: pascal-context reads files; give the folder that holds JPEGImages/"
             )
-        if split not in self.splits:
-            raise UsageError(
-                f"pascal-context has no split {split!r}, only {', '.join(self.splits)}"
-                + did_you_mean(split, self.splits)
-            )
+        check_split("pascal-context", split, self.splits)
         _scipy_io()
         self._root = Root(root)
         path = f"ImageSets/Context/{split}.txt"

@@ -6,9 +6,8 @@ from typing import Any, final
 
 import torch
 
-from mtlcore.data import Dataset, Sample
+from mtlcore.data import Dataset, Sample, check_split
 from mtlcore.datasets.rendering import CLASS_NAMES, render
-from mtlcore.errors import UsageError, did_you_mean
 from mtlcore.files import image_tensor
 from mtlcore.tasks import Task
 
@@ -46,11 +45,7 @@ class Rooms(Dataset):
         size: tuple[int, int] = (64, 64),
         seed: int = 0,
     ) -> None:
-        if split not in self.splits:
-            raise UsageError(
-                f"rooms has no split {split!r}, only {', '.join(self.splits)}"
-                + did_you_mean(split, self.splits)
-            )
+        check_split("rooms", split, self.splits)
         self._split = split
         self._first = self.splits.index(split) * _SCENES_PER_SPLIT
         self._indices = range(samples)

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from mtlcore.data import DataError, Dataset, Sample
-from mtlcore.errors import UsageError, did_you_mean
+from mtlcore.data import DataError, Dataset, Sample, check_split
+from mtlcore.errors import UsageError
 from mtlcore.files import MissingFile, Root, decode_image, decode_label, unit_normals
 from mtlcore.tasks import Task
 
@@ -70,11 +70,7 @@ class Taskonomy(Dataset):
     ) -> None:
         if root is None:
             raise UsageError("data.root: taskonomy reads files; give the folder of the buildings")
-        if split not in self.splits:
-            raise UsageError(
-                f"taskonomy has no split {split!r}, only {', '.join(self.splits)}"
-                + did_you_mean(split, self.splits)
-            )
+        check_split("taskonomy", split, self.splits)
         if any(f"{{{field}}}" not in folder for field in _FIELDS):
             raise UsageError(f"data.folder: {folder!r} must hold {{building}} and {{domain}}")
         self._root = Root(root)
