@@ -1,0 +1,3 @@
+"""What this plugin adds."""
+
+from __future__ import annotations
