@@ -244,12 +244,12 @@ def with_mtlcore(problem: Problem, method: str) -> Step:
     """The engine as the training loop uses it."""
     tasks = tuple(problem.own)
     gradients = TaskGradients(problem.shared, problem.own)
-    balancing = Balancing([mtlcore.create("balancers", method)])
+    balancer = mtlcore.create("balancers", method)
     context = BalancerContext(tasks=tasks, generator=torch.Generator().manual_seed(0))
 
     def step() -> None:
         gradients.collect_rows(problem.losses())
-        gradients.apply(balancing, context)
+        gradients.apply(balancer, context)
 
     return step
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,14 @@ from mtlcore.config import Layer, RunConfig, file_layer, resolve
 from mtlcore.display import Display, SilentDisplay
 from mtlcore.errors import ConfigError, MtlError, UsageError, describe
 from mtlcore.plugins import Plugins
-from mtlcore.rundir import RunDirectory, next_directory, provenance, stored_config
+from mtlcore.ranks import Ranks, joined
+from mtlcore.rundir import (
+    RunDirectory,
+    changed_settings,
+    next_directory,
+    provenance,
+    stored_config,
+)
 from mtlcore.settings import structure
 
 
@@ -78,6 +85,7 @@ def try_step(config: RunConfig) -> dict[str, Any]:
     Raises:
         MtlError: whatever would stop the run at its first step.
     """
+    from mtlcore.adaptation import load_initial
     from mtlcore.building import parameter_table
     from mtlcore.training import Training, check
 
@@ -85,6 +93,7 @@ def try_step(config: RunConfig) -> dict[str, Any]:
         directory = RunDirectory(place, resume=True)
         training = Training(config, directory, SilentDisplay())
         check(training)
+        load_initial(training.learner, config)
         report = training.first_step()
     if report.skipped is not None:
         raise MtlError(f"the first step learns nothing: {report.skipped}")
@@ -105,19 +114,32 @@ def execute(
     """Run a resolved configuration in a directory; returns the summary.
 
     Raises:
-        UsageError: the directory is not empty, or holds a run of other settings.
+        UsageError: the directory is not empty, or holds a run of other settings. In one of
+            several processes that torchrun started, all but the first return an empty summary.
         MtlError: the run failed.
     """
-    directory = RunDirectory(location, resume)
-    try:
-        checkpoint = _checkpoint(directory, config) if resume else None
+    with joined() as ranks, _directory(location, resume, ranks) as directory:
+        checkpoint = ranks.from_first(lambda: _checkpoint(directory, config) if resume else None)
         summary = directory.read_json("summary.json") if checkpoint else None
-        if summary is not None:
+        if ranks.any_of([summary is not None])[0]:
             display.note(f"{location}: this run is finished, nothing to do")
-            return summary
-        return _train(plugins, config, directory, checkpoint, display)
-    finally:
-        directory.close()
+            return summary or {}
+        return _train(plugins, config, directory, checkpoint, display, ranks)
+
+
+@contextmanager
+def _directory(location: str, resume: bool, ranks: Ranks) -> Iterator[RunDirectory]:
+    """The run's directory; for any but the first process one that is thrown away."""
+    with (
+        tempfile.TemporaryDirectory(prefix="mtl-rank-")
+        if not ranks.first
+        else nullcontext(location) as place
+    ):
+        directory = RunDirectory(place, resume or not ranks.first)
+        try:
+            yield directory
+        finally:
+            directory.close()
 
 
 def _checkpoint(directory: RunDirectory, config: RunConfig) -> dict[str, Any] | None:
@@ -130,11 +152,7 @@ def _checkpoint(directory: RunDirectory, config: RunConfig) -> dict[str, Any] | 
             f"{directory.location}/config.toml: is missing, so that the run cannot go on; put it "
             "back, or start a run of its own with another --out"
         )
-    changed = sorted(
-        path
-        for path in {*_flat(stored), *_flat(config.tree)}
-        if _flat(stored).get(path) != _flat(config.tree).get(path)
-    )
+    changed = changed_settings(stored, config.tree)
     if changed:
         raise UsageError(
             f"{directory.location}: --resume goes on with the run's own settings, and these "
@@ -150,19 +168,24 @@ def _train(
     directory: RunDirectory,
     checkpoint: dict[str, Any] | None,
     display: Display,
+    ranks: Ranks,
 ) -> dict[str, Any]:
+    from mtlcore.adaptation import load_initial
     from mtlcore.reporting import write_report
     from mtlcore.training import Training, check, summarise
 
     if config.training.threads is not None:
         torch.set_num_threads(config.training.threads)
-    training = Training(config, directory, display)
+    training = Training(config, directory, display, ranks)
     check(training)
     if checkpoint is not None:
         training.resume(checkpoint)
-        _warn_of_threads(checkpoint, display)
-    directory.open_metrics(checkpoint["metrics_length"] if checkpoint else 0)
-    about = provenance(plugins, config, training.device)
+        _warn_of_changes(checkpoint, ranks, display)
+    else:
+        for note in load_initial(training.learner, config):
+            display.note(note)
+    directory.open_metrics(checkpoint["metrics_length"] if checkpoint and ranks.first else 0)
+    about = provenance(plugins, config, training.device, ranks.size)
     directory.write_config(config)
     directory.write_json("run.json", {**about, "status": "running", "reason": None})
     names = ", ".join(task.name for task in config.tasks)
@@ -170,10 +193,14 @@ def _train(
         f"{config.method} learns {names} from {config.dataset.component.spec.name}: "
         f"{training.epochs} epochs of {training.steps_per_epoch} steps on {training.device}"
     )
+    if ranks.size > 1:
+        title += f", {ranks.size} processes"
     with _failure_told(directory, about):
         with display:
             display.start(training.total_steps, training.progress.step, title)
             training.run()
+        if not ranks.first:
+            return {}
         try:
             notes = write_report(training, directory)
         except OSError as error:
@@ -209,18 +236,15 @@ def _failure_told(directory: RunDirectory, about: Mapping[str, Any]) -> Iterator
         raise
 
 
-def _warn_of_threads(checkpoint: Mapping[str, Any], display: Display) -> None:
+def _warn_of_changes(checkpoint: Mapping[str, Any], ranks: Ranks, display: Display) -> None:
+    if len(checkpoint["ranks"]) != ranks.size:
+        display.note(
+            f"the run had {len(checkpoint['ranks'])} processes before and has {ranks.size} now: "
+            "it goes on, but not bit for bit, with steps of another size"
+        )
     if checkpoint["threads"] != torch.get_num_threads():
         display.note(
             f"the run had {checkpoint['threads']} threads before and has "
             f"{torch.get_num_threads()} now: it goes on, but not bit for bit "
             f"(training.threads={checkpoint['threads']} would)"
         )
-
-
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        path = f"{prefix}{key}"
-        flat.update(_flat(value, path + ".") if isinstance(value, Mapping) else {path: value})
-    return flat

@@ -33,6 +33,7 @@ from torch.nn import Parameter
 
 from mtlcore.data import Batch
 from mtlcore.errors import UsageError
+from mtlcore.ranks import ALONE, Ranks
 from mtlcore.rows import Row, SharedRows
 from mtlcore.tasks import Task
 
@@ -52,9 +53,10 @@ class BalancerContext:
         progress: part of the run done, 0 to 1.
         present: the tasks that this step has losses for.
         losses: their mean raw losses; known once the step is done, empty before.
-        maps: elementwise losses where the balancer `needs_maps`.
-        batch: the step's batch where the balancer `needs_maps`.
+        maps: elementwise losses of view 0 where the balancer `needs_maps`.
+        batch: the batch they are of.
         reevaluate: computes the present tasks' losses once more at the updated parameters.
+        ranks: the processes that train together; each sees its own part of a step.
     """
 
     tasks: tuple[str, ...]
@@ -67,6 +69,7 @@ class BalancerContext:
     maps: Mapping[str, Tensor] = attrs.field(factory=dict)
     batch: Batch | None = None
     reevaluate: Callable[[], dict[str, float]] | None = None
+    ranks: Ranks = ALONE
 
 
 class Balancer(nn.Module, abc.ABC):
@@ -133,18 +136,17 @@ class Balancer(nn.Module, abc.ABC):
         if context is None:
             names = tuple(losses)
             context = BalancerContext(tasks=names, present=names, generator=self.generator)
-        balancing = Balancing([self])
-        balanced = balancing.transform(dict(losses), context)
         shared = list(shared)
-        if balancing.finisher is None:
-            everything = [*shared, *(p for loss in balanced.values() for p in _leaves(loss))]
-            gradients = TaskGradients(dict.fromkeys(everything), {})
-            gradients.collect_sum([*balanced.values()])
-        else:
-            scope = scope_of(balancing.finisher)
-            gradients = TaskGradients(shared, _own_leaves(balanced, shared), (), scope, last)
-            gradients.collect_rows(balanced, cut=cut)
-        return gradients.apply(balancing, context, accumulate=True)
+        if isinstance(self, GramianBalancer | GradientBalancer):
+            own = _own_leaves(losses, shared)
+            gradients = TaskGradients(shared, own, (), scope_of(self), last)
+            gradients.collect_rows(losses, cut=cut)
+            return gradients.apply(self, context, accumulate=True)
+        balanced = Balancing([self]).transform(dict(losses), context)
+        everything = [*shared, *(p for loss in balanced.values() for p in _leaves(loss))]
+        gradients = TaskGradients(everything, {})
+        gradients.collect_sum([*balanced.values()])
+        return gradients.apply(None, context, accumulate=True)
 
 
 class LossBalancer(Balancer):
@@ -160,8 +162,12 @@ class LossBalancer(Balancer):
             losses: of the present tasks only; they must not be edited in place.
         """
 
-    def current_weights(self) -> dict[str, float]:
-        """Weight per task for the record; empty where it has none worth showing."""
+    def current_weights(self) -> Mapping[str, float | Mapping[str, float]]:
+        """Weight per task for the record; empty where it has none worth showing.
+
+        A task with several, such as one per class, gives them by name; they are recorded as the
+        metrics `weight/<name>` of that task.
+        """
         return {}
 
 
@@ -208,7 +214,7 @@ class GradientBalancer(Balancer):
 
 Finisher = GramianBalancer | GradientBalancer
 
-# Per task that of its gradient at the shared parameters, and at its own.
+# Those of the tasks' gradients at the shared parameters, and at their own.
 Weights = tuple[list[float], list[float]]
 
 
@@ -222,7 +228,8 @@ class Balancing(nn.Module):
 
     Args:
         balancers: any number of loss balancers, then at most one of the other kinds.
-        update_every: ask the last one only every so many steps and reuse its weights between.
+        update_every: ask the last one only every so many steps and reuse its weights between; a
+            task that it was not asked about for long keeps its own.
 
     Raises:
         UsageError: the order is another.
@@ -277,19 +284,24 @@ class Balancing(nn.Module):
         for balancer in self._chain:
             balancer.restart()
 
-    def reused_weights(self, tasks: Sequence[str], step: int) -> Weights | None:
-        """The last weights where this step is between two updates and they cover its tasks."""
+    def reused_weights(self, tasks: Sequence[str], step: int) -> Mapping[str, list[float]] | None:
+        """The last weights where this step is between two updates and all tasks have some.
+
+        Args:
+            tasks: of the run, so that all ranks and micro-batches of a step do the same.
+
+        Returns:
+            Per task that of its gradient at the shared parameters, and at its own.
+        """
         if step % self.update_every == 0 or any(t not in self._last_weights for t in tasks):
             return None
-        shared, heads = zip(*(self._last_weights[task] for task in tasks), strict=True)
-        return list(shared), list(heads)
+        return self._last_weights
 
-    def remember(self, tasks: Sequence[str], weights: Weights) -> None:
-        """Keep weights for the steps until the next update, if there are any between."""
-        if self.update_every == 1:
-            return
-        shared, heads = weights
-        self._last_weights = {task: [s, h] for task, s, h in zip(tasks, shared, heads, strict=True)}
+    def remember(self, result: BalancingResult) -> None:
+        """Keep the weights of a step that was taken, if there are steps that will reuse them."""
+        if self.update_every > 1:
+            new = {task: [result.weights[task], head] for task, head in result.heads.items()}
+            self._last_weights = {**self._last_weights, **new}
 
     def get_extra_state(self) -> dict[str, Any]:
         return {"last_weights": self._last_weights}
@@ -304,11 +316,13 @@ class BalancingResult:
 
     Args:
         weights: per present task, of its row in the shared update; empty for a sum of losses.
+        heads: the same at the parameters of one task alone; empty where nothing new was decided.
         cosines: per pair of present tasks, of their gradients; empty without a Gramian.
         status: of the balancer's solver; "not finite" means that nothing may be learnt from.
     """
 
     weights: dict[str, float] = attrs.field(factory=dict)
+    heads: dict[str, float] = attrs.field(factory=dict)
     cosines: dict[tuple[str, str], float] = attrs.field(factory=dict)
     status: Status = "converged"
 
@@ -318,11 +332,13 @@ class TaskGradients:
 
     Args:
         shared: parameters that more than one task's loss may reach.
-        own: per task the parameters that only its loss reaches.
+        own: per task the parameters that only its loss reaches; where losses are entangled (see
+            `Learner.task_gradients`), those that weigh as heads do.
         others: parameters that learn from the plain sum of all losses (a balancer's own, those
             of losses); they weigh 1 under every balancer.
         scope: which gradients the rows are of.
         last: those of `shared` that rows are of where the scope is "last_shared".
+        ranks: the processes whose gradients are added up.
 
     Raises:
         UsageError: the scope is "last_shared", and there is no such parameter.
@@ -335,12 +351,14 @@ class TaskGradients:
         others: Iterable[Parameter] = (),
         scope: Scope = "shared",
         last: Iterable[Parameter] = (),
+        ranks: Ranks = ALONE,
     ) -> None:
+        self._ranks = ranks
         self._shared = _learning(shared)
         self._own = {task: _learning(parameters) for task, parameters in own.items()}
         self._others = _learning(others)
         owned = [p for parameters in self._own.values() for p in parameters]
-        self._all = list(dict.fromkeys([*self._shared, *owned, *self._others]))
+        self._all = _learning([*self._shared, *owned, *self._others])
         self._scope = scope
         measured = {"shared": self._shared, "features": [], "last_shared": _learning(last)}[scope]
         if scope == "last_shared" and not measured:
@@ -348,7 +366,8 @@ class TaskGradients:
         self._measured: list[Parameter] = measured
         self._rows = SharedRows(measured, len(self._own))
         self._own_rows: dict[str, Row] = {}
-        self._sums: dict[Parameter, Tensor] = {}
+        # By the parameter's `id`, which takes a tenth of the time of its hash.
+        self._sums: dict[int, Tensor] = {}
         # Of the shared parameters, in memory that is nobody else's; empty before it is known.
         self._direction: Row = ()
         # What the one pass through the trunk starts from, where rows are not of the trunk itself.
@@ -356,10 +375,15 @@ class TaskGradients:
         self._losses: list[tuple[str, Tensor]] = []
         self._scale = 1.0
 
-    def collect_sum(self, losses: Sequence[Tensor]) -> None:
-        """Add the gradient of a sum of losses, for every parameter: one backward pass."""
-        waiting = bool(self._cut or self._losses)
-        self._add(self._all, _gradients(torch.stack([*losses]).sum(), self._all, waiting))
+    def collect_sum(self, losses: Sequence[Tensor], keep_graph: bool = False) -> None:
+        """Add the gradient of a sum of losses, for every parameter: one backward pass.
+
+        Args:
+            losses: scalars.
+            keep_graph: whether another pass follows.
+        """
+        keep_graph = keep_graph or bool(self._cut or self._losses)
+        self._add(self._all, _gradients(torch.stack([*losses]).sum(), self._all, keep_graph))
 
     def collect_rows(
         self, losses: Mapping[str, Tensor], keep_graph: bool = False, cut: Sequence[Tensor] = ()
@@ -387,6 +411,33 @@ class TaskGradients:
         for number, (task, loss) in enumerate(losses.items()):
             self._collect_row(task, loss, measured, keep_graph or number < len(losses) - 1)
 
+    def collect_weighted(
+        self,
+        losses: Mapping[str, Tensor],
+        weights: Mapping[str, Sequence[float]],
+        keep_graph: bool = False,
+    ) -> None:
+        """Add the gradients of losses whose weights are known: no rows, one pass through the trunk.
+
+        Another goes through the heads alone, as weights differ between them and the trunk.
+
+        Args:
+            losses: per present task.
+            weights: per task that of its gradient at the shared parameters, and at its own.
+            keep_graph: whether another pass follows.
+        """
+        if not losses:
+            return
+        outputs = list(losses.values())
+        own = list(dict.fromkeys(p for task in losses for p in self._own[task]))
+        shared, heads = (
+            [torch.full_like(loss, weights[task][i]) for task, loss in losses.items()]
+            for i in (0, 1)
+        )
+        self._add(own, _gradients(outputs, own, True, heads))
+        self._add(self._others, _gradients(outputs, self._others, True))
+        self._add(self._shared, _gradients(outputs, self._shared, keep_graph, shared))
+
     def unscale(self, scale: float) -> None:
         """Divide everything collected by the factor that the losses were multiplied by."""
         # What still has to go through the trunk stays large, as half precision needs it.
@@ -406,22 +457,33 @@ class TaskGradients:
         What a task does not reach counts as zero for it.
         """
         gramian = self._rows.gramian()
-        return self._rows.tasks, gramian / self._scale**2 if self._scope == "features" else gramian
+        if self._scope == "features":
+            # Each rank has the features of its own samples: other coordinates, not other rows.
+            self._ranks.sum_([gramian])
+            gramian = gramian / self._scale**2
+        return self._rows.tasks, gramian
 
     def apply(
-        self, balancing: Balancing, context: BalancerContext, accumulate: bool = False
+        self, finisher: Finisher | None, context: BalancerContext, accumulate: bool = False
     ) -> BalancingResult:
         """Write `.grad` of every parameter; None where no loss reached it. Clears the rows.
 
-        Nothing is written where the Gramian or the answer is not finite. With `accumulate` the
-        gradient is added to what `.grad` holds, in place.
+        Args:
+            finisher: the balancer that is asked; None where there are no rows.
+            context: of the step.
+            accumulate: whether the gradient is added to what `.grad` holds, in place.
+
+        Nothing is written where the Gramian or the answer is not finite.
         """
-        finisher = balancing.finisher
+        if finisher is not None and self._ranks.size > 1:
+            self._share_rows(context.tasks)
         if finisher is None or not self._rows.tasks:
             result = BalancingResult()
         else:
-            result = self._finish(balancing, finisher, context)
+            result = self._finish(finisher, context)
         if result.status != "not finite":
+            if self._ranks.size > 1:
+                self._share_sums()
             self._write(accumulate)
         self.clear()
         return result
@@ -431,6 +493,29 @@ class TaskGradients:
         self._rows.clear()
         self._own_rows, self._sums, self._direction = {}, {}, ()
         self._cut, self._losses, self._scale = [], [], 1.0
+
+    def _share_rows(self, tasks: Sequence[str]) -> None:
+        """Add up the rows of all ranks; a task that only others have gets a row too."""
+        present = {task for found in self._ranks.gather(self._rows.tasks) for task in found}
+        if not present:
+            return
+        self._rows.arrange([task for task in tasks if task in present])
+        for task in self._rows.tasks:
+            self._own_rows.setdefault(task, [None] * len(self._own[task]))
+        # Those of features stay apart, as `gramian` says.
+        if self._scope != "features":
+            self._rows.sum_over(self._ranks)
+
+    def _share_sums(self) -> None:
+        """Add up what every rank has collected beside the rows."""
+        anywhere = self._ranks.any_of([id(p) in self._sums for p in self._all])
+        there = [p for p, found in zip(self._all, anywhere, strict=True) if found]
+        for parameter in there:
+            held = self._sums.get(id(parameter))
+            # In memory of its own, as it is written over.
+            mine = torch.zeros_like(parameter) if held is None else held.clone()
+            self._sums[id(parameter)] = mine
+        self._ranks.sum_([self._sums[id(parameter)] for parameter in there])
 
     def _collect_row(
         self, task: str, loss: Tensor, measured: Sequence[Tensor], retain: bool
@@ -445,38 +530,33 @@ class TaskGradients:
         self._own_rows[task] = mine if before is None else _added(before, mine)
         self._add(self._others, rest[len(own) :])
 
-    def _finish(
-        self, balancing: Balancing, finisher: Finisher, context: BalancerContext
-    ) -> BalancingResult:
+    def _finish(self, finisher: Finisher, context: BalancerContext) -> BalancingResult:
         tasks = self._rows.tasks
         if isinstance(finisher, GradientBalancer):
             combine = partial(finisher.combine, context=context)
-            self._add(self._shared, self._rows.combined(combine, finisher.elementwise))
+            self._direction = self._rows.combined(combine, finisher.elementwise)
             for task, row in self._own_rows.items():
                 self._add(self._own[task], row)
             return BalancingResult()
-        cosines: dict[tuple[str, str], float] = {}
-        status: Status = "converged"
-        weights = balancing.reused_weights(tasks, context.step)
-        if weights is None:
-            _, gramian = self.gramian()
-            entries: list[list[float]] = gramian.tolist()
-            if not all(map(math.isfinite, chain(*entries))):
-                return BalancingResult(status="not finite")
-            weights = _both(finisher.weights(gramian, context))
-            if not all(map(math.isfinite, chain(*weights))):
-                return BalancingResult(status="not finite")
-            balancing.remember(tasks, weights)
-            cosines, status = _cosines(tasks, entries), finisher.status
-        shared, heads = weights
+        _, gramian = self.gramian()
+        entries: list[list[float]] = gramian.tolist()
+        if not all(map(math.isfinite, chain(*entries))):
+            return BalancingResult(status="not finite")
+        shared, heads = _both(finisher.weights(gramian, context))
+        if not all(map(math.isfinite, chain(shared, heads))):
+            return BalancingResult(status="not finite")
         if self._scope == "shared":
             self._direction = self._rows.direction(shared)
         else:
             self._add(self._shared, self._through_trunk(shared))
         for task, weight in zip(tasks, heads, strict=True):
             self._add(self._own[task], _scaled(self._own_rows[task], weight))
-        named = dict(zip(tasks, shared, strict=True))
-        return BalancingResult(weights=named, cosines=cosines, status=status)
+        return BalancingResult(
+            weights=dict(zip(tasks, shared, strict=True)),
+            heads=dict(zip(tasks, heads, strict=True)),
+            cosines=_cosines(tasks, entries),
+            status=finisher.status,
+        )
 
     def _through_trunk(self, weights: Sequence[float]) -> Row:
         """The weighted sum of the tasks' gradients at the shared parameters, in one pass."""
@@ -494,12 +574,12 @@ class TaskGradients:
         return _scaled(row, 1 / self._scale)
 
     def _write(self, accumulate: bool) -> None:
-        found: dict[Parameter, Tensor | None] = {}
+        found: dict[int, Tensor | None] = {}
         if self._direction:
-            found.update(zip(self._shared, self._direction, strict=True))
+            found.update(zip(map(id, self._shared), self._direction, strict=True))
         taken: set[int] = set()
-        for parameter, gradient in self._sums.items():
-            seen = found.get(parameter)
+        for key, gradient in self._sums.items():
+            seen = found.get(key)
             if seen is not None:
                 gradient = seen.add_(gradient)
             # Autograd may hand out one tensor twice, or an expanded one; `.grad` is edited in
@@ -507,10 +587,10 @@ class TaskGradients:
             elif gradient.data_ptr() in taken or not gradient.is_contiguous():
                 gradient = gradient.clone(memory_format=torch.contiguous_format)
             taken.add(gradient.data_ptr())
-            found[parameter] = gradient
+            found[key] = gradient
         there, more = [], []
         for parameter in self._all:
-            given = found.get(parameter)
+            given = found.get(id(parameter))
             if not accumulate or parameter.grad is None:
                 parameter.grad = given
             elif given is not None:
@@ -523,8 +603,8 @@ class TaskGradients:
     def _add(self, parameters: Sequence[Parameter], gradients: Row) -> None:
         for parameter, gradient in zip(parameters, gradients, strict=True):
             if gradient is not None:
-                seen = self._sums.get(parameter)
-                self._sums[parameter] = gradient if seen is None else seen + gradient
+                seen = self._sums.get(id(parameter))
+                self._sums[id(parameter)] = gradient if seen is None else seen + gradient
 
 
 MISSING = {
@@ -537,36 +617,37 @@ MISSING = {
 
 def _learning(parameters: Iterable[Parameter]) -> list[Parameter]:
     """Those that are not frozen, each once."""
-    return [p for p in dict.fromkeys(parameters) if p.requires_grad]
+    return list({id(p): p for p in parameters if p.requires_grad}.values())
 
 
 def _leaves(loss: Tensor) -> list[Parameter]:
     """The leaves that a loss reaches, each once, in the order of a walk through its graph."""
-    found: dict[Any, None] = {}
-    seen, waiting = set(), [loss.grad_fn]
-    while waiting:
-        node = waiting.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        leaf = getattr(node, "variable", None)
-        if leaf is not None:
-            found[leaf] = None
-        waiting += [following for following, _ in node.next_functions]
-    return list(found)
+    found = []
+    waiting: list[Any] = [] if loss.grad_fn is None else [loss.grad_fn]
+    seen = {None, *waiting}
+    for node in waiting:
+        following = node.next_functions
+        if not following and hasattr(node, "variable"):
+            found.append(node.variable)
+        for other, _ in following:
+            if other not in seen:
+                seen.add(other)
+                waiting.append(other)
+    return found
 
 
 def _own_leaves(
     losses: Mapping[str, Tensor], shared: Sequence[Parameter]
 ) -> dict[str, list[Parameter]]:
-    common = set(shared)
-    own = {task: [p for p in _leaves(loss) if p not in common] for task, loss in losses.items()}
-    seen: dict[Parameter, str] = {}
+    common = set(map(id, shared))
+    own = {task: [p for p in _leaves(x) if id(p) not in common] for task, x in losses.items()}
+    seen: dict[int, str] = {}
     for task, parameters in own.items():
         for parameter in parameters:
-            if seen.setdefault(parameter, task) != task:
+            first = seen.setdefault(id(parameter), task)
+            if first != task:
                 raise UsageError(
-                    f"the losses of {seen[parameter]} and {task} both reach a parameter of shape "
+                    f"the losses of {first} and {task} both reach a parameter of shape "
                     f"{tuple(parameter.shape)} that is not among `shared`; its gradient would not "
                     "be balanced: name every parameter that several tasks use"
                 )

@@ -14,6 +14,7 @@ from mtlcore.learner import Learner
 from mtlcore.loading import Loader, PlanReader, Split
 from mtlcore.metrics import Metric
 from mtlcore.models import Backbone, FeatureInfo, MultiTaskModel, count_parameters
+from mtlcore.ranks import ALONE, Ranks
 from mtlcore.regimes import draw_regime
 from mtlcore.transforms import Augmentation
 
@@ -33,7 +34,7 @@ def open_splits(config: RunConfig) -> dict[str, Split]:
 
 
 def open_split(config: RunConfig, name: str, limit: int | None) -> Split:
-    """One split; `limit` samples of it, or all."""
+    """One split; `limit` samples of it, or all; of the training split the share that is used."""
     target: type[Dataset] = config.dataset.component.load()
     extra: dict[str, object] = {}
     if target.renders_size and config.data.size is not None:
@@ -44,6 +45,10 @@ def open_split(config: RunConfig, name: str, limit: int | None) -> Split:
         extra["samples"] = limit
     dataset = config.dataset.make(config.data.root, name, **extra)
     size = config.data.size or target.default_size(config.data.root, **config.dataset.settings)
+    fraction = config.data.train_fraction
+    if name == "train" and fraction is not None:
+        whole = len(dataset) if limit is None else min(limit, len(dataset))
+        limit = max(1, round(fraction * whole))
     split = Split(dataset, config.tasks, size, limit)
     if len(split) == 0:
         where = f" at {config.data.root}" if config.data.root else ""
@@ -51,13 +56,22 @@ def open_split(config: RunConfig, name: str, limit: int | None) -> Split:
     return split
 
 
-def make_loader(config: RunConfig, splits: Mapping[str, Split]) -> Loader:
-    """What loads batches for training and evaluation."""
+def make_loader(config: RunConfig, splits: Mapping[str, Split], views: int = 1) -> Loader:
+    """What loads batches for training and evaluation.
+
+    Raises:
+        UsageError: several views of each sample are wanted, and nothing makes them differ.
+    """
     augment = config.data.augment
     augmentation = Augmentation(scales=augment.scales, flip=augment.flip)
     active = augment.flip or any(scale != 1 for scale in augment.scales)
+    if views > 1 and not active:
+        raise UsageError(
+            f"cross_task: it compares {views} views of each training sample, and without "
+            "augmentation they are the same; set data.augment.scales, such as [1.0, 1.2, 1.5]"
+        )
     reader = PlanReader(
-        dict(splits), config.tasks, augmentation if active else None, config.data.on_error
+        dict(splits), config.tasks, augmentation if active else None, config.data.on_error, views
     )
     return Loader(reader, config.data.workers, config.data.on_error)
 
@@ -70,7 +84,7 @@ def build_model(config: RunConfig) -> MultiTaskModel:
     return MultiTaskModel(config.tasks, backbone, heads)
 
 
-def build_learner(config: RunConfig) -> Learner:
+def build_learner(config: RunConfig, ranks: Ranks = ALONE) -> Learner:
     """The model with its losses and the balancing.
 
     Raises:
@@ -80,11 +94,12 @@ def build_learner(config: RunConfig) -> Learner:
     losses = {task.name: config.losses[task.name].make(task) for task in config.tasks}
     backbone = model.backbone
     features = FeatureInfo(tuple(backbone.out_channels), tuple(backbone.strides))
-    cross_task = [chosen.make(config.tasks, features) for chosen in config.cross_task]
+    with torch.random.fork_rng(devices=[]):  # they leave what model and dropout draw as it was
+        cross_task = [chosen.make(config.tasks, features) for chosen in config.cross_task]
     chain: list[Balancer] = [chosen.make() for chosen in config.chain]
     balancing = Balancing(chain, config.update_every)
-    training = config.training
-    return Learner(model, losses, cross_task, balancing, training.normalisation, training.precision)
+    how = config.training
+    return Learner(model, losses, cross_task, balancing, how.normalisation, how.precision, ranks)
 
 
 def make_metrics(config: RunConfig) -> dict[str, Metric]:
@@ -121,14 +136,16 @@ def parameter_table(learner: Learner, depth: int = 1) -> dict[str, object]:
     }
 
 
-def pick_device(wanted: str) -> torch.device:
-    """The device of a name; "auto": the first GPU, else the processor.
+def pick_device(wanted: str, ranks: Ranks = ALONE) -> torch.device:
+    """The device of a name; "auto": a GPU, of several processes each its own, else the processor.
 
     Raises:
         UsageError: there is no such device here.
     """
     if wanted == "auto":
         wanted = "cuda" if torch.cuda.is_available() else "cpu"
+    if wanted == "cuda" and ranks.size > 1:
+        wanted = f"cuda:{ranks.local}"
     try:
         device = torch.device(wanted)
         torch.empty(0, device=device)

@@ -12,7 +12,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mtlcore import __version__, cli_inspect, cli_trained
+from mtlcore import (
+    __version__,
+    cli_adapt,
+    cli_answers,
+    cli_inspect,
+    cli_new_plugin,
+    cli_report,
+    cli_trained,
+)
 from mtlcore.cli_inspect import plugins_of
 from mtlcore.errors import MtlError, UsageError
 from mtlcore.signals import EXIT_CODE, stop_at_once, stop_by_exception
@@ -32,7 +40,8 @@ class _Group(click.Group):
         except MtlError as error:
             if ctx.params.get("traceback"):
                 raise
-            click.echo(f"mtl: {error}", err=True)
+            if _speaks() or error.exit_code != EXIT_CODE:  # all are stopped alike
+                click.echo(f"mtl: {error}", err=True)
             sys.exit(error.exit_code)
         except KeyboardInterrupt:
             click.echo("mtl: stopped", err=True)
@@ -41,6 +50,11 @@ class _Group(click.Group):
             # The reader (`mtl list | head`) has what it wanted; not all was written all the same.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             sys.exit(1)
+
+
+def _speaks() -> bool:
+    """Whether this is the first, or only, one of the processes that torchrun started."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 @contextmanager
@@ -120,11 +134,15 @@ def run(
     given = bool(config or plugin or assignments or seed is not None or device)
     stored = stored_config(out) if resume and out and not given else None
     resolved = _resolve(found, config, plugin, assignments, seed, device, stored)
+    location = out or next_directory(resolved.method)
+    if not _speaks():
+        if not dry_run:
+            api.execute(found, resolved, location, resume, SilentDisplay())
+        return
     _print_notes(resolved)
     if dry_run:
         click.echo(json.dumps(api.try_step(resolved), indent=2))
         return
-    location = out or next_directory(resolved.method)
     click.echo(f"run: {location}", err=as_json)
     display = SilentDisplay() if as_json else make_display()
     summary = api.execute(found, resolved, location, resume, display)
@@ -160,7 +178,14 @@ def config_(
     click.echo(annotated(tomli_w.dumps(dict(resolved.tree)), resolved.origins))
 
 
-for command in (*cli_inspect.COMMANDS, *cli_trained.COMMANDS):
+for command in (
+    *cli_adapt.COMMANDS,
+    *cli_answers.COMMANDS,
+    *cli_inspect.COMMANDS,
+    *cli_new_plugin.COMMANDS,
+    *cli_report.COMMANDS,
+    *cli_trained.COMMANDS,
+):
     main.add_command(command)
 
 

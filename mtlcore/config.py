@@ -38,6 +38,7 @@ CORE_DEFAULTS: dict[str, Any] = {
     "episodes": {"name": "joint"},
     "optimizer": {"name": "adam", "lr": 2e-3},
     "training": {"steps": 800},
+    "initial": {},
 }
 
 #: Settings of a component's table that survive a change of its name; one that the new component
@@ -82,6 +83,7 @@ class DataConfig:
         size: height and width that the network sees; unset: what the dataset suggests.
         train: samples to render, or the most to use of the split; unset: all.
         val: the same for validation.
+        train_fraction: share, above 0 to 1, of the training samples that is used, evenly spread.
         labels: which training labels are used: "full", "one" or "random" (some of each sample),
             shares such as "segmentation=0.9,depth=0.1", or a .json file, task -> list of samples.
         on_error: what to do about a sample that cannot be read: stop the run, or skip it.
@@ -94,6 +96,10 @@ class DataConfig:
     size: tuple[int, int] | None = None
     train: int | None = None
     val: int | None = None
+    train_fraction: float | None = attrs.field(
+        default=None,
+        validator=attrs.validators.optional([attrs.validators.gt(0), attrs.validators.le(1)]),
+    )
     labels: str = "full"
     on_error: Literal["stop", "skip"] = "stop"
     workers: int = attrs.field(default=1, validator=attrs.validators.ge(0))
@@ -114,9 +120,16 @@ class TrainingConfig:
         threads: that compute; unset: torch's choice.
         normalisation: a task's loss is the mean over valid elements of the batch ("valid"), or
             over samples of their own means ("sample").
-        evaluate_every: epochs between evaluations; unset: at most ten over the run.
+        sync_buffers: of several processes, running statistics of batch norms are averaged at each
+            evaluation and checkpoint ("epoch") or after every step ("step").
+        evaluate_every: epochs between evaluations; unset: at most ten over the run, and every epoch
+            where there is a patience.
         average_last: final figures are means over the last so many evaluations.
         max_skipped: steps in a row without a finite loss and gradient before the run stops.
+        task_patience: epochs without a lower validation loss after which a task learns no more (it
+            leaves the episodes, its head stays as it is); unset: tasks learn to the end.
+        patience: epochs without a lower validation score (the mean of the tasks' losses, each in
+            units of its first one) after which the run ends; unset: it goes on.
     """
 
     epochs: int | None = attrs.field(default=None, validator=_POSITIVE_IF_SET)
@@ -127,9 +140,31 @@ class TrainingConfig:
     compile: bool = False
     threads: int | None = attrs.field(default=None, validator=_POSITIVE_IF_SET)
     normalisation: Literal["valid", "sample"] = "valid"
+    sync_buffers: Literal["epoch", "step"] = "epoch"
     evaluate_every: int | None = attrs.field(default=None, validator=_POSITIVE_IF_SET)
     average_last: int = attrs.field(default=1, validator=_POSITIVE)
     max_skipped: int = attrs.field(default=10, validator=_POSITIVE)
+    task_patience: int | None = attrs.field(default=None, validator=_POSITIVE_IF_SET)
+    patience: int | None = attrs.field(default=None, validator=_POSITIVE_IF_SET)
+
+
+@attrs.frozen(kw_only=True)
+class InitialConfig:
+    """Where the first weights come from, and which tasks learn.
+
+    Args:
+        run: directory or URL of the trained run whose weights are taken; unset: they are drawn.
+        checkpoint: its weights of the best epoch, or the last ones.
+        new: tasks whose parts of the network start anew; the run must have all others.
+        train: which tasks learn: all of them, the new ones through all of the network ("new"), or
+            the new ones through the parts that are theirs alone, with everything else frozen and in
+            evaluation mode ("heads").
+    """
+
+    run: str | None = None
+    checkpoint: Literal["best", "last"] = "best"
+    new: tuple[str, ...] = ()
+    train: Literal["all", "new", "heads"] = "all"
 
 
 @attrs.frozen
@@ -166,7 +201,8 @@ class RunConfig:
         tree: every value as TOML, defaults of components included.
         origins: path -> where the value comes from.
         notes: what was replaced or dropped on the way, for people.
-        tasks: that the run learns, in order.
+        tasks: of the run, in order.
+        initial: None: weights are drawn, and all tasks learn.
     """
 
     tree: Mapping[str, Any]
@@ -188,6 +224,14 @@ class RunConfig:
     episodes: Chosen
     optimizer: Chosen
     training: TrainingConfig
+    initial: InitialConfig | None = None
+
+    @property
+    def learning(self) -> tuple[str, ...]:
+        """Names of the tasks that learn; the others are evaluated only."""
+        if self.initial is None or self.initial.train == "all":
+            return tuple(task.name for task in self.tasks)
+        return tuple(task.name for task in self.tasks if task.name in self.initial.new)
 
 
 @attrs.frozen
@@ -386,6 +430,7 @@ class _Resolver:
         training = self._record(TrainingConfig, "training")
         if training and training.epochs is None and training.steps is None:
             self._problems.append("training: set epochs or steps")
+        initial = self._initial(tasks)
         seed, device, method = (self._value(k, t) for k, t in _SCALARS.items())
         self._check_required(chain)
         if self._problems:
@@ -411,6 +456,7 @@ class _Resolver:
             episodes=episodes,
             optimizer=optimizer,
             training=training,
+            initial=initial,
         )
 
     # The parts
@@ -457,6 +503,24 @@ class _Resolver:
                 )
         self._tree["tasks"] = [name for name in wanted if name in by_name]
         return tuple(by_name[name] for name in self._tree["tasks"])
+
+    def _initial(self, tasks: Sequence[Task]) -> InitialConfig | None:
+        if not self._table("initial"):
+            return None
+        initial: InitialConfig | None = self._record(InitialConfig, "initial")
+        if initial is None:
+            return None
+        names = [task.name for task in tasks]
+        for name in initial.new:
+            if names and name not in names:
+                hint = did_you_mean(name, names)
+                self._problems.append(f"initial.new: the run has no task {name!r}{hint}")
+        if initial.train != "all" and not initial.new:
+            self._problems.append(
+                f"initial.train: {initial.train!r} trains the tasks that initial.new names, and it "
+                "names none"
+            )
+        return initial
 
     def _model_keys(self, tasks: Sequence[Task]) -> None:
         for key in self._table("model"):

@@ -32,7 +32,7 @@ class Sample:
         valid: per task of `targets` a boolean mask, shaped `task.valid_shape((H, W))`.
         key: where it comes from (a path, or "rooms/train/17"), for messages and pictures.
         view: which view of its example this is; supervised losses use view 0 only.
-        meta: what a view needs to be told apart, such as the geometry of its crop.
+        meta: what a view needs to be told apart: where `Augmentation` made it of view 0, the crop.
     """
 
     inputs: Tensor
@@ -47,12 +47,16 @@ class Sample:
 class Batch:
     """Samples of one step, every task filled in.
 
+    Where samples have several views, all views 0 come first, then all views 1 in the same order of
+    samples, and so on.
+
     Args:
         inputs: (B, ...) float32.
         targets: per task (B, *target_shape), safe values where not valid.
         valid: per task (B, *valid_shape) boolean.
         count: per task the number of valid elements in view 0, a Python int made in `collate`:
             asking what is present never waits for a device.
+        labelled: per task and sample (of every view) whether it has a valid element.
         view: per sample which view it is.
         keys: the samples' keys.
         meta: the samples' meta.
@@ -62,6 +66,7 @@ class Batch:
     targets: dict[str, Tensor]
     valid: dict[str, Tensor]
     count: dict[str, int]
+    labelled: dict[str, tuple[bool, ...]]
     view: tuple[int, ...]
     keys: tuple[str, ...]
     meta: tuple[Mapping[str, Any], ...]
@@ -78,6 +83,22 @@ class Batch:
             inputs=self.inputs.to(device, non_blocking=True),
             targets={name: t.to(device, non_blocking=True) for name, t in self.targets.items()},
             valid={name: v.to(device, non_blocking=True) for name, v in self.valid.items()},
+        )
+
+    def first_views(self) -> Batch:
+        """Its views 0, in order: what supervised losses see; itself where there are no others."""
+        rows = [i for i, view in enumerate(self.view) if view == 0]
+        if len(rows) == len(self):
+            return self
+        return attrs.evolve(
+            self,
+            inputs=self.inputs[rows],
+            targets={name: target[rows] for name, target in self.targets.items()},
+            valid={name: valid[rows] for name, valid in self.valid.items()},
+            labelled={name: tuple(known[i] for i in rows) for name, known in self.labelled.items()},
+            view=(0,) * len(rows),
+            keys=tuple(self.keys[i] for i in rows),
+            meta=tuple(self.meta[i] for i in rows),
         )
 
     def present(self, tasks: Sequence[str]) -> tuple[str, ...]:
@@ -156,20 +177,36 @@ def collate(samples: Sequence[Sample], tasks: Sequence[Task]) -> Batch:
     size = tuple(first[1:])
     view = tuple(sample.view for sample in samples)
     supervised = [i for i, number in enumerate(view) if number == 0]
-    targets, valid, count = {}, {}, {}
+    targets, valid, count, labelled = {}, {}, {}, {}
     for task in tasks:
         pairs = [_checked(sample, task, size) for sample in samples]
         targets[task.name] = torch.stack([target for target, _ in pairs])
         valid[task.name] = torch.stack([mask for _, mask in pairs])
         count[task.name] = int(valid[task.name][supervised].sum())
+        labelled[task.name] = tuple(bool(mask.any()) for _, mask in pairs)
     return Batch(
         inputs=torch.stack([sample.inputs for sample in samples]),
         targets=targets,
         valid=valid,
         count=count,
+        labelled=labelled,
         view=view,
         keys=tuple(sample.key for sample in samples),
         meta=tuple(sample.meta for sample in samples),
+    )
+
+
+def empty_batch(tasks: Sequence[Task]) -> Batch:
+    """A batch without samples: the share of a process that has none of a small batch."""
+    return Batch(
+        inputs=torch.empty(0),
+        targets={},
+        valid={},
+        count={task.name: 0 for task in tasks},
+        labelled={task.name: () for task in tasks},
+        view=(),
+        keys=(),
+        meta=(),
     )
 
 

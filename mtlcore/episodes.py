@@ -73,7 +73,11 @@ class EpisodeSampler(abc.ABC):
     def epoch(
         self, tasks: Sequence[str], batch_size: int, generator: torch.Generator
     ) -> Iterator[StepPlan]:
-        """The plans of one epoch for the tasks still learning, drawn from `generator` alone."""
+        """The plans of one epoch for the tasks still learning, drawn from `generator` alone.
+
+        Tasks stop early, down to a last one. Where fewer are left than a sampler can combine, it
+        plans one episode of all that are left; the number of plans stays `steps(batch_size)`.
+        """
 
 
 def shuffled_batches(
@@ -118,6 +122,15 @@ def _joined(plans: Sequence[StepPlan]) -> StepPlan:
             query = None if episode.query is None else episode.query + shift
             episodes.append(attrs.evolve(episode, support=episode.support + shift, query=query))
     return StepPlan(tuple(batches), tuple(episodes))
+
+
+def share_of(plan: StepPlan, rank: int, size: int) -> StepPlan:
+    """What one of `size` processes loads of a plan: every `size`-th sample of each batch."""
+    batches = tuple(
+        attrs.evolve(batch, indices=batch.indices[rank::size], seed=batch.seed + rank)
+        for batch in plan.batches
+    )
+    return attrs.evolve(plan, batches=batches)
 
 
 def in_order(split: str, size: int, batch_size: int, used: int | None = None) -> list[BatchPlan]:

@@ -12,6 +12,7 @@ from mtlcore.data import Batch
 from mtlcore.learner import Learner
 from mtlcore.losses import Loss, ScalarLoss, reduce_loss
 from mtlcore.metrics import Metric
+from mtlcore.ranks import ALONE, Ranks
 from mtlcore.tasks import Task
 
 Figures = dict[str, dict[str, float]]
@@ -24,10 +25,12 @@ def evaluate(
     batches: Iterable[Batch | None],
     metrics: Mapping[str, Metric],
     device: torch.device,
+    ranks: Ranks = ALONE,
 ) -> Figures:
     """Per task its metrics, and "loss": its raw loss pooled over the valid elements.
 
-    The model is in evaluation mode meanwhile; its state is as before afterwards.
+    Every rank brings batches of its own, and all get the figures over all of them. The model is
+    in evaluation mode meanwhile; its state is as before afterwards.
     """
     tasks = tuple(learner.model.tasks)
     sums = {task: torch.zeros((), dtype=torch.float64, device=device) for task in tasks}
@@ -51,10 +54,16 @@ def evaluate(
                 metrics[task].update(predictions[task], target, valid)
     finally:
         learner.train(was_training)
-    figures = {task: metrics[task].compute() for task in tasks}
-    for task in tasks:
-        mean = float(sums[task]) / counts[task] if counts[task] else float("nan")
-        figures[task] = {**figures[task], "loss": mean}
+    # Merged in one order everywhere, so that every rank computes the same.
+    merged, *others = ranks.gather(dict(metrics))
+    for other in others:
+        for task in tasks:
+            merged[task].merge(other[task])
+    figures = {task: merged[task].compute() for task in tasks}
+    pooled = ranks.sum_floats([float(sums[task]) for task in tasks])
+    numbers = ranks.sum_floats([counts[task] for task in tasks])
+    for task, total, number in zip(tasks, pooled, numbers, strict=True):
+        figures[task] = {**figures[task], "loss": total / number if number else float("nan")}
     return figures
 
 

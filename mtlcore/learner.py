@@ -9,12 +9,14 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from mtlcore.balancing import MISSING, BalancerContext, Balancing, TaskGradients, scope_of
 from mtlcore.data import Batch
 from mtlcore.errors import UsageError
 from mtlcore.losses import CrossTaskLoss, Loss, Normalisation, ScalarLoss, TaskLosses, reduce_loss
 from mtlcore.models import Features, MultiTaskModel
+from mtlcore.ranks import ALONE, Ranks
 
 Precision = Literal["fp32", "bf16", "fp16"]
 _DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -30,6 +32,10 @@ class Learner(nn.Module):
         balancing: the chain.
         normalisation: see `mtlcore.losses.reduce_loss`.
         precision: of the arithmetic in backbone and heads; predictions and losses are fp32.
+        ranks: the processes that train it together.
+
+    Raises:
+        UsageError: a part of it is wrapped in torch's DistributedDataParallel.
 
     Attributes:
         context: of the current step; the training loop keeps it up to date.
@@ -43,6 +49,7 @@ class Learner(nn.Module):
         balancing: Balancing,
         normalisation: Normalisation = "valid",
         precision: Precision = "fp32",
+        ranks: Ranks = ALONE,
     ) -> None:
         super().__init__()
         self.model = model
@@ -51,12 +58,24 @@ class Learner(nn.Module):
         self.balancing = balancing
         self.normalisation: Normalisation = normalisation
         self.precision: Precision = precision
-        self.context = BalancerContext(tasks=tuple(model.tasks))
+        self.context = BalancerContext(tasks=tuple(model.tasks), ranks=ranks)
+        self.ranks = ranks
+        if any(isinstance(module, DistributedDataParallel) for module in self.modules()):
+            raise UsageError(
+                "the model is wrapped in DistributedDataParallel, which would not see the "
+                "gradients of single tasks: hand over the plain module; torchrun ... -m mtlcore "
+                "run, or Learner(ranks=...), adds up gradients over processes"
+            )
 
     @property
     def tasks(self) -> tuple[str, ...]:
         """Names of all tasks."""
         return tuple(self.model.tasks)
+
+    @property
+    def views(self) -> int:
+        """Views of every training sample that a batch must hold."""
+        return max((loss.views for loss in self._cross_task()), default=1)
 
     def forward(self, batch: Batch, tasks: Sequence[str]) -> TaskLosses:
         """Losses of those of `tasks` that have a label in the batch, loss balancers included.
@@ -69,10 +88,13 @@ class Learner(nn.Module):
         features, predictions = self._run(batch.inputs, running)
         raw, maps, valid = self._supervised(batch, present, predictions)
         self.context.present = present
-        self.context.maps, self.context.batch = maps, batch if maps else None
-        cross = {}
+        self.context.maps, self.context.batch = maps, batch.first_views() if maps else None
+        cross: dict[str, Tensor] = {}
         for loss in self._cross_task():
-            cross.update(loss(batch, features, predictions))
+            terms: dict[str, Tensor] = loss(batch, features, predictions)
+            if twice := sorted(cross.keys() & terms.keys()):
+                raise UsageError(f"cross_task: two of its losses have a term {twice[0]!r}")
+            cross |= terms
         return TaskLosses(
             raw=raw,
             balanced=self.balancing.transform(dict(raw), self.context),
@@ -88,30 +110,49 @@ class Learner(nn.Module):
         return self._run(inputs, tasks)[1]
 
     def losses_at(
-        self, parameters: Mapping[str, Tensor], batch: Batch, tasks: Sequence[str]
+        self,
+        parameters: Mapping[str, Tensor],
+        batch: Batch,
+        tasks: Sequence[str],
+        *,
+        keep_buffers: bool = True,
     ) -> TaskLosses:
-        """`forward` at other parameters, by their names; buffers are neither read back nor changed.
+        """`forward` at other parameters, by their names.
 
         Args:
             parameters: replacements for some or all of `named_parameters()`; gradients reach them.
             batch: as in `forward`.
             tasks: as in `forward`.
+            keep_buffers: leave buffers (running statistics) as they are; without, the pass changes
+                them as `forward` does.
         """
-        buffers = {name: buffer.clone() for name, buffer in self.named_buffers()}
+        buffers: dict[str, Tensor] = {}
+        if keep_buffers:
+            buffers = {name: buffer.clone() for name, buffer in self.named_buffers()}
         found = torch.func.functional_call(self, {**parameters, **buffers}, (batch, tasks))
         assert isinstance(found, TaskLosses)
         return found
 
-    def task_gradients(self) -> TaskGradients:
-        """A collector over all parameters as they are now."""
+    def task_gradients(self, *, entangled: bool = False) -> TaskGradients:
+        """A collector over all parameters as they are now.
+
+        Args:
+            entangled: whether a task's loss may reach what belongs to other tasks alone, as it
+                does through the gradient of an inner step.
+        """
         model = self.model
+        own = {task: model.task_parameters(task) for task in model.tasks}
+        if entangled:
+            everything = [p for parameters in own.values() for p in parameters]
+            own = dict.fromkeys(own, everything)
         return TaskGradients(
             shared=model.shared_parameters(),
-            own={task: model.task_parameters(task) for task in model.tasks},
+            own=own,
             others=[*self.losses.parameters(), *self.cross_task.parameters(),
                     *self.balancing.parameters()],
             scope=scope_of(self.balancing.finisher),
             last=model.backbone.last_shared_parameters(),
+            ranks=self.ranks,
         )  # fmt: skip
 
     def parameter_groups(self) -> list[dict[str, Any]]:

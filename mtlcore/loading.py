@@ -12,7 +12,7 @@ import torch
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
-from mtlcore.data import Batch, DataError, Dataset, Sample, collate
+from mtlcore.data import Batch, DataError, Dataset, Sample, collate, empty_batch
 from mtlcore.episodes import BatchPlan, LoadedPlan, StepPlan
 from mtlcore.errors import MtlError, describe
 from mtlcore.regimes import LabelRegime
@@ -84,6 +84,8 @@ class PlanReader(TorchDataset[Loaded]):
         splits: by name.
         tasks: to collate.
         augmentation: for the batches that ask for it.
+        views: of each sample in the batches that ask for augmentation. View 0 is what a batch of
+            one view would hold, and every other one an augmentation of view 0.
         on_error: "stop" raises at a sample that cannot be read, "skip" leaves it out and says so.
     """
 
@@ -93,33 +95,46 @@ class PlanReader(TorchDataset[Loaded]):
         tasks: Sequence[Task],
         augmentation: Augmentation | None,
         on_error: OnError,
+        views: int = 1,
     ) -> None:
-        self._splits, self._tasks = splits, tuple(tasks)
+        self._splits, self.tasks = splits, tuple(tasks)
         self._augmentation, self._on_error = augmentation, on_error
+        self._views = views
 
     def __getitem__(self, plan: BatchPlan) -> Loaded:
-        generator = torch.Generator().manual_seed(plan.seed)
-        samples: list[Sample] = []
+        # Views beyond the first draw from a stream of their own (plans' seeds are below 2^62), so
+        # that asking for them leaves view 0 as it was.
+        streams = [torch.Generator().manual_seed(plan.seed + base) for base in (0, 1 << 62)]
+        views: list[list[Sample]] = []
         errors: list[str] = []
         # An error travels as text: a worker's exception would arrive wrapped in its traceback.
         for index in plan.indices:
             try:
-                samples.append(self._read(plan, index, generator))
+                views.append(self._read(plan, index, *streams))
             except DataError as error:
                 errors.append(str(error))
+        samples = [view for same in zip(*views, strict=True) for view in same]
         try:
-            batch = collate(samples, self._tasks) if samples else None
+            batch = collate(samples, self.tasks) if samples else None
         except DataError as error:
             return Loaded(batch=None, errors=(*errors, str(error)))
         return Loaded(batch=batch, errors=tuple(errors))
 
-    def _read(self, plan: BatchPlan, index: int, generator: torch.Generator) -> Sample:
+    def _read(
+        self, plan: BatchPlan, index: int, first: torch.Generator, others: torch.Generator
+    ) -> list[Sample]:
         sample = self._splits[plan.split].sample(index)
-        if self._augmentation is not None and plan.augment:
-            sample = self._augmentation(sample, self._tasks, generator)
+        change = self._augmentation if plan.augment else None
+        if change is not None:
+            sample = change(sample, self.tasks, first)
         if self._on_error == "skip":
-            collate([sample], self._tasks)  # a label that does not fit must not cost the batch
-        return sample
+            collate([sample], self.tasks)  # a label that does not fit must not cost the batch
+        views = [sample]
+        if change is not None:
+            for number in range(1, self._views):
+                view = change(sample, self.tasks, others)
+                views.append(attrs.evolve(view, view=number))
+        return views
 
 
 class Loader:
@@ -136,6 +151,7 @@ class Loader:
 
     def __init__(self, reader: PlanReader, workers: int, on_error: OnError) -> None:
         self._queue = _Queue()
+        self._tasks = reader.tasks
         self._on_error = on_error
         self.skipped: list[str] = []
         self._loader: DataLoader[Loaded] = DataLoader(
@@ -167,22 +183,21 @@ class Loader:
     def _loaded(self) -> Iterator[Loaded]:
         with _signals_held_back():
             loaded = iter(self._loader)
-        try:
+        with lost_workers_told():
             yield from loaded
-        except RuntimeError as error:
-            # torch has no type of its own for this.
-            if not str(error).startswith("DataLoader worker"):
-                raise
-            raise MtlError(
-                f"a process that loads data ended of itself ({describe(error)}); where memory is "
-                "short, a smaller training.batch_size or data.workers=0 needs less"
-            ) from error
 
-    def plans(self, plans: Sequence[StepPlan]) -> Iterator[LoadedPlan | None]:
-        """Step plans with their batches; None where a batch has no readable sample."""
+    def plans(self, plans: Sequence[StepPlan], shared: bool = False) -> Iterator[LoadedPlan | None]:
+        """Step plans with their batches; None where a batch has no readable sample.
+
+        Args:
+            plans: what to load, in order.
+            shared: other processes load their part of them: a batch without a sample is an empty
+                one, because theirs may have some.
+        """
         batches = self.batches([batch for plan in plans for batch in plan.batches])
+        instead = empty_batch(self._tasks) if shared else None
         for plan in plans:
-            loaded = [next(batches) for _ in plan.batches]
+            loaded = [next(batches) or instead for _ in plan.batches]
             complete = tuple(batch for batch in loaded if batch is not None)
             whole = len(complete) == len(loaded)
             yield LoadedPlan(complete, plan.episodes) if whole else None
@@ -204,6 +219,25 @@ class _Queue(Iterable[BatchPlan]):
 def stop_at(error: DataError | str) -> DataError:
     """The error that ends a run at a sample, with the way round it."""
     return DataError(f"{error}\n(--set data.on_error=skip leaves such samples out)")
+
+
+@contextmanager
+def lost_workers_told() -> Iterator[None]:
+    """Tell of a worker that was killed; torch raises that wherever the process then is.
+
+    Raises:
+        MtlError: with what helps where memory was short.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        # torch has no type of its own for this.
+        if not str(error).startswith("DataLoader worker"):
+            raise
+        raise MtlError(
+            f"a process that loads data ended of itself ({describe(error)}); where memory is "
+            "short, a smaller training.batch_size or data.workers=0 needs less"
+        ) from error
 
 
 @contextmanager

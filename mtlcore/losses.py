@@ -40,8 +40,14 @@ class ScalarLoss(nn.Module, abc.ABC):
 class CrossTaskLoss(nn.Module, abc.ABC):
     """A loss between tasks: `CrossTaskLoss(tasks, features, **settings)`; may own parameters.
 
-    Its terms are added with weight 1, outside the balancing.
+    Its terms are added with weight 1, outside the balancing. What it learns trains with the rest;
+    `parameter_groups()` may give it a learning rate ("lr") and a schedule ("schedule") of its own.
+
+    Attributes:
+        views: of every training sample that a batch must hold, 1 to 4; a setting may decide it.
     """
+
+    views: int = 1
 
     @abc.abstractmethod
     def needs(self, batch: Batch, tasks: Sequence[str]) -> Iterable[str]:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import abc
 import math
-from collections.abc import Mapping, Sequence
+import statistics
+from collections.abc import Mapping
+from typing import final
 
+import attrs
 from torch import Tensor
 
 
@@ -36,29 +39,83 @@ class Metric(abc.ABC):
         """Forget everything."""
 
 
+@final
+@attrs.frozen(kw_only=True)
+class DeltaM:
+    """A published way to make one number of a model's gains over a baseline, in percent.
+
+    Args:
+        name: as users write it.
+        formula: in words, for the tables.
+        papers: that use it.
+        first_only: only the first metric of each task counts.
+        pooled: the mean is over all metrics; without it, over tasks of the mean over their metrics.
+        higher_is_better: its sign convention.
+    """
+
+    name: str
+    formula: str
+    papers: str
+    first_only: bool = False
+    pooled: bool = False
+    higher_is_better: bool = True
+
+
+#: The definitions of delta_m in use; numbers of different ones cannot be compared.
+DELTA_M: Mapping[str, DeltaM] = {
+    definition.name: definition
+    for definition in (
+        DeltaM(
+            name="mtan",
+            formula="mean over tasks of the relative gain in the task's first metric",
+            papers="Maninis et al. 2019, MTAN, MTPSL, Vandenhende et al. 2021",
+            first_only=True,
+        ),
+        DeltaM(
+            name="cagrad",
+            formula="mean over all metrics of all tasks of the relative loss",
+            papers="CAGrad, Nash-MTL, FAMO",
+            pooled=True,
+            higher_is_better=False,
+        ),
+        DeltaM(
+            name="libmtl",
+            formula="mean over tasks of the mean relative gain over the task's metrics",
+            papers="LibMTL",
+        ),
+    )
+}
+
+
 def delta_m(
     values: Mapping[str, Mapping[str, float]],
     baseline: Mapping[str, Mapping[str, float]],
-    judged_by: Mapping[str, Sequence[tuple[str, bool]]],
+    directions: Mapping[str, Mapping[str, bool]],
+    definition: DeltaM,
 ) -> float:
-    """Mean relative gain over a named baseline in percent; positive is better.
+    """What a model gains over a named baseline, in percent; see the definition for the sign.
 
-    The mean over tasks of the mean over that task's metrics of `(value - base) / base`, with the
-    sign turned where lower is better. With one metric per task this is the definition of Maninis
-    et al. 2019 (MTAN, MTPSL, Vandenhende et al. use it).
+    A metric's relative gain is `(value - base) / base`, turned round where lower is better; it is
+    NaN where the base is zero.
 
     Args:
         values: task -> metric -> value.
-        baseline: the same of the baseline run, usually the single-task models.
-        judged_by: task -> the metrics that count, each with `higher_is_better`.
+        baseline: the same of the baseline, usually the single-task models.
+        directions: the metrics that count, in order: task -> metric -> whether higher is better.
+        definition: one of `DELTA_M`.
     """
     gains = []
-    for task, metrics in judged_by.items():
-        terms = [
-            (1 if higher else -1)
-            * (values[task][name] - baseline[task][name])
-            / (baseline[task][name] or math.nan)
-            for name, higher in metrics
-        ]
-        gains.append(sum(terms) / len(terms))
-    return 100 * sum(gains) / len(gains)
+    for task, metrics in directions.items():
+        counted = list(metrics.items())[:1] if definition.first_only else list(metrics.items())
+        gains.append(
+            [
+                (1 if higher else -1)
+                * (values[task][name] - baseline[task][name])
+                / (baseline[task][name] or math.nan)
+                for name, higher in counted
+            ]
+        )
+    if definition.pooled:
+        gains = [[gain for terms in gains for gain in terms]]
+    mean = statistics.fmean(statistics.fmean(terms) for terms in gains)
+    return 100 * (mean if definition.higher_is_better else -mean)

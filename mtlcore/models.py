@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Self
 
 import attrs
 import torch.nn.functional as F
@@ -133,6 +134,37 @@ class MultiTaskModel(nn.Module):
         self.tasks = {task.name: task for task in tasks}
         self.backbone = backbone
         self.heads = nn.ModuleDict({task.key: heads[task.name] for task in tasks})
+        self._frozen: list[nn.Module] = []
+
+    def train(self, mode: bool = True) -> Self:
+        """Set the mode of all modules but the frozen ones, which stay in evaluation mode."""
+        super().train(mode)
+        for module in self._frozen:
+            module.train(False)
+        return self
+
+    def freeze(self, learning: Iterable[str]) -> None:
+        """Let only the parts made for these tasks learn: what `Task.key` stands in the name of.
+
+        All other parameters need no gradient any more, and modules without such a part stay in
+        evaluation mode: batch norm uses its running statistics and keeps them, dropout is off.
+
+        Args:
+            learning: names of tasks.
+        """
+        keys = {self.tasks[name].key for name in learning}
+        for name, parameter in self.named_parameters():
+            if not made_for(name, keys):
+                parameter.requires_grad_(False)
+        names = [name for name, _ in [*self.named_modules(), *self.named_parameters()]]
+        # A module is live if it is made for one of the tasks, or holds something that is.
+        live = {""}
+        for name in names:
+            if made_for(name, keys):
+                parts = name.split(".")
+                live.update(".".join(parts[:end]) for end in range(1, len(parts) + 1))
+        self._frozen = [module for path, module in self.named_modules() if path not in live]
+        self.train(self.training)
 
     def forward(self, inputs: Tensor, tasks: Sequence[str]) -> dict[str, Tensor]:
         """Predictions of the named tasks at the inputs' size."""
@@ -175,6 +207,11 @@ class MultiTaskModel(nn.Module):
         """Everything else, in order of registration."""
         own = {id(p) for task in self.tasks for p in self.task_parameters(task)}
         return [p for p in self.parameters() if id(p) not in own]
+
+
+def made_for(name: str, keys: Collection[str]) -> bool:
+    """Whether a module or tensor is of one of these tasks: a `Task.key` is part of its path."""
+    return any(part in keys for part in name.split("."))
 
 
 def check_size(size: Sequence[int], batch: int, backbone: Backbone) -> None:

@@ -13,8 +13,10 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from mtlcore.balancing import BalancingResult
-from mtlcore.episodes import Episode, LoadedPlan
+from mtlcore.data import Batch
+from mtlcore.episodes import LoadedPlan
 from mtlcore.learner import Learner
+from mtlcore.losses import TaskLosses
 
 
 @attrs.frozen(kw_only=True)
@@ -157,6 +159,213 @@ class LossScale:
         self.factor, self._good = state["factor"], state["good"]
 
 
+class Update:
+    """One step of a `torch.optim` optimizer and all that surrounds it; optimizers are made of it.
+
+    In a step it is told `begin`, then `add` for every batch that is learnt from, then `finish`. It
+    keeps rates to their schedules, scales, balances and clips gradients, and takes back what was
+    done where something is not finite.
+
+    Args:
+        learner: what to train.
+        make: builds the optimizer from parameter groups.
+        schedule: of the learning rate; a group may bring its own under the key "schedule".
+        clip: largest norm of all gradients together; None: no limit.
+        entangled: see `Learner.task_gradients`.
+    """
+
+    def __init__(
+        self,
+        learner: Learner,
+        make: Callable[[list[dict[str, Any]]], torch.optim.Optimizer],
+        schedule: Schedule,
+        clip: float | None,
+        *,
+        entangled: bool = False,
+    ) -> None:
+        groups = learner.parameter_groups()
+        self._schedules = [group.pop("schedule", schedule) for group in groups]
+        self._torch = make(groups)
+        self._base_rates = [group["lr"] for group in self._torch.param_groups]
+        self._plateau = Plateau(schedule.patience)
+        self._clip = clip
+        self._scale = LossScale(dynamic=learner.precision == "fp16")
+        self._gradients = learner.task_gradients(entangled=entangled)
+        # Listed once: walking the modules in every step takes longer than a small model.
+        self._parameters = list(learner.parameters())
+        # What a forward pass changes besides computing: running statistics.
+        self._buffers = [*learner.model.buffers(), *learner.losses.buffers()]
+        self._buffers += [*learner.cross_task.buffers()]
+        self._saved = [torch.empty_like(buffer) for buffer in self._buffers]
+        self._losses: dict[str, float] = {}
+        self._masses: dict[str, float] = {}
+        self._cross: dict[str, float] = {}
+        self._problem: str | None = None
+        self._weights: Mapping[str, list[float]] | None = None
+
+    @property
+    def scale(self) -> float:
+        """What losses must be multiplied by before a backward pass, and gradients divided by."""
+        return self._scale.factor
+
+    def begin(self, learner: Learner) -> None:
+        """Start a step, before its first forward pass."""
+        self._set_rates(learner.context.progress)
+        copy_all(self._buffers, self._saved)
+        self._losses, self._masses, self._cross, self._problem = {}, {}, {}, None
+        self._weights = learner.balancing.reused_weights(learner.tasks, learner.context.step)
+
+    def add(
+        self,
+        learner: Learner,
+        found: TaskLosses,
+        shares: Mapping[str, float],
+        part: float,
+        *,
+        keep_graph: bool = False,
+    ) -> bool:
+        """Add the gradients of a batch's losses to the step's, as rows where it needs weights.
+
+        Args:
+            found: the losses, with their graphs.
+            shares: per present task what its loss counts.
+            part: what cross-task terms count.
+            keep_graph: whether part of the graph is used again, by another batch.
+
+        Returns:
+            Whether they are finite; if not, nothing was added and the step will be skipped.
+        """
+        losses, cross, balanced = floats(found.raw, found.cross, found.balanced)
+        # A balanced loss can be infinite where the raw one is not (an overflowing weight).
+        problem = not_finite({"loss": losses, "term": cross, "balanced loss": balanced})
+        self._problem = self._problem or problem
+        for task, value in losses.items():
+            self._losses[task] = self._losses.get(task, 0.0) + shares[task] * value
+            self._masses[task] = self._masses.get(task, 0.0) + shares[task]
+        for name, value in cross.items():
+            self._cross[name] = self._cross.get(name, 0.0) + part * value
+        if problem is not None:
+            return False
+        terms = {t: _times(loss, self.scale * shares[t]) for t, loss in found.balanced.items()}
+        extra = [_times(term, self.scale * part) for term in found.cross.values()]
+        if learner.balancing.finisher is None:
+            if terms or extra:
+                self._gradients.collect_sum([*terms.values(), *extra], keep_graph)
+        else:
+            more = keep_graph or bool(extra)
+            if self._weights is None:
+                self._gradients.collect_rows(terms, more, found.cut)
+            else:
+                self._gradients.collect_weighted(terms, self._weights, more)
+            if extra:
+                self._gradients.collect_sum(extra, keep_graph)
+        return True
+
+    def refuse(self, reason: str, *, overflow: bool = False) -> None:
+        """Have the step skipped for what is not finite before anything could be added.
+
+        Args:
+            reason: as `StepReport.skipped` gives it; the first one of a step stays.
+            overflow: whether it is a gradient, as the loss scale may be to blame for.
+        """
+        self._problem = self._problem or reason
+        if overflow:
+            self._scale.update(False)
+
+    def finish(self, learner: Learner) -> StepReport:
+        """Balance and learn, or take everything back; a task's loss is the mean by its shares."""
+        if learner.ranks.size > 1:
+            self._agree(learner)
+        losses = {task: total / self._masses[task] for task, total in self._losses.items()}
+        report = StepReport(losses=losses, cross=self._cross, skipped=self._problem)
+        if self._problem is None:
+            learner.context.present = tuple(losses)
+            report = self._balance(learner, report)
+        if report.skipped is not None:
+            self._gradients.clear()
+            copy_all(self._saved, self._buffers)
+        else:
+            self._torch.step()
+            learner.context.losses = losses
+            learner.balancing.remember(report.balancing)
+            learner.balancing.after_step(learner.context)
+        self._torch.zero_grad(set_to_none=True)
+        return report
+
+    def _agree(self, learner: Learner) -> None:
+        """Let every rank know what all of them saw: they learn, or skip the step, together."""
+        random = learner.context.generator
+        mine = (self._losses, self._masses, self._cross)
+        state = None if random is None else random.get_state()
+        found = learner.ranks.gather((mine, self._problem, state))
+        losses, masses, cross = (
+            _summed(parts) for parts in zip(*(f[0] for f in found), strict=True)
+        )
+        # In the order of the run's tasks, which a rank without some of them would not keep.
+        self._losses = {task: losses[task] for task in learner.tasks if task in losses}
+        self._masses, self._cross = masses, cross
+        self._problem = next((f[1] for f in found if f[1] is not None), None)
+        # Loss balancers may have drawn more where more tasks have labels.
+        drawn = found[0][2]
+        if random is not None and drawn is not None:
+            random.set_state(drawn)
+
+    def forget(self, parameters: Iterable[Parameter]) -> None:
+        """Drop the moments of these parameters."""
+        for parameter in parameters:
+            self._torch.state.pop(parameter, None)
+
+    def after_evaluation(self, loss: float) -> None:
+        """Take in the summed validation loss."""
+        self._plateau.update(loss)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Moments, plateau and scale."""
+        return {
+            "torch": self._torch.state_dict(),
+            "plateau": self._plateau.state_dict(),
+            "scale": self._scale.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take `state_dict()` back."""
+        self._torch.load_state_dict(state["torch"])
+        self._plateau.load_state_dict(state["plateau"])
+        self._scale.load_state_dict(state["scale"])
+
+    def _set_rates(self, progress: float) -> None:
+        groups = zip(self._torch.param_groups, self._base_rates, self._schedules, strict=True)
+        for group, base, schedule in groups:
+            fallen = schedule.gamma**self._plateau.falls if schedule.name == "plateau" else 1.0
+            group["lr"] = base * schedule.factor(progress) * fallen
+
+    def _balance(self, learner: Learner, report: StepReport) -> StepReport:
+        if self.scale != 1:
+            self._gradients.unscale(self.scale)
+        result = self._gradients.apply(learner.balancing.finisher, learner.context)
+        if self._weights is not None:
+            reused = {task: self._weights[task][0] for task in report.losses}
+            result = attrs.evolve(result, weights=reused)
+        norm = self._clip_gradients() if result.status != "not finite" else math.nan
+        finite = math.isfinite(norm)
+        self._scale.update(finite)
+        return attrs.evolve(
+            report,
+            balancing=result,
+            learning_rate=float(self._torch.param_groups[0]["lr"]),
+            skipped=None if finite else "the gradient is not finite",
+        )
+
+    def _clip_gradients(self) -> float:
+        gradients = [p.grad for p in self._parameters if p.grad is not None]
+        if not gradients:  # no label in any batch of the plan
+            return 0.0
+        value = math.hypot(*torch.stack(torch._foreach_norm(gradients)).tolist())
+        if self._clip is not None and math.isfinite(value) and value > self._clip:
+            torch._foreach_mul_(gradients, self._clip / value)
+        return value
+
+
 class GradientDescent(Optimizer):
     """Plain training: forward, balance, one step of a `torch.optim` optimizer.
 
@@ -174,147 +383,91 @@ class GradientDescent(Optimizer):
         schedule: Schedule,
         clip: float | None,
     ) -> None:
-        groups = learner.parameter_groups()
-        self._schedules = [group.pop("schedule", schedule) for group in groups]
-        self._torch = make(groups)
-        self._base_rates = [group["lr"] for group in self._torch.param_groups]
-        self._plateau = Plateau(schedule.patience)
-        self._clip = clip
-        self._scale = LossScale(dynamic=learner.precision == "fp16")
-        self._gradients = learner.task_gradients()
-        # Listed once: walking the modules in every step takes longer than a small model.
-        self._parameters = list(learner.parameters())
-        # What a forward pass changes besides computing: running statistics.
-        self._buffers = [*learner.model.buffers(), *learner.losses.buffers()]
-        self._buffers += [*learner.cross_task.buffers()]
-        self._saved = [torch.empty_like(buffer) for buffer in self._buffers]
+        self._update = Update(learner, make, schedule, clip)
 
     def step(self, learner: Learner, plan: LoadedPlan) -> StepReport:
-        rate = self._set_rates(learner.context.progress)
-        self._copy(self._buffers, self._saved)
-        report = self._collect(learner, plan)
-        if report.skipped is None:
-            if self._scale.factor != 1:
-                self._gradients.unscale(self._scale.factor)
-            result = self._gradients.apply(learner.balancing, learner.context)
-            report = attrs.evolve(report, balancing=result, learning_rate=rate)
-            norm = self._clip_gradients() if result.status != "not finite" else math.nan
-            finite = math.isfinite(norm)
-            self._scale.update(finite)
-            if not finite:
-                report = attrs.evolve(report, skipped="the gradient is not finite")
-        if report.skipped is not None:
-            self._gradients.clear()
-            self._copy(self._saved, self._buffers)
-        else:
-            self._torch.step()
-            learner.context.losses = report.losses
-            learner.balancing.after_step(learner.context)
-        self._torch.zero_grad(set_to_none=True)
-        return report
-
-    def forget(self, parameters: Iterable[Parameter]) -> None:
-        for parameter in parameters:
-            self._torch.state.pop(parameter, None)
-
-    def after_evaluation(self, loss: float) -> None:
-        self._plateau.update(loss)
-
-    def state_dict(self) -> dict[str, Any]:
-        return {
-            "torch": self._torch.state_dict(),
-            "plateau": self._plateau.state_dict(),
-            "scale": self._scale.state_dict(),
-        }
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self._torch.load_state_dict(state["torch"])
-        self._plateau.load_state_dict(state["plateau"])
-        self._scale.load_state_dict(state["scale"])
-
-    def _set_rates(self, progress: float) -> float:
-        groups = zip(self._torch.param_groups, self._base_rates, self._schedules, strict=True)
-        for group, base, schedule in groups:
-            fallen = schedule.gamma**self._plateau.falls if schedule.name == "plateau" else 1.0
-            group["lr"] = base * schedule.factor(progress) * fallen
-        return float(self._torch.param_groups[0]["lr"])
-
-    def _collect(self, learner: Learner, plan: LoadedPlan) -> StepReport:
-        """Add up gradients over the episodes (micro-batches) of a plan.
+        """Add up gradients over the episodes (micro-batches) of a plan, then learn.
 
         Each task's losses weigh by their share of its valid elements in the plan (of the samples,
         where losses are per sample). So the sum is that of one large batch for losses that are
         means over elements and balancers that are affine in them; not for class-weighted losses,
         and per sample not for a balancer's constant term where a batch lacks a task.
         """
-        parts = [self._masses(learner, plan, episode) for episode in plan.episodes]
-        totals = {task: sum(masses.get(task, 0.0) for masses in parts) for task in learner.tasks}
-        losses: dict[str, float] = {}
-        cross: dict[str, float] = {}
-        for episode, masses in zip(plan.episodes, parts, strict=True):
-            present = plan.batches[episode.support].present(episode.tasks)
-            shares = {task: masses[task] / totals[task] for task in present}
-            raw, terms, problem = self._collect_episode(learner, plan, episode, shares)
-            for task, value in raw.items():
-                losses[task] = losses.get(task, 0.0) + shares[task] * value
-            for name, value in terms.items():
-                cross[name] = cross.get(name, 0.0) + value / len(parts)
-            if problem:
-                return StepReport(losses=losses, cross=cross, skipped=problem)
-        learner.context.present = tuple(losses)
-        return StepReport(losses=losses, cross=cross)
+        self._update.begin(learner)
+        used = [(plan.batches[episode.support], episode.tasks) for episode in plan.episodes]
+        for (batch, tasks), (shares, part) in zip(used, shares_of(learner, used), strict=True):
+            # One of several processes may have no sample of a small batch.
+            if len(batch) and not self._update.add(learner, learner(batch, tasks), shares, part):
+                break
+        return self._update.finish(learner)
 
-    @staticmethod
-    def _masses(learner: Learner, plan: LoadedPlan, episode: Episode) -> dict[str, float]:
-        batch = plan.batches[episode.support]
-        if learner.normalisation == "sample":
-            return dict.fromkeys(episode.tasks, float(len(batch)))
-        return {task: float(batch.count[task]) for task in episode.tasks}
+    def forget(self, parameters: Iterable[Parameter]) -> None:
+        self._update.forget(parameters)
 
-    def _collect_episode(
-        self, learner: Learner, plan: LoadedPlan, episode: Episode, shares: Mapping[str, float]
-    ) -> tuple[dict[str, float], dict[str, float], str | None]:
-        found = learner(plan.batches[episode.support], episode.tasks)
-        losses, cross, balanced = _floats(found.raw, found.cross, found.balanced)
-        # A balanced loss can be infinite where the raw one is not (an overflowing weight).
-        for kind, values in (("loss", losses), ("term", cross), ("balanced loss", balanced)):
-            for name, value in values.items():
-                if not math.isfinite(value):
-                    return losses, cross, f"the {kind} of {name} is {value}"
-        scale = self._scale.factor
-        terms = {t: _times(loss, scale * shares[t]) for t, loss in found.balanced.items()}
-        extra = [_times(term, scale / len(plan.episodes)) for term in found.cross.values()]
-        if learner.balancing.finisher is None:
-            if terms or extra:
-                self._gradients.collect_sum([*terms.values(), *extra])
-        else:
-            self._gradients.collect_rows(terms, keep_graph=bool(extra), cut=found.cut)
-            if extra:
-                self._gradients.collect_sum(extra)
-        return losses, cross, None
+    def after_evaluation(self, loss: float) -> None:
+        self._update.after_evaluation(loss)
 
-    def _clip_gradients(self) -> float:
-        gradients = [p.grad for p in self._parameters if p.grad is not None]
-        if not gradients:  # no label in any batch of the plan
-            return 0.0
-        value = math.hypot(*torch.stack(torch._foreach_norm(gradients)).tolist())
-        if self._clip is not None and math.isfinite(value) and value > self._clip:
-            torch._foreach_mul_(gradients, self._clip / value)
-        return value
+    def state_dict(self) -> dict[str, Any]:
+        return self._update.state_dict()
 
-    @staticmethod
-    def _copy(source: Sequence[Tensor], destination: Sequence[Tensor]) -> None:
-        if source:
-            with torch.no_grad():
-                torch._foreach_copy_(list(destination), list(source))
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._update.load_state_dict(state)
 
 
-def _times(loss: Tensor, factor: float) -> Tensor:
-    return loss if factor == 1 else loss * factor
+def shares_of(
+    learner: Learner, used: Sequence[tuple[Batch, Sequence[str]]]
+) -> list[tuple[dict[str, float], float]]:
+    """What each batch counts: per present task its share of what the task has in all batches.
+
+    That is of its valid elements, or of the samples where losses are per sample; batches of other
+    ranks count too. The second figure is the batch's share of all samples.
+    """
+    masses = [
+        {
+            task: float(len(batch) if learner.normalisation == "sample" else batch.count[task])
+            for task in tasks
+        }
+        for batch, tasks in used
+    ]
+    totals = [sum(mass.get(task, 0.0) for mass in masses) for task in learner.tasks]
+    *totals, samples = learner.ranks.sum_floats([*totals, sum(len(batch) for batch, _ in used)])
+    of = dict(zip(learner.tasks, totals, strict=True))
+    return [
+        ({task: mass[task] / of[task] for task in batch.present(tasks)}, len(batch) / samples)
+        for (batch, tasks), mass in zip(used, masses, strict=True)
+    ]
 
 
-def _floats(*groups: dict[str, Tensor]) -> list[dict[str, float]]:
+def floats(*groups: Mapping[str, Tensor]) -> list[dict[str, float]]:
     """Values of several groups of scalars with one transfer from the device."""
     tensors = [value.detach() for group in groups for value in group.values()]
     values = iter(torch.stack(tensors).tolist() if tensors else [])
     return [{name: next(values) for name in group} for group in groups]
+
+
+def not_finite(values: Mapping[str, Mapping[str, float]]) -> str | None:
+    """The first value that is not finite in words, by kind and name; None where all are."""
+    for kind, named in values.items():
+        for name, value in named.items():
+            if not math.isfinite(value):
+                return f"the {kind} of {name} is {value}"
+    return None
+
+
+def _summed(parts: Iterable[Mapping[str, float]]) -> dict[str, float]:
+    total: dict[str, float] = {}
+    for part in parts:
+        for name, value in part.items():
+            total[name] = total.get(name, 0.0) + value
+    return total
+
+
+def copy_all(source: Sequence[Tensor], destination: Sequence[Tensor]) -> None:
+    """Copy tensors over others."""
+    if source:
+        with torch.no_grad():
+            torch._foreach_copy_(list(destination), list(source))
+
+
+def _times(loss: Tensor, factor: float) -> Tensor:
+    return loss if factor == 1 else loss * factor

@@ -31,8 +31,8 @@ STANDARD = "standard"
 #: Plugins that can be installed from this project: id -> what they bring under other names.
 KNOWN: Mapping[str, tuple[str, ...]] = {
     "atinet": ("ati-net", "atinet-nyuv2"),
-    "ira": (),
-    "mtml": (),
+    "ira": ("ira-nyuv2", "ira-cityscapes", "ira-vkitti"),
+    "mtml": ("mtml-nyuv2", "mtml-taskonomy", "task-powerset"),
     "mtpsl": (),
     "nashmtl": ("nash-mtl",),
     "paretomtl": ("pareto-mtl",),

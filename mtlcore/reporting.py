@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from mtlcore.episodes import in_order
-from mtlcore.reports import PanelSample, save_curves, save_panels, save_weights
+from mtlcore.reports import PanelSample, save_curves, save_panels, save_samples, save_weights
 from mtlcore.rundir import RunDirectory
 from mtlcore.training import Training
 
@@ -19,6 +19,7 @@ def write_report(training: Training, directory: RunDirectory) -> list[str]:
     samples = panel_samples(training)
     if samples:
         save_panels(folder / "predictions.png", samples, training.config.tasks)
+        save_samples(folder / "samples", samples, training.config.tasks)
     records = list(directory.metrics())
     notes = [
         save_curves(folder / "curves.png", records),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import math
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -46,6 +47,7 @@ _HATCH = ((96, 96, 96), (176, 176, 176))  # stripes of two greys: no class, dept
 _STRIPE = 4  # pixels of a stripe
 
 _TILE, _LARGEST_TILE = 160, 640  # pixels of a tile's longer side
+_LARGEST_SMALL = 192  # the same of a picture that a page has many of
 _GAP, _TITLE_SIZE, _CAPTION_SIZE = 8, 15, 13
 _INK, _FAINT_INK = (20, 20, 20), (90, 90, 90)
 _SIDES = ("prediction", "target")
@@ -215,9 +217,57 @@ def save_panels(path: Path, samples: Sequence[PanelSample], tasks: Sequence[Task
     rows = [[_tile(tile) for tile in _row(sample, maps)] for sample in samples]
     captions = [_caption(sample, maps) for sample in samples]
     picture = _laid_out(titles, rows, captions, [task for task in maps if task.class_names])
+    _write_whole(path, _png(picture))
+
+
+def save_samples(folder: Path, samples: Sequence[PanelSample], tasks: Sequence[Task]) -> None:
+    """Write every picture of the panels as a small PNG of its own, and `index.json` about them.
+
+    From these a page sets the predictions of several runs beside each other. The index holds, per
+    sample, its key, its pictures ("input", "depth.prediction", "depth.target" -> file) and the
+    scales that its maps are shown on; and per task its unit and the colours of its classes. Nothing
+    is written where no task has maps.
+
+    Raises:
+        OSError: a file cannot be written.
+    """
+    maps = [task for task in tasks if task.layout == "map"]
+    if not maps:
+        return
+    names = ["input", *(f"{task.name}.{what}" for task in maps for what in _SIDES)]
+    listed = []
+    for number, sample in enumerate(samples):
+        files = {name: f"{number}.{name}.png" for name in names}
+        for name, pixels in zip(names, _row(sample, maps), strict=True):
+            _write_whole(folder / files[name], _png(_small(pixels, name == "input")))
+        listed.append({"key": sample.key, "pictures": files, "scales": _scales(sample, maps)})
+    about = {
+        task.name: {
+            "unit": task.unit,
+            "classes": dict(zip(task.class_names, map(_hex, palette(task.channels)), strict=False)),
+        }
+        for task in maps
+    }
+    index = json.dumps({"samples": listed, "tasks": about}, indent=1)
+    _write_whole(folder / "index.json", index.encode())
+
+
+def _small(pixels: Pixels, is_photograph: bool) -> Image.Image:
+    image = Image.fromarray(pixels)
+    # Classes must not be mixed where a map is made smaller.
+    way = Image.Resampling.LANCZOS if is_photograph else Image.Resampling.NEAREST
+    image.thumbnail((_LARGEST_SMALL, _LARGEST_SMALL), way)
+    return image
+
+
+def _png(image: Image.Image) -> bytes:
     data = io.BytesIO()
-    picture.save(data, "PNG")
-    _write_whole(path, data.getvalue())
+    image.save(data, "PNG", optimize=True)
+    return data.getvalue()
+
+
+def _hex(colour: NDArray[np.uint8]) -> str:
+    return f"#{bytes(colour.tolist()).hex()}"
 
 
 def _row(sample: PanelSample, maps: Sequence[Task]) -> list[Pixels]:
@@ -247,11 +297,22 @@ def _scale(sample: PanelSample, task: Task) -> tuple[float, float] | tuple[None,
 
 def _caption(sample: PanelSample, maps: Sequence[Task]) -> str:
     parts = [sample.key]
+    scales, units = _scales(sample, maps), {task.name: task.unit for task in maps}
+    for task, (low, high) in scales.items():
+        parts.append(f"{task} {low:.3g} to {high:.3g} {units[task]}".rstrip())
+    return "    ".join(parts)
+
+
+def _scales(sample: PanelSample, maps: Sequence[Task]) -> dict[str, tuple[float, float]]:
+    """Per task whose colours mean values: what the lowest and the highest colour stand for."""
+    scales = {}
     for task in maps:
         low, high = _scale(sample, task)
-        if task.kind not in ("segmentation", "normals", "edges", "saliency") and low is not None:
-            parts.append(f"{task.name} {low:.3g} to {high:.3g} {task.unit}".rstrip())
-    return "    ".join(parts)
+        if task.kind in ("segmentation", "normals", "edges", "saliency"):
+            continue
+        if low is not None and high is not None:
+            scales[task.name] = (low, high)
+    return scales
 
 
 def _tile(pixels: Pixels) -> Image.Image:
@@ -399,7 +460,8 @@ def save_weights(path: Path, records: Iterable[Record]) -> str | None:
 
     Args:
         path: not written where there is neither.
-        records: as for `save_curves`; the metrics "weight" and "cosine" (of a task "a|b") count.
+        records: as for `save_curves`; the metrics "weight", "weight/<name>" (one of several of a
+            task) and "cosine" (of a task "a|b") count.
 
     Returns:
         What to install where matplotlib is missing, else None.
@@ -413,14 +475,17 @@ def save_weights(path: Path, records: Iterable[Record]) -> str | None:
     for metric in titles:
         mine = {task: curve for (_, task, of), curve in curves.items() if of == metric}
         if mine:
-            panels[metric] = {task.replace("|", " and "): c for task, c in mine.items()}
+            panels[titles[metric]] = {task.replace("|", " and "): c for task, c in mine.items()}
+    for (_, task, of), curve in curves.items():
+        if of.startswith("weight/"):
+            panels.setdefault(f"weights within {task}", {})[of.removeprefix("weight/")] = curve
 
     def draw(figure: Figure) -> None:
         figure.set_size_inches(11, 0.6 + 3.4 * len(panels))
         rows = figure.subplots(len(panels), 1, squeeze=False)[:, 0]
-        for axes, (metric, lines) in zip(rows, panels.items(), strict=True):
-            _plot(axes, titles[metric], lines)
-            if metric == "cosine":
+        for axes, (title, lines) in zip(rows, panels.items(), strict=True):
+            _plot(axes, title, lines)
+            if title == titles["cosine"]:
                 axes.axhline(0, color="0.4", linewidth=0.8)
                 axes.set_ylim(-1.05, 1.05)
 
@@ -493,21 +558,29 @@ def result_table(summary: Mapping[str, Any]) -> Table:
     table = Table(box=box.SIMPLE_HEAD, caption_justify="left", caption_style="")
     for title in ("task", "figure", "model", "constant", "per pixel"):
         table.add_column(title, justify="left" if title in ("task", "figure") else "right")
-    final = summary["final"][summary["final_split"]]
-    rows = [row for task, figures in final.items() for row in _result_rows(summary, task, figures)]
+    rows = result_rows(summary)
     for row in rows:
         star, style = ("* ", "bold green") if row.better else ("", "")
-        model = Text(star + _shown(row.model), style=style)
-        constants = [_shown(value) for value in row.constants]
+        model = Text(star + figure_text(row.model), style=style)
+        constants = [figure_text(value) for value in row.constants]
         table.add_row(Text(row.task), Text(row.figure), model, *constants, end_section=row.last)
-    table.caption = Text("\n".join(_result_notes(summary, rows)))
+    table.caption = Text("\n".join(result_notes(summary, rows)))
     return table
 
 
 @final
 @attrs.frozen(kw_only=True)
-class _ResultRow:
-    """One figure of one task; a constant that does not exist is None, one without value NaN."""
+class ResultRow:
+    """One figure of one task; a constant that does not exist is None, one without value NaN.
+
+    Args:
+        task: its name and unit in the task's first row, else empty.
+        figure: its name, and an arrow towards what is better.
+        model: its value.
+        constants: of the best constant and of the best one per pixel.
+        better: whether the model beats every constant there is.
+        last: of its task.
+    """
 
     task: str
     figure: str
@@ -517,17 +590,23 @@ class _ResultRow:
     last: bool
 
 
-def _result_rows(
+def result_rows(summary: Mapping[str, Any]) -> list[ResultRow]:
+    """The final figures of a run, beside those of the best constants."""
+    final = summary["final"][summary["final_split"]]
+    return [row for task, figures in final.items() for row in _task_rows(summary, task, figures)]
+
+
+def _task_rows(
     summary: Mapping[str, Any], task: str, figures: Mapping[str, Any]
-) -> list[_ResultRow]:
+) -> list[ResultRow]:
     unit = summary.get("units", {}).get(task)
-    rows: list[_ResultRow] = []
+    rows: list[ResultRow] = []
     for metric, value in figures.items():
         higher = summary.get("directions", {}).get(task, {}).get(metric)
         arrow = {True: " ↑", False: " ↓", None: ""}[higher]
         constants = tuple(_constant(summary, extent, task, metric) for extent in _EXTENTS)
         rows.append(
-            _ResultRow(
+            ResultRow(
                 task=("" if rows else f"{task} ({unit})" if unit else task),
                 figure=metric + arrow,
                 model=_number(value),
@@ -550,12 +629,13 @@ def _beats(value: float, constants: Sequence[float | None], higher: bool) -> boo
     return bool(known) and all(value > c if higher else value < c for c in known)
 
 
-def _result_notes(summary: Mapping[str, Any], rows: Sequence[_ResultRow]) -> list[str]:
+def result_notes(summary: Mapping[str, Any], rows: Sequence[ResultRow]) -> list[str]:
+    """What must be known to read the figures, and what they cost."""
     notes = []
     if any(row.better for row in rows):
         notes.append("* better than the best constants, which look at no image")
-    shown = [value for row in rows for value in (row.model, *row.constants) if value is not None]
-    if any(math.isnan(value) for value in shown):
+    values = [value for row in rows for value in (row.model, *row.constants) if value is not None]
+    if any(math.isnan(value) for value in values):
         notes.append("n/a: nothing to measure, no valid label or no finite value")
     number, split = summary.get("averaged_over", 1), summary["final_split"]
     over = "the last evaluation" if number == 1 else f"mean of the last {number} evaluations"
@@ -570,7 +650,8 @@ def _result_notes(summary: Mapping[str, Any], rows: Sequence[_ResultRow]) -> lis
     return notes
 
 
-def _shown(value: float | None) -> str:
+def figure_text(value: float | None) -> str:
+    """A figure as tables have it: "-" for one that there is not, "n/a" for NaN."""
     if value is None:
         return "-"
     return "n/a" if math.isnan(value) else f"{value:#.4g}".rstrip(".")

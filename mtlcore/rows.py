@@ -8,6 +8,9 @@ from typing import final
 
 import torch
 from torch import Tensor
+from torch._utils import _unflatten_dense_tensors
+
+from mtlcore.ranks import Ranks
 
 Row = Sequence[Tensor | None]
 
@@ -74,13 +77,48 @@ class SharedRows:
         number = self._numbers.setdefault(task, len(self._numbers))
         for buffer in self._small():
             buffer.write(number, row, fresh)
-        self._held.update(g.data_ptr() for g in others if g is not None)
+        if self._large:
+            self._held.update(g.data_ptr() for g in others if g is not None)
         for place in self._large:
             gradient = row[place]
             if gradient is not None:
                 self._keep(self._columns.setdefault(place, {}), number, gradient)
         if len(self._reached) < len(row):
             self._reached.update(n for n, g in enumerate(row) if g is not None)
+
+    def arrange(self, tasks: Sequence[str]) -> None:
+        """Let the rows be those of these tasks, in this order; zero for one that has none yet.
+
+        Args:
+            tasks: all that have a row, and maybe more.
+        """
+        if tuple(tasks) == self.tasks:
+            return
+        before = self._numbers
+        self._numbers = {task: number for number, task in enumerate(tasks)}
+        for buffer in self._small():
+            buffer.arrange([before.get(task) for task in tasks])
+        moved = {number: self._numbers[task] for task, number in before.items()}
+        for place, column in self._columns.items():
+            self._columns[place] = {moved[number]: row for number, row in column.items()}
+
+    def sum_over(self, ranks: Ranks) -> None:
+        """Add up the rows of all ranks, which are of the same parameters and tasks."""
+        count = len(self._numbers)
+        places = range(len(self._parameters))
+        cells = [(place, number) for place in self._large for number in range(count)]
+        here = [place in self._reached for place in places]
+        here += [number in self._columns.get(place, {}) for place, number in cells]
+        anywhere = ranks.any_of(here)
+        self._reached = {place for place in places if anywhere[place]}
+        summed = [buffer.rows(count) for buffer in self._small()]
+        for (place, number), found in zip(cells, anywhere[len(places) :], strict=True):
+            if found:
+                column = self._columns.setdefault(place, {})
+                if number not in column:
+                    column[number] = torch.zeros_like(self._parameters[place], requires_grad=False)
+                summed.append(column[number])
+        ranks.sum_(summed)
 
     def scale(self, factor: float) -> None:
         """Multiply every row."""
@@ -103,8 +141,9 @@ class SharedRows:
         for part in parts:
             seen = totals.get(part.device)
             totals[part.device] = part if seen is None else seen + part
-        nothing = torch.zeros(count, count, dtype=torch.float64)
-        first, *rest = [total.cpu() for total in totals.values()] or [nothing]
+        if not totals:
+            return torch.zeros(count, count, dtype=torch.float64)
+        first, *rest = [total.cpu() for total in totals.values()]
         return sum(rest, start=first)
 
     def direction(self, weights: Sequence[float]) -> list[Tensor | None]:
@@ -113,15 +152,17 @@ class SharedRows:
         Args:
             weights: per task of `tasks`.
         """
-        found: dict[int, Tensor] = {}
+        result: list[Tensor | None] = [None] * len(self._parameters)
         for buffer in self._small():
-            found |= buffer.views_of(buffer.direction(weights))
+            parts = buffer.views_of(buffer.direction(weights))
+            for place, part in zip(buffer.spans, parts, strict=True):
+                result[place] = part if place in self._reached else None
         for place in list(self._columns):
             rows = self._rows_at(place)
             pairs = [(w, row) for w, row in zip(weights, rows, strict=True) if row is not None]
-            found[place] = _weighted(pairs)
+            result[place] = _weighted(pairs)
             del self._columns[place]
-        return [found[n] if n in self._reached else None for n in range(len(self._parameters))]
+        return result
 
     def combined(
         self, combine: Callable[[Tensor], Tensor], elementwise: bool
@@ -210,9 +251,9 @@ class _Buffer:
         ends = list(accumulate(sizes))
         spans = (slice(end - size, end) for end, size in zip(ends, sizes, strict=True))
         self.spans = dict(zip(places, spans, strict=True))
-        self._sizes, self._shapes = sizes, [p.shape for p in mine]
+        self._parameters = mine
         self._values = mine[0].new_empty(capacity, ends[-1], requires_grad=False)
-        self._views: dict[int, list[Tensor]] = {}
+        self._views: dict[int, Sequence[Tensor]] = {}
 
     @property
     def memory(self) -> int:
@@ -223,10 +264,18 @@ class _Buffer:
         """The first rows, (count, P)."""
         return self._values[:count]
 
+    def arrange(self, numbers: Sequence[int | None]) -> None:
+        """Let row `i` be what row `numbers[i]` was; zero for None."""
+        before = self._values.clone()
+        self._values.zero_()
+        for number, old in enumerate(numbers):
+            if old is not None:
+                self._values[number].copy_(before[old])
+
     def write(self, number: int, row: Row, fresh: bool) -> None:
         """Copy gradients into a row, or add them to it; zero where a new row has none."""
         if number not in self._views:
-            self._views[number] = [*self.views_of(self._values[number]).values()]
+            self._views[number] = self.views_of(self._values[number])
         views, found = self._views[number], [row[place] for place in self.spans]
         given = [gradient for gradient in found if gradient is not None]
         if len(given) < len(found):
@@ -247,10 +296,10 @@ class _Buffer:
         rows = self._wide(len(weights))
         return (rows.new_tensor(weights) @ rows).to(self._values.dtype)
 
-    def views_of(self, flat: Tensor) -> dict[int, Tensor]:
-        """(P,) seen as the parameters, by their places."""
-        parts = zip(self.spans, flat.split_with_sizes(self._sizes), self._shapes, strict=True)
-        return {place: part.view(shape) for place, part, shape in parts}
+    def views_of(self, flat: Tensor) -> Sequence[Tensor]:
+        """(P,) seen as the parameters, in the order of `spans`."""
+        views: Sequence[Tensor] = _unflatten_dense_tensors(flat, self._parameters)
+        return views
 
     def _wide(self, count: int) -> Tensor:
         return self.rows(count).to(_WIDER.get(self._values.dtype, self._values.dtype))

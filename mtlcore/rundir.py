@@ -32,6 +32,7 @@ _LEFT_OVER = (
     "config.toml.partial",
     "checkpoints/*.safetensors.partial",
     "report/*.png.partial",
+    "report/samples/*.partial",
 )
 
 
@@ -247,6 +248,20 @@ def stored_config(location: str) -> Mapping[str, Any] | None:
         raise MtlError(f"{location}/config.toml: not TOML: {error}") from error
 
 
+def changed_settings(stored: Mapping[str, Any], tree: Mapping[str, Any]) -> list[str]:
+    """The paths at which two configurations differ, sorted."""
+    before, now = _flat(stored), _flat(tree)
+    return sorted(path for path in {*before, *now} if before.get(path) != now.get(path))
+
+
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        path = f"{prefix}{key}"
+        flat.update(_flat(value, path + ".") if isinstance(value, Mapping) else {path: value})
+    return flat
+
+
 def next_directory(method: str) -> str:
     """`runs/<method>-<n>` with the first number that is free."""
     number = 1
@@ -255,7 +270,9 @@ def next_directory(method: str) -> str:
     return f"runs/{method}-{number}"
 
 
-def provenance(plugins: Plugins, config: RunConfig, device: torch.device) -> dict[str, Any]:
+def provenance(
+    plugins: Plugins, config: RunConfig, device: torch.device, processes: int
+) -> dict[str, Any]:
     """What run.json tells of how the run came about."""
     import platform
 
@@ -273,6 +290,7 @@ def provenance(plugins: Plugins, config: RunConfig, device: torch.device) -> dic
         "seed": config.seed,
         "device": str(device),
         "threads": torch.get_num_threads(),
+        "processes": processes,
     }
 
 

@@ -25,6 +25,14 @@ _KINDS: dict[str, tuple[Layout, str, tuple[float, ...]]] = {
 _UNKNOWN: tuple[Layout, str, tuple[float, ...]] = ("map", "float32", (0.0,))
 
 
+def task_key(name: str) -> str:
+    """The name under which modules and parameters of the task called `name` are kept.
+
+    Torch's containers refuse some plain names (`type`, `keys`, `half`), so it is prefixed.
+    """
+    return f"task_{name}"
+
+
 def _check_name(_instance: Task, _attribute: object, value: str) -> None:
     if not re.fullmatch(r"[a-z][a-z0-9_]*", value):
         raise ValueError(
@@ -73,11 +81,8 @@ class Task:
 
     @property
     def key(self) -> str:
-        """The name under which modules and parameters of this task are kept.
-
-        Torch's containers refuse some plain names (`type`, `keys`, `half`), so it is prefixed.
-        """
-        return f"task_{self.name}"
+        """The name under which modules and parameters of this task are kept, see `task_key`."""
+        return task_key(self.name)
 
     def target_shape(self, size: tuple[int, ...]) -> tuple[int, ...]:
         """Shape of one sample's target where a map has `size` (height, width)."""

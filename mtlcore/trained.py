@@ -70,13 +70,22 @@ def load_run(
     wanted = pick_device(device or config.device)
     learner = build_learner(config)
     learner.balancing.prepare(config.tasks, None)
-    path = f"{location}/{BEST if which == 'best' else LAST}"
-    state = checkpoints.load(_local(path))
+    path, state = read_checkpoint(location, which)
     try:
         learner.load_state_dict(state["learner"])
     except (RuntimeError, KeyError) as error:
         raise MtlError(f"{path}: belongs to another model: {outline(error)}") from error
     return Trained(config, learner.to(wanted).eval(), wanted)
+
+
+def read_checkpoint(location: str, which: Which) -> tuple[str, dict[str, Any]]:
+    """The path of a run's checkpoint, and what it holds.
+
+    Raises:
+        MtlError: it is missing or damaged.
+    """
+    path = f"{location}/{BEST if which == 'best' else LAST}"
+    return path, checkpoints.load(_local(path))
 
 
 def _local(path: str) -> Path:

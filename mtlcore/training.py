@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import signal
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, NoReturn
 
@@ -31,21 +31,26 @@ from mtlcore.episodes import (
     StepPlan,
     accumulated,
     in_order,
+    share_of,
 )
-from mtlcore.errors import MtlError, outline
+from mtlcore.errors import MtlError, UsageError, outline
 from mtlcore.evaluation import Figures, constant_figures, evaluate
 from mtlcore.learner import Learner, check_scope
-from mtlcore.loading import stop_at
+from mtlcore.loading import lost_workers_told, stop_at
+from mtlcore.memory import peak_memory
 from mtlcore.models import Backbone, Transition, check_size
 from mtlcore.optimizers import Optimizer, StepReport
+from mtlcore.ranks import ALONE, Ranks
 from mtlcore.rundir import BEST, RunDirectory
 from mtlcore.signals import EXIT_CODE, STOPPING, handled
+from mtlcore.stopping import Stop, Stopping, score
 
-# Constants are fitted on at most this many training samples, evenly spread: medians keep labels.
-_CONSTANT_SAMPLES = 1000
+# Constants, and what balancers fit, are fitted on at most this many training samples, evenly
+# spread: medians keep labels.
+_FITTING_SAMPLES = 1000
 _CURVE_POINTS = 200
 # What a checkpoint of a run holds.
-_STATE = ("learner", "optimizer", "progress", "random", "metrics_length", "threads")
+_STATE = ("learner", "optimizer", "progress", "random", "ranks", "metrics_length", "threads")
 
 
 class Interrupted(MtlError):
@@ -58,6 +63,16 @@ class _StopAsked(Exception):
     """A signal came; raised where the state is one that a checkpoint can hold."""
 
 
+@attrs.frozen
+class _WhenAsked:
+    """Batches that nobody loads before they are asked for; each time from the first one."""
+
+    load: Callable[[], Iterator[Batch]]
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self.load()
+
+
 @attrs.define(kw_only=True)
 class Progress:
     """Where a run stands; all of it is in the checkpoint.
@@ -67,17 +82,23 @@ class Progress:
         step: steps taken so far.
         done: plans of this epoch that are done.
         seconds: of training before this process.
+        step_seconds: of the steps that were timed, evaluations and saving apart, and their number.
+        peak_memory: in bytes, the most that any process of this run has needed.
         skipped: steps that learnt nothing, and how many of them were the last ones in a row.
         window: sums of what was measured since the last record, as metric -> task -> [sum, n].
         losses: the same of this epoch's losses.
         evaluations: epoch -> figures, in order.
         best: epoch, score and figures of the best evaluation.
+        stopping: which tasks learn no more, and what that is decided by.
     """
 
     epoch: int = 0
     step: int = 0
     done: int = 0
     seconds: float = 0.0
+    step_seconds: float = 0.0
+    timed_steps: int = 0
+    peak_memory: int = 0
     skipped: int = 0
     skipped_in_a_row: int = 0
     window: dict[str, dict[str, list[float]]] = attrs.field(factory=dict)
@@ -85,6 +106,7 @@ class Progress:
     evaluations: list[tuple[int, Figures]] = attrs.field(factory=list)
     best: dict[str, Any] | None = None
     constants: dict[str, Figures] | None = None
+    stopping: Stopping = attrs.field(factory=Stopping)
 
 
 class Training:
@@ -94,33 +116,50 @@ class Training:
         config: checked and complete.
         directory: where everything is written.
         display: what a person sees.
+        ranks: the processes that train together; each has a directory, only the first one's stays.
+
+    Raises:
+        UsageError: components that cannot work together, or not in several processes.
     """
 
-    def __init__(self, config: RunConfig, directory: RunDirectory, display: Display) -> None:
+    def __init__(
+        self,
+        config: RunConfig,
+        directory: RunDirectory,
+        display: Display,
+        ranks: Ranks = ALONE,
+    ) -> None:
         self.config, self._directory, self._display = config, directory, display
-        self.device = pick_device(config.device)
+        self.ranks = ranks
+        self.device = pick_device(config.device, ranks)
         self.splits = open_splits(config)
         sizes = {name: len(split) for name, split in self.splits.items()}
         torch.manual_seed(config.seed)
-        self.learner: Learner = build_learner(config).to(self.device)
-        self._sampler: EpisodeSampler = config.episodes.make(
-            tuple(task.name for task in config.tasks), sizes
-        )
+        self.learner: Learner = build_learner(config, ranks).to(self.device)
+        self._freezes = config.initial is not None and config.initial.train == "heads"
+        if self._freezes:
+            self.learner.model.freeze(config.learning)
+        self._sampler: EpisodeSampler = config.episodes.make(config.learning, sizes)
         self._batch_size = config.training.batch_size
-        plans = self._sampler.steps(self._batch_size)
+        plans = self._sampler.steps(self._batch_size * ranks.size)
         self.steps_per_epoch: int = -(-plans // config.training.accumulate)
         self.epochs = self._number_of_epochs()
         self._balancing_random = torch.Generator().manual_seed(2 * config.seed + 1)
         self._data_random = torch.Generator().manual_seed(2 * config.seed + 2)
         self._epoch_start = self._data_random.get_state()
-        self.loader = make_loader(config, self.splits)
+        self.loader = make_loader(config, self.splits, self.learner.views)
         if config.training.compile:
             self.learner.model.backbone.compile()
-        self.learner.balancing.prepare(config.tasks, None)
+        self.learner.balancing.prepare(config.tasks, _WhenAsked(self._for_balancers))
         self.learner.to(self.device)
+        check_ranks(self.learner, ranks)
+        if not ranks.first:
+            # All start from the same weights, and draw dropout each for itself.
+            torch.manual_seed(config.seed + ranks.rank)
         self._optimizer: Optimizer = config.optimizer.make(self.learner)
         self.progress = Progress()
         self._started = time.monotonic()
+        self._warm = False
         self._stop_signal: int | None = None
 
     @property
@@ -147,7 +186,9 @@ class Training:
         try:
             self.learner.load_state_dict(state["learner"])
             self._optimizer.load_state_dict(state["optimizer"])
-            self.progress = Progress(**state["progress"])
+            progress = state["progress"]
+            stopping = Stopping(**progress.get("stopping", {}))
+            self.progress = Progress(**{**progress, "stopping": stopping})
         except (RuntimeError, KeyError, ValueError, TypeError) as error:
             raise MtlError(
                 f"{self._directory.checkpoint}: belongs to another model: {outline(error)}"
@@ -155,9 +196,8 @@ class Training:
         self._epoch_start = state["random"]["epoch_start"]
         self._balancing_random.set_state(state["random"]["balancing"])
         self._data_random.set_state(self._epoch_start)
-        torch.set_rng_state(state["random"]["torch"])
-        if "cuda" in state["random"] and self.device.type == "cuda":
-            torch.cuda.set_rng_state(state["random"]["cuda"], self.device)
+        if self.ranks.rank < len(state["ranks"]):  # there may be more of them now
+            self._restore_own(state["ranks"][self.ranks.rank])
 
     def run(self) -> None:
         """Train to the end.
@@ -166,24 +206,23 @@ class Training:
             Interrupted: after saving, where a signal asked to stop.
             MtlError: too many steps in a row had no finite loss or gradient.
         """
-        with self._signals():
+        with self._signals(), lost_workers_told():
             try:
                 self._tell_of_data()
                 if self.progress.constants is None:
-                    self.progress.constants = self._fit_constants()
+                    self.progress.constants = self.ranks.from_first(self._fit_constants)
                     self.save()
-                while self.progress.epoch < self.epochs:
+                while self.progress.epoch < self.epochs and self.progress.stopping.ended is None:
                     self._epoch()
             except _StopAsked:
                 self._interrupt()
 
     def first_step(self) -> StepReport:
         """Take the first step of the run and nothing more."""
-        tasks = tuple(task.name for task in self.config.tasks)
-        plans = self._plans(tasks)
+        plans = self._plans(self._learning())
         self.learner.train()
         self._enter_step()
-        return self._step(next(iter(self.loader.plans(plans[:1]))))
+        return self._step(next(iter(self.loader.plans(plans[:1], self.ranks.size > 1))))
 
     def _step(self, loaded: LoadedPlan | None) -> StepReport:
         if loaded is None:
@@ -206,18 +245,38 @@ class Training:
     def _epoch(self) -> None:
         progress = self.progress
         self._data_random.set_state(self._epoch_start)
-        tasks = tuple(task.name for task in self.config.tasks)
-        plans = self._plans(tasks)
+        plans = self._plans(self._learning())
         self.learner.train()
-        for loaded in self.loader.plans(self._remaining(plans)):
+        began = time.monotonic()
+        for loaded in self.loader.plans(self._remaining(plans), self.ranks.size > 1):
             self._enter_step()
             report = self._step(loaded)
             progress.step += 1
             progress.done += 1
             self._record_step(report)
+            if self.config.training.sync_buffers == "step":
+                self._average_buffers()
             self._display.step(progress.step, report.losses)
+            began = self._time_step(began)
             self._heed_signals()
         self._end_epoch()
+
+    def _learning(self) -> tuple[str, ...]:
+        """The tasks that learn and have not stopped."""
+        stopped = self.progress.stopping.stopped
+        return tuple(task for task in self.config.learning if task not in stopped)
+
+    def _time_step(self, began: float) -> float:
+        """Count the time since `began`, but for this process's first step; returns the time now.
+
+        The first step starts workers and warms up caches and kernels.
+        """
+        now = time.monotonic()
+        if self._warm:
+            self.progress.step_seconds += now - began
+            self.progress.timed_steps += 1
+        self._warm = True
+        return now
 
     def _number_of_epochs(self) -> int:
         epochs, steps = self.config.training.epochs, self.config.training.steps
@@ -225,8 +284,11 @@ class Training:
         return min(limit for limit in limits if limit is not None)
 
     def _plans(self, tasks: Sequence[str]) -> list[StepPlan]:
-        plans = self._sampler.epoch(tasks, self._batch_size, self._data_random)
-        return accumulated(plans, self.config.training.accumulate)
+        plans = self._sampler.epoch(tasks, self._batch_size * self.ranks.size, self._data_random)
+        steps = accumulated(plans, self.config.training.accumulate)
+        if self.ranks.size == 1:
+            return steps
+        return [share_of(step, self.ranks.rank, self.ranks.size) for step in steps]
 
     def _remaining(self, plans: Sequence[StepPlan]) -> Sequence[StepPlan]:
         return plans[self.progress.done :]
@@ -237,7 +299,8 @@ class Training:
         context.progress = self.progress.step / self.total_steps
         context.generator, context.losses = self._balancing_random, {}
         backbone = self.learner.model.backbone
-        if type(backbone).at_progress is not Backbone.at_progress:
+        # A frozen backbone enters no phase: what that would start anew could not learn.
+        if type(backbone).at_progress is not Backbone.at_progress and not self._freezes:
             with self._seeded(self.config.seed + self.progress.step):
                 change = backbone.at_progress(context.progress)
                 if change is not None:
@@ -291,14 +354,23 @@ class Training:
             self._measure("learning_rate", {"": report.learning_rate})
         every = max(1, self.total_steps // _CURVE_POINTS)
         if progress.step % every == 0 or progress.done == self.steps_per_epoch:
-            if not progress.window.get("weight"):
-                # Those of loss balancers are asked for here only: it may wait for a device.
-                for balancer in reversed(self.learner.balancing.loss_balancers):
-                    if weights := balancer.current_weights():
-                        self._measure("weight", weights)
-                        break
+            self._measure_weights()
             self._directory.record(self._window())
             progress.window = {}
+
+    def _measure_weights(self) -> None:
+        """Those of loss balancers, asked for in time for a record only: it may wait for a device.
+
+        One weight per task is recorded, the last balancer's in the chain, and all that have names.
+        """
+        for balancer in reversed(self.learner.balancing.loss_balancers):
+            given = balancer.current_weights()
+            single = {task: w for task, w in given.items() if not isinstance(w, Mapping)}
+            if single and not self.progress.window.get("weight"):
+                self._measure("weight", single)
+            for task, several in given.items():
+                for name, weight in several.items() if isinstance(several, Mapping) else ():
+                    self._measure(f"weight/{name}", {task: weight})
 
     def _count_skipped(self, reason: str) -> None:
         progress = self.progress
@@ -338,59 +410,81 @@ class Training:
 
     def _end_epoch(self) -> None:
         progress = self.progress
+        self._average_buffers()
         figures = self._evaluate() if self._evaluation_due() else None
         means = {task: total / number for task, (total, number) in progress.losses.items()}
         self._display.epoch(progress.epoch + 1, self.epochs, means, figures)
+        if figures is not None:
+            self._stop_early(figures)
         progress.epoch += 1
         progress.done, progress.losses = 0, {}
         self._epoch_start = self._data_random.get_state()
         self.save()
 
+    def _stop_early(self, figures: Figures) -> None:
+        training = self.config.training
+        if training.task_patience is None and training.patience is None:
+            return
+        epoch = self.progress.epoch + 1
+        stops = self.progress.stopping.update(
+            epoch,
+            self._losses(figures),
+            self._losses(self.progress.evaluations[0][1]),
+            task_patience=training.task_patience,
+            patience=training.patience,
+        )
+        self._directory.record(
+            self._line("train", stop.task or "", "stopped", epoch) for stop in stops
+        )
+        for stop in stops:
+            self._display.note(f"epoch {epoch}: {_told(stop)}")
+
+    def _losses(self, figures: Figures) -> dict[str, float]:
+        return {task: figures[task]["loss"] for task in self.config.learning}
+
     def _evaluation_due(self) -> bool:
-        every = self.config.training.evaluate_every or -(-self.epochs // 10)
+        training = self.config.training
+        watched = training.task_patience is not None or training.patience is not None
+        every = training.evaluate_every or (1 if watched else -(-self.epochs // 10))
         left = self.epochs - 1 - self.progress.epoch
-        last = self.config.training.average_last
+        last = training.average_last
         # Counted from the end, so that the last epochs are always among the evaluated ones.
         return left % every == 0 or left < last
 
     def _evaluate(self) -> Figures:
         plans = in_order("val", len(self.splits["val"]), self._batch_size)
+        plans = plans[self.ranks.rank :: self.ranks.size]
         metrics = make_metrics(self.config)
         # Stopped on the way, it starts again when the run goes on: what it draws must not count.
         with self._seeded(self.config.seed + self.progress.step):
-            figures = evaluate(self.learner, self._batches(plans), metrics, self.device)
+            figures = evaluate(self.learner, self._batches(plans), metrics, self.device, self.ranks)
         self._directory.record(
             self._line("val", task, metric, value)
             for task, values in figures.items()
             for metric, value in values.items()
         )
         self.progress.evaluations.append((self.progress.epoch, figures))
-        losses = {task: values["loss"] for task, values in figures.items()}
+        losses = self._losses(figures)
         self._optimizer.after_evaluation(sum(losses.values()))
         self._keep_best(figures, losses)
         return figures
 
     def _keep_best(self, figures: Figures, losses: dict[str, float]) -> None:
-        # Validation losses of tasks differ by orders of magnitude: each counts in units of what
-        # it was at the first evaluation.
-        first = {task: values["loss"] for task, values in self.progress.evaluations[0][1].items()}
-        terms = [losses[t] / first[t] for t in losses if math.isfinite(first[t]) and first[t] > 0]
-        score = sum(terms) / len(terms) if terms else math.inf
+        value = score(losses, self._losses(self.progress.evaluations[0][1]))
         best = self.progress.best
-        if best is None or score < best["score"]:
+        if best is None or value < best["score"]:
             epoch = self.progress.epoch + 1
             self.progress.best = {
-                "epoch": epoch, "split": "val", "score": score, "figures": figures,
+                "epoch": epoch, "split": "val", "score": value, "figures": figures,
             }  # fmt: skip
-            checkpoints.save(
-                self._directory.path / BEST, {"learner": dict(self.learner.state_dict())}
-            )
+            if self.ranks.first:
+                checkpoints.save(
+                    self._directory.path / BEST, {"learner": dict(self.learner.state_dict())}
+                )
 
     def _fit_constants(self) -> dict[str, Figures]:
-        size = len(self.splits["train"])
-        used = min(size, _CONSTANT_SAMPLES)
+        spread, used = self._spread()
         self._display.note(f"fitting the best constant predictors on {used} training samples")
-        spread = in_order("train", size, self._batch_size, used)
         validation = in_order("val", len(self.splits["val"]), self._batch_size)
         return constant_figures(
             self.config.tasks,
@@ -399,11 +493,27 @@ class Training:
             lambda: make_metrics(self.config),
         )
 
+    def _for_balancers(self) -> Iterator[Batch]:
+        spread, used = self._spread()
+        self._display.note(f"the balancer looks at the labels of {used} training samples")
+        for batch in self.loader.batches(spread):
+            if batch is not None:
+                yield batch
+
+    def _spread(self) -> tuple[list[BatchPlan], int]:
+        """Evenly spread training samples to fit something on, and their number."""
+        size = len(self.splits["train"])
+        used = min(size, _FITTING_SAMPLES)
+        return in_order("train", size, self._batch_size, used), used
+
     def _batches(self, plans: Sequence[BatchPlan]) -> Iterator[Batch | None]:
         for batch in self.loader.batches(plans):
-            self._heed_signals()
+            # Several processes stop together; here each has batches of its own, or none.
+            if self.ranks.size == 1:
+                self._heed_signals()
             yield batch
-        self._heed_signals()
+        if self.ranks.size == 1:
+            self._heed_signals()
 
     # Saving and stopping
 
@@ -412,24 +522,56 @@ class Training:
         random = {
             "epoch_start": self._epoch_start,
             "balancing": self._balancing_random.get_state(),
-            "torch": torch.get_rng_state(),
         }
-        if self.device.type == "cuda":
-            random["cuda"] = torch.cuda.get_rng_state(self.device)
+        ranks = self.ranks.gather(self._own_state())
+        if not self.ranks.first:
+            return
+        self.progress.peak_memory = max(self.progress.peak_memory, peak_memory(self.device))
         progress = attrs.asdict(self.progress, recurse=False)
+        progress["stopping"] = attrs.asdict(self.progress.stopping, recurse=False)
         state = {
             "learner": dict(self.learner.state_dict()),
             "optimizer": self._optimizer.state_dict(),
             "progress": {**progress, "seconds": self.seconds()},
             "random": random,
+            "ranks": ranks,
             "metrics_length": self._directory.metrics_length(),
             "threads": torch.get_num_threads(),
         }
         checkpoints.save(self._directory.checkpoint, state)
         self._directory.upload()
 
+    def _own_state(self) -> dict[str, Any]:
+        """What each process has of its own: random streams and, between averages, buffers."""
+        state: dict[str, Any] = {"torch": torch.get_rng_state()}
+        if self.device.type == "cuda":
+            state["cuda"] = torch.cuda.get_rng_state(self.device)
+        if self.ranks.size > 1:
+            buffers = self.learner.model.named_buffers()
+            state["buffers"] = {name: buffer.cpu().clone() for name, buffer in buffers}
+        return state
+
+    def _restore_own(self, state: Mapping[str, Any]) -> None:
+        torch.set_rng_state(state["torch"])
+        if "cuda" in state and self.device.type == "cuda":
+            torch.cuda.set_rng_state(state["cuda"], self.device)
+        for name, buffer in self.learner.model.named_buffers():
+            if name in state.get("buffers", ()):
+                buffer.copy_(state["buffers"][name])
+
+    def _average_buffers(self) -> None:
+        """Running statistics are of each process's samples: their means go on everywhere."""
+        if self.ranks.size == 1:
+            return
+        buffers = [b for b in self.learner.model.buffers() if b.is_floating_point()]
+        self.ranks.sum_(buffers)
+        for buffer in buffers:
+            buffer /= self.ranks.size
+
     def _heed_signals(self) -> None:
-        if self._stop_signal is not None:
+        stopping = self._stop_signal is not None
+        # All stop after the same step, though the signal reaches them at different ones.
+        if self.ranks.any_of([stopping])[0] if self.ranks.size > 1 else stopping:
             raise _StopAsked
 
     def _interrupt(self) -> NoReturn:
@@ -442,12 +584,17 @@ class Training:
 
     @contextmanager
     def _signals(self) -> Iterator[None]:
-        """The first Ctrl-C or SIGTERM finishes the step and saves; a second one stops at once."""
+        """The first Ctrl-C or SIGTERM finishes the step and saves; a second one stops at once.
+
+        Not so in one of several processes: torchrun passes on what the terminal has sent already.
+        """
 
         before = {one: signal.getsignal(one) for one in STOPPING}
 
         def request(number: int, _frame: object) -> None:
             self._stop_signal = number
+            if self.ranks.size > 1:
+                return
             for one in STOPPING:
                 signal.signal(one, before[one])
             # A print that the signal came in the midst of refuses a second one.
@@ -456,6 +603,22 @@ class Training:
 
         with handled(request):
             yield
+
+
+def check_ranks(learner: Learner, ranks: Ranks) -> None:
+    """Refuse a balancer that cannot work in several processes.
+
+    Raises:
+        UsageError: it keeps a state made of elementwise losses, of which each process has some.
+    """
+    if ranks.size == 1:
+        return
+    for balancer in learner.balancing.loss_balancers:
+        if balancer.needs_maps:
+            raise UsageError(
+                f"balancer: {type(balancer).__name__} learns from elementwise losses, of which "
+                f"each of {ranks.size} processes has a part only; train it in one process"
+            )
 
 
 def check(training: Training) -> None:
@@ -504,10 +667,20 @@ def summarise(training: Training) -> dict[str, Any]:
         "parameters": parameter_table(training.learner),
         "epochs": progress.epoch,
         "steps": progress.step,
+        "stopped": {"tasks": progress.stopping.stopped, "run": progress.stopping.ended},
         "seconds": training.seconds(),
+        "seconds_per_step": progress.step_seconds / (progress.timed_steps or math.nan),
+        "peak_memory": progress.peak_memory,
         "skipped_steps": progress.skipped,
         "skipped_samples": sorted(set(training.loader.skipped)),
     }  # fmt: skip
+
+
+def _told(stop: Stop) -> str:
+    since = f"no better validation since epoch {stop.best_epoch}"
+    if stop.task is not None:
+        return f"{stop.task} learns no more ({since})"
+    return f"the run ends ({'no task is left' if stop.best_epoch is None else since})"
 
 
 def _add(sums: dict[str, list[float]], values: Mapping[str, float]) -> None:

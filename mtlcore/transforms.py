@@ -6,8 +6,8 @@ mean of two classes is no class, and a mean with a hole in it is no depth.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import final
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, final
 
 import attrs
 import torch
@@ -143,7 +143,8 @@ class Augmentation:
     def __call__(self, sample: Sample, tasks: Sequence[Task], generator: torch.Generator) -> Sample:
         """The augmented sample, a function of the generator's state alone.
 
-        Its meta says `crop` (top, left, height and width in the sample's pixels) and `flip`.
+        Its meta says `crop` (top, left, height and width in the sample's pixels), `scale` and
+        `flip`: what `as_seen_in` reads.
         """
         which, down, right, mirror = torch.rand(4, generator=generator).tolist()
         scale = self.scales[int(which * len(self.scales))]
@@ -156,7 +157,28 @@ class Augmentation:
             sample = zoom(sample, tasks, box, scale)
         if flipped:
             sample = flip(sample, tasks)
-        return attrs.evolve(sample, meta={**sample.meta, "crop": box, "flip": flipped})
+        geometry = {"crop": box, "scale": scale, "flip": flipped}
+        return attrs.evolve(sample, meta={**sample.meta, **geometry})
+
+
+def as_seen_in(task: Task, maps: Tensor, meta: Mapping[str, Any]) -> Tensor:
+    """What a network says of a picture, changed as `Augmentation` has changed the picture itself.
+
+    Unlike a label it is resampled bilinearly, so that gradients reach every pixel of the crop.
+
+    Args:
+        task: by whose kind values change, as those of labels do.
+        maps: (C, H, W), values of the task in the picture.
+        meta: of the sample that the augmentation made of that picture.
+    """
+    top, left, rows, columns = meta["crop"]
+    height, width = maps.shape[1:]
+    rule = _rule(task)
+    if meta["scale"] > 1.0:
+        part = maps[None, :, top : top + rows, left : left + columns]
+        enlarged = F.interpolate(part, (height, width), mode="bilinear", align_corners=False)
+        maps = rule.zoom(enlarged[0], meta["scale"])
+    return rule.flip(maps.flip(-1)) if meta["flip"] else maps
 
 
 def _rule(task: Task) -> _Rule:

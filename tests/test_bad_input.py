@@ -29,6 +29,8 @@ from safetensors.torch import load_file, save_file
 
 from mtlcore import checkpoints
 from mtlcore.cli import main
+from mtlcore.errors import MtlError
+from mtlcore.loading import lost_workers_told
 
 TINY = [
     "--set=tasks=['segmentation', 'depth']",
@@ -272,8 +274,6 @@ CASES += [
          "--set=data.root=gone"),
     case("unknown dataset", 2, ["data.name", "'romos'", "'rooms'"], "--set=data.name=romos"),
     case("unknown plugin", 2, ["'pcgrd'", "pcgrad"], "--plugin=pcgrd"),
-    case("plugin not installed", 2, ["'mtml'", "pip install mtlcore-plugin-mtml"],
-         "--plugin=mtml"),
     case("plugin file missing", 2, ["gone.py", "no such file"], "--plugin=gone.py"),
     case("unknown component", 2, ["balancer.name", "'equl'", "'equal'"],
          "--set=balancer.name=equl"),
@@ -865,3 +865,10 @@ mtl predict run {finished}/report/curves.png --out disk/out 2>&1 >/dev/null; ech
     for text, name in zip(refused, ("disk/run", "run/", "disk/out"), strict=True):
         assert_message(text, [name, "cannot be written", "Read-only"])
     assert_whole(run)
+
+
+def test_a_killed_loader_is_told_wherever_torch_raises_it() -> None:
+    with pytest.raises(MtlError, match="data.workers=0"), lost_workers_told():
+        raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed.")
+    with pytest.raises(RuntimeError, match="another"), lost_workers_told():
+        raise RuntimeError("another error")

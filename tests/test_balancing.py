@@ -19,10 +19,13 @@ from mtlcore.balancing import (
     LossBalancer,
     TaskGradients,
 )
+from mtlcore.episodes import Episode, LoadedPlan
 from mtlcore.errors import UsageError
 from mtlcore.standard.balancers import DWA, Equal, Fixed, Uncertainty
+from mtlcore.standard.optimizers import sgd
 from mtlcore.tasks import Task
 from mtlcore.testing import tiny_batch, tiny_learner
+from mtlcore.testing.base import same, state_of, through_checkpoint
 
 NAMES = ("red", "green", "blue")
 TASKS = tuple(Task(name=name, kind="depth", channels=1) for name in NAMES)
@@ -135,9 +138,9 @@ def test_equal_weights_through_rows_are_the_plain_sum():
     by_rows, by_sum = Problem(), Problem()
     rows, one = by_rows.gradients(), by_sum.gradients()
     rows.collect_rows(by_rows.losses())
-    rows.apply(Balancing([Ones()]), context())
+    rows.apply(Ones(), context())
     one.collect_sum([*by_sum.losses().values()])
-    one.apply(Balancing([]), context())
+    one.apply(None, context())
     plain = Problem()
     sum(plain.losses().values()).backward()
     for problem in (by_rows, by_sum):
@@ -148,7 +151,7 @@ def test_weights_are_of_the_shared_parameters_only():
     problem = Problem()
     gradients = problem.gradients()
     gradients.collect_rows(problem.losses())
-    result = gradients.apply(Balancing([Given([2.0, -0.5, 3.0])]), context())
+    result = gradients.apply(Given([2.0, -0.5, 3.0]), context())
     assert result.weights == {"red": 2.0, "green": -0.5, "blue": 3.0}
     problem.check(problem.expected(result.weights, ALL_ONE))
 
@@ -158,7 +161,7 @@ def test_a_second_row_of_weights_is_of_the_heads():
     gradients = problem.gradients()
     gradients.collect_rows(problem.losses())
     given = Given([[2.0, -0.5, 3.0], [0.1, 7.0, 1.0]])
-    result = gradients.apply(Balancing([given]), context())
+    result = gradients.apply(given, context())
     own = dict(zip(NAMES, (0.1, 7.0, 1.0), strict=True))
     problem.check(problem.expected(result.weights, own))
 
@@ -179,7 +182,7 @@ def test_the_gramian_is_that_of_the_jacobian():
     torch.testing.assert_close(gramian, jacobian @ jacobian.T, **NEAR)
     # The second shared parameter counts as zero for blue.
     assert not jacobian[2, 12:].any()
-    result = gradients.apply(Balancing([Ones()]), context())
+    result = gradients.apply(Ones(), context())
     cosine = torch.nn.functional.cosine_similarity(jacobian[0], jacobian[2], dim=0)
     assert result.cosines["red", "blue"] == pytest.approx(float(cosine), rel=1e-12)
 
@@ -188,7 +191,7 @@ def test_absent_tasks_have_no_row():
     problem = Problem()
     gradients, ones = problem.gradients(), Ones()
     gradients.collect_rows(problem.losses(("green", "blue")))
-    result = gradients.apply(Balancing([ones]), context())
+    result = gradients.apply(ones, context())
     assert list(result.weights) == ["green", "blue"] and ones.gramian.shape == (2, 2)
     problem.check(problem.expected(ALL_ONE, ALL_ONE, ("green", "blue")))
     assert problem.own["red"].grad is None
@@ -199,7 +202,7 @@ def test_what_no_loss_reaches_has_no_gradient():
     gradients = problem.gradients()
     problem.second.grad = torch.ones_like(problem.second)
     gradients.collect_rows(problem.losses(("blue",)))
-    gradients.apply(Balancing([Ones()]), context())
+    gradients.apply(Ones(), context())
     assert problem.second.grad is None
 
 
@@ -208,26 +211,26 @@ def test_rows_of_micro_batches_are_summed_before_the_balancer_is_asked():
     gradients, given = problem.gradients(), Given([2.0, -0.5, 3.0])
     for batch in (0, 1):
         gradients.collect_rows(problem.losses(batch=batch))
-    result = gradients.apply(Balancing([given]), context())
+    result = gradients.apply(given, context())
     assert given.asked == 1
     problem.check(problem.expected(result.weights, ALL_ONE, batches=(0, 1)))
     # What was collected is used up.
     gradients.collect_rows(problem.losses())
-    gradients.apply(Balancing([given]), context())
+    gradients.apply(given, context())
     problem.check(problem.expected(result.weights, ALL_ONE))
 
 
-@pytest.mark.parametrize("balancers", [[], [Ones()], [Largest(True)], [Largest(False)]])
-def test_gradients_share_no_memory(balancers):
+@pytest.mark.parametrize("balancer", [None, Ones(), Largest(True), Largest(False)])
+def test_gradients_share_no_memory(balancer):
     """Autograd gives one tensor for both of a + b, and an expanded one for a sum."""
     a, b, c = (Parameter(torch.ones(3, dtype=torch.float64)) for _ in range(3))
     gradients = TaskGradients([a, b], {"red": [c]})
     losses = {"red": (a + b).sum() + c.sum()}
-    if balancers:
+    if balancer:
         gradients.collect_rows(losses)
     else:
         gradients.collect_sum([*losses.values()])
-    gradients.apply(Balancing(balancers), context())
+    gradients.apply(balancer, context())
     a.grad.mul_(2)
     a.grad[0] = 5.0
     b.grad[1] = 7.0
@@ -242,57 +245,141 @@ def test_nothing_is_written_where_something_is_not_finite(poison):
     problem = Problem()
     gradients = problem.gradients()
     if poison == "gramian":
-        balancing = Balancing([Ones()])
-        losses = problem.losses()
+        balancer, losses = Ones(), problem.losses()
         losses["red"] = losses["red"] * float("nan")
     else:
-        balancing, losses = Balancing([Given([1.0, float("inf"), 1.0])]), problem.losses()
+        balancer, losses = Given([1.0, float("inf"), 1.0]), problem.losses()
     before = torch.ones_like(problem.first)
     problem.first.grad = before
     gradients.collect_rows(losses)
-    result = gradients.apply(balancing, context())
-    assert result.status == "not finite" and result.weights == {}
+    result = gradients.apply(balancer, context())
+    assert result.status == "not finite" and result.weights == {} and result.heads == {}
     assert problem.first.grad is before and problem.second.grad is None
-    assert balancing.get_extra_state() == {"last_weights": {}}
     # Nor does anything stay behind for the next step.
     problem.first.grad = None
     gradients.collect_rows(problem.losses())
-    gradients.apply(Balancing([Ones()]), context())
+    gradients.apply(Ones(), context())
     problem.check(problem.expected(ALL_ONE, ALL_ONE))
 
 
-def test_update_every_reuses_weights_and_its_state_comes_back():
+@pytest.mark.parametrize("scale", [1.0, 1024.0])
+def test_weights_that_are_known_need_no_rows(scale):
+    """Also with micro-batches, other weights for heads, and one that is zero."""
     problem = Problem()
-    gradients, given = problem.gradients(), Given([[2.0, -0.5, 3.0], [1.0, 4.0, 1.0]])
-    balancing = Balancing([given], update_every=3)
-    own = {"red": 1.0, "green": 4.0, "blue": 1.0}
-    for step in range(3):
-        gradients.collect_rows(problem.losses())
-        result = gradients.apply(balancing, context(step))
-        problem.check(problem.expected(result.weights, own))
-        assert given.asked == 1
-    restored = Given([9.0, 9.0, 9.0])
-    resumed = Balancing([restored], update_every=3)
-    resumed.load_state_dict(json.loads(json.dumps(dict(balancing.state_dict()))))
-    for step, asked in ((1, 0), (2, 0), (3, 1)):
-        gradients.collect_rows(problem.losses())
-        result = gradients.apply(resumed, context(step))
-        assert restored.asked == asked
-        assert result.weights["green"] == (9.0 if asked else -0.5)
+    gradients = problem.gradients()
+    shared, own = (2.0, 0.0, -3.0), (1.0, 4.0, 0.5)
+    weights = {t: [s, h] for t, s, h in zip(NAMES, shared, own, strict=True)}
+    for batch, names in ((0, NAMES), (1, NAMES)):
+        losses = {t: loss * scale for t, loss in problem.losses(names, batch).items()}
+        gradients.collect_weighted(losses, weights, keep_graph=True)
+        gradients.collect_sum([losses["red"] * 0])
+    gradients.unscale(scale)
+    result = gradients.apply(Ones(), context())
+    assert result.weights == {} and result.heads == {}
+    named = (dict(zip(NAMES, values, strict=True)) for values in (shared, own))
+    problem.check(problem.expected(*named, batches=(0, 1)))
+    gradients.collect_weighted(problem.losses(("blue",)), weights)
+    gradients.apply(Ones(), context())
+    assert problem.second.grad is None and problem.own["red"].grad is None
+    gradients.collect_weighted({}, weights)
+    gradients.apply(Ones(), context())
+    assert all(p.grad is None for p in problem.parameters())
 
 
-def test_update_every_asks_for_tasks_that_it_has_no_weights_of():
-    problem = Problem()
-    gradients, given = problem.gradients(), Given([2.0, -0.5, 3.0])
-    balancing = Balancing([given], update_every=10)
-    for step, names, asked in ((0, NAMES[:2], 1), (1, NAMES[:1], 1), (2, NAMES, 2)):
-        gradients.collect_rows(problem.losses(names))
-        gradients.apply(balancing, context(step))
-        assert given.asked == asked
-    balancing.restart()
-    gradients.collect_rows(problem.losses())
-    gradients.apply(balancing, context(3))
-    assert given.asked == 3
+class Norms(GramianBalancer):
+    """Tasks pull alike; heads weigh something else. Counts how often it is asked."""
+
+    asked = 0
+
+    def weights(self, gramian, context=None):
+        self.asked += 1
+        inverse = gramian.diagonal().rsqrt()
+        return torch.stack([inverse, 1 + inverse])
+
+
+class Steps:
+    """A learner under `Norms`, asked every three steps, and the passes through its trunk."""
+
+    def __init__(self, seed=0, scope="shared"):
+        self.norms = Norms()
+        self.norms.scope = scope
+        self.learner = tiny_learner([self.norms], seed=seed, update_every=3)
+        self.optimizer = sgd(self.learner, lr=1e-2, momentum=0.9)
+        self.passes = 0
+        self.learner.model.backbone.trunk.register_forward_hook(self._watch)
+
+    def _watch(self, module, inputs, output):
+        output.register_hook(self._count)
+
+    def _count(self, gradient):
+        self.passes += 1
+
+    def take(self, step, absent=()):
+        """One step; the passes that it took and its report."""
+        self.passes, self.learner.context.step = 0, step
+        batches = tuple(tiny_batch(seed=2 * step + n, absent=absent) for n in range(2))
+        plan = LoadedPlan(batches, (Episode(self.learner.tasks, 0), Episode(self.learner.tasks, 1)))
+        report = self.optimizer.step(self.learner, plan)
+        assert report.skipped is None
+        return self.passes, report
+
+
+def test_between_updates_one_pass_goes_through_the_trunk():
+    steps = Steps()
+    taken = [steps.take(number) for number in range(7)]
+    # Of each of two micro-batches: three rows, or one sum.
+    assert [passes for passes, _ in taken] == [6, 2, 2, 6, 2, 2, 6]
+    assert steps.norms.asked == 3
+    weights = [report.balancing.weights for _, report in taken]
+    assert weights[0] == weights[1] == weights[2] != weights[3] == weights[4]
+    assert [bool(report.balancing.cosines) for _, report in taken[:4]] == [True, False, False, True]
+
+
+@pytest.mark.parametrize("scope", ["shared", "features"])
+def test_between_updates_the_last_weights_apply(scope):
+    one, other = Steps(scope=scope), Steps(scope=scope)
+    _, report = one.take(0)
+    other.take(0)
+    last = [[*report.balancing.weights.values()], [*report.balancing.heads.values()]]
+    one.take(1)
+    given = Given(last)
+    other.learner.balancing = Balancing([given])
+    other.take(1)
+    assert given.asked == 1
+    pairs = zip(one.learner.parameters(), other.learner.parameters(), strict=True)
+    for mine, theirs in pairs:
+        torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("number", [1, 2, 3])
+def test_steps_between_updates_come_back(number):
+    """Saved anywhere between two updates, the run goes on bit for bit."""
+    steps, resumed = Steps(), Steps(seed=1)
+    for step in range(number):
+        steps.take(step)
+    state = through_checkpoint(
+        {"learner": dict(steps.learner.state_dict()), "optimizer": steps.optimizer.state_dict()}
+    )
+    resumed.learner.load_state_dict(state["learner"])
+    resumed.optimizer.load_state_dict(state["optimizer"])
+    for step in range(number, 8):
+        assert steps.take(step) == resumed.take(step)
+        assert same(state_of(steps.learner), state_of(resumed.learner))
+
+
+def test_every_task_is_asked_about_before_weights_are_reused():
+    steps = Steps()
+    for number, absent, passes in (
+        (0, ("depth",), 4),
+        (1, ("depth",), 4),  # nothing is known of depth yet
+        (2, (), 6),
+        (4, ("depth",), 2),
+        (6, ("depth",), 4),
+        (7, (), 2),  # depth keeps the weight that it had
+    ):
+        assert steps.take(number, absent)[0] == passes
+    steps.learner.balancing.restart()
+    assert steps.take(8)[0] == 6
 
 
 @pytest.mark.parametrize("elementwise", [True, False])
@@ -300,7 +387,7 @@ def test_gradient_balancers_see_rows_and_give_the_direction(elementwise):
     problem = Problem()
     gradients, largest = problem.gradients(), Largest(elementwise)
     gradients.collect_rows(problem.losses())
-    gradients.apply(Balancing([largest]), context())
+    gradients.apply(largest, context())
     assert largest.shapes == ([(3, 12), (3, 4)] if elementwise else [(3, 16)])
     plain = problem.expected(ALL_ONE, ALL_ONE)
     for number, parameter in enumerate(problem.shared):
@@ -322,7 +409,7 @@ def test_gradient_balancers_leave_alone_what_no_task_reaches(elementwise):
     problem = Problem()
     gradients, largest = problem.gradients(), Largest(elementwise)
     gradients.collect_rows(problem.losses(("blue",)))
-    gradients.apply(Balancing([largest]), context())
+    gradients.apply(largest, context())
     assert problem.second.grad is None and problem.first.grad is not None
     assert largest.shapes == [(1, 12)]
 
@@ -334,7 +421,7 @@ def test_cross_terms_weigh_one_under_every_balancer(weights):
     losses = problem.losses()
     gradients.collect_rows(losses, keep_graph=True)
     gradients.collect_sum([losses["red"] * 0.5])
-    gradients.apply(Balancing([Given(weights)]), context())
+    gradients.apply(Given(weights), context())
     head = problem.own["red"]
     cross = torch.autograd.grad(problem.losses()["red"] * 0.5, [*problem.shared, head])
     # Unless the balancer weighs heads too, the task's own loss is learnt there with weight 1.
@@ -351,7 +438,7 @@ def test_frozen_parameters_are_left_alone():
     problem.own["red"].requires_grad_(False)
     gradients = problem.gradients()
     gradients.collect_rows(problem.losses())
-    gradients.apply(Balancing([Ones()]), context())
+    gradients.apply(Ones(), context())
     assert problem.second.grad is None and problem.own["red"].grad is None
     assert problem.first.grad is not None
 
@@ -367,7 +454,7 @@ def test_a_whole_learner_through_rows_is_the_plain_sum():
             gradients.collect_sum([*losses.balanced.values()])
         else:
             gradients.collect_rows(losses.balanced)
-        gradients.apply(learner.balancing, learner.context)
+        gradients.apply(learner.balancing.finisher, learner.context)
         grads.append([p.grad for p in learner.parameters()])
     for other in grads[1:]:
         for one, two in zip(grads[0], other, strict=True):

@@ -159,6 +159,8 @@ class TestEqual(LossBalancerContract):
 
 
 class TestFixed(LossBalancerContract):
+    names_tasks = True
+
     def make(self):
         return balancers.Fixed(weights={"depth": 0.3, "segmentation": 2.0})
 

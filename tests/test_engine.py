@@ -16,7 +16,6 @@ from torch.utils.checkpoint import checkpoint
 from mtlcore import rows as rows_module
 from mtlcore.balancing import (
     BalancerContext,
-    Balancing,
     GradientBalancer,
     GramianBalancer,
     TaskGradients,
@@ -168,7 +167,7 @@ def flat_grads(parameters: Sequence[Tensor]) -> Tensor:
 
 
 def apply(gradients, balancer, **known):
-    return gradients.apply(Balancing([balancer]), BalancerContext(tasks=NAMES), **known)
+    return gradients.apply(balancer, BalancerContext(tasks=NAMES), **known)
 
 
 def learning(module: nn.Module) -> list[Tensor]:
@@ -438,7 +437,7 @@ def test_a_whole_learner_on_its_features():
         losses = learner(batch, learner.tasks)
         gradients = learner.task_gradients()
         gradients.collect_rows(losses.balanced, cut=losses.cut)
-        gradients.apply(learner.balancing, learner.context)
+        gradients.apply(learner.balancing.finisher, learner.context)
         found[scope] = ([p.grad for p in learner.parameters()], given.gramian)
     for one, two in zip(found["shared"][0], found["features"][0], strict=True):
         torch.testing.assert_close(one, two, rtol=1e-4, atol=1e-6)
@@ -487,7 +486,7 @@ _PEAK = """
 import sys, torch
 from pathlib import Path
 from torch import nn
-from mtlcore.balancing import BalancerContext, Balancing, GramianBalancer, TaskGradients
+from mtlcore.balancing import BalancerContext, GramianBalancer, TaskGradients
 
 class Ones(GramianBalancer):
     def weights(self, gramian, context=None):
@@ -502,7 +501,7 @@ tasks, width, depth = int(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
 trunk = nn.Sequential(*(nn.Linear(width, width) for _ in range(depth)))
 heads = [nn.Linear(width, 1) for _ in range(tasks)]
 own = {f"t{n}": list(head.parameters()) for n, head in enumerate(heads)}
-gradients, balancing = TaskGradients(trunk.parameters(), own), Balancing([Ones()])
+gradients, balancer = TaskGradients(trunk.parameters(), own), Ones()
 inputs = torch.randn(4, width)
 def losses():
     features = trunk(inputs)
@@ -512,7 +511,7 @@ before = status("VmRSS")
 Path("/proc/self/clear_refs").write_text("5")
 for _ in range(3):
     gradients.collect_rows(losses())
-    gradients.apply(balancing, BalancerContext(tasks=tuple(own)))
+    gradients.apply(balancer, BalancerContext(tasks=tuple(own)))
     for p in trunk.parameters():
         p.grad = None
 print((status("VmHWM") - before) / sum(4 * p.numel() for p in trunk.parameters()))

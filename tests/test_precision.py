@@ -120,7 +120,7 @@ def test_the_loss_scale_cancels_out() -> None:
         optimizer = GradientDescent(
             learner, lambda groups: torch.optim.SGD(groups, lr=1.0), Schedule(), None
         )
-        optimizer._scale.factor = factor
+        optimizer._update._scale.factor = factor
         batch = tiny_batch(4)
         batch = attrs.evolve(batch, inputs=batch.inputs.double(), targets=_double(batch.targets))
         plan = LoadedPlan((batch,), (Episode(tuple(learner.model.tasks), support=0),))

@@ -247,7 +247,7 @@ def test_without_settings_nothing_changes():
     result = Augmentation()(numbered(), TASKS, torch.Generator())
     assert torch.equal(result.inputs, numbered().inputs)
     assert torch.equal(result.targets["normals"], numbered().targets["normals"])
-    assert result.meta == {"crop": (0, 0, 24, 32), "flip": False}
+    assert result.meta == {"crop": (0, 0, 24, 32), "scale": 1.0, "flip": False}
 
 
 @pytest.mark.parametrize("scales", [(), (0.5, 1.0)])

@@ -7,12 +7,12 @@ import io
 from typing import Any, final
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from mtlcore.data import DataError, Dataset, Sample, check_split
+from mtlcore.datasets.mt_files import Pair, fit, labelled, read_label, read_names, read_photograph
 from mtlcore.errors import UsageError, describe
-from mtlcore.files import MissingFile, Root, decode_image, decode_label, unit_normals
+from mtlcore.files import MissingFile, Root, unit_normals
 from mtlcore.standard.edges import thin
 from mtlcore.tasks import Task
 
@@ -50,8 +50,6 @@ _WITH_NORMALS = (
     440, 441, 442, 443, 444, 446, 454, 457,
 )  # fmt: skip
 
-_Pair = tuple[NDArray[Any], NDArray[np.bool_]]
-
 
 @final
 class PascalContext(Dataset):
@@ -88,11 +86,7 @@ class PascalContext(Dataset):
         check_split("pascal-context", split, self.splits)
         _scipy_io()
         self._root = Root(root)
-        path = f"ImageSets/Context/{split}.txt"
-        lines = self._root.read_bytes(path).decode().splitlines()
-        self._names = [line.strip() for line in lines if line.strip()]
-        if not self._names:
-            raise DataError(f"{self._root.where(path)}: lists no image")
+        self._names = read_names(self._root, f"ImageSets/Context/{split}.txt")
 
     @classmethod
     def describe(cls, root: str | None, **settings: Any) -> tuple[Task, ...]:
@@ -125,9 +119,7 @@ class PascalContext(Dataset):
             DataError: the photograph is missing, or a file is unreadable or of another layout.
         """
         name = self._names[index]
-        path = f"JPEGImages/{name}.jpg"
-        key = self._root.where(path)
-        inputs = decode_image(self._root.read_bytes(path), key)
+        inputs, key = read_photograph(self._root, f"JPEGImages/{name}.jpg")
         size = (inputs.shape[1], inputs.shape[2])
         classes = self._classes(name)
         labels = {
@@ -137,24 +129,18 @@ class PascalContext(Dataset):
             "normals": None if classes is None else self._normals(name, classes, size),
             "saliency": self._saliency(name, size),
         }
-        pairs = {task: pair for task, pair in labels.items() if pair is not None}
-        return Sample(
-            inputs=inputs,
-            targets={task: torch.from_numpy(values) for task, (values, _) in pairs.items()},
-            valid={task: torch.from_numpy(known) for task, (_, known) in pairs.items()},
-            key=key,
-        )
+        return labelled(inputs, labels, key)
 
-    def _segmentation(self, name: str, size: tuple[int, int]) -> _Pair | None:
+    def _segmentation(self, name: str, size: tuple[int, int]) -> Pair | None:
         raw = self._png(f"semseg/VOC12/{name}.png", 1)
         if raw is None:
             raw = self._png(f"semseg/pascal-context/{name}.png", 1)
         if raw is None:
             return None
-        classes = _fit(raw[..., 0], size).astype(np.int64)
+        classes = fit(raw[..., 0], size).astype(np.int64)
         return classes, classes != 255
 
-    def _human_parts(self, name: str, size: tuple[int, int]) -> _Pair | None:
+    def _human_parts(self, name: str, size: tuple[int, int]) -> Pair | None:
         path = f"human_parts/{name}.mat"
         anno = self._mat(path, "anno")
         if anno is None:
@@ -165,7 +151,7 @@ class PascalContext(Dataset):
             raise DataError(
                 f"{self._root.where(path)}: 'anno' is not as in PASCAL-Part: {describe(error)}"
             ) from error
-        return None if parts is None else (_fit(parts, size), np.ones(size, dtype=np.bool_))
+        return None if parts is None else (fit(parts, size), np.ones(size, dtype=np.bool_))
 
     def _classes(self, name: str) -> NDArray[Any] | None:
         """(H, W) numbers of PASCAL-Context's 459 classes."""
@@ -177,38 +163,27 @@ class PascalContext(Dataset):
             )
         return classes
 
-    def _normals(self, name: str, classes: NDArray[Any], size: tuple[int, int]) -> _Pair | None:
+    def _normals(self, name: str, classes: NDArray[Any], size: tuple[int, int]) -> Pair | None:
         raw = self._png(f"normals_distill/{name}.png", 3)
         if raw is None:
             return None
-        planes = _fit(raw, size).transpose(2, 0, 1)
+        planes = fit(raw, size).transpose(2, 0, 1)
         normals: NDArray[np.float32] = planes.astype(np.float32, order="C")
         normals *= 2 / 255
         normals -= 1
-        known = np.isin(_fit(classes, size), _WITH_NORMALS) & unit_normals(normals)
+        known = np.isin(fit(classes, size), _WITH_NORMALS) & unit_normals(normals)
         return normals, known
 
-    def _saliency(self, name: str, size: tuple[int, int]) -> _Pair | None:
+    def _saliency(self, name: str, size: tuple[int, int]) -> Pair | None:
         raw = self._png(f"sal_distill/{name}.png", 1)
         if raw is None:
             return None
-        salient = _fit(raw[..., 0], size) > 127
+        salient = fit(raw[..., 0], size) > 127
         return salient[None].astype(np.float32), np.ones(size, dtype=np.bool_)
 
     def _png(self, path: str, channels: int) -> NDArray[Any] | None:
         """(H, W, channels) values of 8 bits; None where there is no such file."""
-        where = self._root.where(path)
-        try:
-            raw = decode_label(self._root.read_bytes(path), where)
-        except MissingFile:
-            return None
-        raw = raw[..., None] if raw.ndim == 2 else raw
-        if raw.shape[2] != channels or raw.dtype != np.uint8:
-            raise DataError(
-                f"{where}: {raw.shape[2]} channel(s) of {raw.dtype} where {channels} of uint8 "
-                "were expected"
-            )
-        return raw
+        return read_label(self._root, path, channels, eight_bit=True)
 
     def _mat(self, path: str, variable: str) -> NDArray[Any] | None:
         """A variable of a MATLAB file; None where there is no such file."""
@@ -236,15 +211,6 @@ def _scipy_io() -> Any:
         ) from error
 
 
-def _fit(values: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
-    """(H, W, ...) values at another size, by the pixel in which the middle of the new one lies."""
-    for axis, wanted in enumerate(size):
-        count = values.shape[axis]
-        if count != wanted:
-            values = values.take((2 * np.arange(wanted) + 1) * count // (2 * wanted), axis)
-    return values
-
-
 def _parts(anno: NDArray[Any]) -> NDArray[np.int64] | None:
     """(H, W) part numbers of all persons in PASCAL-Part's structure; None where there are none.
 
@@ -263,10 +229,10 @@ def _parts(anno: NDArray[Any]) -> NDArray[np.int64] | None:
     return numbers
 
 
-def _edges(classes: NDArray[Any], size: tuple[int, int]) -> _Pair:
+def _edges(classes: NDArray[Any], size: tuple[int, int]) -> Pair:
     """Where the Laplacian of the class numbers is not 0, thinned."""
     padded = np.pad(classes.astype(np.int64), 1, mode="reflect")
     across = padded[1:-1, :-2] + padded[1:-1, 2:]
     down = padded[:-2, 1:-1] + padded[2:, 1:-1]
     borders = thin(across + down != 4 * padded[1:-1, 1:-1])
-    return _fit(borders, size)[None].astype(np.float32), np.ones(size, dtype=np.bool_)
+    return fit(borders, size)[None].astype(np.float32), np.ones(size, dtype=np.bool_)

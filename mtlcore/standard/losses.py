@@ -56,11 +56,10 @@ def _checked_weights(task: Task, class_weights: tuple[float, ...]) -> Tensor:
             f"class_weights has {len(class_weights)} numbers; task {task.name!r} has "
             f"{task.channels} classes"
         )
-    weights = torch.tensor(class_weights, dtype=torch.float32)
     # With a weight of 0 a batch of that class alone would be 0 / 0.
-    if not bool((torch.isfinite(weights) & (weights > 0)).all()):
+    if not all(0 < weight < math.inf for weight in class_weights):
         raise UsageError(f"class_weights of task {task.name!r} must be positive and finite")
-    return weights
+    return torch.tensor(class_weights, dtype=torch.float32)
 
 
 @final

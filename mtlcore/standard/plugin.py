@@ -287,10 +287,22 @@ def mtl_datasets() -> Iterator[DatasetSpec]:
         paper="Silberman et al., ECCV 2012; Liu et al., MTAN, CVPR 2019",
     )
     yield DatasetSpec(
+        name="nyud-mt",
+        target="mtlcore.datasets.nyud_mt:NYUDMT",
+        summary="NYUD_MT: 40 or 41 classes, depth, normals, edges.",
+        paper="Silberman et al., ECCV 2012; Vandenhende et al., TPAMI 2021",
+    )
+    yield DatasetSpec(
         name="cityscapes",
         target="mtlcore.datasets.cityscapes:Cityscapes",
         summary="Cityscapes in MTAN's .npy layout: 2, 7 or 19 classes, inverse depth.",
         paper="Cordts et al., CVPR 2016; Liu et al., MTAN, CVPR 2019",
+    )
+    yield DatasetSpec(
+        name="vkitti",
+        target="mtlcore.datasets.vkitti:VirtualKITTI",
+        summary="Virtual KITTI 2: rendered streets, 14 classes, inverse depth.",
+        paper="Cabon, Murray and Humenberger, 2020, https://arxiv.org/abs/2001.10773",
     )
     yield DatasetSpec(
         name="taskonomy",

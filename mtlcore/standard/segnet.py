@@ -150,16 +150,17 @@ class SegNetEncoder(nn.Module):
     Args:
         width: factor on all numbers of filters.
         rest: conv units per level after its first one.
+        channels: of the input.
     """
 
-    def __init__(self, width: float = 1.0, rest: Sequence[int] = REST) -> None:
+    def __init__(self, width: float = 1.0, rest: Sequence[int] = REST, channels: int = 3) -> None:
         super().__init__()
         filters = filters_of(width)
-        inputs = (3, *filters[:-1])
+        inputs = (channels, *filters[:-1])
         self.levels = nn.ModuleList(map(Level, inputs, filters, rest))
 
     def forward(self, inputs: Tensor) -> Encoded:
-        """Images (B, 3, H, W), sides multiples of 32, to the maps of every level."""
+        """Images (B, channels, H, W), sides multiples of 32, to the maps of every level."""
         maps = inputs
         firsts, fulls, places = [], [], []
         for level in self.levels:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from mtlcore.testing.methods import MethodContract
     from mtlcore.testing.metrics import MetricContract
     from mtlcore.testing.optimizers import OptimizerContract
-    from mtlcore.testing.plugins import assert_plugin_is_light
+    from mtlcore.testing.plugins import assert_plugin_is_light, assert_plugin_is_whole
     from mtlcore.testing.tiny import TINY_TASKS, TinyBackbone, tiny_batch, tiny_learner
 
 __all__ = [
@@ -47,6 +47,7 @@ __all__ = [
     "ScalarLossContract",
     "TinyBackbone",
     "assert_plugin_is_light",
+    "assert_plugin_is_whole",
     "tiny_batch",
     "tiny_learner",
 ]
@@ -69,6 +70,7 @@ _HOMES = {
     "TINY_TASKS": "tiny",
     "TinyBackbone": "tiny",
     "assert_plugin_is_light": "plugins",
+    "assert_plugin_is_whole": "plugins",
     "tiny_batch": "tiny",
     "tiny_learner": "tiny",
 }

@@ -11,7 +11,7 @@ from torch.nn import Parameter
 from mtlcore.models import Backbone, Features
 from mtlcore.tasks import Task
 from mtlcore.testing.base import changes, close, same, scramble, state_of, through_checkpoint
-from mtlcore.testing.tiny import TINY_TASKS
+from mtlcore.testing.tiny import TINY_TASKS, any_names
 
 _STEPS = tuple(number / 20 for number in range(21))
 
@@ -101,6 +101,38 @@ class BackboneContract:
         backbone(inputs, self._names())
         assert same(inputs, before), "the input was edited in place"
 
+    def test_plain_images_are_finite(self) -> None:
+        """Otherwise a black photograph costs a step, or stops the evaluation."""
+        for value in (0.0, 1.0):
+            for backbone in (self._new(), self._used()):
+                inputs = torch.full_like(self._inputs(backbone), value)
+                features = backbone(inputs, self._names())
+                loss = torch.stack([self._loss(features, task) for task in self._names()]).sum()
+                found = [x for task in self._names() for x in features.of(task)]
+                found += torch.autograd.grad(loss, list(backbone.parameters()), allow_unused=True)
+                assert all(bool(x.isfinite().all()) for x in found if x is not None), (
+                    f"features or gradients of an image that is {value} everywhere are not finite"
+                )
+
+    def test_a_forward_pass_changes_buffers_only(self) -> None:
+        """Otherwise a step that is skipped leaves its trace: the core restores buffers alone."""
+        for training in (True, False):
+            backbone = self._new().train(training)
+            before = state_of(backbone)
+            backbone(self._inputs(backbone), self._names())
+            allowed = {name for name, _ in backbone.named_buffers()} if training else set()
+            moved = sorted(set(changes(before, state_of(backbone))) - allowed)
+            mode = "training" if training else "evaluation"
+            assert not moved, f"a forward pass in {mode} changes {moved}"
+
+    def test_tasks_may_have_any_name(self) -> None:
+        """Otherwise a task called "type" stops the run: torch's containers refuse such names."""
+        tasks = any_names(self.tasks)
+        torch.manual_seed(0)
+        backbone = self.make(tasks)
+        features = backbone(self._inputs(backbone), [task.name for task in tasks])
+        assert all(features.of(task.name) for task in tasks), "a task without maps"
+
     def test_task_parameters_are_honest(self) -> None:
         """Otherwise another task's gradient is lost, or a task's head start counts as shared."""
         for backbone in self._phases():
@@ -124,6 +156,26 @@ class BackboneContract:
                             assert gradient is None or not bool(gradient.any()), (
                                 f"{name} is declared as {owner}'s own, but {task}'s loss reaches it"
                             )
+
+    def test_last_shared_parameters_are_shared(self) -> None:
+        """Otherwise balancing there compares nothing, or what only one task has."""
+        for backbone in self._phases():
+            last = list(backbone.last_shared_parameters())
+            if not last:
+                continue
+            names = {id(p): name for name, p in backbone.named_parameters()}
+            assert {id(p) for p in last} <= set(names), "one of them is none of the backbone's"
+            own = {id(p) for task in self._names() for p in backbone.task_parameters(task)}
+            private = [names[id(p)] for p in last if id(p) in own]
+            assert not private, f"{private} belong to one task alone"
+            features = backbone(self._inputs(backbone), self._names())
+            for task in self._names():
+                gradients = torch.autograd.grad(
+                    self._loss(features, task), last, retain_graph=True, allow_unused=True
+                )
+                assert any(g is not None and bool(g.any()) for g in gradients), (
+                    f"{task}'s loss reaches none of the last shared parameters"
+                )
 
     def test_every_parameter_is_reached(self) -> None:
         """Otherwise parts of the network never learn; list in `unreached` what is meant so."""

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import pickle
+from itertools import combinations, product
 
 import torch
 
 from mtlcore.data import Dataset, Sample, collate
+from mtlcore.errors import MtlError
 from mtlcore.tasks import Task
 from mtlcore.testing.base import same, spread
 
@@ -101,14 +103,34 @@ class DatasetContract:
             assert len(copy) == len(dataset), "a pickled copy has another length"
             assert same(_parts(copy[0]), _parts(dataset[0])), "a pickled copy has other samples"
 
+    def test_unknown_splits_are_refused(self) -> None:
+        """Otherwise a misspelt split is some other one, perhaps the one that was trained on."""
+        try:
+            self.make("no-such-split")
+        except MtlError as error:
+            assert "no-such-split" in str(error), f"the message does not name the split: {error}"
+        else:
+            raise AssertionError("it opens a split 'no-such-split' that it does not have")
+
+    def test_splits_share_no_sample(self) -> None:
+        """Otherwise validation judges what was trained on."""
+        parts = {split: self._of(split) for split in self.splits}
+        for one, other in combinations(self.splits, 2):
+            for a, b in product(parts[one], parts[other]):
+                content = [(x.inputs, dict(x.targets)) for x in (a, b)]
+                assert not same(*content), f"{a.key} and {b.key} are the same"
+
     def test_samples_differ(self) -> None:
         """Otherwise messages and pictures name one sample and mean another."""
         keys = [sample.key for sample in self._samples()]
         assert len(set(keys)) == len(keys), f"keys are not unique: {keys}"
 
     def _samples(self) -> list[Sample]:
-        datasets = [self.make(split) for split in self.splits]
-        return [d[i] for d in datasets for i in range(min(self.samples, len(d)))]
+        return [sample for split in self.splits for sample in self._of(split)]
+
+    def _of(self, split: str) -> list[Sample]:
+        dataset = self.make(split)
+        return [dataset[i] for i in range(min(self.samples, len(dataset)))]
 
     @staticmethod
     def _check_values(task: Task, sample: Sample, where: str) -> None:

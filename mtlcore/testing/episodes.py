@@ -17,11 +17,13 @@ class EpisodeSamplerContract:
         tasks: their names.
         splits: the number of samples per split.
         batch_sizes: with which epochs are drawn.
+        learns_from: the splits that batches may come from.
     """
 
     tasks: tuple[str, ...] = ("first", "second", "third")
     splits: Mapping[str, int] = {"train": 23, "val": 9}
     batch_sizes: tuple[int, ...] = (1, 4, 11, 30)
+    learns_from: tuple[str, ...] = ("train",)
 
     def make(self, tasks: Sequence[str], splits: Mapping[str, int]) -> EpisodeSampler:
         """The sampler."""
@@ -63,6 +65,29 @@ class EpisodeSamplerContract:
                 wrong = [i for i in batch.indices if not 0 <= i < size]
                 assert not wrong, f"{batch.split} has {size} samples, not {wrong}"
 
+    def test_batches_are_of_the_size_asked_for(self) -> None:
+        """Otherwise a step needs more memory than the configuration says."""
+        for size in self.batch_sizes:
+            for plan in self._epoch(self._new(), size):
+                largest = max(len(batch.indices) for batch in plan.batches)
+                # A last sample that is left over may join the batch before it.
+                assert largest <= size + 1, f"a batch of {largest} where {size} was asked for"
+
+    def test_batches_are_changed_at_random_each_in_its_way(self) -> None:
+        """Otherwise every batch of an epoch is cropped and mirrored alike."""
+        for size in self.batch_sizes:
+            plans = self._epoch(self._new(), size)
+            seeds = [batch.seed for plan in plans for batch in plan.batches if batch.augment]
+            assert len(set(seeds)) == len(seeds), "batches with the same seed"
+
+    def test_only_training_samples_are_learnt_from(self) -> None:
+        """Otherwise validation judges what was trained on."""
+        for plan in self._plans():
+            splits = {batch.split for batch in plan.batches}
+            assert splits <= set(self.learns_from), (
+                f"batches of {sorted(splits)}, not of {', '.join(self.learns_from)} alone"
+            )
+
     def test_episodes_name_batches_of_their_plan(self) -> None:
         """Otherwise the optimizer reads a batch that was never loaded."""
         for plan in self._plans():
@@ -84,6 +109,17 @@ class EpisodeSamplerContract:
                         f"episode of {episode.tasks}, asked for {asked}"
                     )
                     assert len(set(episode.tasks)) == len(episode.tasks), "a task twice"
+
+    def test_a_last_task_goes_on_learning(self) -> None:
+        """Otherwise the task that stops last has fewer steps than its patience says."""
+        sampler = self._new()
+        for task in self.tasks:
+            plans = self._epoch(sampler, 4, tasks=(task,))
+            assert len(plans) == sampler.steps(4), (
+                f"an epoch of {task} alone has {len(plans)} steps"
+            )
+            for plan in plans:
+                assert plan.episodes, f"a step of {task} alone has no episode"
 
     def test_every_task_learns(self) -> None:
         """Otherwise a task of the run never gets a step."""

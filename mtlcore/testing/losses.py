@@ -19,8 +19,10 @@ from mtlcore.testing.base import (
     mask_labels,
     prediction_shape,
     same,
+    scramble,
     some_maps,
     spread,
+    through_checkpoint,
 )
 from mtlcore.testing.tiny import TINY_TASKS, tiny_batch
 
@@ -119,6 +121,49 @@ class _TaskLossContract:
             value, prediction.requires_grad_(), raise_exception=False
         ), "the gradient is not the derivative of the loss"
 
+    def test_one_label_is_enough(self) -> None:
+        """Otherwise a batch with few labels is 0 / 0, and its step is lost."""
+        loss = self._new()
+        prediction, target, valid = self.draw(2)
+        for place in valid.flatten().nonzero().flatten().tolist():
+            alone = torch.zeros_like(valid)
+            alone.view(-1)[place] = True
+            labels = mask_labels(self.task, target, alone, self.size)
+            value, gradient = self._reduced(loss, prediction, labels, alone)
+            assert math.isfinite(value), f"with one label the loss is {value}"
+            assert bool(gradient.isfinite().all()), "with one label the gradient is not finite"
+
+    def test_single_precision(self) -> None:
+        """Otherwise training, which is in float32, fails or overflows."""
+        loss = self.make(self.task)
+        prediction, target, valid = self.draw(3)
+        labels = target.float() if target.is_floating_point() else target
+        for factor in (1.0, 1e-6, 100.0):
+            leaf = (factor * prediction).float().requires_grad_()
+            value, _ = reduce_loss(loss, leaf, labels, valid)
+            value.backward()  # type: ignore[no-untyped-call]
+            assert leaf.grad is not None and bool(leaf.grad.isfinite().all()), (
+                f"not finite in float32 for predictions of about {factor}"
+            )
+            exact, _ = self._reduced(self._new(), factor * prediction, target, valid)
+            assert math.isclose(float(value.detach()), exact, rel_tol=1e-4), (
+                f"{float(value.detach())} in float32, {exact} in float64"
+            )
+
+    def test_state_comes_back(self) -> None:
+        """Otherwise a resumed run, or one after a skipped step, goes on with another loss."""
+        loss = self._new()
+        for seed in (1, 2):
+            reduce_loss(loss, *self.draw(3, seed))
+        state = through_checkpoint({"loss": dict(loss.state_dict())})["loss"]
+        restored = self._new()
+        restored.load_state_dict(state)
+        one, other = (self._reduced(x, *self.draw(3))[0] for x in (loss, restored))
+        assert same(one, other), (
+            f"restored from its state, the loss is {other} instead of {one}: keep what it learns "
+            "in buffers"
+        )
+
     def test_order_of_samples_does_not_matter(self) -> None:
         """Otherwise shuffling changes what is learnt from a batch."""
         loss = self._new()
@@ -179,20 +224,6 @@ class LossContract(_TaskLossContract):
             ):
                 assert close(one[0], all_[i], 1e-9), "a sample's map depends on its batch"
 
-    def test_single_precision(self) -> None:
-        """Otherwise training, which is in float32, fails or overflows."""
-        loss = self.make(self.task)
-        prediction, target, valid = self.draw(3)
-        labels = target.float() if target.is_floating_point() else target
-        leaf = prediction.float().requires_grad_()
-        value, _ = reduce_loss(loss, leaf, labels, valid)
-        value.backward()  # type: ignore[no-untyped-call]
-        assert leaf.grad is not None and bool(leaf.grad.isfinite().all()), "not finite in float32"
-        exact, _ = self._reduced(self._new(), prediction, target, valid)
-        assert math.isclose(float(value.detach()), exact, rel_tol=1e-4), (
-            f"{float(value.detach())} in float32, {exact} in float64"
-        )
-
     def _elementwise(self) -> Loss:
         loss = self._new()
         assert isinstance(loss, Loss), f"{type(loss).__name__} is no Loss"
@@ -222,7 +253,7 @@ class CrossTaskLossContract:
         tasks: of the run.
         features: what the backbone announces.
         size: of the input; a multiple of all its strides.
-        views: of each sample of the batch.
+        views: number of the view of each sample of the batch; as many as the loss asks for.
     """
 
     tasks: tuple[Task, ...] = TINY_TASKS
@@ -268,11 +299,62 @@ class CrossTaskLossContract:
             assert found, f"nothing learns from {', '.join(terms)}"
             assert all(bool(g.isfinite().all()) for g in found), "a gradient is not finite"
 
+    def test_runs_with_the_tasks_that_still_learn(self) -> None:
+        """Otherwise the run stops where a task stopped early, or is not among those of a step."""
+        loss = self._new()
+        batch = self.batch()
+        for asked in (self._names()[1:], self._names()[:1], []):
+            features, predictions = self._forward(loss, batch, asked)
+            for name, term in loss(batch, features, predictions).items():
+                assert bool(term.isfinite()), f"{name} is not finite for the tasks {asked}"
+
     def test_applies_to_the_whole_batch(self) -> None:
         """Otherwise the loss is without effect where every task has its labels."""
         loss = self._new()
         batch = self.batch()
         assert loss(batch, *self._forward(loss, batch)), "no term, although nothing is missing"
+
+    def test_asks_for_the_views_that_it_reads(self) -> None:
+        """Otherwise the loader makes too few of them, or some for nothing."""
+        asked, given = self._new().views, max(self.views) + 1
+        assert asked == given, f"it asks for {asked} views; the batch of this test has {given}"
+
+    def test_everything_of_it_learns(self) -> None:
+        """Otherwise a part of it stays as it was drawn."""
+        loss = self._new()
+        batch = self.batch()
+        terms = loss(batch, *self._forward(loss, batch))
+        named = dict(loss.named_parameters())
+        if not named:
+            return
+        total = torch.stack([*terms.values()]).sum()
+        gradients = torch.autograd.grad(total, [*named.values()], allow_unused=True)
+        for name, gradient in zip(named, gradients, strict=True):
+            assert gradient is not None, f"{name} has no gradient, although nothing is missing"
+
+    def test_its_groups_are_of_its_own_parameters(self) -> None:
+        """Otherwise a learning rate is set for what belongs to others, or set twice."""
+        loss = self._new()
+        own = {id(parameter) for parameter in loss.parameters()}
+        groups = getattr(loss, "parameter_groups", list)()
+        grouped = [id(parameter) for group in groups for parameter in group["params"]]
+        assert len(grouped) == len(set(grouped)), "a parameter is in two groups"
+        assert set(grouped) <= own, "a group holds a parameter that is not the loss's own"
+
+    def test_state_comes_back(self) -> None:
+        """Otherwise a resumed run goes on with another loss."""
+        loss = self._new()
+        batch = self.batch()
+        state = self._forward(loss, batch)
+        scramble(loss.parameters())
+        loss(batch, *state)
+        restored = self._new()
+        restored.load_state_dict(through_checkpoint({"loss": dict(loss.state_dict())})["loss"])
+        terms = []
+        for one in (loss, restored):
+            torch.manual_seed(1)
+            terms.append(one(batch, *state))
+        assert same(*terms), "restored from its state, the loss gives other terms"
 
     def test_missing_labels_leave_no_trace(self) -> None:
         """Otherwise the network learns from the values that stand in for missing labels."""
@@ -311,12 +393,14 @@ class CrossTaskLossContract:
         torch.manual_seed(0)
         return self.make(self.tasks, self.features).train()
 
-    def _forward(self, loss: CrossTaskLoss, batch: Batch) -> tuple[Features, dict[str, Tensor]]:
+    def _forward(
+        self, loss: CrossTaskLoss, batch: Batch, asked: Sequence[str] | None = None
+    ) -> tuple[Features, dict[str, Tensor]]:
         """Random features, and the predictions that the loss says it needs."""
         torch.manual_seed(0)
         info = self.features
         shared = some_maps(info.channels, info.strides, len(batch), self.size)
-        needed = set(loss.needs(batch, self._names()))
+        needed = set(loss.needs(batch, self._names() if asked is None else asked))
         predictions = {
             task.name: torch.randn(prediction_shape(task, len(batch), self.size))
             for task in self.tasks

@@ -19,25 +19,27 @@ from mtlcore.standard.balancers import Uncertainty
 from mtlcore.testing.base import changes, same, state_of, through_checkpoint
 from mtlcore.testing.tiny import tiny_batch, tiny_learner
 
+_PATIENCE = 15  # evaluations; the schedule's own default is 10
+
 
 class _Counter(LossBalancer):
     """Counts the steps it hears of."""
 
     def __init__(self) -> None:
         super().__init__()
-        self._steps = 0
+        self.steps = 0
 
     def transform(self, losses: dict[str, Tensor], context: BalancerContext) -> dict[str, Tensor]:
         return losses
 
     def after_step(self, context: BalancerContext) -> None:
-        self._steps += 1
+        self.steps += 1
 
     def get_extra_state(self) -> dict[str, int]:
-        return {"steps": self._steps}
+        return {"steps": self.steps}
 
     def set_extra_state(self, state: dict[str, int]) -> None:
-        self._steps = state["steps"]
+        self.steps = state["steps"]
 
 
 class _Mean(GramianBalancer):
@@ -45,6 +47,21 @@ class _Mean(GramianBalancer):
 
     def weights(self, gramian: Tensor, context: BalancerContext | None = None) -> Tensor:
         return torch.full((len(gramian),), 1 / len(gramian), dtype=torch.float64)
+
+
+class _One(GramianBalancer):
+    """The gradient of one task alone.
+
+    Args:
+        number: of the task.
+    """
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self._number = number
+
+    def weights(self, gramian: Tensor, context: BalancerContext | None = None) -> Tensor:
+        return torch.eye(len(gramian), dtype=torch.float64)[self._number]
 
 
 class _Kink(Loss):
@@ -83,6 +100,30 @@ class OptimizerContract:
             still = [name for name, _ in learner.named_parameters() if name not in moved]
             assert not still, f"{still} do not learn"
 
+    def test_balancers_hear_of_every_step(self) -> None:
+        """Otherwise a balancer that learns from steps never does, or counts some twice."""
+        for learner in self._learners():
+            (counter,) = (b for b in learner.balancing.balancers if isinstance(b, _Counter))
+            optimizer = self.make(learner)
+            for number in range(3):
+                report = self._step(learner, optimizer, number)
+                assert counter.steps == number + 1, (
+                    f"after {number + 1} steps after_step was called {counter.steps} times"
+                )
+                assert learner.context.losses == report.losses, (
+                    "context.losses are not the losses of the step"
+                )
+
+    def test_balancers_decide(self) -> None:
+        """Otherwise a run under any balancer is one under the plain sum."""
+        states = []
+        for number in range(2):
+            learner = tiny_learner([_One(number)])
+            self._step(learner, self.make(learner), 0)
+            shared = {id(p) for p in learner.model.shared_parameters()}
+            states.append([p.detach() for p in learner.parameters() if id(p) in shared])
+        assert not same(*states), "two balancers that answer differently lead to the same update"
+
     def test_a_step_that_is_not_finite_changes_nothing(self) -> None:
         """Otherwise one bad image ruins a run: it stays in batch norms, moments and weights."""
         for learner in self._learners():
@@ -104,7 +145,9 @@ class OptimizerContract:
             optimizer = self.make(learner)
             for number in range(3):
                 self._step(learner, optimizer, number)
-            optimizer.after_evaluation(1.0)
+            # Long enough without progress for a schedule that waits for it.
+            for _ in range(_PATIENCE):
+                optimizer.after_evaluation(1.0)
             state = through_checkpoint(
                 {"learner": dict(learner.state_dict()), "optimizer": optimizer.state_dict()}
             )

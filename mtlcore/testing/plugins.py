@@ -1,21 +1,31 @@
-"""Whether a plugin module can be listed without waiting for torch."""
+"""Whether a plugin module can be listed without waiting for torch, and whether it is whole."""
 
 from __future__ import annotations
 
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
+from importlib import import_module
+
+from mtlcore.errors import MtlError
+from mtlcore.settings import settings_of
+from mtlcore.specs import KINDS, MethodSpec, Spec, hook_name
 
 _HEAVY = ("torch", "numpy")
 
 
 def assert_plugin_is_light(module_name: str) -> None:
-    """Fail unless importing the module, in a process of its own, imports neither torch nor numpy.
+    """Fail unless importing the module and calling its hooks imports neither torch nor numpy.
 
-    `mtl list` imports every installed plugin; one that is heavy makes all of it slow.
+    It is done in a process of its own. `mtl list` imports every installed plugin and calls all its
+    hooks; one that is heavy makes all of it slow.
     """
     code = (
-        f"import sys, {module_name}\nprint(*(name for name in {_HEAVY!r} if name in sys.modules))"
+        f"import sys, {module_name}\n"
+        f"for hook in {[hook_name(kind) for kind in KINDS]!r}:\n"
+        f"    list(getattr({module_name}, hook, tuple)())\n"
+        f"print(*(name for name in {_HEAVY!r} if name in sys.modules))"
     )
     done = subprocess.run(
         [sys.executable, "-c", code],
@@ -30,3 +40,31 @@ def assert_plugin_is_light(module_name: str) -> None:
         f"importing {module_name} imports {' and '.join(heavy)}: name components in its records "
         "as strings ('package.module:Name'), so that they are imported when they are used"
     )
+
+
+def assert_plugin_is_whole(module_name: str) -> None:
+    """Fail unless every record of the module leads somewhere and `mtl show` can explain it.
+
+    That is: it has a summary, its target (a method: its preset) can be loaded, and each setting of
+    the target has a meaning in the docstring.
+    """
+    records = list(_records(module_name))
+    assert records, f"{module_name} has no hook that yields a record"
+    for record in records:
+        assert record.summary, f"{record}: needs a summary for mtl list"
+        try:
+            target = record.load()
+            settings = () if isinstance(record, MethodSpec) else settings_of(target)
+        except MtlError as error:
+            raise AssertionError(str(error)) from error
+        silent = [setting.name for setting in settings if not setting.meaning]
+        assert not silent, (
+            f"{record}: the docstring of its target does not say under Args: what "
+            f"{', '.join(silent)} {'is' if len(silent) == 1 else 'are'}"
+        )
+
+
+def _records(module_name: str) -> Iterator[Spec]:
+    module = import_module(module_name)
+    for kind in KINDS:
+        yield from getattr(module, hook_name(kind), tuple)()

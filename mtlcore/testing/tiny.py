@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
+import attrs
 import torch
 from torch import Tensor, nn
 from torch.nn import Parameter
@@ -26,6 +27,12 @@ TINY_TASKS = (
 TINY_SIZE = (8, 12)
 
 _LOSSES: dict[str, type[Loss]] = {"segmentation": CrossEntropy, "depth": L1, "normals": Cosine}
+
+
+def any_names(tasks: Sequence[Task]) -> tuple[Task, ...]:
+    """The tasks under names that torch's containers refuse as they are."""
+    awkward = ("type", "keys", "half", "training", "parameters", "forward", "items", "float")
+    return tuple(attrs.evolve(task, name=name) for task, name in zip(tasks, awkward, strict=False))
 
 
 class TinyBackbone(Backbone):
@@ -125,7 +132,8 @@ def tiny_batch(
         size: height and width.
         absent: names of tasks without a single label in it.
         masked: the part of all other labels that is missing.
-        views: number of each sample's view; by default all are views 0.
+        views: number of each sample's view; by default all are views 0. Other views are noise of
+            their own, said to be mirror images.
     """
     generator = torch.Generator().manual_seed(seed)
     inputs = torch.rand(count, 3, *size, generator=generator)
@@ -138,6 +146,7 @@ def tiny_batch(
             valid={name: valid[i] for name, (_, valid) in kept.items()},
             key=f"tiny/{seed}/{i}",
             view=views[i] if views else 0,
+            meta={"crop": (0, 0, *size), "scale": 1.0, "flip": bool(views and views[i])},
         )
         for i in range(count)
     ]

@@ -1,0 +1,358 @@
+"""Starting from a trained run's weights, and letting new tasks join it.
+
+`[initial]` of a configuration names a run; its weights are taken by their names before the first
+step, and what is made for a task of `initial.new` starts anew. `mtl adapt` writes such a
+configuration, runs it like any other, and tells how long each task took to reach a figure.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import attrs
+from torch import Tensor
+
+from mtlcore.building import make_metrics
+from mtlcore.comparison import RunResult, Target, read_run
+from mtlcore.config import Layer, RunConfig, resolve
+from mtlcore.display import Display
+from mtlcore.errors import MtlError, UsageError, did_you_mean
+from mtlcore.learner import Learner
+from mtlcore.models import made_for
+from mtlcore.plugins import STANDARD, Plugins
+from mtlcore.rundir import RunDirectory, stored_config, without_nan
+from mtlcore.tasks import task_key
+from mtlcore.trained import Which, read_checkpoint
+
+REPORT = "adaptation.json"
+SCRATCH = "scratch"
+
+
+# Starting from a run
+
+
+def load_initial(learner: Learner, config: RunConfig) -> list[str]:
+    """Take over the weights of `initial.run`, if there is one; returns notes for people.
+
+    The whole model is taken, but for what is made for new tasks. Losses, losses between tasks and
+    the balancer come along where their settings are those of the run; what they know of old tasks
+    is kept. Optimizers start anew.
+
+    Raises:
+        UsageError: no run there, or one of another model.
+        MtlError: its checkpoint is missing or damaged.
+    """
+    initial = config.initial
+    if initial is None or initial.run is None:
+        return []
+    stored = _stored(initial.run)
+    path, state = read_checkpoint(initial.run, initial.checkpoint)
+    found = state.get("learner")
+    if not isinstance(found, dict):
+        raise MtlError(f"{path}: holds no weights")
+    new = {task_key(name) for name in initial.new}
+    known = [str(name) for name in stored.get("tasks", ())]
+    absent = [task.name for task in config.tasks if task.name not in [*known, *initial.new]]
+    if absent:
+        raise UsageError(
+            f"initial.run: {initial.run} has not learnt {', '.join(absent)}; let initial.new name "
+            "every task that starts anew"
+        )
+    gone = {task_key(name) for name in known} - {task.key for task in config.tasks}
+    own = dict(learner.state_dict())
+    taken = _model(own, found, new, gone, path)
+    notes = []
+    for part, there, here in _parts(stored, config):
+        names = [name for name in own if name.startswith(f"{part}.") and not made_for(name, new)]
+        if names and there == here and all(_fits(name, own, found) for name in names):
+            taken |= {name: _merged(own[name], found[name]) for name in names}
+        elif names:
+            notes.append(f"initial.run: {part} starts anew, {initial.run} has another one")
+    learner.load_state_dict({**own, **taken})
+    return notes
+
+
+def _stored(run: str) -> Mapping[str, Any]:
+    stored = stored_config(run)
+    if stored is None:
+        raise UsageError(f"{run}: no run there (it has no config.toml)")
+    return stored
+
+
+def _model(
+    own: Mapping[str, Any],
+    found: Mapping[str, Any],
+    new: Collection[str],
+    gone: Collection[str],
+    path: str,
+) -> dict[str, Any]:
+    """What the model takes from a run, all of it or nothing."""
+    wanted = [name for name in own if name.startswith("model.") and not made_for(name, new)]
+    missing = [name for name in wanted if name not in found]
+    unknown = [
+        name
+        for name in found
+        if name.startswith("model.") and name not in own and not made_for(name, {*new, *gone})
+    ]
+    for names, what in ((missing, "has no"), (unknown, "has")):
+        if names:
+            more = f" (and {len(names) - 1} more)" if len(names) > 1 else ""
+            raise UsageError(
+                f"initial.run: {path} {what} {names[0]}{more}: it belongs to another model; keep "
+                "its backbone and heads"
+            )
+    for name in wanted:
+        if not _fits(name, own, found):
+            here, there = (tuple(tensor.shape) for tensor in (own[name], found[name]))
+            raise UsageError(
+                f"initial.run: {path} has {name} of shape {there} where this run needs {here}: "
+                "keep the run's backbone, heads and classes, or let initial.new name the task"
+            )
+    return {name: found[name] for name in wanted}
+
+
+def _parts(stored: Mapping[str, Any], config: RunConfig) -> Iterator[tuple[str, Any, Any]]:
+    """What else has a state: its path in the learner, and its settings there and here."""
+    for task in config.tasks:
+        there, here = (tree.get("losses", {}).get(task.name) for tree in (stored, config.tree))
+        yield f"losses.{task.key}", there, here
+    links = list(stored.get("cross_task", ()))
+    for number, here in enumerate(config.tree["cross_task"]):
+        there = links[number] if number < len(links) else None
+        yield f"cross_task.{number}", there, here
+    yield "balancing", stored.get("balancer"), config.tree["balancer"]
+
+
+def _fits(name: str, own: Mapping[str, Any], found: Mapping[str, Any]) -> bool:
+    """Whether a tensor is there in its own shape; what is no tensor has none."""
+    if name not in found or not isinstance(own[name], Tensor):
+        return name in found
+    return isinstance(found[name], Tensor) and own[name].shape == found[name].shape
+
+
+def _merged(own: Any, found: Any) -> Any:
+    """A state that is no tensor keeps what it has for new tasks."""
+    if isinstance(own, dict) and isinstance(found, dict):
+        return {**own, **{key: _merged(own.get(key), value) for key, value in found.items()}}
+    return found
+
+
+# mtl adapt
+
+
+def adapted_config(
+    plugins: Plugins,
+    run: str,
+    new: Sequence[str],
+    *,
+    train: Literal["all", "new", "heads"] = "all",
+    checkpoint: Which = "best",
+    fraction: float | None = None,
+    changes: Layer | None = None,
+) -> RunConfig:
+    """The configuration of a run that starts from a trained one and has more tasks.
+
+    It is the run's own, with the usual joint episodes and an evaluation after every epoch. An
+    optimizer of a plugin may need episodes of its own (MTML's does): AdamW takes its place, with
+    its learning rate.
+
+    Args:
+        plugins: where components come from.
+        run: directory or URL of the trained run.
+        new: names of the tasks that join.
+        train: see `InitialConfig`.
+        checkpoint: see `InitialConfig`.
+        fraction: share of the training samples; None: as the run has it.
+        changes: to all of this.
+
+    Raises:
+        UsageError: no run there, or not these tasks.
+        ConfigError: the whole is not a configuration.
+    """
+    stored = _stored(run)
+    source = resolve(plugins, (), [Layer(run, stored)])
+    known, new = [task.name for task in source.tasks], list(dict.fromkeys(new))
+    if not new:
+        raise UsageError("--tasks: name at least one task that joins")
+    again = [name for name in new if name in known]
+    if again:
+        raise UsageError(
+            f"--tasks {','.join(again)}: {run} has learnt {', '.join(known)}; name tasks that are "
+            "new to it"
+        )
+    values: dict[str, Any] = {
+        "method": f"{source.method}-adapted",
+        "tasks": [*known, *new],
+        "initial": {"run": run, "checkpoint": checkpoint, "train": train, "new": new},
+        "episodes": {"name": "joint"},
+        "training": {"evaluate_every": 1},
+    }
+    notes = []
+    optimizer = source.optimizer.component
+    if optimizer.plugin != STANDARD:
+        values["optimizer"] = {"name": "adamw"}
+        notes.append(f"optimizer adamw (adapt) replaces {optimizer.spec.name}: episodes are joint")
+    if fraction is not None:
+        values["data"] = {"train_fraction": fraction}
+    layers = [Layer(run, stored), Layer("adapt", values), *([changes] if changes else [])]
+    config = resolve(plugins, (), layers)
+    return attrs.evolve(config, notes=(*notes, *config.notes))
+
+
+def scratch_config(plugins: Plugins, config: RunConfig) -> RunConfig:
+    """The same without the run's weights: every task that learns, learns through all the network.
+
+    Raises:
+        ConfigError: as `resolve` does.
+    """
+    tree = copy.deepcopy(dict(config.tree))
+    tree["method"] = f"{config.method}-scratch"
+    assert config.initial is not None
+    trained = config.initial.train
+    tree["initial"] = {} if trained == "all" else {"train": "new", "new": [*config.initial.new]}
+    return resolve(plugins, (), [Layer("from scratch", tree)])
+
+
+def adapt(
+    plugins: Plugins,
+    config: RunConfig,
+    location: str,
+    display: Display,
+    *,
+    scratch: bool = False,
+    targets: Sequence[str] = (),
+    resume: bool = False,
+) -> dict[str, Any]:
+    """Run an adapted configuration and tell how long each task took; returns the report.
+
+    The report is written to `location/adaptation.json`, the run from scratch to `location/scratch`.
+
+    Args:
+        plugins: where components come from.
+        config: of `adapted_config`.
+        location: directory or URL of the new run.
+        display: what a person sees.
+        scratch: train the same from scratch as well. Its final figures are the targets then, where
+            none are given.
+        targets: `task.metric=value`, figures whose first reaching is looked for.
+        resume: go on with what `location` holds.
+
+    Raises:
+        UsageError: a target that no task has, or a location that is the trained run's.
+        MtlError: as `mtlcore.api.execute` does.
+    """
+    from mtlcore.api import execute
+
+    assert config.initial is not None and config.initial.run is not None
+    if _place(location) == _place(config.initial.run):
+        raise UsageError(
+            f"--out {location}: is the trained run itself, which stays as it is; name another place"
+        )
+    given = _targets(targets, config)
+    # Read before anything is trained, so that what is wrong is told at once.
+    read_checkpoint(config.initial.run, config.initial.checkpoint)
+    from_scratch = scratch_config(plugins, config) if scratch else None
+    summary = execute(plugins, config, location, resume, display)
+    if from_scratch is not None:
+        execute(plugins, from_scratch, f"{location}/{SCRATCH}", resume, display)
+    if not summary:  # of several processes, the first one reports
+        return {}
+    report: dict[str, Any] = without_nan(_report(config, location, scratch, given))
+    directory = RunDirectory(location, resume=True)
+    try:
+        directory.write_json(REPORT, report)
+    finally:
+        directory.close()
+    return report
+
+
+def _place(location: str) -> str:
+    return location.rstrip("/") if "://" in location else str(Path(location).resolve())
+
+
+def _targets(texts: Sequence[str], config: RunConfig) -> list[Target]:
+    metrics = make_metrics(config)
+    targets = []
+    for text in texts:
+        target = Target.parse(text)
+        if target.task not in config.learning:
+            hint = did_you_mean(target.task, config.learning)
+            raise UsageError(
+                f"--target {text}: no task {target.task!r} learns{hint} (these do: "
+                f"{', '.join(config.learning)})"
+            )
+        known = [*metrics[target.task].higher_is_better, "loss"]
+        if target.metric not in known:
+            hint = did_you_mean(target.metric, known)
+            raise UsageError(
+                f"--target {text}: {target.task} has no figure {target.metric!r}{hint} (it has: "
+                f"{', '.join(known)})"
+            )
+        targets.append(target)
+    return targets
+
+
+def _report(
+    config: RunConfig, location: str, scratch: bool, given: Sequence[Target]
+) -> dict[str, Any]:
+    initial = config.initial
+    assert initial is not None and initial.run is not None
+    adapted = read_run(location)
+    other = read_run(f"{location}/{SCRATCH}") if scratch else None
+    before = _finished(initial.run)
+    rows = []
+    for task in config.tasks:
+        first = next(iter(adapted.directions[task.name]))
+        own = [target for target in given if target.task == task.name]
+        if not own and other is not None and task.name in config.learning:
+            value = other.figures("last")[task.name][first]
+            own = [Target(task.name, first, value)] if math.isfinite(value) else []
+        for target in own or [None]:
+            metric = target.metric if target else first
+            rows.append(
+                {
+                    "task": task.name,
+                    "new": task.name in initial.new,
+                    "metric": metric,
+                    "higher_is_better": adapted.directions[task.name][metric],
+                    "target": target.value if target else None,
+                    "target_from": ("given" if target in given else SCRATCH) if target else None,
+                    "before": _before(before, initial.checkpoint, task.name, metric),
+                    "adapted": _told(adapted, task.name, metric, target),
+                    "scratch": other and _told(other, task.name, metric, target),
+                }
+            )
+    return {
+        "run": initial.run,
+        "train": initial.train,
+        "seconds": {"adapted": adapted.summary["seconds"],
+                    "scratch": other and other.summary["seconds"]},
+        "rows": rows,
+    }  # fmt: skip
+
+
+def _finished(run: str) -> RunResult | None:
+    """A run's figures, which one that was stopped on the way has not."""
+    try:
+        return read_run(run)
+    except UsageError:
+        return None
+
+
+def _before(run: RunResult | None, checkpoint: Which, task: str, metric: str) -> float | None:
+    if run is None or task not in run.tasks:
+        return None
+    return run.figures(checkpoint)[task].get(metric)
+
+
+def _told(run: RunResult, task: str, metric: str, target: Target | None) -> dict[str, Any]:
+    reached = run.reached(target) if target else None
+    return {
+        "final": run.figures("last")[task][metric],
+        "epoch": reached.epoch if reached else None,
+        "seconds": reached.seconds if reached else None,
+    }

@@ -1,0 +1,203 @@
+"""The records, the methods as they are installed, and what a run leaves of the weights."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import mtlcore
+from mtlcore import checkpoints
+from mtlcore.config import resolve, set_layer
+from mtlcore.errors import ConfigError, MtlError
+from mtlcore.plugins import Plugins
+from mtlcore.settings import settings_of
+from mtlcore.testing import MethodContract, assert_plugin_is_light
+from mtlcore_ira import plugin
+from mtlcore_ira.balancer import IRA
+
+TINY: dict[str, Any] = {
+    "device": "cpu",
+    "data": {"train": 6, "val": 2, "size": [32, 32], "workers": 0},
+    "model": {"backbone": {"width": 0.0625}},
+    "training": {"batch_size": 2, "epochs": 4},
+}
+
+
+class TestMethod(MethodContract):
+    method = "ira"
+
+
+class TestOnNYUv2(MethodContract):
+    method = "ira-nyuv2"
+    needs_files = True
+
+
+class TestOnCityscapes(MethodContract):
+    method = "ira-cityscapes"
+    needs_files = True
+
+
+class TestOnVirtualKITTI(MethodContract):
+    method = "ira-vkitti"
+    needs_files = True
+
+
+def test_is_light() -> None:
+    assert_plugin_is_light("mtlcore_ira.plugin")
+
+
+def test_settings_have_meanings_and_our_defaults() -> None:
+    (balancer,) = plugin.mtl_balancers()
+    settings = {setting.name: setting for setting in settings_of(balancer.load())}
+    assert all(setting.meaning for setting in settings.values())
+    found = {name: settings[name].default for name in ("ratio_aux", "clip", "eps", "alpha")}
+    assert found == {"ratio_aux": "unweighted", "clip": 10.0, "eps": 1e-8, "alpha": 2e-4}
+
+
+@pytest.mark.parametrize(("dataset", "warmup"), [("nyuv2", 20), ("cityscapes", 12), ("vkitti", 20)])
+def test_published_settings(dataset: str, warmup: int) -> None:
+    config = resolve(Plugins.from_environment(), [f"ira-{dataset}"])
+    tree = config.tree
+    epochs = tree["training"]["epochs"]
+    assert tree["balancer"]["warmup"] * epochs == pytest.approx(warmup)
+    assert tree["optimizer"]["lr"] == 0.01
+    schedule = tree["optimizer"]["schedule"]
+    assert [at * epochs for at in schedule["at"]] == [20]
+    assert schedule["gamma"] == 0.1
+    assert tree["model"]["backbone"]["width"] == 1.0
+    assert tree["balancer"]["main"] == config.tasks[1].name
+    turned = resolve(
+        Plugins.from_environment(),
+        [f"ira-{dataset}"],
+        [set_layer(["balancer.main=segmentation"])],
+    )
+    assert turned.tree["balancer"]["main"] == "segmentation"
+
+
+def test_it_cannot_lose_its_balancer() -> None:
+    with pytest.raises(ConfigError, match="ira"):
+        resolve(Plugins.from_environment(), ["ira"], [set_layer(["balancer.name=equal"])])
+
+
+def test_without_a_run() -> None:
+    assert isinstance(mtlcore.create("balancers", "ira", main="depth"), IRA)
+    with pytest.raises(MtlError, match="main"):
+        mtlcore.create("balancers", "ira")
+
+
+def records(folder: Path) -> list[dict[str, Any]]:
+    lines = (folder / "metrics.jsonl").read_text("utf-8").splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def series(folder: Path, task: str) -> dict[str, list[float]]:
+    found: dict[str, list[float]] = {}
+    for record in records(folder):
+        if record["metric"].startswith("weight/") and record["task"] == task:
+            found.setdefault(record["metric"].removeprefix("weight/"), []).append(record["value"])
+    return found
+
+
+def test_weights_are_recorded_by_class_and_drawn(tmp_path: Path) -> None:
+    config = {**TINY, "balancer": {"alpha": 0.05, "warmup": 0.25}}
+    summary = mtlcore.run(config, plugins=["ira"], out=str(tmp_path / "run"))
+    assert summary["steps"] == 12
+    assert summary["skipped_steps"] == 0
+    weights = series(tmp_path / "run", "segmentation")
+    names = [task.class_names for task in resolve(Plugins.from_environment(), ["ira"]).tasks]
+    assert tuple(weights) == names[0]
+    assert {len(values) for values in weights.values()} == {12}
+    assert all(values[:4] == [1.0] * 4 for values in weights.values())
+    assert any(values[-1] != 1 for values in weights.values())
+    assert all(math.isfinite(value) for values in weights.values() for value in values)
+    assert not any(record["metric"] == "weight" for record in records(tmp_path / "run"))
+    pytest.importorskip("matplotlib")
+    assert (tmp_path / "run" / "report" / "weights.png").stat().st_size > 10_000
+
+
+def test_depth_as_the_auxiliary_task_after_the_roles_change(tmp_path: Path) -> None:
+    balancer = {"alpha": 0.05, "warmup": 0.0, "swap_at": 0.5, "bins": 3}
+    mtlcore.run({**TINY, "balancer": balancer}, plugins=["ira"], out=str(tmp_path / "run"))
+    before = series(tmp_path / "run", "segmentation")
+    after = series(tmp_path / "run", "depth")
+    assert {len(values) for values in before.values()} == {6}
+    assert {len(values) for values in after.values()} == {6}
+    assert [name.partition(":")[0] for name in after] == ["1", "2", "3"]
+    assert all(name.endswith(" m") for name in after)
+    assert any(values[-1] != 1 for values in after.values())
+
+
+def test_accumulates(tmp_path: Path) -> None:
+    config = {**TINY, "training": {"batch_size": 2, "epochs": 4, "accumulate": 3}}
+    config["balancer"] = {"alpha": 0.05, "warmup": 0.0}
+    summary = mtlcore.run(config, plugins=["ira"], out=str(tmp_path / "run"))
+    assert summary["steps"] == 4
+    weights = series(tmp_path / "run", "segmentation")
+    assert any(values[-1] != 1 for values in weights.values())
+
+
+def test_in_a_chain_before_a_balancer_of_gradients(tmp_path: Path) -> None:
+    """Weights of classes are recorded beside those of tasks."""
+    chain = [{"name": "ira", "main": "depth", "alpha": 0.05}, {"name": "fixed", "weights": {}}]
+    config = {**TINY, "tasks": ["segmentation", "depth"], "balancer": {"chain": chain}}
+    mtlcore.run(config, out=str(tmp_path / "run"))
+    assert len(series(tmp_path / "run", "segmentation")) == 13
+
+
+STOPPER = """
+import os
+import signal
+
+from mtlcore import BalancerSpec, hookimpl
+from mtlcore.balancing import LossBalancer
+
+
+class Stop(LossBalancer):
+    def transform(self, losses, context):
+        if os.environ.get("MTL_TEST_STOP") == str(context.step):
+            os.kill(os.getpid(), signal.SIGINT)
+        return losses
+
+
+@hookimpl
+def mtl_balancers():
+    yield BalancerSpec(name="stop", target=Stop)
+"""
+
+
+@pytest.mark.parametrize("step", [2, 7])
+def test_stopped_and_resumed_it_ends_bit_for_bit_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int
+) -> None:
+    """Within a time unit, before and after the change of roles."""
+    (tmp_path / "stopper.py").write_text(STOPPER)
+    ira = {"name": "ira", "main": "depth", "alpha": 0.05, "every": 2, "swap_at": 0.5, "bins": 3}
+    config = {
+        **TINY,
+        "plugins": [str(tmp_path / "stopper.py")],
+        "tasks": ["segmentation", "depth"],
+        "balancer": {"chain": [ira, {"name": "stop"}]},
+    }
+    mtlcore.run(config, out=str(tmp_path / "whole"))
+    monkeypatch.setenv("MTL_TEST_STOP", str(step))
+    with pytest.raises(MtlError, match="stopped by SIGINT"):
+        mtlcore.run(config, out=str(tmp_path / "stopped"))
+    monkeypatch.delenv("MTL_TEST_STOP")
+    mtlcore.run(config, out=str(tmp_path / "stopped"), resume=True)
+    whole, stopped = (
+        checkpoints.load(tmp_path / name / "checkpoints" / "last.safetensors")["learner"]
+        for name in ("whole", "stopped")
+    )
+    assert whole.keys() == stopped.keys()
+    tensors = {name: value for name, value in whole.items() if isinstance(value, torch.Tensor)}
+    assert all(torch.equal(value, stopped[name]) for name, value in tensors.items())
+    moved = [name for name in tensors if name.endswith("weight") and "phases.1" in name]
+    assert moved
+    assert not torch.equal(whole[moved[0]], torch.ones_like(whole[moved[0]]))
+    for task in ("segmentation", "depth"):
+        assert series(tmp_path / "whole", task) == series(tmp_path / "stopped", task)

@@ -1,0 +1,79 @@
+"""The semi-supervised baseline: what a network says of a crop is the crop of what it says."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import final
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mtlcore.data import Batch
+from mtlcore.losses import CrossTaskLoss
+from mtlcore.models import FeatureInfo, Features
+from mtlcore.tasks import Task
+from mtlcore.transforms import as_seen_in
+from mtlcore_mtpsl import encoding
+from mtlcore_mtpsl.pairs import images
+
+
+@final
+class Consistency(CrossTaskLoss):
+    """Mean squared difference of the predictions on a view and on a random crop of it.
+
+    Li, Liu and Bilen, CVPR 2022, section 4: for each sample the mean over its unlabelled tasks u
+    (over all tasks where it has all labels) of `MSE(crop(prediction(x)), prediction(crop(x)))`,
+    averaged over samples. Compared are probabilities of classes, edges and saliency, unit normals,
+    and plain values otherwise (the paper does not say). A crop changes values as it changes labels:
+    depth is divided by the enlargement, mirrored normals change sign. Tasks without a value per
+    pixel are compared as they are. It learns nothing itself.
+
+    Args:
+        weight: of it; with 0 there is no second view.
+    """
+
+    def __init__(
+        self, tasks: Sequence[Task], features: FeatureInfo, *, weight: float = 1.0
+    ) -> None:
+        super().__init__()
+        self.views = 2 if weight else 1
+        self._weight = weight
+        self._tasks = {task.name: task for task in tasks}
+
+    def needs(self, batch: Batch, tasks: Sequence[str]) -> Iterable[str]:
+        """The tasks that some sample has no label for."""
+        found = {task for _, _, missing in self._missing(batch, tasks) for task in missing}
+        return [task for task in tasks if task in found]
+
+    def forward(
+        self, batch: Batch, features: Features, predictions: Mapping[str, Tensor]
+    ) -> dict[str, Tensor]:
+        """`consistency`, a scalar; nothing where there is no sample."""
+        values = {
+            name: encoding.values(self._tasks[name], raw) for name, raw in predictions.items()
+        }
+        losses = []
+        for first, second, missing in self._missing(batch, predictions):
+            for name in missing:
+                expected = values[name][first]
+                if self._tasks[name].layout == "map":
+                    expected = as_seen_in(self._tasks[name], expected, batch.meta[second])
+                losses.append(F.mse_loss(values[name][second], expected) / len(missing))
+        if not losses:
+            return {}
+        return {"consistency": self._weight / images(batch) * torch.stack(losses).sum()}
+
+    def _missing(
+        self, batch: Batch, running: Iterable[str]
+    ) -> Iterator[tuple[int, int, list[str]]]:
+        """Per sample the rows of its two views and the tasks that they are compared in."""
+        if not self._weight:
+            return
+        there = set(running)
+        rows = [[i for i, view in enumerate(batch.view) if view == number] for number in (0, 1)]
+        for first, second in zip(*rows, strict=True):
+            unlabelled = [task for task in self._tasks if not batch.labelled[task][first]]
+            compared = [task for task in unlabelled or self._tasks if task in there]
+            if compared:
+                yield first, second, compared

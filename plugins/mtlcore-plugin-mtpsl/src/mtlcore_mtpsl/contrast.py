@@ -1,0 +1,206 @@
+"""MTPSL's joint space under other objectives, the paper's contrastive and discriminator baselines.
+
+Both were described in the paper and never released; what it leaves open is said where it is chosen.
+Neither has MTPSL's regulariser: that other images are pushed away takes its place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal, final
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mtlcore.data import Batch
+from mtlcore.losses import CrossTaskLoss
+from mtlcore.models import FeatureInfo, Features
+from mtlcore.tasks import Task
+from mtlcore_mtpsl.joint import JointSpace, Mapped
+from mtlcore_mtpsl.mapping import distance
+from mtlcore_mtpsl.pairs import mapped_tasks, weights
+from mtlcore_mtpsl.rates import Rates
+
+
+@final
+class Contrastive(CrossTaskLoss):
+    """Mapped prediction and label of one image attract, those of different images repel.
+
+    With d(a, b) the mean over positions of 1 - cosine, a pair's loss is
+
+        d(m_s, m_t) + mean over m of max(0, margin - d(m_s, m))
+
+    where m runs over the mapped labels of all other images of the batch, whatever their pair. It is
+    added up over an image's pairs and averaged over images; where a batch has no other image with a
+    pair, the second term is 0. The paper (Li, Liu and Bilen, CVPR 2022) gives no margin.
+
+    Args:
+        weight: of it; with 0 there is neither a second view nor any mapping.
+        margin: distance from which on other images repel no more; distances end at 1.
+        views: of each image; the last one carries this loss, the first the supervised ones.
+        mapping: learning rate and schedule of the mapping without FiLM.
+        film: the same of FiLM.
+
+    Raises:
+        UsageError: fewer than two tasks have a value per pixel.
+    """
+
+    def __init__(
+        self,
+        tasks: Sequence[Task],
+        features: FeatureInfo,
+        *,
+        weight: float = 1.0,
+        margin: float = 0.5,
+        views: Literal[1, 2] = 2,
+        mapping: Rates = Rates(),
+        film: Rates = Rates(),
+    ) -> None:
+        super().__init__()
+        self.views = views if weight else 1
+        self._weight, self._margin, self._rates = weight, margin, (mapping, film)
+        self.space = JointSpace(
+            mapped_tasks(tasks, "contrastive"), features.channels[0], "same", None, self.views - 1
+        )
+
+    def needs(self, batch: Batch, tasks: Sequence[str]) -> Iterable[str]:
+        """The sources of the batch's pairs."""
+        return self.space.sources(batch, tasks) if self._weight else []
+
+    def forward(
+        self, batch: Batch, features: Features, predictions: Mapping[str, Tensor]
+    ) -> dict[str, Tensor]:
+        """`contrastive`, a scalar; nothing where there is no pair."""
+        mapped = self.space(batch, predictions) if self._weight else None
+        if mapped is None:
+            return {}
+        counts = self._weight * weights(mapped.pairs, batch, "sum", mapped.sources)
+        losses = distance(mapped.sources, mapped.targets)
+        others = other_images(mapped)
+        near = (self._margin - _distances(mapped.sources, mapped.targets)).clamp_min(0)
+        losses = losses + (near * others).sum(1) / others.sum(1).clamp_min(1)
+        return {"contrastive": (counts * losses).sum()}
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """The mapping without FiLM, and FiLM."""
+        mapping, film = self._rates
+        network = self.space.network
+        return [mapping.group(network.other_parameters()), film.group(network.film_parameters())]
+
+
+@final
+class Discriminator(CrossTaskLoss):
+    """A network that knows pairs of one image from pairs of two; the mapping is to convince it.
+
+    Of m_s and m_t, a mapped prediction and label, D tells how likely they are of one image. Two
+    terms, both cross-entropies: `discriminator_fit`, by which D alone learns to accept a prediction
+    with the label of its own image and to refuse it with that of another; and `discriminator`, by
+    which mapping and network, but not D, learn to have their pairs accepted.
+
+    Deviations from Li, Liu and Bilen, CVPR 2022, who alternate updates of both and give no
+    architecture: here both are taken in the same step, each with the gradients at what the other
+    was before it, and D is two 3x3 convolutions, a mean over positions and a linear layer. A batch
+    without a second image that has a pair teaches D nothing and has neither term.
+
+    Args:
+        weight: of the mapping's and the network's term; with 0 nothing is mapped and D rests, and
+            there is no second view.
+        views: of each image; the last one carries this loss, the first the supervised ones.
+        mapping: learning rate and schedule of the mapping without FiLM.
+        film: the same of FiLM.
+        judge: the same of D.
+
+    Raises:
+        UsageError: fewer than two tasks have a value per pixel.
+    """
+
+    def __init__(
+        self,
+        tasks: Sequence[Task],
+        features: FeatureInfo,
+        *,
+        weight: float = 1.0,
+        views: Literal[1, 2] = 2,
+        mapping: Rates = Rates(),
+        film: Rates = Rates(),
+        judge: Rates = Rates(),
+    ) -> None:
+        super().__init__()
+        self.views = views if weight else 1
+        self._weight, self._rates = weight, (mapping, film, judge)
+        channels = features.channels[0]
+        self.space = JointSpace(
+            mapped_tasks(tasks, "discriminator"), channels, "same", None, self.views - 1
+        )
+        self.judge = Judge(channels)
+
+    def needs(self, batch: Batch, tasks: Sequence[str]) -> Iterable[str]:
+        """The sources of the batch's pairs."""
+        return self.space.sources(batch, tasks) if self._weight else []
+
+    def forward(
+        self, batch: Batch, features: Features, predictions: Mapping[str, Tensor]
+    ) -> dict[str, Tensor]:
+        """`discriminator` and `discriminator_fit`, scalars; nothing where nothing can be told."""
+        mapped = self.space(batch, predictions) if self._weight else None
+        if mapped is None or len({pair.row for pair in mapped.pairs}) < 2:
+            return {}
+        first, second = other_images(mapped).nonzero().unbind(1)
+        one, other = mapped.sources.detach(), mapped.targets.detach()
+        accepted = F.softplus(-self.judge(one, other)).mean()
+        refused = F.softplus(self.judge(one[first], other[second])).mean()
+        fixed = {name: weight.detach() for name, weight in self.judge.named_parameters()}
+        verdict = torch.func.functional_call(self.judge, fixed, (mapped.sources, mapped.targets))
+        counts = self._weight * weights(mapped.pairs, batch, "sum", verdict)
+        return {
+            "discriminator": (counts * F.softplus(-verdict)).sum(),
+            "discriminator_fit": (accepted + refused) / 2,
+        }
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """The mapping without FiLM, FiLM, and the discriminator."""
+        mapping, film, judge = self._rates
+        network = self.space.network
+        return [
+            mapping.group(network.other_parameters()),
+            film.group(network.film_parameters()),
+            judge.group(self.judge.parameters()),
+        ]
+
+
+class Judge(nn.Module):
+    """Two maps of the joint space -> the logit of their being of one image.
+
+    Args:
+        channels: of each map; a quarter as many are hidden.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        hidden = max(1, channels // 4)
+        self.layers = nn.Sequential(
+            nn.Conv2d(2 * channels, hidden, 3, padding=1),
+            nn.LeakyReLU(0.2),
+            nn.Conv2d(hidden, hidden, 3, padding=1),
+            nn.LeakyReLU(0.2),
+        )
+        self.output = nn.Linear(hidden, 1)
+
+    def forward(self, one: Tensor, other: Tensor) -> Tensor:
+        """(N, C, h, w) twice -> (N,)."""
+        logit: Tensor = self.output(self.layers(torch.cat([one, other], dim=1)).mean((2, 3)))
+        return logit.squeeze(1)
+
+
+def other_images(mapped: Mapped) -> Tensor:
+    """For every source of a pair which targets are of other images: (P, P), boolean."""
+    rows = torch.tensor([pair.row for pair in mapped.pairs], device=mapped.sources.device)
+    return rows[:, None] != rows[None, :]
+
+
+def _distances(ones: Tensor, others: Tensor) -> Tensor:
+    """`distance` of every map to every other: (P, C, h, w), (Q, C, h, w) -> (P, Q)."""
+    one, other = (F.normalize(maps, dim=1, eps=1e-12).flatten(1) for maps in (ones, others))
+    positions = ones.shape[2] * ones.shape[3]
+    return 1 - one @ other.t() / positions

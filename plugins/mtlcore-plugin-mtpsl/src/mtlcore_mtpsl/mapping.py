@@ -1,0 +1,222 @@
+"""The network that maps predictions and labels of any task into the joint space of a task pair.
+
+Li, Liu and Bilen, "Learning Multiple Dense Prediction Tasks from Partially Annotated Data", CVPR
+2022 (arXiv 2111.14893), section 3.2: a convolution per task, then one SegNet encoder for all, each
+of whose batch norms is followed by a modulation (FiLM) that depends on the pair.
+
+The released code runs it for one map at a time, so that batch norm normalises each map by itself.
+Here all maps of a step go through it together, and every map is still normalised by itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Literal
+
+import attrs
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn import Parameter
+
+from mtlcore.models import Features
+from mtlcore.standard.segnet import FILTERS, REST, conv, filters_of, scaled
+from mtlcore.tasks import Task
+
+Code = Literal["same", "different", "none"]
+
+STRIDE = 32
+"""Side of an input divided by the side of its map in the joint space."""
+
+_EPS = 1e-5  # of torch's batch norm
+
+
+@attrs.frozen
+class Use:
+    """One map to be brought into the joint space of a pair.
+
+    Args:
+        task: name of the task that the map is of.
+        index: of the map among those of its task.
+        pair: names of source and target.
+        role: whether the map is the source's (0) or the target's (1).
+    """
+
+    task: str
+    index: int
+    pair: tuple[str, str]
+    role: int
+
+
+class FiLM(nn.Module):
+    """Scale and shift of every channel as linear functions, without bias, of a one-hot code.
+
+    Args:
+        channels: that are modulated.
+        codes: number of codes; the functions are matrices of channels x codes, ones and zeros.
+    """
+
+    def __init__(self, channels: int, codes: int) -> None:
+        super().__init__()
+        self.gamma = Parameter(torch.ones(channels, codes))
+        self.beta = Parameter(torch.zeros(channels, codes))
+
+    def forward(self, codes: Tensor) -> tuple[Tensor, Tensor]:
+        """Numbers of codes (N,) -> scale and shift, (N, channels) each."""
+        return self.gamma.t()[codes], self.beta.t()[codes]
+
+
+class Unit(nn.Module):
+    """Convolution, normalisation of each map by itself, FiLM where there are codes, ReLU.
+
+    Args:
+        channels: of its input.
+        outputs: of its output.
+        codes: number of codes; 0: no FiLM.
+    """
+
+    def __init__(self, channels: int, outputs: int, codes: int) -> None:
+        super().__init__()
+        self.conv = conv(channels, outputs)
+        self.weight = Parameter(torch.ones(outputs))
+        self.bias = Parameter(torch.zeros(outputs))
+        self.film = FiLM(outputs, codes) if codes else None
+
+    def forward(
+        self, maps: Tensor, codes: Tensor | None = None, rows: Tensor | None = None
+    ) -> Tensor:
+        """(M, channels, H, W) -> (N, outputs, H, W).
+
+        Args:
+            maps: the input.
+            codes: (N,), of each output.
+            rows: (N,), of which input each output is made; by default N is M.
+        """
+        maps = self.conv(maps)
+        if rows is not None:
+            maps = maps[rows]
+        number, channels = maps.shape[:2]
+        scale, shift = self.weight.expand(number, -1), self.bias.expand(number, -1)
+        if self.film is not None and codes is not None:
+            gamma, beta = self.film(codes)
+            # gamma (w x + b) + beta, with w and b those of the norm.
+            scale, shift = gamma * scale, torch.addcmul(beta, gamma, shift)
+        # A batch norm with a channel for each channel of each map.
+        apart = maps.reshape(1, number * channels, *maps.shape[2:])
+        apart = F.batch_norm(
+            apart, None, None, scale.reshape(-1), shift.reshape(-1), training=True, eps=_EPS
+        )
+        return F.relu(apart.view_as(maps), inplace=True)
+
+
+class MappingNetwork(nn.Module):
+    """Encoded maps of any task -> maps in the joint space of a pair.
+
+    At width 1 and for the tasks of NYUv2 it has 14,819,328 parameters.
+
+    Args:
+        tasks: by name, in the order in which pairs are numbered.
+        channels: of the joint space: those of the backbone map that it is compared with.
+        code: what FiLM sees: the pair ("same" for its source and its target), the pair and which
+            of both is mapped ("different"), or nothing, as there is no FiLM ("none").
+        width: factor on the filters of SegNet's encoder; the last convolution gives `channels`.
+            None: as many as end in `channels`, but at most the published ones.
+    """
+
+    def __init__(
+        self, tasks: Mapping[str, Task], channels: int, code: Code, width: float | None = None
+    ) -> None:
+        super().__init__()
+        width = min(channels / FILTERS[-1], 1.0) if width is None else width
+        number = len(tasks) * (len(tasks) - 1)
+        codes = {"same": number, "different": 2 * number, "none": 0}[code]
+        self._tasks, self._code = dict(tasks), code
+        self.inputs = nn.ModuleDict(
+            {task.key: Unit(task.channels, scaled(FILTERS[0], width), 0) for task in tasks.values()}
+        )
+        filters = filters_of(width)
+        # Per level the outputs of its units; the last of all ends in the joint space.
+        outputs = [[f] * (1 + rest) for f, rest in zip(filters, REST, strict=True)]
+        outputs[-1][-1] = channels
+        before = filters[0]
+        levels = []
+        for level in outputs:
+            units = [Unit(a, b, codes) for a, b in zip([before, *level], level, strict=False)]
+            levels.append(nn.ModuleList(units))
+            before = level[-1]
+        self.levels = nn.ModuleList(levels)
+
+    def code_of(self, use: Use) -> int:
+        """The number of the code: [source, target] of a K x K table without its diagonal, by rows.
+
+        Codes of targets follow those of sources where they differ.
+        """
+        names = list(self._tasks)
+        source, target = (names.index(name) for name in use.pair)
+        number = source * (len(names) - 1) + target - (target > source)
+        pairs = len(names) * (len(names) - 1)
+        return number + (pairs * use.role if self._code == "different" else 0)
+
+    def forward(self, encoded: Mapping[str, Tensor], uses: Sequence[Use]) -> Tensor:
+        """Every use of an encoded map -> (len(uses), channels, H / 32, W / 32).
+
+        What uses have in common is computed once: the layers before the first FiLM do not see the
+        pair.
+
+        Args:
+            encoded: per task its maps (M, task.channels, H, W); sides are padded with zeros, below
+                and on the right, to multiples of 32.
+            uses: what to map; results have their order.
+        """
+        first, maps = {}, []
+        for name, batch in encoded.items():
+            first[name] = sum(len(part) for part in maps)
+            height, width = batch.shape[2:]
+            padded = F.pad(batch, (0, -width % STRIDE, 0, -height % STRIDE))
+            maps.append(self.inputs[self._tasks[name].key](padded))
+        device = maps[0].device
+        rows = torch.tensor([first[use.task] + use.index for use in uses], device=device)
+        if self._code == "none":
+            return self._encode(torch.cat(maps))[rows]
+        codes = torch.tensor([self.code_of(use) for use in uses], device=device)
+        return self._encode(torch.cat(maps), codes, rows)
+
+    def film_parameters(self) -> Iterable[Parameter]:
+        """Those of all FiLM."""
+        for module in self.modules():
+            if isinstance(module, FiLM):
+                yield from module.parameters()
+
+    def other_parameters(self) -> Iterable[Parameter]:
+        """All but those of FiLM."""
+        film = {id(parameter) for parameter in self.film_parameters()}
+        return (parameter for parameter in self.parameters() if id(parameter) not in film)
+
+    def _encode(
+        self, maps: Tensor, codes: Tensor | None = None, rows: Tensor | None = None
+    ) -> Tensor:
+        for level in self.levels:
+            assert isinstance(level, nn.ModuleList)
+            for unit in level:
+                maps = unit(maps, codes, rows)
+                rows = None
+            maps = F.max_pool2d(maps, 2)
+        return maps
+
+
+def joint_feature(features: Features, uses: Sequence[tuple[int, str]], like: Tensor) -> Tensor:
+    """The backbone's deepest maps as they are compared with the joint space: a fixed target.
+
+    Args:
+        features: of the batch.
+        uses: rows of the batch, each with the task in whose features the map is looked for (it is
+            the same for all tasks wherever the backbone shares it).
+        like: (N, C, h, w); a map of another size is averaged over the new pixels.
+    """
+    deepest = torch.stack([features.of(task)[0][row].detach() for row, task in uses])
+    return F.adaptive_avg_pool2d(deepest.to(like.dtype), like.shape[2:])
+
+
+def distance(one: Tensor, other: Tensor) -> Tensor:
+    """`1 - cosine` over channels, averaged over positions: (N, C, h, w) twice -> (N,)."""
+    return 1 - F.cosine_similarity(one, other, dim=1, eps=1e-12).mean((1, 2))

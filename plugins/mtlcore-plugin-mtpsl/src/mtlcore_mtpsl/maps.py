@@ -1,0 +1,284 @@
+"""Maps from one task to another, a whole network for each: two baselines of the MTPSL paper.
+
+Li, Liu and Bilen, CVPR 2022, section 4, after Zamir et al., "Robust Learning Through Cross-Task
+Consistency", CVPR 2020. Described in the paper and never released.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal, final
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mtlcore.data import Batch
+from mtlcore.losses import CrossTaskLoss, Loss, reduce_loss
+from mtlcore.models import FeatureInfo, Features
+from mtlcore.standard.heads import ConvHead
+from mtlcore.standard.losses import L1, BinaryCrossEntropy, Cosine, CrossEntropy
+from mtlcore.standard.segnet import FILTERS, SegNetDecoder, SegNetEncoder, scaled
+from mtlcore.tasks import Task
+from mtlcore_mtpsl import encoding
+from mtlcore_mtpsl.pairs import Pair, find_pairs, images, mapped_tasks
+from mtlcore_mtpsl.rates import Rates
+
+_STRIDE = 32
+
+
+class TaskMap(nn.Module):
+    """A SegNet that reads one task, encoded, and gives another one's raw prediction.
+
+    Args:
+        source: the task that is read.
+        target: the task that is predicted.
+        width: factor on the filters.
+    """
+
+    def __init__(self, source: Task, target: Task, width: float) -> None:
+        super().__init__()
+        self.encoder = SegNetEncoder(width, channels=source.channels)
+        self.decoder = SegNetDecoder(width)
+        self.head = ConvHead(target, FeatureInfo((scaled(FILTERS[0], width),), (1,)))
+
+    def forward(self, encoded: Tensor) -> Tensor:
+        """(N, source.channels, H, W) -> (N, target.channels, H, W)."""
+        height, width = encoded.shape[2:]
+        # As the network's own inputs are padded, below and on the right; zeros mean "no label".
+        read = self.encoder(F.pad(encoded, (0, -width % _STRIDE, 0, -height % _STRIDE)))
+        prediction: Tensor = self.head([self.decoder(read.latent, read.indices).output])
+        return prediction[:, :, :height, :width]
+
+
+class _Maps(nn.Module):
+    """A map for every ordered pair of tasks, and the losses by which they learn.
+
+    Args:
+        tasks: by name.
+        features: of the backbone, whose width the maps share.
+    """
+
+    def __init__(self, tasks: Mapping[str, Task], features: FeatureInfo) -> None:
+        super().__init__()
+        self.tasks = dict(tasks)
+        width = min(features.channels[0] / FILTERS[-1], 1.0)
+        self.maps = nn.ModuleDict(
+            {
+                f"{source.key}_to_{target.key}": TaskMap(source, target, width)
+                for source in tasks.values()
+                for target in tasks.values()
+                if source != target
+            }
+        )
+        self.losses = nn.ModuleDict({task.key: _loss(task) for task in tasks.values()})
+
+    def of(self, source: str, target: str) -> TaskMap:
+        """The map of a pair."""
+        found = self.maps[f"{self.tasks[source].key}_to_{self.tasks[target].key}"]
+        assert isinstance(found, TaskMap)
+        return found
+
+    def error(self, raw: Tensor, target: str, batch: Batch, rows: Sequence[int]) -> Tensor:
+        """The target's loss of raw predictions for these rows: per sample, added up."""
+        loss = self.losses[self.tasks[target].key]
+        assert isinstance(loss, Loss)
+        labels, valid = batch.targets[target][rows], batch.valid[target][rows]
+        return reduce_loss(loss, raw, labels, valid, "sample")[0] * len(rows)
+
+
+def _loss(task: Task) -> Loss:
+    """The standard loss of a task's kind, which is not necessarily the run's."""
+    if encoding.has_classes(task):
+        return CrossEntropy(task)
+    if task.kind in ("edges", "saliency"):
+        return BinaryCrossEntropy(task)
+    return Cosine(task) if task.kind == "normals" else L1(task)
+
+
+def _by_tasks(pairs: Sequence[Pair]) -> dict[tuple[str, str], list[int]]:
+    """The rows of each pair of tasks."""
+    found: dict[tuple[str, str], list[int]] = {}
+    for pair in pairs:
+        found.setdefault((pair.source, pair.target), []).append(pair.row)
+    return found
+
+
+@final
+class DirectMap(CrossTaskLoss):
+    """The prediction of an unlabelled task, mapped to a labelled one, meets that one's label.
+
+    For each sample and pair of an unlabelled task s and a labelled task t, with one SegNet per pair
+    and L_t the standard loss of t's kind: `weight * L_t(map(prediction of s), label of t)`, added
+    up over pairs and averaged over samples. Map and network learn it together. Tasks without a
+    value per pixel take no part.
+
+    Args:
+        weight: of it; with 0 there is neither a second view nor any map.
+        views: of each image; the last one carries this loss, the first the supervised ones.
+        mapping: learning rate and schedule of the maps.
+
+    Raises:
+        UsageError: fewer than two tasks have a value per pixel.
+    """
+
+    def __init__(
+        self,
+        tasks: Sequence[Task],
+        features: FeatureInfo,
+        *,
+        weight: float = 1.0,
+        views: Literal[1, 2] = 2,
+        mapping: Rates = Rates(),
+    ) -> None:
+        super().__init__()
+        self.views = views if weight else 1
+        self._weight, self._rates = weight, mapping
+        self.maps = _Maps(mapped_tasks(tasks, "direct-map"), features)
+
+    def needs(self, batch: Batch, tasks: Sequence[str]) -> Iterable[str]:
+        """The sources of the batch's pairs."""
+        if not self._weight:
+            return []
+        found = {p.source for p in find_pairs(batch, self.maps.tasks, self.views - 1, tasks)}
+        return [task for task in tasks if task in found]
+
+    def forward(
+        self, batch: Batch, features: Features, predictions: Mapping[str, Tensor]
+    ) -> dict[str, Tensor]:
+        """`direct_map`, a scalar; nothing where there is no pair."""
+        if not self._weight:
+            return {}
+        pairs = find_pairs(batch, self.maps.tasks, self.views - 1, predictions)
+        losses = []
+        for (source, target), rows in _by_tasks(pairs).items():
+            encoded = encoding.of_prediction(self.maps.tasks[source], predictions[source][rows])
+            raw = self.maps.of(source, target)(encoded)
+            losses.append(self.maps.error(raw, target, batch, rows))
+        if not losses:
+            return {}
+        return {"direct_map": self._weight / images(batch) * torch.stack(losses).sum()}
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """The maps."""
+        return [self._rates.group(self.parameters())]
+
+
+@final
+class PerceptualMap(CrossTaskLoss):
+    """The prediction and the label of a labelled task look alike when mapped to another task.
+
+    For each sample and pair of a labelled task s and an unlabelled task t (all ordered pairs where
+    a sample has all labels), with one SegNet per pair: `perceptual_map`, the mean absolute
+    difference between `map(prediction of s)` and `map(label of s)`, both as probabilities, unit
+    normals or plain values; it teaches the network and leaves the maps alone, as in Zamir et al.,
+    whose maps are fixed. The maps learn by `perceptual_map_fit` from predictions of unlabelled
+    tasks to labels of others, as both labels of a pair rarely come together; that in turn leaves
+    the network alone. Both are added up over pairs and averaged over samples.
+
+    What is not valid in the label of s is set to zero in both of its encodings. Tasks without a
+    value per pixel take no part.
+
+    Args:
+        weight: of the network's term; with 0 there is neither a second view nor any map.
+        views: of each image; the last one carries this loss, the first the supervised ones.
+        mapping: learning rate and schedule of the maps.
+
+    Raises:
+        UsageError: fewer than two tasks have a value per pixel.
+    """
+
+    def __init__(
+        self,
+        tasks: Sequence[Task],
+        features: FeatureInfo,
+        *,
+        weight: float = 1.0,
+        views: Literal[1, 2] = 2,
+        mapping: Rates = Rates(),
+    ) -> None:
+        super().__init__()
+        self.views = views if weight else 1
+        self._weight, self._rates = weight, mapping
+        self.maps = _Maps(mapped_tasks(tasks, "perceptual-map"), features)
+
+    def needs(self, batch: Batch, tasks: Sequence[str]) -> Iterable[str]:
+        """Sources of fitted maps, and labelled tasks."""
+        if not self._weight:
+            return []
+        names, view = self.maps.tasks, self.views - 1
+        fitted = find_pairs(batch, names, view, tasks)
+        taught = _from_labelled(batch, names, view, tasks)
+        found = {pair.source for pair in [*fitted, *taught]}
+        return [task for task in tasks if task in found]
+
+    def forward(
+        self, batch: Batch, features: Features, predictions: Mapping[str, Tensor]
+    ) -> dict[str, Tensor]:
+        """`perceptual_map` and `perceptual_map_fit`, scalars; nothing where there is no pair."""
+        if not self._weight:
+            return {}
+        names, view = self.maps.tasks, self.views - 1
+        taught = [
+            self._difference(pair, rows, batch, predictions)
+            for pair, rows in _by_tasks(_from_labelled(batch, names, view, predictions)).items()
+        ]
+        fitted = [
+            self._fit(pair, rows, batch, predictions)
+            for pair, rows in _by_tasks(find_pairs(batch, names, view, predictions)).items()
+        ]
+        number = images(batch)
+        terms = {}
+        if taught:
+            terms["perceptual_map"] = self._weight / number * torch.stack(taught).sum()
+        if fitted:
+            terms["perceptual_map_fit"] = torch.stack(fitted).sum() / number
+        return terms
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """The maps."""
+        return [self._rates.group(self.parameters())]
+
+    def _difference(
+        self,
+        pair: tuple[str, str],
+        rows: list[int],
+        batch: Batch,
+        predictions: Mapping[str, Tensor],
+    ) -> Tensor:
+        source, target = (self.maps.tasks[name] for name in pair)
+        valid = batch.valid[source.name][rows]
+        label = encoding.of_label(source, batch.targets[source.name][rows], valid)
+        prediction = encoding.of_prediction(source, predictions[source.name][rows])
+        network = self.maps.of(*pair)
+        fixed = {name: weight.detach() for name, weight in network.named_parameters()}
+        mapped = [
+            encoding.values(target, torch.func.functional_call(network, fixed, (encoded,)))
+            for encoded in (
+                prediction * valid.unsqueeze(1),
+                (label * valid.unsqueeze(1)).to(prediction.dtype),
+            )
+        ]
+        return (mapped[0] - mapped[1]).abs().mean((1, 2, 3)).sum()
+
+    def _fit(
+        self,
+        pair: tuple[str, str],
+        rows: list[int],
+        batch: Batch,
+        predictions: Mapping[str, Tensor],
+    ) -> Tensor:
+        source, target = pair
+        raw = predictions[source][rows].detach()
+        mapped = self.maps.of(*pair)(encoding.of_prediction(self.maps.tasks[source], raw))
+        return self.maps.error(mapped, target, batch, rows)
+
+
+def _from_labelled(
+    batch: Batch, tasks: Iterable[str], view: int, running: Iterable[str]
+) -> list[Pair]:
+    """From every labelled task to every unlabelled one; all ordered pairs where none is unlabelled."""
+    names, there = list(tasks), set(running)
+    turned = find_pairs(batch, names, view, names)
+    # The pairs of unlabelled and labelled tasks, read the other way round.
+    return [Pair(pair.row, pair.target, pair.source) for pair in turned if pair.target in there]

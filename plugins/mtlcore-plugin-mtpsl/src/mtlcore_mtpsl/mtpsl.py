@@ -1,0 +1,115 @@
+"""Cross-task consistency in a joint space of each pair of tasks: what MTPSL adds to supervision."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal, final
+
+from torch import Tensor
+
+from mtlcore.data import Batch
+from mtlcore.losses import CrossTaskLoss
+from mtlcore.models import FeatureInfo, Features
+from mtlcore.tasks import Task
+from mtlcore_mtpsl.joint import JointSpace
+from mtlcore_mtpsl.mapping import Code, distance, joint_feature
+from mtlcore_mtpsl.pairs import Normalisation, mapped_tasks, weights
+from mtlcore_mtpsl.rates import Rates
+
+
+@final
+class MTPSL(CrossTaskLoss):
+    """Pulls mapped predictions of unlabelled tasks to mapped labels of labelled ones.
+
+    Li, Liu and Bilen, CVPR 2022 (arXiv 2111.14893), eq. 4. For each sample and each pair of an
+    unlabelled task s and a labelled task t (all ordered pairs where a sample has all labels), with
+    m_s and m_t the prediction of s and the label of t mapped into the pair's joint space, f the
+    backbone's deepest map and d the mean over positions of 1 - cosine:
+
+        weight * (d(m_s, m_t) + regulariser * (d(m_s, f) + d(m_t, f)))
+
+    added up over pairs and averaged over samples. Gradients reach the mapping through both maps,
+    the network through m_s alone, and f not at all. The two sums are the terms `mtpsl` and
+    `mtpsl_regulariser`. Tasks without a value per pixel take no part.
+
+    Where paper and released code differ, the defaults are the code's (its weight on Cityscapes):
+
+    | setting | paper | code |
+    | --- | --- | --- |
+    | `weight` | 1 | 2 on NYUv2, 1 on Cityscapes |
+    | `regulariser` | 1 | 0.5 |
+    | `normalisation` | "mean" | "sum" |
+    | `code` | "different" | "same" |
+    | `views` | not said | 2 |
+
+    The paper's 1 / (number of labelled tasks) of the supervised losses has no counterpart here; with
+    one label per image it is 1. The mapping follows the backbone's width; where its deepest map has
+    another size than SegNet's, the map is averaged to that of the joint space.
+
+    Args:
+        weight: of everything; with 0 there is neither a second view nor any mapping.
+        regulariser: weight of the distances to the backbone's map; 0: none.
+        normalisation: "sum" adds up a sample's pairs; "mean" divides by its number of unlabelled
+            tasks.
+        code: what the mapping is conditioned on: "same", the pair; "different", the pair and which
+            of its two maps it is; "none", nothing.
+        views: of each image; the last one carries this loss, the first the supervised ones.
+        width: factor on the filters of the mapping; unset: that of the backbone's deepest map.
+        mapping: learning rate and schedule of the mapping without FiLM.
+        film: the same of FiLM.
+
+    Raises:
+        UsageError: fewer than two tasks have a value per pixel.
+    """
+
+    def __init__(
+        self,
+        tasks: Sequence[Task],
+        features: FeatureInfo,
+        *,
+        weight: float = 1.0,
+        regulariser: float = 0.5,
+        normalisation: Normalisation = "sum",
+        code: Code = "same",
+        views: Literal[1, 2] = 2,
+        width: float | None = None,
+        mapping: Rates = Rates(),
+        film: Rates = Rates(),
+    ) -> None:
+        super().__init__()
+        self.views = views if weight else 1
+        self._weight, self._regulariser = weight, regulariser
+        self._normalisation: Normalisation = normalisation
+        self._rates = mapping, film
+        self.space = JointSpace(
+            mapped_tasks(tasks, "mtpsl"), features.channels[0], code, width, self.views - 1
+        )
+
+    def needs(self, batch: Batch, tasks: Sequence[str]) -> Iterable[str]:
+        """The sources of the batch's pairs."""
+        return self.space.sources(batch, tasks) if self._weight else []
+
+    def forward(
+        self, batch: Batch, features: Features, predictions: Mapping[str, Tensor]
+    ) -> dict[str, Tensor]:
+        """`mtpsl` and `mtpsl_regulariser`, scalars; nothing where there is no pair."""
+        mapped = self.space(batch, predictions) if self._weight else None
+        if mapped is None:
+            return {}
+        one, other = mapped.sources, mapped.targets
+        counts = self._weight * weights(mapped.pairs, batch, self._normalisation, one)
+        terms = {"mtpsl": (counts * distance(one, other)).sum()}
+        if self._regulariser:
+            f = joint_feature(features, [(pair.row, pair.source) for pair in mapped.pairs], one)
+            far = distance(one, f) + distance(other, f)
+            terms["mtpsl_regulariser"] = self._regulariser * (counts * far).sum()
+        return terms
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """The mapping without FiLM, and FiLM."""
+        mapping, film = self._rates
+        network = self.space.network
+        groups = [mapping.group(network.other_parameters())]
+        if any(True for _ in network.film_parameters()):
+            groups.append(film.group(network.film_parameters()))
+        return groups

@@ -1,0 +1,626 @@
+"""New tasks join trained runs: what is taken over, what learns, what is told, what is refused."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner, Result
+from PIL import Image
+
+import mtlcore
+from mtlcore import checkpoints
+from mtlcore.adaptation import adapted_config, load_initial, scratch_config
+from mtlcore.building import build_learner, open_splits
+from mtlcore.cli import main
+from mtlcore.config import Layer, RunConfig, resolve, set_layer
+from mtlcore.display import Display
+from mtlcore.errors import MtlError, UsageError
+from mtlcore.models import made_for
+from mtlcore.plugins import Plugins
+
+CONFIG: dict[str, Any] = {
+    "tasks": ["segmentation", "depth"],
+    "data": {"train": 12, "val": 4, "size": [32, 32], "workers": 0},
+    "model": {"backbone": {"width": 0.03125}},
+    "balancer": {"name": "uncertainty"},
+    "optimizer": {"name": "adamw", "lr": 0.01},
+    "training": {"epochs": 2, "batch_size": 4, "threads": 1},
+}
+NEW = {"task_edges"}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("adapt")
+
+
+@pytest.fixture(scope="module")
+def run(folder: Path) -> Path:
+    mtlcore.run(CONFIG, out=str(folder / "run"))
+    return folder / "run"
+
+
+@pytest.fixture(scope="module")
+def adapted(folder: Path, run: Path) -> Path:
+    result = mtl("adapt", str(run), "--tasks", "edges", "--out", str(folder / "adapted"))
+    assert result.exit_code == 0, result.output
+    return folder / "adapted"
+
+
+def mtl(*arguments: str, plugins: str = "") -> Result:
+    return CliRunner().invoke(main, arguments, env={"MTL_PLUGINS": plugins})
+
+
+def adapt(run: Path, out: Path, *arguments: str, tasks: str = "edges", plugins: str = "") -> Result:
+    result = mtl("adapt", str(run), "--tasks", tasks, "--out", str(out), *arguments,
+                 plugins=plugins)  # fmt: skip
+    assert result.exit_code == 0, (result.output, result.exception)
+    return result
+
+
+def weights(run: Path, which: str = "last") -> dict[str, Any]:
+    return checkpoints.load(run / "checkpoints" / f"{which}.safetensors")["learner"]
+
+
+def tensors(state: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+    return {name: value for name, value in state.items() if isinstance(value, torch.Tensor)}
+
+
+def files(path: Path) -> dict[Path, tuple[bytes, int]]:
+    return {
+        file.relative_to(path): (file.read_bytes(), file.stat().st_mtime_ns)
+        for file in path.rglob("*")
+        if file.is_file()
+    }
+
+
+def figures(run: Path) -> list[dict[str, Any]]:
+    """What a run recorded, but for the time."""
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [{key: row[key] for key in row if key != "seconds"} for row in rows]
+
+
+# What is taken over
+
+BACKBONES: dict[str, dict[str, Any]] = {
+    "segnet": {"name": "segnet", "width": 0.03125},
+    "resnet": {"name": "resnet", "depth": 18, "width": 0.0625},
+    "unet": {"name": "unet", "width": 0.03125},
+    "mtan": {"name": "mtan", "width": 0.03125},
+    "atinet": {"name": "atinet", "width": 0.03125, "distil_from": 0.4, "reset": "released"},
+    "padnet": {"name": "padnet", "width": 0.03125},
+    "single": {"name": "single", "width": 0.03125},
+}
+
+
+def plugin_of(backbone: str) -> str:
+    if backbone not in ("mtan", "atinet", "padnet", "single"):
+        return ""
+    pytest.importorskip("mtlcore_atinet", reason="mtlcore-plugin-atinet is not installed")
+    return "atinet"
+
+
+def started(config: RunConfig) -> tuple[dict[str, Any], dict[str, Any], list[str]]:
+    """The learner's state as it is drawn, and with the run's weights."""
+    torch.manual_seed(5)
+    learner = build_learner(config)
+    learner.balancing.prepare(config.tasks, None)
+    before = {name: _copy(value) for name, value in learner.state_dict().items()}
+    notes = load_initial(learner, config)
+    return before, dict(learner.state_dict()), notes
+
+
+def _copy(value: Any) -> Any:
+    return value.clone() if isinstance(value, torch.Tensor) else value
+
+
+@pytest.mark.parametrize("backbone", BACKBONES)
+@pytest.mark.parametrize("which", ["best", "last"])
+def test_everything_but_the_new_task_is_the_runs(
+    folder: Path, backbone: str, which: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MTL_PLUGINS", plugin_of(backbone))
+    source = folder / f"source {backbone}"
+    if not source.exists():
+        mtlcore.run({**CONFIG, "model": {"backbone": BACKBONES[backbone]}}, out=str(source))
+    config = adapted_config(Plugins.from_environment(), str(source), ["edges"], checkpoint=which)
+    drawn, begun, notes = started(config)
+    assert notes == []
+    trained = weights(source, which)
+    assert set(trained) < set(begun)
+    for name, value in tensors(begun).items():
+        expected = drawn[name] if made_for(name, NEW) else trained[name]
+        assert torch.equal(value, expected), name
+    assert any(made_for(name, NEW) for name in begun if name.startswith("model.heads."))
+    for name in set(begun) - set(tensors(begun)):
+        if name in trained and name.startswith("model."):
+            assert begun[name] == trained[name]  # whether a backbone has entered its phase
+
+
+@pytest.mark.parametrize("train", ["all", "new", "heads"])
+@pytest.mark.parametrize("backbone", ["segnet", "resnet", "atinet", "single"])
+def test_every_backbone_goes_on_learning(
+    folder: Path, tmp_path: Path, backbone: str, train: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plugins = plugin_of(backbone)
+    monkeypatch.setenv("MTL_PLUGINS", plugins)
+    source = folder / f"source {backbone}"
+    if not source.exists():
+        mtlcore.run({**CONFIG, "model": {"backbone": BACKBONES[backbone]}}, out=str(source))
+    adapt(source, tmp_path / "out", "--train", train, plugins=plugins)
+    before, after = weights(source, "best"), weights(tmp_path / "out")
+    learnt = [n for n in tensors(before) if not torch.equal(before[n], after[n])]
+    old = [n for n in tensors(before) if made_for(n, {"task_segmentation", "task_depth"})]
+    if train == "heads":
+        # Weights, running statistics and the balancer's own: all is as it was.
+        assert learnt == []
+    elif backbone == "single":
+        assert bool(set(learnt) & set(old)) == (train == "all")  # nothing is shared here
+    else:
+        assert [name for name in learnt if name.startswith("model.backbone.")]
+        heads = {name for name in old if name.startswith("model.heads.")}
+        assert heads <= set(learnt) if train == "all" else not heads & set(learnt)
+    config = resolve(Plugins.from_environment(), (), [set_layer(()), _stored(tmp_path / "out")])
+    torch.manual_seed(config.seed)
+    drawn = tensors(build_learner(config).state_dict())
+    own = [name for name in drawn if name.startswith("model.") and made_for(name, NEW)]
+    still = [
+        name for name in own if name.endswith("weight") and torch.equal(drawn[name], after[name])
+    ]
+    assert own
+    assert still == []
+
+
+def _stored(run: Path) -> Layer:
+    return Layer(str(run), tomllib.loads((run / "config.toml").read_text()))
+
+
+def test_frozen_tasks_keep_their_figures(run: Path, tmp_path: Path) -> None:
+    adapt(run, tmp_path / "out", "--train", "heads")
+    best = json.loads((run / "summary.json").read_text())["best"]["val"]
+    evaluated = [x for x in figures(tmp_path / "out") if x["split"] == "val"]
+    for task, values in best.items():
+        for metric, value in values.items():
+            found = {x["value"] for x in evaluated if (x["task"], x["metric"]) == (task, metric)}
+            assert found == {pytest.approx(value, rel=1e-6)}
+    losses = [x["value"] for x in evaluated if (x["task"], x["metric"]) == ("edges", "loss")]
+    assert len(set(losses)) == len(losses) == 2
+    trained = {x["task"] for x in figures(tmp_path / "out") if x["split"] == "train"}
+    assert trained - {None} == {"edges"}
+
+
+def test_the_best_epoch_is_that_of_the_tasks_that_learn(run: Path, tmp_path: Path) -> None:
+    adapt(run, tmp_path / "out", "--train", "new", "--set=training.epochs=4")
+    losses = {
+        x["epoch"]: x["value"]
+        for x in figures(tmp_path / "out")
+        if (x["split"], x["task"], x["metric"]) == ("val", "edges", "loss")
+    }
+    summary = json.loads((tmp_path / "out/summary.json").read_text())
+    assert summary["best"]["epoch"] == min(losses, key=lambda epoch: losses[epoch])
+    assert summary["best"]["score"] if "score" in summary["best"] else True
+
+
+def test_the_balancer_keeps_what_it_knows(run: Path) -> None:
+    plugins = Plugins(allow=())
+    drawn, begun, _ = started(adapted_config(plugins, str(run), ["edges"]))
+    trained = weights(run, "best")
+    name = "balancing.balancers.0.log_variance.task_{}"
+    for task in CONFIG["tasks"]:
+        assert float(begun[name.format(task)]) == float(trained[name.format(task)]) != 0
+    assert float(begun[name.format("edges")]) == float(drawn[name.format("edges")]) == 0
+    # Another balancer, or the same with other settings, starts anew and says so.
+    for change in ("balancer.name=equal", "balancer.initial=0.5"):
+        config = adapted_config(plugins, str(run), ["edges"], changes=set_layer([change]))
+        drawn, begun, notes = started(config)
+        assert notes == [f"initial.run: balancing starts anew, {run} has another one"]
+        same = [drawn[n] == begun[n] for n in begun if n.startswith("balancing.")]
+        assert all(map(bool, same))
+
+
+def test_histories_of_a_balancer_are_kept(folder: Path) -> None:
+    source = folder / "dwa"
+    training = {**CONFIG["training"], "epochs": 3}
+    mtlcore.run({**CONFIG, "balancer": {"name": "dwa"}, "training": training}, out=str(source))
+    config = adapted_config(Plugins(allow=()), str(source), ["edges"], checkpoint="last")
+    _, begun, notes = started(config)
+    assert notes == []
+    name = "balancing.balancers.0._extra_state"
+    assert begun[name]["means"].keys() == set(CONFIG["tasks"])
+    assert begun[name] == weights(source)[name]
+
+
+@pytest.mark.parametrize("balancer", ["pcgrad", "nash-mtl"])
+@pytest.mark.parametrize("train", ["new", "heads"])
+def test_balancers_of_gradients_meet_a_frozen_trunk(
+    folder: Path, tmp_path: Path, balancer: str, train: str
+) -> None:
+    plugin = balancer.replace("-", "")
+    pytest.importorskip(f"mtlcore_{plugin}", reason=f"mtlcore-plugin-{plugin} is not installed")
+    source = folder / balancer
+    if not source.exists():
+        config = {**CONFIG, "balancer": {"name": balancer}}
+        (folder / "config.json").write_text(json.dumps(config))
+        sets = [f"--set={key}={json.dumps(value)}" for key, value in _flat(config)]
+        result = mtl("run", *sets, "--out", str(source), plugins=plugin)
+        assert result.exit_code == 0, result.output
+    adapt(source, tmp_path / "out", "--train", train, tasks="edges,normals", plugins=plugin)
+    summary = json.loads((tmp_path / "out/summary.json").read_text())
+    assert summary["skipped_steps"] == 0
+    before, after = weights(source, "best"), weights(tmp_path / "out")
+    trunk = [name for name in tensors(before) if name.startswith("model.backbone.")]
+    assert all(torch.equal(before[n], after[n]) for n in trunk) == (train == "heads")
+
+
+def _flat(tree: Mapping[str, Any], path: str = "") -> list[tuple[str, Any]]:
+    found = []
+    for key, value in tree.items():
+        name = f"{path}.{key}" if path else key
+        found += _flat(value, name) if isinstance(value, Mapping) else [(name, value)]
+    return found
+
+
+OWN_PLANS = """
+from mtlcore import EpisodeSamplerSpec, OptimizerSpec, hookimpl
+
+@hookimpl
+def mtl_episode_samplers():
+    from mtlcore.standard.samplers import Joint
+
+    class Pairs(Joint):
+        def __init__(self, tasks, splits):
+            assert len(tasks) == 2, "made for two tasks"
+            super().__init__(tasks, splits)
+
+    yield EpisodeSamplerSpec(name="pairs", target=Pairs)
+
+@hookimpl
+def mtl_optimizers():
+    from mtlcore.standard.optimizers import adam
+
+    def own(learner, *, lr: float = 0.003):
+        assert len(learner.tasks) == 2, "made for two tasks"
+        return adam(learner, lr=lr)
+
+    yield OptimizerSpec(name="own", target=own)
+"""
+
+
+def test_a_run_with_episodes_of_its_own_is_adapted_by_joint_ones(tmp_path: Path) -> None:
+    (tmp_path / "own.py").write_text(OWN_PLANS)
+    own = {"plugins": [str(tmp_path / "own.py")], "episodes": {"name": "pairs"}}
+    source = tmp_path / "source"
+    mtlcore.run({**CONFIG, **own, "optimizer": {"name": "own", "lr": 0.004}}, out=str(source))
+    result = adapt(source, tmp_path / "out")
+    assert "optimizer adamw (adapt) replaces own" in result.stderr
+    config = tomllib.loads((tmp_path / "out/config.toml").read_text())
+    assert config["episodes"]["name"] == "joint"
+    assert (config["optimizer"]["name"], config["optimizer"]["lr"]) == ("adamw", 0.004)
+
+
+# An ordinary run
+
+
+def test_the_trained_run_stays_as_it_is(run: Path, tmp_path: Path) -> None:
+    before = files(run)
+    adapt(run, tmp_path / "out", "--from-scratch")
+    assert files(run) == before
+
+
+def test_its_configuration_repeats_it(adapted: Path, tmp_path: Path) -> None:
+    config = tomllib.loads((adapted / "config.toml").read_text())
+    assert config["initial"] == {
+        "run": str(adapted.parent / "run"), "checkpoint": "best", "train": "all", "new": ["edges"],
+    }  # fmt: skip
+    assert config["tasks"] == ["segmentation", "depth", "edges"]
+    result = mtl("run", str(adapted / "config.toml"), "--out", str(tmp_path / "again"))
+    assert result.exit_code == 0, result.output
+    assert figures(tmp_path / "again") == figures(adapted)
+    ours, theirs = tensors(weights(tmp_path / "again")), tensors(weights(adapted))
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+class Breaks(Display):
+    """Ctrl-C after the first epoch, before it is saved."""
+
+    def note(self, message: str) -> None: ...
+
+    def epoch(
+        self, epoch: int, epochs: int, losses: Mapping[str, float], figures: Any = None
+    ) -> None:
+        if epoch == 2:
+            raise KeyboardInterrupt
+
+    def stop(self) -> None: ...
+
+    def _begin(self, title: str) -> None: ...
+
+
+@pytest.mark.parametrize("train", ["all", "heads"])
+def test_resumed_it_is_bit_for_bit_the_same(run: Path, tmp_path: Path, train: str) -> None:
+    source = tmp_path / "source"
+    shutil.copytree(run, source)
+    adapt(source, tmp_path / "whole", "--train", train)
+    stored = tomllib.loads((tmp_path / "whole/config.toml").read_text())
+    with pytest.raises(MtlError, match="go on from the last checkpoint"):
+        mtlcore.run(stored, out=str(tmp_path / "out"), display=Breaks())
+    # What it began with is in its own checkpoint by now.
+    shutil.rmtree(source)
+    result = mtl("run", "--resume", "--out", str(tmp_path / "out"))
+    assert result.exit_code == 0, result.output
+    assert figures(tmp_path / "out") == figures(tmp_path / "whole")
+    ours, theirs = tensors(weights(tmp_path / "out")), tensors(weights(tmp_path / "whole"))
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+def test_adapt_goes_on_with_resume(run: Path, tmp_path: Path) -> None:
+    whole = adapt(run, tmp_path / "out", "--from-scratch", "--json")
+    shutil.rmtree(tmp_path / "out/scratch")
+    (tmp_path / "out/adaptation.json").unlink()
+    again = adapt(run, tmp_path / "out", "--from-scratch", "--json", "--resume")
+    first, second = (json.loads(result.stdout)["rows"] for result in (whole, again))
+    assert [row["adapted"] for row in first] == [row["adapted"] for row in second]
+    assert [row["scratch"]["final"] for row in first] == [row["scratch"]["final"] for row in second]
+
+
+def test_eval_and_predict(run: Path, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    shutil.copytree(run, source)
+    adapt(source, tmp_path / "out")
+    shutil.rmtree(source)
+    result = mtl("eval", str(tmp_path / "out"), "--json")
+    assert result.exit_code == 0, result.output
+    best = json.loads((tmp_path / "out/summary.json").read_text())["best"]["val"]
+    found = json.loads(result.stdout)["figures"]
+    assert found.keys() == best.keys() == {"segmentation", "depth", "edges"}
+    for task, values in best.items():
+        assert found[task] == pytest.approx(values, rel=1e-6)
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    result = mtl("predict", str(tmp_path / "out"), str(tmp_path / "a.png"), "--out", str(tmp_path))
+    assert result.exit_code == 0, result.output
+    assert np.load(tmp_path / "a.edges.npy").shape == (1, 40, 50)
+
+
+def test_an_adapted_run_can_be_adapted(adapted: Path, tmp_path: Path) -> None:
+    adapt(adapted, tmp_path / "out", tasks="normals")
+    config = tomllib.loads((tmp_path / "out/config.toml").read_text())
+    assert config["tasks"] == ["segmentation", "depth", "edges", "normals"]
+    assert config["initial"]["new"] == ["normals"]
+
+
+def test_any_run_can_start_from_another(run: Path, tmp_path: Path) -> None:
+    initial = {"run": str(run), "checkpoint": "last"}
+    config = {**CONFIG, "tasks": ["depth"], "initial": initial}
+    resolved = resolve(Plugins(allow=()), (), [Layer("test", config)])
+    _, begun, notes = started(resolved)
+    trained = weights(run)
+    assert all(torch.equal(begun[n], trained[n]) for n in tensors(begun))
+    assert notes == []
+    assert mtlcore.run(resolved, out=str(tmp_path / "out"))["final"]["val"].keys() == {"depth"}
+
+
+# The share of the data
+
+
+def test_a_share_of_the_training_samples(run: Path) -> None:
+    plugins = Plugins(allow=())
+    whole = open_splits(adapted_config(plugins, str(run), ["edges"]))
+    some = open_splits(adapted_config(plugins, str(run), ["edges"], fraction=0.25))
+    assert (len(whole["train"]), len(some["train"])) == (12, 3)
+    assert len(some["val"]) == len(whole["val"]) == 4
+    every = [whole["train"].sample(4 * i) for i in range(3)]
+    for i, sample in enumerate(every):
+        assert torch.equal(some["train"].sample(i).inputs, sample.inputs)
+    least = adapted_config(plugins, str(run), ["edges"], fraction=0.001)
+    assert len(open_splits(least)["train"]) == 1
+
+
+def test_the_share_on_the_command_line(run: Path, tmp_path: Path) -> None:
+    adapt(run, tmp_path / "out", "--data-fraction", "0.5")
+    assert max(row["step"] for row in figures(tmp_path / "out")) == 2 * 2
+    config = tomllib.loads((tmp_path / "out/config.toml").read_text())
+    assert (config["data"]["train"], config["data"]["train_fraction"]) == (12, 0.5)
+
+
+# The report
+
+
+def first_time(run: Path, task: str, metric: str, good: Any) -> tuple[int, float] | None:
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    for row in rows:
+        if (row["split"], row["task"], row["metric"]) == ("val", task, metric):
+            if good(row["value"]):
+                return row["epoch"], row["seconds"]
+    return None
+
+
+def test_it_is_compared_with_the_same_from_scratch(run: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    result = adapt(run, out, "--from-scratch", "--set=training.epochs=4", tasks="edges,normals")
+    report = json.loads((out / "adaptation.json").read_text())
+    names = [(row["task"], row["metric"], row["new"]) for row in report["rows"]]
+    assert names == [("segmentation", "miou", False), ("depth", "abs_error", False),
+                     ("edges", "f1", True), ("normals", "mean_angle", True)]  # fmt: skip
+    ours, theirs, before = (
+        json.loads((path / "summary.json").read_text()) for path in (out, out / "scratch", run)
+    )
+    for row in report["rows"]:
+        task, metric, target = row["task"], row["metric"], row["target"]
+        assert target == theirs["final"]["val"][task][metric]
+        assert row["target_from"] == "scratch"
+        higher = row["higher_is_better"]
+        for name, place, summary in (("adapted", out, ours), ("scratch", out / "scratch", theirs)):
+            told = row[name]
+            assert told["final"] == summary["final"]["val"][task][metric]
+            found = first_time(place, task, metric, lambda x, t=target, h=higher:
+                               x >= t if h else x <= t)  # fmt: skip
+            assert (told["epoch"], told["seconds"]) == (found or (None, None))
+        assert row["scratch"]["epoch"] is not None  # what it ended with, it has reached
+        expected = None if row["new"] else before["best"]["val"][task][metric]
+        assert row["before"] == expected
+    assert "edges (new)" in result.stdout
+    config = tomllib.loads((out / "scratch/config.toml").read_text())
+    own = tomllib.loads((out / "config.toml").read_text())
+    assert config.pop("initial") == {}
+    assert (own.pop("initial")["run"], own.pop("method")) == (str(run), "default-adapted")
+    assert config.pop("method") == "default-adapted-scratch"
+    assert config == own
+
+
+def test_from_scratch_all_of_the_network_learns(run: Path) -> None:
+    plugins = Plugins(allow=())
+    for train in ("new", "heads"):
+        config = scratch_config(plugins, adapted_config(plugins, str(run), ["edges"], train=train))
+        assert config.learning == ("edges",)
+        assert config.initial is not None
+        assert (config.initial.run, config.initial.train) == (None, "new")
+    config = scratch_config(plugins, adapted_config(plugins, str(run), ["edges"]))
+    assert config.learning == ("segmentation", "depth", "edges")
+
+
+def test_targets_of_ones_own(run: Path, tmp_path: Path) -> None:
+    arguments = ["--target", "edges.f1=0.0", "--target", "edges.loss=-1", "--json"]
+    result = adapt(run, tmp_path / "out", *arguments, "--train", "new")
+    rows = {(row["task"], row["metric"]): row for row in json.loads(result.stdout)["rows"]}
+    assert rows["edges", "f1"]["adapted"]["epoch"] == 1
+    assert rows["edges", "f1"]["target_from"] == "given"
+    assert rows["edges", "loss"]["adapted"]["epoch"] is None
+    assert rows["edges", "loss"]["higher_is_better"] is False
+    assert rows["depth", "abs_error"]["target"] is None
+    assert all(row["scratch"] is None for row in rows.values())
+    assert result.stdout == (tmp_path / "out/adaptation.json").read_text()
+
+
+def test_several_tasks_in_either_way_of_writing(run: Path, tmp_path: Path) -> None:
+    for number, words in enumerate((["--tasks", "edges", "normals"], ["--tasks", "edges,normals"])):
+        out = tmp_path / str(number)
+        result = mtl("adapt", str(run), *words, "--out", str(out), "--set=training.epochs=1")
+        assert result.exit_code == 0, result.output
+        config = tomllib.loads((out / "config.toml").read_text())
+        assert config["initial"]["new"] == ["edges", "normals"]
+
+
+# Bad input
+
+
+def no_checkpoint(run: Path) -> None:
+    (run / "checkpoints/best.safetensors").unlink()
+
+
+def cut(run: Path) -> None:
+    file = run / "checkpoints/best.safetensors"
+    file.write_bytes(file.read_bytes()[:1000])
+
+
+def no_weights(run: Path) -> None:
+    checkpoints.save(run / "checkpoints/best.safetensors", {"other": 1})
+
+
+def nothing(run: Path) -> None: ...
+
+
+MISTAKES = [
+    ("a task that the data does not have", nothing, ["--tasks", "edgs"], 2,
+     ["'rooms' declares no task 'edgs'", "did you mean 'edges'"]),
+    ("a task that the run has", nothing, ["--tasks", "edges,depth"], 2,
+     ["--tasks depth", "has learnt segmentation, depth", "new to it"]),
+    ("no task", nothing, ["--tasks", " ,"], 2, ["--tasks", "at least one"]),
+    ("a run without a checkpoint", no_checkpoint, ["--tasks", "edges"], 1,
+     ["run/checkpoints/best.safetensors", "no such checkpoint"]),
+    ("a checkpoint cut short", cut, ["--tasks", "edges"], 1,
+     ["run/checkpoints/best.safetensors", "not a readable checkpoint"]),
+    ("a checkpoint of something else", no_weights, ["--tasks", "edges"], 1,
+     ["run/checkpoints/best.safetensors", "holds no weights"]),
+    ("no run", lambda run: (run / "config.toml").unlink(), ["--tasks", "edges"], 2,
+     ["run: no run there"]),
+    ("another backbone", nothing, ["--tasks", "edges", "--set=model.backbone.name=unet"], 2,
+     ["initial.run", "run/checkpoints/best.safetensors has no model.backbone", "another model"]),
+    ("a smaller backbone", nothing, ["--tasks", "edges", "--set=model.backbone.width=0.02"], 2,
+     ["model.backbone.encoder", "of shape (2, 3, 3, 3) where this run needs (1, 3, 3, 3)"]),
+    ("another head", nothing, ["--tasks", "edges", "--set=model.heads.depth.name=deeplab"], 2,
+     ["has no model.heads.task_depth.", "keep its backbone and heads"]),
+    ("the run itself", nothing, ["--tasks", "edges", "--out", "run", "--resume"], 2,
+     ["--out run", "the trained run itself"]),
+    ("a place that is taken", nothing, ["--tasks", "edges", "--out", "taken"], 2,
+     ["taken: is not empty"]),
+    ("a share of nothing", nothing, ["--tasks", "edges", "--data-fraction", "0"], 2,
+     ["data: 'train_fraction' must be > 0: 0"]),
+    ("a share of too much", nothing, ["--tasks", "edges", "--data-fraction", "1.5"], 2,
+     ["data: 'train_fraction' must be <= 1: 1.5"]),
+    ("a target in other words", nothing, ["--tasks", "edges", "--target", "edges"], 2,
+     ["target 'edges'", "task.metric=value"]),
+    ("a target of no task", nothing, ["--tasks", "edges", "--target", "edgs.f1=1"], 2,
+     ["no task 'edgs' learns; did you mean 'edges'"]),
+    ("a target of a task that does not learn", nothing,
+     ["--tasks", "edges", "--train", "new", "--target", "depth.abs_error=1"], 2,
+     ["no task 'depth' learns", "these do: edges"]),
+    ("a target of no figure", nothing, ["--tasks", "edges", "--target", "edges.f2=1"], 2,
+     ["edges has no figure 'f2'; did you mean 'f1'"]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "spoil", "arguments", "code", "says"), MISTAKES)
+def test_mistakes(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    name: str, spoil: Any, arguments: list[str], code: int, says: list[str],
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(run, tmp_path / "run")
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken/file").write_text("mine")
+    spoil(tmp_path / "run")
+    before = files(tmp_path)
+    out = [] if "--out" in arguments else ["--out", "out"]
+    result = mtl("adapt", "run", *arguments, *out)
+    assert result.exit_code == code, (result.output, result.exception)
+    assert result.stderr.startswith("mtl: ")
+    assert "Traceback" not in result.stderr
+    for fragment in says:
+        assert fragment in result.stderr, result.stderr
+    assert files(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    ("initial", "message"),
+    [
+        ({"rum": "x"}, "initial.rum: unknown.*did you mean 'run'"),
+        ({"run": "x", "checkpoint": "first"}, "initial.checkpoint"),
+        ({"run": "x", "new": ["edges"]}, "initial.new: the run has no task 'edges'"),
+        ({"run": "x", "train": "heads"}, "initial.train: 'heads' trains the tasks"),
+    ],
+)
+def test_mistakes_in_the_table(initial: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        resolve(Plugins(allow=()), (), [Layer("test", {**CONFIG, "initial": initial})])
+
+
+def test_a_head_of_another_shape(run: Path, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    shutil.copytree(run, source)
+    state = checkpoints.load(source / "checkpoints/best.safetensors")
+    name = "model.heads.task_segmentation.output.weight"
+    state["learner"][name] = state["learner"][name][:5]
+    checkpoints.save(source / "checkpoints/best.safetensors", state)
+    result = mtl("adapt", str(source), "--tasks", "edges", "--out", str(tmp_path / "out"))
+    assert result.exit_code == 2, result.output
+    assert f"has {name} of shape (5, 2, 1, 1) where this run needs (" in result.stderr
+    assert "let initial.new name the task" in result.stderr
+    # As it says: that task starts anew as well.
+    again = ["--set", "initial.new=['segmentation', 'edges']", "--set=training.epochs=1"]
+    adapt(source, tmp_path / "out", *again)
+
+
+def test_tasks_that_the_run_has_not_learnt_must_be_named(run: Path, tmp_path: Path) -> None:
+    tasks = ["segmentation", "depth", "edges"]
+    config = {**CONFIG, "tasks": tasks, "initial": {"run": str(run)}}
+    with pytest.raises(UsageError, match=r"has not learnt edges; let initial\.new name"):
+        mtlcore.run(config, out=str(tmp_path / "out"))

@@ -1,0 +1,421 @@
+"""Studies: their files, their cells, and what becomes of them when things go wrong."""
+
+from __future__ import annotations
+
+import fcntl
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from mtlcore import checkpoints
+from mtlcore.cli import main
+from mtlcore.comparison import compare
+from mtlcore.errors import ConfigError, UsageError
+from mtlcore.plugins import Plugins
+from mtlcore.processes import Ended
+from mtlcore.study import cells_of, read_study, run_study
+from mtlcore.study_display import Outlook, StudyDisplay
+
+TINY = """
+name = "Tiny"
+seeds = [3]
+targets = ["depth.abs_error=100"]
+
+[base]
+tasks = ["segmentation", "depth"]
+data = {train = 4, val = 2, size = [32, 32], workers = 0}
+training = {epochs = 2, batch_size = 2, max_skipped = 1}
+model.backbone = {name = "segnet", width = 0.03125}
+"""
+VARIANTS = """
+[variants.single-task]
+[variants.diverges]
+optimizer.lr = 1e30
+"""
+LAST = "checkpoints/last.safetensors"
+
+
+@pytest.fixture(scope="module")
+def plugins() -> Plugins:
+    return Plugins.from_environment()
+
+
+def study_file(folder: Path, text: str) -> str:
+    file = folder / "study.toml"
+    file.write_text(text)
+    return str(file)
+
+
+def mtl(*arguments: str) -> Result:
+    return CliRunner().invoke(main, arguments)
+
+
+# The file
+
+
+def test_base_then_variant_over_the_presets(tmp_path: Path, plugins: Plugins) -> None:
+    text = TINY.replace("[3]", "[3, 0]") + (
+        '[variants.weighted]\nbalancer = {name = "fixed", weights = {depth = 2.0}}\n'
+        "[variants.short]\ntraining.steps = 1\n"
+    )
+    cells = cells_of(read_study(study_file(tmp_path, text)), plugins, threads=2)
+    assert [(cell.variant, cell.seed) for cell in cells] == [
+        ("weighted", 3), ("short", 3), ("weighted", 0), ("short", 0),
+    ]  # fmt: skip
+    first, second = cells[0].config, cells[1].config
+    assert (first.seed, first.training.epochs, first.training.threads) == (3, 2, 2)
+    assert first.tree["balancer"]["name"] == "fixed"
+    assert (second.training.epochs, second.training.steps) == (None, 1)
+    assert second.tree["balancer"]["name"] == "equal"
+    assert cells[2].location == "cells/weighted/seed-0"
+
+
+def test_threads_that_the_file_names_are_kept(tmp_path: Path, plugins: Plugins) -> None:
+    text = TINY.replace("max_skipped", "threads = 3, max_skipped") + VARIANTS
+    cells = cells_of(read_study(study_file(tmp_path, text)), plugins, threads=8)
+    assert {cell.config.training.threads for cell in cells} == {3}
+
+
+def test_a_single_task_variant_is_a_run_per_task(tmp_path: Path, plugins: Plugins) -> None:
+    text = TINY + (
+        'losses.depth = {name = "huber"}\n'
+        "[variants.alone]\nsingle_task = true\n[variants.single-task]\n"
+        "[variants.together]\nsingle_task = false\n"
+    )
+    study = read_study(study_file(tmp_path, text))
+    assert study.baseline == "alone"
+    cells = cells_of(study, plugins, threads=1)
+    assert [cell.location for cell in cells] == [
+        "cells/alone/seed-3/segmentation", "cells/alone/seed-3/depth",
+        "cells/single-task/seed-3/segmentation", "cells/single-task/seed-3/depth",
+        "cells/together/seed-3",
+    ]  # fmt: skip
+    for cell in cells[:2]:
+        tree = cell.config.tree
+        assert tree["tasks"] == [cell.task] == list(tree["losses"]) == list(tree["model"]["heads"])
+    assert cells[1].config.tree["losses"]["depth"]["name"] == "huber"
+    together = dict(cells[4].config.tree)
+    assert cells[1].config.tree["optimizer"] == together["optimizer"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("seed = 1", r"seed: a setting of the runs; write it into \[base\]"),
+        ("baselin = 'a'", r"baselin: unknown setting; did you mean 'baseline'"),
+        ("baseline = 'b'", r"baseline: 'b' is no variant \(there are: single-task, diverges\)"),
+        ("delta_m = 'mtam'", r"did you mean 'mtan'"),
+        ("targets = ['depth']", r"task\.metric=value"),
+        ("epoch = 'first'", r"epoch: .*'first'"),
+    ],
+)
+def test_a_file_with_mistakes(tmp_path: Path, change: str, message: str) -> None:
+    text = "\n".join(line for line in TINY.splitlines() if not line.startswith(change[:7]))
+    with pytest.raises(ConfigError, match=message):
+        read_study(study_file(tmp_path, f"{change}\n{text}{VARIANTS}"))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (TINY, r"variants: name at least one"),
+        (TINY.replace("[3]", "[3, 3]") + VARIANTS, r"seeds: expected different numbers"),
+        (TINY.replace("[3]", "[]") + VARIANTS, r"seeds: expected different numbers"),
+        (TINY + "[variants.'a/b']", r"variants\.a/b: a variant's name is"),
+        (TINY + "[variants]\na = 1", r"variants\.a: expected a table"),
+        (TINY + "[variants.a]\nplugins = 'pcgrad'", r"variants\.a\.plugins: expected a list"),
+        (TINY + "[variants.a]\nsingle_task = 1", r"single_task: expected true or false"),
+        (TINY + "[variants.a]\nseed = 1", r"variants\.a\.seed: the study's seeds are a list"),
+    ],
+)
+def test_variants_with_mistakes(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        read_study(study_file(tmp_path, text))
+
+
+def test_files_that_are_none(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="cannot read the study"):
+        read_study(str(tmp_path / "nothing.toml"))
+    with pytest.raises(UsageError, match="not TOML"):
+        read_study(study_file(tmp_path, "name ="))
+
+
+def test_every_variant_is_checked_before_the_first_cell(tmp_path: Path) -> None:
+    text = TINY + "[variants.a]\noptimizer.rate = 1\n[variants.b]\nplugins = ['nothing']\n"
+    result = mtl("study", study_file(tmp_path, text), "--out", str(tmp_path / "out"))
+    assert result.exit_code == 2
+    assert "variants.a: optimizer.rate: unknown" in result.output
+    assert "variants.b: " in result.output
+    assert not (tmp_path / "out" / "cells").exists()
+
+
+@pytest.mark.parametrize("out", ["memory://study", "taken"])
+def test_a_place_that_is_no_study_is_refused(tmp_path: Path, out: str, plugins: Plugins) -> None:
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "thesis.tex").touch()
+    place = out if "://" in out else str(tmp_path / out)
+    with pytest.raises(UsageError, match="local directory|holds no study"):
+        run_study(plugins, study_file(tmp_path, TINY + VARIANTS), place, 1, StudyDisplay())
+
+
+# A whole study
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Result]:
+    """One with a model per task, and a variant that fails."""
+    folder = tmp_path_factory.mktemp("study")
+    arguments = [study_file(folder, TINY + VARIANTS), "--out", str(folder / "out"), "--jobs", "2"]
+    return folder, mtl("study", *arguments)
+
+
+def test_one_line_per_cell_and_the_tables(finished: tuple[Path, Result]) -> None:
+    folder, result = finished
+    assert result.exit_code == 1, "a cell failed"
+    lines = result.stdout.splitlines()
+    assert lines[0] == "Tiny: 3 cells"
+    assert {line.partition("  ")[0] for line in lines[1:4]} == {"1/3", "2/3", "3/3"}
+    assert sum("single-task depth, seed 3: finished in 0:" in line for line in lines) == 1
+    assert sum("diverges, seed 3: failed: stopped at step" in line for line in lines) == 1
+    assert (folder / "out" / "table.md").read_text() in result.stdout
+    assert not any("\x1b" in line or "Traceback" in line for line in lines)
+
+
+def test_cells_are_ordinary_runs(finished: tuple[Path, Result]) -> None:
+    place = finished[0] / "out" / "cells" / "single-task" / "seed-3" / "depth"
+    for name in ("config.toml", "run.json", "metrics.jsonl", "summary.json", "log.txt", LAST):
+        assert (place / name).is_file(), name
+    summary = json.loads((place / "summary.json").read_text())
+    # Two epochs of two steps, the first of which is not timed.
+    timed = 3 * summary["seconds_per_step"]
+    assert 0 < timed < summary["seconds"]
+    assert 1e7 < summary["peak_memory"] < 1e11
+    assert "epoch 2/2" in (place / "log.txt").read_text()
+    result = mtl("run", "--resume", "--out", str(place))
+    assert "this run is finished" in result.output
+
+
+def test_the_failed_one_is_told_of(finished: tuple[Path, Result]) -> None:
+    out = finished[0] / "out"
+    table = (out / "table.md").read_text()
+    assert "* diverges, seed 3: stopped at step" in table
+    assert "| diverges               |" in table
+    assert "0 of 1" in table
+    results = json.loads((out / "results.json").read_text())
+    alone, diverges = results["variants"]
+    assert diverges["failed"][0]["reason"].startswith("stopped at step")
+    assert "diverges" not in str(diverges["metrics"])
+    assert (alone["name"], alone["single_task"], results["baseline"]) == (
+        "single-task", True, "single-task",
+    )  # fmt: skip
+    assert set(alone["metrics"]) == {"segmentation", "depth"}
+    assert alone["targets"]["depth.abs_error=100"]["3"]["epoch"] == 1
+    assert (out / "table.csv").is_file()
+    assert (out / "table.tex").is_file()
+
+
+def test_compare_shows_a_study_again(finished: tuple[Path, Result]) -> None:
+    out = str(finished[0] / "out")
+    assert mtl("compare", out).stdout == (finished[0] / "out" / "table.md").read_text()
+    comparison = compare([out], baseline="diverges", epoch="best")
+    assert (comparison.baseline, comparison.epoch) == ("diverges", "best")
+    assert comparison.delta_m(comparison.variants[0]) is None
+    with pytest.raises(UsageError, match="is a study, which is compared alone"):
+        compare([out, out])
+
+
+def test_only_what_failed_is_tried_again(finished: tuple[Path, Result]) -> None:
+    folder, _ = finished
+    cells = folder / "out" / "cells"
+    files = sorted(cells.rglob("single-task/**/*"))
+    before = [(file, file.stat().st_mtime_ns) for file in files]
+    log = (cells / "diverges" / "seed-3" / "log.txt").stat().st_size
+    result = mtl("study", str(folder / "study.toml"), "--out", str(folder / "out"))
+    assert result.exit_code == 1
+    assert "Tiny: 3 cells, 2 of them done before" in result.stdout
+    assert before == [(f, f.stat().st_mtime_ns) for f in sorted(cells.rglob("single-task/**/*"))]
+    assert (cells / "diverges" / "seed-3" / "log.txt").stat().st_size > log
+
+
+def test_a_changed_cell_is_refused(finished: tuple[Path, Result], tmp_path: Path) -> None:
+    folder, _ = finished
+    text = (TINY + VARIANTS).replace("max_skipped = 1", "max_skipped = 2")
+    result = mtl("study", study_file(tmp_path, text), "--out", str(folder / "out"))
+    assert result.exit_code == 2
+    cell = folder / "out" / "cells" / "single-task" / "seed-3" / "depth"
+    assert f"{cell}: was begun with other settings" in result.output
+    assert "(training.max_skipped)" in result.output
+
+
+def test_more_jobs_change_no_cell(finished: tuple[Path, Result]) -> None:
+    folder, _ = finished
+    content = json.loads((folder / "out" / "study.json").read_text())
+    threads = content["threads"]
+    arguments = [str(folder / "study.toml"), "--out", str(folder / "out"), "--jobs", "1"]
+    assert "other settings" not in mtl("study", *arguments).output
+    assert json.loads((folder / "out" / "study.json").read_text())["threads"] == threads
+
+
+# Killed
+
+
+def steps_saved(cell: Path) -> int:
+    file = cell / LAST
+    step: int = checkpoints.load(file)["progress"]["step"] if file.exists() else 0
+    return step
+
+
+def wait_for_step(process: subprocess.Popen[bytes], cell: Path, step: int) -> None:
+    while steps_saved(cell) < step:
+        assert process.poll() is None, (cell / "log.txt").read_text()
+        time.sleep(0.05)
+
+
+def start(file: str, out: Path) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "mtlcore", "study", file, "--out", str(out)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+
+
+def wait_for_cells(out: Path) -> None:
+    """They hold the study's lock as long as they live."""
+    with (out / "study.lock").open("rb") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+
+
+def test_killed_studies_leave_nothing_running_and_go_on(tmp_path: Path) -> None:
+    text = TINY.replace("epochs = 2", "epochs = 100000, evaluate_every = 100000")
+    file, out = study_file(tmp_path, text + "[variants.equal]"), tmp_path / "out"
+    cell = out / "cells" / "equal" / "seed-3"
+    saved = 0
+    for number, how in enumerate((signal.SIGKILL, signal.SIGTERM, signal.SIGINT), start=1):
+        process = start(file, out)
+        wait_for_step(process, cell, saved + 3)
+        process.send_signal(how)
+        assert process.wait() == (-how if how == signal.SIGKILL else 130)
+        wait_for_cells(out)
+        about = json.loads((cell / "run.json").read_text())
+        assert about["status"] == "interrupted", how
+        assert steps_saved(cell) > saved
+        saved = steps_saved(cell)
+        progress = checkpoints.load(cell / LAST)["progress"]
+        assert progress["timed_steps"] == progress["step"] - number, "the first of each process"
+        status = json.loads((out / "study.json").read_text())["cells"][0]["status"]
+        assert status == ("running" if how == signal.SIGKILL else "interrupted")
+
+
+# Parts
+
+
+def ended(code: int, said: str) -> str:
+    return Ended(location="cells/a", code=code, seconds=1.0, said=said).why
+
+
+def test_why_a_process_ended() -> None:
+    assert ended(1, "epoch 1\nmtl: the disk is\n  full\n\n") == "the disk is full"
+    assert ended(1, "mtl: an older one\nmtl: the last one") == "the last one"
+    assert ended(1, "Traceback ...\n  line\nValueError: bad") == "ValueError: bad"
+    assert ended(-9, "epoch 1") == "killed by SIGKILL, perhaps for want of memory"
+    assert ended(-15, "") == "killed by SIGTERM"
+    assert ended(3, "\n") == "ended with status 3 and said nothing"
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.time = 0.0
+
+    def __call__(self) -> float:
+        return self.time
+
+
+def test_the_time_left_counts_what_waits_and_what_runs() -> None:
+    now = Clock()
+    outlook = Outlook(["slow", "quick", "slow", "quick"], 1, 2, now)
+    assert outlook.seconds_left is None
+    outlook.started("slow, seed 0", "slow")
+    outlook.started("quick, seed 0", "quick")
+    now.time = 10
+    outlook.ended("quick, seed 0")
+    outlook.took("quick", 10)
+    # One of each waits, one slow one runs and is expected now: nothing is known of slow ones.
+    assert outlook.seconds_left == pytest.approx((10 + 10 + 0) / 2)
+    outlook.took("slow", 40)
+    assert outlook.seconds_left == pytest.approx((40 + 10 + 30) / 2)
+    outlook.started("slow, seed 1", "slow")
+    outlook.started("quick, seed 1", "quick")
+    now.time = 20
+    # The longest of the running ones decides.
+    assert outlook.seconds_left == pytest.approx(30)
+    assert (outlook.done, outlook.total, outlook.elapsed) == (2, 5, 20)
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.fixture
+def terminal(monkeypatch: pytest.MonkeyPatch) -> Iterator[Terminal]:
+    for name, value in {"TERM": "xterm", "COLUMNS": "100"}.items():
+        monkeypatch.setenv(name, value)
+    for name in ("NO_COLOR", "FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE"):
+        monkeypatch.delenv(name, raising=False)
+    yield Terminal()
+
+
+def test_a_terminal_has_a_bar(terminal: Terminal) -> None:
+    now = Clock()
+    outlook = Outlook(["equal", "equal"], 1, 2, now)
+    display = StudyDisplay(terminal)
+    with display:
+        display.start("Tiny", outlook)
+        outlook.started("equal, seed 0", "equal")
+        outlook.took("equal", 90)
+        now.time = 30
+    text = terminal.getvalue()
+    for part in ("Tiny: 3 cells, 1 of them done before", "1/3 cells", "equal, seed 0 (0:00:30)",
+                 "left 0:01:15"):  # fmt: skip
+        assert part in text
+    assert text.endswith("\x1b[?25h") or "\x1b[?25h" in text, "the cursor is shown again"
+
+
+def test_a_file_has_no_control_characters() -> None:
+    stream = io.StringIO()
+    outlook = Outlook(["equal"], 0, 1, Clock())
+    with StudyDisplay(stream) as display:
+        display.start("Tiny", outlook)
+        outlook.started("equal, seed 0", "equal")
+        outlook.ended("equal, seed 0")
+        display.ended("equal, seed 0: finished in 0:00:09")
+    assert stream.getvalue() == (
+        "Tiny: 1 cells\n1/1  equal, seed 0: finished in 0:00:09  left -:--:--\n"
+    )
+
+
+def test_a_cell_ends_with_its_study() -> None:
+    """Also before the run has handlers of its own: closing the pipe is enough."""
+    process: subprocess.Popen[bytes] = subprocess.Popen(
+        [sys.executable, "-m", "mtlcore.cell", "run", "--out", os.devnull],
+        stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    assert process.stdin is not None
+    process.stdin.close()
+    assert process.wait() != 0
+
+
+def test_the_answers_are_light() -> None:
+    code = "import sys, mtlcore.cli_answers; print(*sys.modules)"
+    found: Any = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert not {"torch", "numpy", "rich", "cattrs", "fsspec"} & set(found.stdout.split())
