@@ -2,7 +2,7 @@
 
 Both train the same U-Net on the same batch of rendered rooms (13 classes) in one process, a whole
 step of mtlcore's loop each (everything but loading), in turn, so that a machine whose speed drifts
-slows both; medians over steps are compared. The paper's own code needs 1.69 times the plain sum.
+slows both; medians over steps are compared. The paper reports 1.69 times the plain sum.
 
     python benchmarks/ira.py [--steps N] [--json]
 """

@@ -311,7 +311,8 @@ def _report(
         if not own and other is not None and task.name in config.learning:
             value = other.figures("last")[task.name][first]
             own = [Target(task.name, first, value)] if math.isfinite(value) else []
-        for target in own or [None]:
+        wanted: list[Target | None] = [*own] or [None]
+        for target in wanted:
             metric = target.metric if target else first
             rows.append(
                 {

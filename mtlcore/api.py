@@ -186,6 +186,9 @@ def _train(
             display.note(note)
     directory.open_metrics(checkpoint["metrics_length"] if checkpoint and ranks.first else 0)
     about = provenance(plugins, config, training.device, ranks.size)
+    # A run that goes on is given its own settings: where those came from, its first part tells.
+    before = directory.read_json("run.json") if checkpoint is not None else None
+    about["origins"] = (before or {}).get("origins", dict(config.origins))
     directory.write_config(config)
     directory.write_json("run.json", {**about, "status": "running", "reason": None})
     names = ", ".join(task.name for task in config.tasks)

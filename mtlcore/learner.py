@@ -81,7 +81,16 @@ class Learner(nn.Module):
         """Losses of those of `tasks` that have a label in the batch, loss balancers included.
 
         A task that no term uses is absent: its head is not run.
+
+        Raises:
+            UsageError: the batch has fewer views of its samples than `views`, or two cross-task
+                losses give a term of the same name.
         """
+        if len(batch) and max(batch.view) + 1 < self.views:
+            raise UsageError(
+                f"cross_task: it compares {self.views} views of each sample, and the batch has "
+                f"{max(batch.view) + 1}: views are made where a BatchPlan says augment"
+            )
         present = batch.present(tasks)
         needed = {*present, *(t for loss in self._cross_task() for t in loss.needs(batch, tasks))}
         running = [task for task in tasks if task in needed]

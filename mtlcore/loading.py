@@ -22,6 +22,9 @@ from mtlcore.transforms import Augmentation, resize
 
 OnError = Literal["stop", "skip"]
 
+# Among the lower 32 bits: torch's generator of the processor ignores all others of a seed.
+_OTHER_VIEWS = 0x9E3779B9
+
 
 @attrs.frozen(kw_only=True)
 class Loaded:
@@ -102,9 +105,9 @@ class PlanReader(TorchDataset[Loaded]):
         self._views = views
 
     def __getitem__(self, plan: BatchPlan) -> Loaded:
-        # Views beyond the first draw from a stream of their own (plans' seeds are below 2^62), so
-        # that asking for them leaves view 0 as it was.
-        streams = [torch.Generator().manual_seed(plan.seed + base) for base in (0, 1 << 62)]
+        # Views beyond the first draw from a stream of their own, so that asking for them leaves
+        # view 0 as it was.
+        streams = [torch.Generator().manual_seed(plan.seed ^ bits) for bits in (0, _OTHER_VIEWS)]
         views: list[list[Sample]] = []
         errors: list[str] = []
         # An error travels as text: a worker's exception would arrive wrapped in its traceback.

@@ -33,7 +33,7 @@ KNOWN: Mapping[str, tuple[str, ...]] = {
     "atinet": ("ati-net", "atinet-nyuv2"),
     "ira": ("ira-nyuv2", "ira-cityscapes", "ira-vkitti"),
     "mtml": ("mtml-nyuv2", "mtml-taskonomy", "task-powerset"),
-    "mtpsl": (),
+    "mtpsl": ("mtpsl-nyuv2", "mtpsl-cityscapes", "direct-map", "perceptual-map"),
     "nashmtl": ("nash-mtl",),
     "paretomtl": ("pareto-mtl",),
     "pcgrad": (),

@@ -253,7 +253,7 @@ class _Buffer:
         self.spans = dict(zip(places, spans, strict=True))
         self._parameters = mine
         self._values = mine[0].new_empty(capacity, ends[-1], requires_grad=False)
-        self._views: dict[int, Sequence[Tensor]] = {}
+        self._views: dict[int, list[Tensor]] = {}
 
     @property
     def memory(self) -> int:
@@ -296,10 +296,9 @@ class _Buffer:
         rows = self._wide(len(weights))
         return (rows.new_tensor(weights) @ rows).to(self._values.dtype)
 
-    def views_of(self, flat: Tensor) -> Sequence[Tensor]:
+    def views_of(self, flat: Tensor) -> list[Tensor]:
         """(P,) seen as the parameters, in the order of `spans`."""
-        views: Sequence[Tensor] = _unflatten_dense_tensors(flat, self._parameters)
-        return views
+        return list(_unflatten_dense_tensors(flat, self._parameters))  # type: ignore[no-untyped-call]
 
     def _wide(self, count: int) -> Tensor:
         return self.rows(count).to(_WIDER.get(self._values.dtype, self._values.dtype))

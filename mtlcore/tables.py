@@ -78,8 +78,8 @@ def as_markdown(comparison: Comparison) -> str:
     parts = [f"# {comparison.title}"]
     for section in sections(comparison):
         parts += [f"## {section.title}", _markdown_table(section)]
-    if lost := failures(comparison):
-        parts += ["## Without a result", "\n".join(f"* {line}" for line in lost)]
+    if failures := _failures(comparison):
+        parts += ["## Without a result", "\n".join(f"* {line}" for line in failures)]
     parts += ["## How to read this", "\n".join(f"* {line}" for line in notes(comparison))]
     return "\n\n".join(parts) + "\n"
 
@@ -87,7 +87,7 @@ def as_markdown(comparison: Comparison) -> str:
 def as_latex(comparison: Comparison) -> str:
     """The same tables as `tabular`s with the rules of booktabs."""
     lines = [f"% {comparison.title}: needs \\usepackage{{booktabs}}"]
-    lines += [f"% {line}" for line in (*failures(comparison), *notes(comparison))]
+    lines += [f"% {line}" for line in (*_failures(comparison), *notes(comparison))]
     for section in sections(comparison):
         lines += [
             "",
@@ -304,8 +304,7 @@ def _difference_sections(comparison: Comparison) -> Iterator[Section]:
         )
 
 
-def failures(comparison: Comparison) -> list[str]:
-    """The cells without a result, each with its reason."""
+def _failures(comparison: Comparison) -> list[str]:
     return [
         f"{variant.name}, seed {cell.seed}{f', {cell.task}' if cell.task else ''}: {cell.reason} "
         f"({cell.location})"

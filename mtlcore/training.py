@@ -327,6 +327,8 @@ class Training:
             for task in model.tasks:
                 model.head(task).reset_parameters()
                 forgotten += list(model.head(task).parameters())
+        # What a phase started anew must learn again, also for tasks that had stopped.
+        self.progress.stopping.renewed = True
         if change.restart_balancer:
             self.learner.balancing.restart()
         self._optimizer.forget(forgotten)
@@ -414,6 +416,8 @@ class Training:
         figures = self._evaluate() if self._evaluation_due() else None
         means = {task: total / number for task, (total, number) in progress.losses.items()}
         self._display.epoch(progress.epoch + 1, self.epochs, means, figures)
+        if progress.stopping.renewed:
+            progress.stopping = Stopping()
         if figures is not None:
             self._stop_early(figures)
         progress.epoch += 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,14 @@ CONFIG: dict[str, Any] = {
     "training": {"epochs": 2, "batch_size": 4, "threads": 1},
 }
 NEW = {"task_edges"}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _no_pictures() -> Iterator[None]:
+    """They take longer than these runs, and are tested elsewhere."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("mtlcore.reporting.write_report", lambda *_: [])
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -97,12 +105,12 @@ BACKBONES: dict[str, dict[str, Any]] = {
     "mtan": {"name": "mtan", "width": 0.03125},
     "atinet": {"name": "atinet", "width": 0.03125, "distil_from": 0.4, "reset": "released"},
     "padnet": {"name": "padnet", "width": 0.03125},
-    "single": {"name": "single", "width": 0.03125},
+    "segnet-per-task": {"name": "segnet-per-task", "width": 0.03125},
 }
 
 
 def plugin_of(backbone: str) -> str:
-    if backbone not in ("mtan", "atinet", "padnet", "single"):
+    if backbone not in ("mtan", "atinet", "padnet", "segnet-per-task"):
         return ""
     pytest.importorskip("mtlcore_atinet", reason="mtlcore-plugin-atinet is not installed")
     return "atinet"
@@ -146,7 +154,7 @@ def test_everything_but_the_new_task_is_the_runs(
 
 
 @pytest.mark.parametrize("train", ["all", "new", "heads"])
-@pytest.mark.parametrize("backbone", ["segnet", "resnet", "atinet", "single"])
+@pytest.mark.parametrize("backbone", ["segnet", "resnet", "atinet", "segnet-per-task"])
 def test_every_backbone_goes_on_learning(
     folder: Path, tmp_path: Path, backbone: str, train: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -155,14 +163,15 @@ def test_every_backbone_goes_on_learning(
     source = folder / f"source {backbone}"
     if not source.exists():
         mtlcore.run({**CONFIG, "model": {"backbone": BACKBONES[backbone]}}, out=str(source))
-    adapt(source, tmp_path / "out", "--train", train, plugins=plugins)
-    before, after = weights(source, "best"), weights(tmp_path / "out")
+    # The last weights: by then ATI-Net distils, which reaches the modules that it has for that.
+    adapt(source, tmp_path / "out", "--train", train, "--checkpoint=last", plugins=plugins)
+    before, after = weights(source), weights(tmp_path / "out")
     learnt = [n for n in tensors(before) if not torch.equal(before[n], after[n])]
     old = [n for n in tensors(before) if made_for(n, {"task_segmentation", "task_depth"})]
     if train == "heads":
         # Weights, running statistics and the balancer's own: all is as it was.
         assert learnt == []
-    elif backbone == "single":
+    elif backbone == "segnet-per-task":
         assert bool(set(learnt) & set(old)) == (train == "all")  # nothing is shared here
     else:
         assert [name for name in learnt if name.startswith("model.backbone.")]
@@ -190,11 +199,11 @@ def test_frozen_tasks_keep_their_figures(run: Path, tmp_path: Path) -> None:
     for task, values in best.items():
         for metric, value in values.items():
             found = {x["value"] for x in evaluated if (x["task"], x["metric"]) == (task, metric)}
-            assert found == {pytest.approx(value, rel=1e-6)}
+            assert [*found] == pytest.approx([value] * len(found), rel=1e-6)
     losses = [x["value"] for x in evaluated if (x["task"], x["metric"]) == ("edges", "loss")]
     assert len(set(losses)) == len(losses) == 2
-    trained = {x["task"] for x in figures(tmp_path / "out") if x["split"] == "train"}
-    assert trained - {None} == {"edges"}
+    steps = [x for x in figures(tmp_path / "out") if (x["split"], x["metric"]) == ("train", "loss")]
+    assert {x["task"] for x in steps} == {"edges"}
 
 
 def test_the_best_epoch_is_that_of_the_tasks_that_learn(run: Path, tmp_path: Path) -> None:
@@ -206,7 +215,6 @@ def test_the_best_epoch_is_that_of_the_tasks_that_learn(run: Path, tmp_path: Pat
     }
     summary = json.loads((tmp_path / "out/summary.json").read_text())
     assert summary["best"]["epoch"] == min(losses, key=lambda epoch: losses[epoch])
-    assert summary["best"]["score"] if "score" in summary["best"] else True
 
 
 def test_the_balancer_keeps_what_it_knows(run: Path) -> None:
@@ -437,9 +445,9 @@ def test_the_share_on_the_command_line(run: Path, tmp_path: Path) -> None:
 def first_time(run: Path, task: str, metric: str, good: Any) -> tuple[int, float] | None:
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     for row in rows:
-        if (row["split"], row["task"], row["metric"]) == ("val", task, metric):
-            if good(row["value"]):
-                return row["epoch"], row["seconds"]
+        here = (row["split"], row["task"], row["metric"]) == ("val", task, metric)
+        if here and good(row["value"]):
+            return row["epoch"], row["seconds"]
     return None
 
 
@@ -564,7 +572,7 @@ MISTAKES = [
      ["--tasks", "edges", "--train", "new", "--target", "depth.abs_error=1"], 2,
      ["no task 'depth' learns", "these do: edges"]),
     ("a target of no figure", nothing, ["--tasks", "edges", "--target", "edges.f2=1"], 2,
-     ["edges has no figure 'f2'; did you mean 'f1'"]),
+     ["edges has no figure 'f2' (it has: f1, loss)"]),
 ]  # fmt: skip
 
 

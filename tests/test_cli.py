@@ -13,7 +13,7 @@ from mtlcore.plugins import Plugins
 
 @pytest.fixture(scope="module")
 def plugins() -> Plugins:
-    return Plugins(allow=())
+    return Plugins(entry_points=())
 
 
 def mtl(plugins: Plugins, *arguments: str) -> Result:

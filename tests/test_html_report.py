@@ -8,6 +8,7 @@ import re
 from collections.abc import Sequence
 from html.parser import HTMLParser
 from importlib import resources
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -94,10 +95,8 @@ def write_run(
     bad: bool = False,
 ) -> Path:
     place.mkdir(parents=True)
-    config = (
-        f'method = {json.dumps(method)}\nseed = {seed}\ntasks = ["depth"]\n[data]\nname = "x"\n'
-    )
-    (place / "config.toml").write_text(config)
+    config = f'method = {json.dumps(method)}\nseed = {seed}\ntasks = ["depth"]\n'
+    (place / "config.toml").write_text(config + '[data]\nname = "x"\n')
     about = {"argv": ["mtl", HOSTILE, f"{Path.home()}/out"], "plugins": {"standard": "mtlcore 1"},
              "device": "cpu", "status": "finished" if finished else "failed",
              "reason": None if finished else "the <disk> is full"}  # fmt: skip
@@ -209,7 +208,7 @@ def check_accessible(page: Page) -> None:
     levels = [int(tag[1]) for tag, _ in page.elements if re.fullmatch("h[1-6]", tag)]
     assert levels[0] == 1
     assert levels.count(1) == 1
-    assert all(after <= before + 1 for before, after in zip(levels, levels[1:], strict=False))
+    assert all(after <= before + 1 for before, after in pairwise(levels))
     assert all(found.get("alt") for found in page.all("img"))
     charts = [found for found in page.all("svg") if found.get("aria-hidden") != "true"]
     assert all(found["role"] == "img" and found["aria-label"] for found in charts)
@@ -242,6 +241,20 @@ def test_a_real_run_has_a_page(trained: Path) -> None:
     assert len(page.all("img")) == 3 * (1 + 2 * 2)
     assert file.stat().st_size < 1_000_000
     assert not list(trained.glob("report/**/*.partial"))
+
+
+def test_settings_are_shown_with_their_origins_even_after_a_resumption(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    assert mtl("run", *ARGUMENTS, "--out", str(out)).exit_code == 0
+    first = json.loads((out / "run.json").read_text())["origins"]
+    assert (first["training.epochs"], first["optimizer.name"]) == ("--set", "core")
+    # As after a kill: what is left is the last checkpoint, and the run goes on by itself.
+    (out / "summary.json").unlink()
+    assert mtl("run", "--resume", "--out", str(out)).exit_code == 0
+    assert json.loads((out / "run.json").read_text())["origins"] == first
+    words = Page(make_report([str(out)])).words
+    place = words.index("training.epochs")
+    assert words[place : place + 3] == ["training.epochs", "2", "--set"]
 
 
 def test_the_figures_are_those_of_the_summary(trained: Path) -> None:
@@ -477,7 +490,7 @@ def test_bands_are_the_standard_deviation_over_seeds() -> None:
     assert line.points[0] == (1, 2.0)
     assert line.band[0] == (1.0, 3.0)
     assert math.isnan(line.points[1][1])
-    assert over_seeds("x", 0, [[(1, 1.0)]]).band == ()
+    assert not over_seeds("x", 0, [[(1, 1.0)]]).band
     # A point that one run lacks is left out: means of different runs would jump.
     assert over_seeds("x", 0, [[(1, 1.0), (2, 9.0)], [(1, 3.0)]]).points == ((1, 2.0),)
 
@@ -503,7 +516,7 @@ def test_ticks_are_round(low: float, high: float, expected: list[float]) -> None
 
 def test_numbers_of_axes() -> None:
     assert [number_text(x) for x in (-0.5, 1234, 1e-5, 2e7, 0.3)] == [
-        "−0.5", "1234", "1e−5", "2e7", "0.3",
+        "\N{MINUS SIGN}0.5", "1234", "1e\N{MINUS SIGN}5", "2e7", "0.3",
     ]  # fmt: skip
 
 
@@ -534,15 +547,15 @@ def test_gaps_part_a_curve_and_lonely_points_are_dots() -> None:
 def test_many_decades_have_a_logarithmic_scale_where_values_are_of_steps() -> None:
     points = tuple((float(x), 10.0**-x) for x in range(5))
     line = Line(label="a", look=0, points=points)
-    heights = np.diff([y for _, y in curve(chart("t", [line], of_steps=True))])
+    heights = np.diff([y for _, y in curve(chart("t", [line], may_be_logarithmic=True))])
     assert np.allclose(heights, heights[0], atol=0.2)
-    assert "log scale" in chart("t", [line], of_steps=True)
+    assert "log scale" in chart("t", [line], may_be_logarithmic=True)
     assert "log scale" not in chart("t", [line])
 
 
 def test_steps_are_drawn_with_their_running_mean() -> None:
     points = tuple((float(x), float(x % 2)) for x in range(200))
-    text = chart("t", [Line(label="a", look=0, points=points)], of_steps=True)
+    text = chart("t", [Line(label="a", look=0, points=points)], calm=True)
     raw = [y for _, y in curve(text, "line c0 s0 faint")]
     calm = [y for _, y in curve(text)][10:-10]
     assert np.ptp(raw) > 100

@@ -14,6 +14,7 @@ MODULES = [
     "mtlcore.plugins",
     "mtlcore.settings",
     "mtlcore.inspection",
+    "mtlcore.cli_adapt",
     "mtlcore.cli_inspect",
     "mtlcore.standard.plugin",
 ]

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
+import mtlcore.testing
 from mtlcore.cli import main
 from mtlcore.plugins import KNOWN, Plugins
 from mtlcore.specs import KINDS, singular
@@ -231,8 +232,8 @@ def test_what_their_readmes_say_is_so(python: Path, written: Path, tmp_path: Pat
         text = (written / f"mtlcore-plugin-{name}" / "README.md").read_text()
         (line,) = re.findall(r"^    mtl (run .+)$", text, re.MULTILINE)
         commands.append([*shlex.split(line), *tiny, "--out", str(tmp_path / kind)])
-        for rest in re.findall(r"`(--(?:plugin|set) [^`]+)`", text):
-            commands.append(["config", *shlex.split(rest.replace("TASK", "depth"))])
+        changes = re.findall(r"`(--(?:plugin|set) [^`]+)`", text)
+        commands += [["config", *shlex.split(c.replace("TASK", "depth"))] for c in changes]
         commands += [shlex.split(c) for c in re.findall(r"`mtl (config [^`]+)`", text)]
         tables[name] = re.findall(r"^\| `[\w.]+\.(\w+)` \|", text, re.MULTILINE)
     output = run(python, tmp_path, "-c", COMMANDS, json.dumps(commands), json.dumps(NAMES))
@@ -244,6 +245,31 @@ def test_what_their_readmes_say_is_so(python: Path, written: Path, tmp_path: Pat
             # Number and size of a dataset's samples are settings of the core's.
             assert tables[name] == [s for s in real[name] if s not in ("samples", "size")], name
     assert "within" in (tmp_path / "metrics" / "metrics.jsonl").read_text()
+
+
+def test_what_the_documentation_shows_is_what_is_written(tmp_path: Path) -> None:
+    text = (ROOT / "docs" / "plugins.md").read_text()
+    (command,) = re.findall(r"^mtl (new-plugin .+)$", text, re.MULTILINE)
+    result = new_plugin(*shlex.split(command)[1:], "--out", tmp_path)
+    assert result.exit_code == 0, result.output
+    folder = tmp_path / "mtlcore-plugin-sign-vote"
+    printed = re.findall(r"^  (.+)$", result.stdout, re.MULTILINE)
+    assert printed[0] == f"cd {folder}"
+    assert all(f"\n{line}\n" in text for line in printed[1:])
+    (tree,) = re.findall(r"```text\nmtlcore-plugin-sign-vote/\n(.+?)```", text, re.DOTALL)
+    files = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    assert {line.split()[0] for line in tree.splitlines()} == files
+    balancer = (folder / "src" / "mtlcore_sign_vote" / "balancer.py").read_text()
+    (code,) = re.findall(r"```python\n(.+?)```", text, re.DOTALL)
+    lines = [line for line in code.splitlines() if line]
+    assert [line for line in balancer.splitlines() if line in lines] == lines
+
+
+def test_the_documentation_names_every_kind_and_contract() -> None:
+    text = (ROOT / "docs" / "plugins.md").read_text()
+    assert set(re.findall(r"^\| `([a-z-]+)` \|", text, re.MULTILINE)) == set(KINDS)
+    contracts = {name for name in mtlcore.testing.__all__ if name.endswith("Contract")}
+    assert set(re.findall(r"`(\w+Contract)`", text)) == contracts
 
 
 @pytest.mark.slow

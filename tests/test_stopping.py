@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -135,6 +135,14 @@ def expected(run: Path, patience: int) -> dict[str, int]:
     return stopped
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _no_pictures() -> Iterator[None]:
+    """They take longer than these runs, and are tested elsewhere."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("mtlcore.reporting.write_report", lambda *_: [])
+        yield
+
+
 @pytest.fixture(scope="module")
 def stopped(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("stopping") / "run"
@@ -234,6 +242,58 @@ def test_resumed_it_is_bit_for_bit_the_same(stopped: Path, tmp_path: Path, later
         for name, value in one["learner"].items()
         if isinstance(value, torch.Tensor)
     )
+
+
+PHASES = """
+from mtlcore import BackboneSpec, hookimpl
+
+@hookimpl
+def mtl_backbones():
+    from mtlcore.models import Transition
+    from mtlcore.standard.segnet import SegNet
+
+    class TwoPhases(SegNet):
+        second = False
+
+        def at_progress(self, fraction):
+            if self.second or fraction < 0.5:
+                return None
+            self.second = True
+            return Transition()
+
+        def get_extra_state(self):
+            return {"second": self.second}
+
+        def set_extra_state(self, state):
+            self.second = state["second"]
+
+    yield BackboneSpec(name="two-phases", target=TwoPhases)
+"""
+
+
+def test_after_a_phase_all_tasks_learn_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop_depth(self: Stopping, epoch: int, *_: Any, **__: Any) -> list[Stop]:
+        if epoch == 1:
+            self.stopped["depth"] = epoch
+        return []
+
+    monkeypatch.setattr(Stopping, "update", stop_depth)
+    (tmp_path / "own.py").write_text(PHASES)
+    config = {
+        **CONFIG,
+        "plugins": [str(tmp_path / "own.py")],
+        "model": {"backbone": {"name": "two-phases", "width": 0.03125}},
+        "training": {**CONFIG["training"], "epochs": 4},
+    }
+    out = tmp_path / "run"
+    with pytest.raises(MtlError):
+        mtlcore.run(config, out=str(out), display=Breaks(3))
+    mtlcore.run(config, out=str(out), resume=True)
+    losses = [x for x in lines(out) if (x["split"], x["metric"]) == ("train", "loss")]
+    # The phase begins with epoch 3, whose steps were planned without the task.
+    assert {x["epoch"] for x in losses if x["task"] == "depth"} == {1, 4}
 
 
 def test_it_is_said_on_the_display(tmp_path: Path) -> None:

@@ -164,7 +164,7 @@ def test_a_place_that_is_no_study_is_refused(tmp_path: Path, out: str, plugins: 
     (tmp_path / "taken").mkdir()
     (tmp_path / "taken" / "thesis.tex").touch()
     place = out if "://" in out else str(tmp_path / out)
-    with pytest.raises(UsageError, match="local directory|holds no study"):
+    with pytest.raises(UsageError, match=r"local directory|holds no study"):
         run_study(plugins, study_file(tmp_path, TINY + VARIANTS), place, 1, StudyDisplay())
 
 
@@ -235,16 +235,18 @@ def test_compare_shows_a_study_again(finished: tuple[Path, Result]) -> None:
 
 
 def test_only_what_failed_is_tried_again(finished: tuple[Path, Result]) -> None:
+    """Also with another number of jobs, which leaves the threads of cells as they are."""
     folder, _ = finished
-    cells = folder / "out" / "cells"
-    files = sorted(cells.rglob("single-task/**/*"))
-    before = [(file, file.stat().st_mtime_ns) for file in files]
+    cells, state = folder / "out" / "cells", folder / "out" / "study.json"
+    before = [(file, file.stat().st_mtime_ns) for file in sorted(cells.rglob("single-task/**/*"))]
+    threads = json.loads(state.read_text())["threads"]
     log = (cells / "diverges" / "seed-3" / "log.txt").stat().st_size
     result = mtl("study", str(folder / "study.toml"), "--out", str(folder / "out"))
-    assert result.exit_code == 1
+    assert result.exit_code == 1, result.output
     assert "Tiny: 3 cells, 2 of them done before" in result.stdout
     assert before == [(f, f.stat().st_mtime_ns) for f in sorted(cells.rglob("single-task/**/*"))]
     assert (cells / "diverges" / "seed-3" / "log.txt").stat().st_size > log
+    assert json.loads(state.read_text())["threads"] == threads
 
 
 def test_a_changed_cell_is_refused(finished: tuple[Path, Result], tmp_path: Path) -> None:
@@ -255,15 +257,6 @@ def test_a_changed_cell_is_refused(finished: tuple[Path, Result], tmp_path: Path
     cell = folder / "out" / "cells" / "single-task" / "seed-3" / "depth"
     assert f"{cell}: was begun with other settings" in result.output
     assert "(training.max_skipped)" in result.output
-
-
-def test_more_jobs_change_no_cell(finished: tuple[Path, Result]) -> None:
-    folder, _ = finished
-    content = json.loads((folder / "out" / "study.json").read_text())
-    threads = content["threads"]
-    arguments = [str(folder / "study.toml"), "--out", str(folder / "out"), "--jobs", "1"]
-    assert "other settings" not in mtl("study", *arguments).output
-    assert json.loads((folder / "out" / "study.json").read_text())["threads"] == threads
 
 
 # Killed
@@ -295,12 +288,21 @@ def wait_for_cells(out: Path) -> None:
         fcntl.flock(lock, fcntl.LOCK_EX)
 
 
-def test_killed_studies_leave_nothing_running_and_go_on(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "signals",
+    [
+        (signal.SIGKILL, signal.SIGTERM),
+        pytest.param((signal.SIGINT, signal.SIGKILL), marks=pytest.mark.slow),
+    ],
+)
+def test_killed_studies_leave_nothing_running_and_go_on(
+    tmp_path: Path, signals: tuple[signal.Signals, ...]
+) -> None:
     text = TINY.replace("epochs = 2", "epochs = 100000, evaluate_every = 100000")
     file, out = study_file(tmp_path, text + "[variants.equal]"), tmp_path / "out"
     cell = out / "cells" / "equal" / "seed-3"
     saved = 0
-    for number, how in enumerate((signal.SIGKILL, signal.SIGTERM, signal.SIGINT), start=1):
+    for number, how in enumerate(signals, start=1):
         process = start(file, out)
         wait_for_step(process, cell, saved + 3)
         process.send_signal(how)

@@ -54,7 +54,8 @@ def chart(
     *,
     x_label: str = "step",
     levels: Mapping[str, float] | None = None,
-    of_steps: bool = False,
+    calm: bool = False,
+    may_be_logarithmic: bool = False,
 ) -> Markup:
     """A figure with axes, each line labelled at its end; without a finite value it says so.
 
@@ -63,19 +64,19 @@ def chart(
         lines: in order.
         x_label: of the axis.
         levels: name -> value to compare with, drawn across.
-        of_steps: the values are those of single steps: a running mean is drawn, over the values
-            themselves where they are of one run, and on a logarithmic scale where they are positive
-            and span more than one and a half decades.
+        calm: draw a running mean, over the values themselves where they are of one run.
+        may_be_logarithmic: the scale is, where values are positive and span more than one and a
+            half decades.
     """
     raw = [line for line in lines if line.finite]
-    shown = [_calmed(line) for line in raw] if of_steps else raw
+    shown = [_calmed(line) for line in raw] if calm else raw
     known = {name: value for name, value in (levels or {}).items() if math.isfinite(value)}
     missing = [line.label for line in lines if not line.finite]
     if not shown:
         note = element("p", "Nothing finite was recorded.", class_="note")
         return element("figure", element("figcaption", title), note, class_="chart")
     labels = _Labels.of([line.label for line in shown], [name for name in known if name])
-    axes = _Axes.around([*raw, *shown], known, labels.margin, may_be_logarithmic=of_steps)
+    axes = _Axes.around([*raw, *shown], known, labels.margin, may_be_logarithmic)
     scale = " (log scale)" if axes.logarithmic else ""
     picture = element(
         "svg",

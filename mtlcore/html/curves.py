@@ -52,7 +52,7 @@ def _around(values: Sequence[float]) -> Point:
 TITLES: Mapping[str, str] = {
     "weight": "Weights of the tasks",
     "cosine": "Cosines between the tasks' gradients",
-    "degenerate": "Steps whose solver found no proper answer",
+    "degenerate": "Degenerate steps since the last record",
     "term": "Terms between tasks",
     "learning_rate": "Learning rate",
 }

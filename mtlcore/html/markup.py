@@ -47,7 +47,6 @@ def table(
     rows: Iterable[Sequence[str]],
     *,
     numbers_from: int = 1,
-    groups: Sequence[tuple[str, int]] = (),
 ) -> Markup:
     """A table with a caption, whose first column names the rows; wide ones scroll in themselves.
 
@@ -56,16 +55,11 @@ def table(
         columns: their headings.
         rows: as many cells each.
         numbers_from: the first column of numbers, which are set to the right.
-        groups: a line of headings above the columns: the text and how many columns it spans.
     """
 
     def aligned(index: int) -> str | None:
         return "number" if index >= numbers_from else None
 
-    above = [
-        element("th", text, scope="colgroup", colspan=span) if text else element("td", colspan=span)
-        for text, span in groups
-    ]
     titles = [element("th", text, scope="col", class_=aligned(i)) for i, text in enumerate(columns)]
     lines = [
         element(
@@ -78,7 +72,7 @@ def table(
     content = element(
         "table",
         element("caption", caption),
-        element("thead", *([element("tr", *above)] if above else []), element("tr", *titles)),
+        element("thead", element("tr", *titles)),
         element("tbody", *lines),
     )
     return scrolling(caption, content)

@@ -20,6 +20,7 @@ from mtlcore.reports import figure_text, result_notes, result_rows
 SPLITS = {"train": "training", "val": "validation"}
 _CONSTANTS = {"global": "constant", "pixel": "per pixel"}
 _BALANCING = ("weight", "cosine", "degenerate")
+_EXACT = ("learning_rate", "degenerate")  # a running mean would blur them
 
 
 def run_page(run: RunFiles) -> str:
@@ -79,7 +80,15 @@ def step_charts(lines: Mapping[Key, Line], balancing: bool) -> list[Markup]:
             for number, (label, key) in enumerate(members.items())
         ]
         levels = {"": 0.0} if family == "cosine" else None
-        figures.append(chart(title_of(family, task), drawn, levels=levels, of_steps=True))
+        figures.append(
+            chart(
+                title_of(family, task),
+                drawn,
+                levels=levels,
+                calm=family not in _EXACT,
+                may_be_logarithmic=True,
+            )
+        )
     return figures
 
 
@@ -138,7 +147,7 @@ def _learning(run: RunFiles, curves: Mapping[Key, tuple[Point, ...]]) -> Markup:
             for number, split in enumerate(("train", "val"))
             if (split, task, "loss") in curves
         ]
-        figures = [chart("loss", losses, of_steps=True)] if losses else []
+        figures = [chart("loss", losses, calm=True, may_be_logarithmic=True)] if losses else []
         for (split, of, metric), points in curves.items():
             if split == "train" or of != task or metric == "loss":
                 continue
@@ -191,7 +200,7 @@ def solver_note(runs: Iterable[Sequence[Row]]) -> Markup:
         return Markup()
     steps = sum(max((row["step"] for row in run), default=0) for run in rows)
     found = sum(round(row["value"]) for run in rows for row in run if row["metric"] == "degenerate")
-    return paragraph(f"Status of the balancer's solver: degenerate in {found} of {steps} steps.")
+    return paragraph(f"Status of the balancer: degenerate in {found} of {steps} steps.")
 
 
 def _pictures(run: RunFiles) -> Markup:
@@ -214,7 +223,7 @@ def _parameters(run: RunFiles) -> Markup:
 def _configuration(run: RunFiles) -> Markup:
     origins = run.about.get("origins", {})
     rows = [
-        [path, value, *([origins.get(path, "")] if origins else [])]
+        [path, value, *([without_home(origins.get(path, ""))] if origins else [])]
         for path, value in flat(run.config)
     ]
     titles = ["setting", "value", *(["from"] if origins else [])]

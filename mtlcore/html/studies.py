@@ -13,7 +13,7 @@ from mtlcore.html.markup import Markup, element, items, joined, table
 from mtlcore.html.page import Section, alert, charts, page, paragraph, remarks
 from mtlcore.html.pictures import HATCHED, task_panels
 from mtlcore.html.reading import Pictures, read_pictures
-from mtlcore.html.runs import SPLITS, duration, flat, solver_note, step_charts
+from mtlcore.html.runs import SPLITS, duration, flat, solver_note, step_charts, without_home
 
 _SAMPLES = 4  # whose pictures are shown: a page is to stay small
 
@@ -45,8 +45,14 @@ def _lead(comparison: Comparison) -> Markup:
             f"{len(comparison.runs)} finished runs; the baseline is {comparison.baseline}."
         )
     ]
-    if failures := tables.failures(comparison):
-        parts.append(alert(element("p", "These have no result:"), items(failures)))
+    lost = [
+        f"{variant.name}, seed {cell.seed}{f', {cell.task}' if cell.task else ''}: "
+        f"{without_home(cell.reason)}"
+        for variant in comparison.variants
+        for cell in variant.failed
+    ]
+    if lost:
+        parts.append(alert(element("p", "These have no result:"), items(lost)))
     return joined(parts)
 
 
@@ -87,7 +93,7 @@ def _learning(
             "Lines are means over seeds, bands one standard deviation around them; of values of "
             "single steps both are running means over a twentieth of the run."
         ),
-        legend((name, number) for number, name in enumerate(names)),
+        legend((name, number) for number, name in enumerate(names) if steps[name]),
     ]
     for task, directions in comparison.directions.items():
         unit = comparison.units.get(task)
@@ -112,8 +118,10 @@ def _chart(
         for number, name in enumerate(names)
         if key in curves[name]
     ]
+    if not lines:
+        return []
     of_steps = key[0] == "train"
-    return [line_chart(title, lines, x_label=along, of_steps=of_steps)] if lines else []
+    return [line_chart(title, lines, x_label=along, calm=of_steps, may_be_logarithmic=of_steps)]
 
 
 def _balancing(comparison: Comparison, steps: Mapping[str, Curves]) -> Markup:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -336,7 +337,7 @@ class CrossTaskLossContract:
         """Otherwise a learning rate is set for what belongs to others, or set twice."""
         loss = self._new()
         own = {id(parameter) for parameter in loss.parameters()}
-        groups = getattr(loss, "parameter_groups", list)()
+        groups: list[dict[str, Any]] = getattr(loss, "parameter_groups", list)()
         grouped = [id(parameter) for group in groups for parameter in group["params"]]
         assert len(grouped) == len(set(grouped)), "a parameter is in two groups"
         assert set(grouped) <= own, "a group holds a parameter that is not the loss's own"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import attrs
 import pytest
 
@@ -49,7 +51,11 @@ class TestAsPrinted(LossBalancerContract):
 
     def make(self) -> IRA:
         return IRA(
-            main="depth", auxiliary=("segmentation",), alpha=0.1, ratio_aux="weighted", clip=None
+            main="depth",
+            auxiliary=("segmentation",),
+            alpha=0.1,
+            ratio_aux="weighted",
+            clip=math.inf,
         )
 
 

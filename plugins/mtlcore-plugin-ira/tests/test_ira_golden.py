@@ -23,7 +23,7 @@ TASKS = (
     Task(name="segmentation", kind="segmentation", channels=3, class_names=("a", "b", "c")),
     Task(name="depth", kind="depth", channels=1, unit="m"),
 )
-LITERAL: dict[str, Any] = {"ratio_aux": "weighted", "eps_mode": "literal", "clip": None}
+LITERAL: dict[str, Any] = {"ratio_aux": "weighted", "eps_mode": "literal", "clip": float("inf")}
 
 
 @pytest.fixture(scope="module")

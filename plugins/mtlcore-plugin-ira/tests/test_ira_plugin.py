@@ -12,7 +12,7 @@ import torch
 
 import mtlcore
 from mtlcore import checkpoints
-from mtlcore.config import resolve, set_layer
+from mtlcore.config import Layer, file_layer, resolve, set_layer
 from mtlcore.errors import ConfigError, MtlError
 from mtlcore.plugins import Plugins
 from mtlcore.settings import settings_of
@@ -82,6 +82,17 @@ def test_published_settings(dataset: str, warmup: int) -> None:
 def test_it_cannot_lose_its_balancer() -> None:
     with pytest.raises(ConfigError, match="ira"):
         resolve(Plugins.from_environment(), ["ira"], [set_layer(["balancer.name=equal"])])
+
+
+def test_the_literal_reading_can_be_written_down(tmp_path: Path) -> None:
+    literal = ["balancer.ratio_aux=weighted", "balancer.clip=inf", "training.epochs=1"]
+    config = resolve(Plugins.from_environment(), ["ira"], [Layer("test", TINY), set_layer(literal)])
+    mtlcore.run(config, out=str(tmp_path / "run"))
+    again = resolve(
+        Plugins.from_environment(), (), [file_layer(str(tmp_path / "run" / "config.toml"))]
+    )
+    assert again.tree["balancer"] == config.tree["balancer"]
+    assert again.tree["balancer"]["clip"] == math.inf
 
 
 def test_without_a_run() -> None:

@@ -11,10 +11,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 
 from mtlcore.balancing import BalancerContext
 from mtlcore.errors import UsageError
-from mtlcore_pcgrad.balancer import Array, Orders, PCGrad, project
+from mtlcore_pcgrad.balancer import PCGrad, project
+
+Array = NDArray[np.float64]
+Orders = NDArray[np.int64]
 
 GOLDEN = Path(
     os.environ.get("MTLCORE_GOLDEN", Path(__file__).parents[3] / ".." / "shared" / "golden")
@@ -44,15 +48,19 @@ def some_orders(count: int, seed: int = 0) -> Orders:
     return np.array([random.permutation([j for j in range(count) if j != i]) for i in range(count)])
 
 
+def projected(gramian: Array, orders: Orders) -> Array:
+    return np.array(project(gramian.tolist(), orders.tolist()))
+
+
 def surgery(rows: Array, orders: Orders) -> Array:
     """The paper's algorithm as it is printed, on gradients: (K, P) -> projected (K, P)."""
-    projected = rows.copy()
+    left = rows.copy()
     for i, order in enumerate(orders):
         for j in order:
-            inner = projected[i] @ rows[j]
+            inner = left[i] @ rows[j]
             if inner < 0:
-                projected[i] -= inner / (rows[j] @ rows[j]) * rows[j]
-    return projected
+                left[i] -= inner / (rows[j] @ rows[j]) * rows[j]
+    return left
 
 
 def weights_of(balancer: PCGrad, rows: Array) -> Array:
@@ -72,7 +80,7 @@ def test_recorded_orders(cases: list[dict[str, Any]]) -> None:
     for case in cases:
         with np.load(GOLDEN / "balancers.npz") as vectors:
             expected = vectors[f"pcgrad_sum_{case['id']}"]
-        found = project(np.array(case["gram"]), np.array(case["orders"]))
+        found = projected(np.array(case["gram"]), np.array(case["orders"]))
         assert close(found, case["pcgrad"]["coef"]), case["id"]
         assert close(found.sum(axis=0), case["pcgrad"]["weights_sum"]), case["id"]
         assert close(found.sum(axis=0) / case["K"], case["pcgrad"]["weights_mean"]), case["id"]
@@ -96,7 +104,8 @@ def test_average_over_all_orders(cases: list[dict[str, Any]]) -> None:
         tasks = range(case["K"])
         each = [list(permutations([j for j in tasks if j != i])) for i in tasks]
         found = [
-            project(np.array(case["gram"]), np.array(orders)) for orders in zip(*each, strict=True)
+            projected(np.array(case["gram"]), np.array(orders))
+            for orders in zip(*each, strict=True)
         ]
         mean = np.mean(found, axis=0)
         assert close(mean, case["pcgrad"]["all_orders_coef"]), case["id"]
@@ -122,7 +131,7 @@ def test_random_orders_average_to_that(cases: list[dict[str, Any]]) -> None:
 def test_gramian_and_gradients_agree(count: int, conflicting: bool) -> None:
     rows, orders = some_rows(count, count, conflicting), some_orders(count)
     expected = surgery(rows, orders)
-    found = project(rows @ rows.T, orders) @ rows
+    found = projected(rows @ rows.T, orders) @ rows
     lengths = np.linalg.norm(rows, axis=1, keepdims=True)
     assert close(found / lengths, expected / lengths, 1e-10)
 
@@ -131,7 +140,7 @@ def test_gramian_and_gradients_agree(count: int, conflicting: bool) -> None:
 def test_fixed_order_is_as_listed(count: int) -> None:
     rows = some_rows(count, 7)
     orders = np.array([[j for j in range(count) if j != i] for i in range(count)], dtype=int)
-    expected = project(rows @ rows.T, orders.reshape(count, count - 1)).sum(axis=0)
+    expected = projected(rows @ rows.T, orders.reshape(count, count - 1)).sum(axis=0)
     for _ in range(2):
         assert np.array_equal(weights_of(PCGrad(order="fixed"), rows), expected)
     mean = weights_of(PCGrad(order="fixed", reduction="mean"), rows)
@@ -141,8 +150,8 @@ def test_fixed_order_is_as_listed(count: int) -> None:
 def test_permuted_tasks() -> None:
     rows, orders, order = some_rows(6), some_orders(6), np.array([3, 0, 5, 1, 4, 2])
     place = np.argsort(order)
-    there = project(rows[order] @ rows[order].T, place[orders[order]])
-    assert close(there, project(rows @ rows.T, orders)[np.ix_(order, order)])
+    there = projected(rows[order] @ rows[order].T, place[orders[order]])
+    assert close(there, projected(rows @ rows.T, orders)[np.ix_(order, order)])
 
 
 def test_scaled_tasks() -> None:
@@ -150,8 +159,8 @@ def test_scaled_tasks() -> None:
     rows, orders = some_rows(6), some_orders(6)
     scales = 10.0 ** np.array([-6, 3, 0, 6, -2, 1])
     scaled = scales[:, None] * rows
-    there = project(scaled @ scaled.T, orders) * scales / scales[:, None]
-    assert close(there, project(rows @ rows.T, orders))
+    there = projected(scaled @ scaled.T, orders) * scales / scales[:, None]
+    assert close(there, projected(rows @ rows.T, orders))
 
 
 def test_no_conflict_is_the_sum() -> None:
@@ -228,7 +237,7 @@ def test_all_orders_are_equally_likely() -> None:
     balancer, generator = PCGrad(), torch.Generator().manual_seed(0)
     counts: dict[tuple[int, ...], int] = {}
     for _ in range(2400):
-        for task, order in enumerate(balancer._orders(4, generator).tolist()):
+        for task, order in enumerate(balancer._orders(4, generator)):
             counts[task, *order] = counts.get((task, *order), 0) + 1
     expected = {(i, *o) for i, o in product(range(4), permutations(range(4), 3)) if i not in o}
     assert set(counts) == expected

@@ -83,7 +83,7 @@ class IRA(LossBalancer):
         ratio_aux: whether La in the ratio is weighted by w, as eq. 4 defines it. Then a class of
             weight 0 is left with eps for a change, and one enormous g stops it for thousands of
             updates.
-        clip: bound of the ratio, and so of |g| in units of the class's auxiliary loss; None: none.
+        clip: bound of the ratio, and so of |g| in units of the class's auxiliary loss; inf: none.
         every: steps in a time unit; losses are means over it, and weights move at its end.
         smoothing: part of the earlier losses that a running mean keeps; 0: no running mean.
         reference: where L(0) is looked for, "after-warmup" or from the "start" of the run. It only
@@ -109,7 +109,7 @@ class IRA(LossBalancer):
         eps: float = 1e-8,
         eps_mode: EpsMode = "literal",
         ratio_aux: RatioAux = "unweighted",
-        clip: float | None = 10.0,
+        clip: float = 10.0,
         every: int = 1,
         smoothing: float = 0.0,
         reference: Literal["after-warmup", "start"] = "after-warmup",
@@ -120,7 +120,7 @@ class IRA(LossBalancer):
         super().__init__()
         _check(alpha=(alpha, alpha > 0), eps=(eps, eps > 0), every=(every, every >= 1),
                betas=(betas, all(0 <= beta < 1 for beta in betas)), bins=(bins, bins >= 2),
-               clip=(clip, clip is None or clip > 0), smoothing=(smoothing, 0 <= smoothing < 1),
+               clip=(clip, clip > 0), smoothing=(smoothing, 0 <= smoothing < 1),
                warmup=(warmup, 0 <= warmup < 1),
                swap_at=(swap_at, swap_at is None or warmup < swap_at < 1))  # fmt: skip
         self._main, self._auxiliary = main, auxiliary

@@ -22,7 +22,7 @@ class Rule:
     eps: float
     eps_mode: EpsMode
     ratio_aux: RatioAux
-    clip: float | None
+    clip: float
     every: int
     smoothing: float
 
@@ -123,9 +123,7 @@ class ClassWeights(nn.Module):
         present = (count > 0) & losses.isfinite().all(0)
         if not fixed:
             change = rule.away_from_zero((losses - self.last) / self.first)
-            ratio = change[0] / change[1]
-            if rule.clip is not None:
-                ratio = ratio.clamp(-rule.clip, rule.clip)
+            ratio = (change[0] / change[1]).clamp(-rule.clip, rule.clip)
             self._adam(ratio * own, known & present, rule)
         # A loss of 0 is nothing to divide by: such a class begins with its next loss.
         begins = present & ~known & (losses > 0).all(0)

@@ -200,8 +200,8 @@ class MTML(Optimizer):
         """What the inner steps change, by name; empty where the support has no label."""
         adapted: dict[str, Tensor] = {}
         for _ in range(self._inner_steps):
-            at = {**self._inner, **adapted}
-            found = self._inner_gradient(learner, at, tasks, support)
+            at: Mapping[str, Tensor] = {**self._inner, **adapted}
+            found = self._inner_gradient(learner, adapted, [*at.values()], tasks, support)
             rate = self._inner_lr / self._update.scale
             # Autograd sees this subtraction, but through the gradient only in second order. That
             # makes the gradient at the adapted point the one at theta, without a copy.
@@ -215,16 +215,17 @@ class MTML(Optimizer):
     def _inner_gradient(
         self,
         learner: Learner,
-        at: Mapping[str, Tensor],
+        adapted: Mapping[str, Tensor],
+        at: Sequence[Tensor],
         tasks: Sequence[str],
         support: Sequence[_Part],
     ) -> list[Tensor | None]:
-        """Of the sum of the episode's losses, times the loss scale; None where it reaches not."""
+        """Of the episode's losses, scaled, with respect to `at`; None where they do not reach."""
         sums: list[Tensor | None] = [None] * len(at)
         for batch, (shares, part) in support:
             if not len(batch):
                 continue
-            found = learner.losses_at(at, batch, tasks)
+            found = learner.losses_at(adapted, batch, tasks)
             raw, cross, balanced = floats(found.raw, found.cross, found.balanced)
             problem = not_finite({"loss": raw, "term": cross, "balanced loss": balanced})
             if problem is not None:
@@ -234,7 +235,7 @@ class MTML(Optimizer):
             if terms:
                 total = torch.stack(terms).sum() * self._update.scale
                 gradients = torch.autograd.grad(
-                    total, [*at.values()], create_graph=self._second_order, allow_unused=True
+                    total, at, create_graph=self._second_order, allow_unused=True
                 )
                 sums = [_added(a, b) for a, b in zip(sums, gradients, strict=True)]
         if learner.ranks.size > 1:
@@ -245,12 +246,12 @@ class MTML(Optimizer):
         return sums
 
     def _over_ranks(
-        self, learner: Learner, at: Mapping[str, Tensor], gradients: Sequence[Tensor | None]
+        self, learner: Learner, at: Sequence[Tensor], gradients: Sequence[Tensor | None]
     ) -> list[Tensor | None]:
         anywhere = learner.ranks.any_of([gradient is not None for gradient in gradients])
         sums = [
             (torch.zeros_like(value) if gradient is None else gradient.clone()) if found else None
-            for value, gradient, found in zip(at.values(), gradients, anywhere, strict=True)
+            for value, gradient, found in zip(at, gradients, anywhere, strict=True)
         ]
         learner.ranks.sum_([total for total in sums if total is not None])
         return sums

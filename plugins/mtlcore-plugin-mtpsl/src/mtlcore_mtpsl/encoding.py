@@ -4,7 +4,7 @@ Li, Liu and Bilen (MTPSL, CVPR 2022) encode three kinds, as their released code 
 
 | kind | prediction | label |
 | --- | --- | --- |
-| classes (segmentation) | straight-through Gumbel-softmax, temperature 1 | one-hot, invalid pixels 0 |
+| classes | straight-through Gumbel-softmax, temperature 1 | one-hot, invalid pixels 0 |
 | depth, inverse depth | divided by its largest value in the sample | the same, invalid pixels 0 |
 | normals | (n + 1) / 2 with n at unit length | the same, invalid pixels 1/2 |
 
@@ -63,7 +63,7 @@ def of_label(task: Task, target: Tensor, valid: Tensor) -> Tensor:
 
 
 def values(task: Task, raw: Tensor) -> Tensor:
-    """A head's output (N, C, ...) -> probabilities, unit normals, or what it is: comparable ones."""
+    """A head's output (N, C, ...) -> probabilities, unit normals, or itself: comparable ones."""
     if has_classes(task):
         return raw.softmax(1)
     if task.kind == "normals":

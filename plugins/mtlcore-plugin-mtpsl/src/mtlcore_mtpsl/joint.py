@@ -89,8 +89,7 @@ def encode(
     for pair in pairs:
         draw = pair.target if encoding.has_classes(tasks[pair.source]) else None
         uses.append(_place(places, predicted, pair, pair.source, (pair.row, 0, draw)))
-    for pair in pairs:
-        uses.append(_place(places, labelled, pair, pair.target, (pair.row, 1, None)))
+    uses += [_place(places, labelled, pair, pair.target, (pair.row, 1, None)) for pair in pairs]
     encoded = {}
     some = next(iter(predictions.values()))
     for name, task in tasks.items():

@@ -168,9 +168,10 @@ class MappingNetwork(nn.Module):
                 and on the right, to multiples of 32.
             uses: what to map; results have their order.
         """
-        first, maps = {}, []
+        first: dict[str, int] = {}
+        maps: list[Tensor] = []
         for name, batch in encoded.items():
-            first[name] = sum(len(part) for part in maps)
+            first[name] = sum(map(len, maps))
             height, width = batch.shape[2:]
             padded = F.pad(batch, (0, -width % STRIDE, 0, -height % STRIDE))
             maps.append(self.inputs[self._tasks[name].key](padded))
@@ -214,7 +215,8 @@ def joint_feature(features: Features, uses: Sequence[tuple[int, str]], like: Ten
         like: (N, C, h, w); a map of another size is averaged over the new pixels.
     """
     deepest = torch.stack([features.of(task)[0][row].detach() for row, task in uses])
-    return F.adaptive_avg_pool2d(deepest.to(like.dtype), like.shape[2:])
+    height, width = like.shape[2:]
+    return F.adaptive_avg_pool2d(deepest.to(like.dtype), (height, width))
 
 
 def distance(one: Tensor, other: Tensor) -> Tensor:

@@ -277,7 +277,7 @@ class PerceptualMap(CrossTaskLoss):
 def _from_labelled(
     batch: Batch, tasks: Iterable[str], view: int, running: Iterable[str]
 ) -> list[Pair]:
-    """From every labelled task to every unlabelled one; all ordered pairs where none is unlabelled."""
+    """From every labelled task to every unlabelled one; all ordered pairs where none is missing."""
     names, there = list(tasks), set(running)
     turned = find_pairs(batch, names, view, names)
     # The pairs of unlabelled and labelled tasks, read the other way round.

@@ -42,9 +42,9 @@ class MTPSL(CrossTaskLoss):
     | `code` | "different" | "same" |
     | `views` | not said | 2 |
 
-    The paper's 1 / (number of labelled tasks) of the supervised losses has no counterpart here; with
-    one label per image it is 1. The mapping follows the backbone's width; where its deepest map has
-    another size than SegNet's, the map is averaged to that of the joint space.
+    The paper's 1 / (number of labelled tasks) of the supervised losses has no counterpart here;
+    with one label per image it is 1. The mapping follows the backbone's width; where the deepest
+    map has another size than SegNet's, it is averaged to that of the joint space.
 
     Args:
         weight: of everything; with 0 there is neither a second view nor any mapping.

@@ -8,6 +8,7 @@ threshold below depends on the scale of any gradient. Cosines beyond 1, which ro
 from __future__ import annotations
 
 import math
+from typing import cast
 
 import attrs
 import numpy as np
@@ -94,20 +95,21 @@ def minimise(matrix: Array) -> Array | None:
     b: Array = np.ones(count)
     best, smallest, near = b, math.inf, False
     for _ in range(_STEPS):
-        square = float(b @ matrix @ b)
+        products = matrix @ b
+        square = float(b @ products)
         if square <= _CANCELLED * float(b @ b):
             return None
+        gap = 1.0 - b * products * (count / square)
         b = b * math.sqrt(count / square)
-        system = matrix * b * b[:, None]
-        gap = 1.0 - system.sum(axis=1)
-        error = float(np.abs(gap).max())
+        error = max(map(abs, gap.tolist()))
         stalled = near and error > 0.5 * smallest
         if error < smallest:
             best, smallest = b, error
         if stalled or error <= _EXACT:
             break
+        system = matrix * b * b[:, None]
         try:
-            y = np.linalg.solve(system + identity, gap)
+            y = cast(Array, np.linalg.solve(system + identity, gap))
         except np.linalg.LinAlgError:
             return None
         decrement = float(gap @ y)

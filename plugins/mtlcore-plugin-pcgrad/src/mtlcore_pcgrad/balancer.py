@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+from itertools import chain
 from typing import Literal
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from mtlcore.balancing import BalancerContext, GramianBalancer
 from mtlcore.errors import UsageError
 
-Array = NDArray[np.float64]
-Orders = NDArray[np.int64]
+Matrix = Sequence[Sequence[float]]
+Orders = Sequence[Sequence[int]]
 
 
-def project(gramian: Array, orders: Orders) -> Array:
+def project(gramian: Matrix, orders: Orders) -> list[list[float]]:
     """Algorithm 1 of the paper, carried out on coefficients instead of gradients.
 
     Task i starts from `h = g_i` and visits the other tasks; at task j, where `h . g_j < 0`, it
@@ -24,7 +25,7 @@ def project(gramian: Array, orders: Orders) -> Array:
     that was projected already. As `h = sum_k C[i, k] g_k`, a visit changes one coefficient, and all
     `h . g_k` follow from the Gramian. A task without a gradient conflicts with nobody.
 
-    The K tasks do not depend on one another, so that they take their n-th visits together.
+    Plain numbers, as a network has few tasks: arrays this small cost more to call than to compute.
 
     Args:
         gramian: (K, K), entry i, j is `g_i . g_j`.
@@ -33,16 +34,16 @@ def project(gramian: Array, orders: Orders) -> Array:
     Returns:
         C, (K, K): row i is what became of task i's gradient, in terms of the original ones.
     """
-    tasks = np.arange(len(gramian))
-    coefficients = np.eye(len(gramian))
-    products = gramian.copy()  # entry i, k is h_i . g_k
-    squares = gramian.diagonal()
-    squares = np.where(squares > 0, squares, np.inf)
-    for visited in orders.T:
-        steps = np.minimum(products[tasks, visited], 0.0) / squares[visited]
-        if steps.any():
-            coefficients[tasks, visited] -= steps
-            products -= steps[:, None] * gramian[visited]
+    coefficients = []
+    for task, visited in enumerate(orders):
+        mine, products = [0.0] * len(gramian), gramian[task]  # products[k] is h . g_k
+        mine[task] = 1.0
+        for other in visited:
+            if products[other] < 0 < gramian[other][other]:
+                step = products[other] / gramian[other][other]
+                mine[other] -= step
+                products = [h - step * g for h, g in zip(products, gramian[other], strict=True)]
+        coefficients.append(mine)
     return coefficients
 
 
@@ -89,21 +90,21 @@ class PCGrad(GramianBalancer):
         """
         if gramian.dim() != 2 or gramian.shape[0] != gramian.shape[1]:
             raise ValueError(f"a Gramian is (K, K), not {tuple(gramian.shape)}")
-        products: Array = gramian.detach().to("cpu", torch.float64).numpy()
-        if not np.isfinite(products).all():
+        entries: list[list[float]] = gramian.tolist()
+        if not all(map(math.isfinite, chain(*entries))):
             raise ValueError("the Gramian is not finite")
-        generator = self.random(context)
-        weights = project(products, self._orders(len(products), generator)).sum(axis=0)
-        return torch.from_numpy(weights / len(weights) if self._mean else weights)
+        coefficients = project(entries, self._orders(len(entries), self.random(context)))
+        sums = [sum(column) for column in zip(*coefficients, strict=True)]
+        weights = torch.tensor(sums, dtype=torch.float64)
+        return weights / len(entries) if self._mean else weights
 
     def _orders(self, count: int, generator: torch.Generator | None) -> Orders:
-        """(K, K - 1): row i is an order of all tasks but i."""
-        if self._random:
-            device = "cpu" if generator is None else generator.device
-            size, kind = (count, count - 1), torch.float64
-            keys = torch.rand(size, generator=generator, dtype=kind, device=device)
-            ranks: Orders = keys.cpu().numpy().argsort(axis=1)
-        else:
-            ranks = np.tile(np.arange(count - 1), (count, 1))
+        """Row i is an order of all tasks but i."""
+        if not self._random:
+            return [[task for task in range(count) if task != i] for i in range(count)]
+        device = "cpu" if generator is None else generator.device
+        size, kind = (count, count - 1), torch.float64
+        keys = torch.rand(size, generator=generator, dtype=kind, device=device)
+        ranks: list[list[int]] = keys.argsort(dim=1).tolist()
         # Numbers from i on belong to the task after: nobody visits itself.
-        return ranks + (ranks >= np.arange(count)[:, None])
+        return [[rank + (rank >= i) for rank in row] for i, row in enumerate(ranks)]

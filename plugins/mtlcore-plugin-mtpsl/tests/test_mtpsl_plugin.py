@@ -1,0 +1,255 @@
+"""The records, the presets, and whole runs: resumed, switched off, used."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import mtlcore
+from mtlcore import checkpoints
+from mtlcore.config import Layer, resolve
+from mtlcore.display import SilentDisplay
+from mtlcore.errors import ConfigError
+from mtlcore.parameters import count_method_parameters
+from mtlcore.plugins import Plugins
+from mtlcore.regimes import LabelRegime, draw_regime
+from mtlcore.rundir import RunDirectory
+from mtlcore.testing import MethodContract, assert_plugin_is_light
+from mtlcore.testing.base import leaves, same
+from mtlcore.trained import load_run
+from mtlcore.training import Training
+from mtlcore_mtpsl import plugin
+
+LOSSES = ("mtpsl", "consistency", "direct-map", "perceptual-map", "contrastive", "discriminator")
+
+
+def tiny(cross_task: list[dict[str, Any]], workers: int = 0) -> dict[str, Any]:
+    """The preset of `mtpsl` with other losses between tasks, small."""
+    (preset,) = (spec.read() for spec in plugin.mtl_methods() if spec.name == "mtpsl")
+    preset["data"] |= {"train": 6, "val": 2, "size": [32, 32], "workers": workers}
+    preset["model"]["backbone"]["width"] = 0.03
+    preset["training"] = {
+        "batch_size": 2, "epochs": 2, "threads": 1, "normalisation": "sample",
+    }  # fmt: skip
+    return {**preset, "device": "cpu", "cross_task": cross_task}
+
+
+class TestMTPSL(MethodContract):
+    method = "mtpsl"
+
+
+class TestNYUv2(MethodContract):
+    method = "mtpsl-nyuv2"
+    needs_files = True
+
+    def test_the_preset_is_a_configuration(self) -> None:
+        resolve(Plugins.from_environment(), [self.method], [])
+
+
+class TestCityscapes(MethodContract):
+    method = "mtpsl-cityscapes"
+    needs_files = True
+
+
+def test_is_light() -> None:
+    assert_plugin_is_light("mtlcore_mtpsl.plugin")
+
+
+def test_every_loss_is_listed_with_settings_that_say_what_they_mean() -> None:
+    plugins = Plugins.from_environment()
+    assert tuple(spec.name for spec in plugin.mtl_losses()) == LOSSES
+    for spec in plugin.mtl_losses():
+        assert spec.summary and spec.paper
+        shown = mtlcore_settings(plugins, spec.name)
+        assert shown["weight"]["default"] == 1.0
+        assert all(setting["meaning"] for setting in shown.values())
+
+
+def mtlcore_settings(plugins: Plugins, name: str) -> dict[str, Any]:
+    from mtlcore.inspection import show_data
+
+    return {s["name"]: s for s in show_data(plugins, "losses", name)["settings"]}
+
+
+@pytest.mark.parametrize(
+    ("method", "total", "mapping"),
+    [("mtpsl-nyuv2", 25_055_185, 14_819_328), ("mtpsl-cityscapes", 25_017_672, 14_780_160)],
+)
+def test_published_sizes(method: str, total: int, mapping: int) -> None:
+    counted = count_method_parameters(Plugins.from_environment(), method)
+    assert counted["total"] == total
+    components = counted["components"]
+    assert isinstance(components, dict)
+    assert components["cross_task"] == mapping
+
+
+def test_the_published_settings() -> None:
+    presets = {spec.name: spec.read() for spec in plugin.mtl_methods()}
+    expected = {
+        "mtpsl-nyuv2": (2.0, 1e-3, False, 2, ["segmentation", "depth", "normals"]),
+        "mtpsl-cityscapes": (1.0, 1e-5, True, 8, ["segmentation", "inverse_depth"]),
+    }
+    for name, (weight, film, flip, batch, tasks) in expected.items():
+        preset = presets[name]
+        (loss,) = preset["cross_task"]
+        assert (loss["weight"], loss["regulariser"], loss["views"]) == (weight, 0.5, 2)
+        assert loss["film"]["lr"] == film
+        # Halved every 30 epochs of 200, the rest every 100.
+        points = [epoch / 200 for epoch in range(30, 200, 30)]
+        assert loss["film"]["schedule"]["at"] == pytest.approx(points)
+        assert loss["mapping"] == {
+            "lr": 1e-4, "schedule": {"name": "step", "at": [0.5], "gamma": 0.5},
+        }  # fmt: skip
+        assert preset["data"]["augment"] == {"scales": [1.0, 1.2, 1.5], "flip": flip}
+        assert preset["data"]["labels"] == "one"
+        assert preset["training"]["normalisation"] == "sample"
+        assert (preset["training"]["batch_size"], preset["training"]["epochs"]) == (batch, 200)
+        assert preset["tasks"] == tasks
+
+
+# The released regime files
+
+
+def kept(labels: str, tasks: list[str], samples: int, seed: int = 0) -> LabelRegime:
+    regime = draw_regime(labels, tasks, samples, torch.Generator().manual_seed(seed))
+    assert regime is not None
+    return regime
+
+
+def test_one_label_has_the_frequencies_of_the_released_files() -> None:
+    """795 images of NYUv2: 265 each; 2,975 of Cityscapes: 1,487 and 1,488."""
+    nyuv2 = kept("one", ["segmentation", "depth", "normals"], 795)
+    assert nyuv2.counts() == {"segmentation": 265, "depth": 265, "normals": 265}
+    assert all(len(nyuv2.tasks(i, "")) == 1 for i in range(795))
+    cityscapes = kept("one", ["segmentation", "inverse_depth"], 2975)
+    assert sorted(cityscapes.counts().values()) == [1487, 1488]
+    assert all(len(cityscapes.tasks(i, "")) == 1 for i in range(2975))
+
+
+def test_random_labels_have_the_frequencies_of_the_released_file() -> None:
+    """Its counts are within four standard deviations of how labels are drawn here.
+
+    405 images have one label and 390 two; combinations, as digits segmentation-depth-normals, 110
+    x148, 001 x143, 010 x133, 100 x129, 011 x127, 101 x115.
+    """
+    released = {"110": 148, "001": 143, "010": 133, "100": 129, "011": 127, "101": 115}
+    tasks = ["segmentation", "depth", "normals"]
+    number = 40 * 795
+    regime = kept("random", tasks, number)
+    found = Counter(
+        "".join(str(int(task in regime.tasks(i, ""))) for task in tasks) for i in range(number)
+    )
+    assert set(found) == set(released)
+    for combination, count in released.items():
+        share = found[combination] / number
+        assert abs(share - 1 / 6) < 4 * (5 / 36 / number) ** 0.5
+        assert abs(count - 795 * share) < 4 * (795 * share * (1 - share)) ** 0.5
+
+
+# Runs
+
+
+def run(out: Path, cross_task: list[dict[str, Any]], workers: int = 0) -> dict[str, Any]:
+    return mtlcore.run(tiny(cross_task, workers), plugins=[], out=str(out))
+
+
+def records(folder: Path) -> list[dict[str, Any]]:
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in line.items() if k != "seconds"} for line in lines]
+
+
+def state(folder: Path) -> dict[str, Any]:
+    return checkpoints.load(folder / "checkpoints" / "last.safetensors")
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_trains(name: str, tmp_path: Path) -> None:
+    """Every loss under one label per image: finite, recorded, and what it learns has moved."""
+    summary = run(tmp_path / "run", [{"name": name}])
+    assert summary["steps"] == 6
+    assert summary["skipped_steps"] == 0
+    terms = {line["task"] for line in records(tmp_path / "run") if line["metric"] == "term"}
+    assert name.replace("-", "_") in terms
+    learnt = {
+        key[2:]: value
+        for key, value in leaves(state(tmp_path / "run")["learner"])
+        if key[0] == "cross_task"
+    }
+    assert bool(learnt) == (name != "consistency")
+    assert summary["parameters"]["components"]["cross_task"] == 0 or learnt
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_with_weight_zero_a_run_is_the_supervised_one(name: str, tmp_path: Path) -> None:
+    """Bit for bit: parameters, statistics, the optimizer's state and everything recorded."""
+    supervised = run(tmp_path / "without", [])
+    switched_off = run(tmp_path / "off", [{"name": name, "weight": 0.0}])
+    assert records(tmp_path / "without") == records(tmp_path / "off")
+    assert same(supervised["final"], switched_off["final"])
+    one, other = state(tmp_path / "without"), state(tmp_path / "off")
+    model = {k: v for k, v in leaves(other["learner"]) if k[0] != "cross_task"}
+    assert same(dict(leaves(one["learner"])), model)
+    assert same(one["random"], other["random"])
+    moments = [dict(leaves(each["optimizer"]["torch"]["state"])) for each in (one, other)]
+    assert same(*moments)
+    # And it is not that the loss has no effect at all.
+    on = run(tmp_path / "on", [{"name": name}])
+    assert not same(supervised["final"], on["final"])
+
+
+def training(folder: Path, name: str) -> Training:
+    values = tiny([{"name": name, "mapping": {"lr": 0.01}}])
+    config = resolve(Plugins.from_environment(), [], [Layer("test", values)])
+    directory = RunDirectory(str(folder), resume=True)
+    directory.open_metrics(0)
+    return Training(config, directory, SilentDisplay())
+
+
+@pytest.mark.parametrize("name", [name for name in LOSSES if name != "consistency"])
+def test_what_is_learnt_is_saved_and_resumed(name: str, tmp_path: Path) -> None:
+    """Two epochs at once, and with a checkpoint between them, end in the same bits."""
+    whole = training(tmp_path / "whole", name)
+    whole.run()
+    first = training(tmp_path / "parts", name)
+    first.epochs, epochs = 1, first.epochs
+    assert first.total_steps * epochs == whole.total_steps
+    first.learner.train()
+    first.run()
+    saved = state(tmp_path / "parts")
+    second = training(tmp_path / "parts", name)
+    before = dict(leaves(dict(second.learner.state_dict())))
+    second.resume(saved)
+    after = dict(leaves(dict(second.learner.state_dict())))
+    own = [key for key in after if key[0] == "cross_task"]
+    assert own and any(not torch.equal(before[key], after[key]) for key in own)
+    second.run()
+    assert same(state(tmp_path / "whole")["learner"], state(tmp_path / "parts")["learner"])
+
+
+def test_it_is_left_out_of_prediction(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run(tmp_path / "run", [{"name": "mtpsl"}])
+    trained = load_run(Plugins.from_environment(), str(tmp_path / "run"), "last", Layer("", {}))
+    inputs = torch.rand(2, 3, 32, 32)
+    expected = trained.learner.predict(inputs, trained.learner.tasks)
+    del trained.learner.cross_task
+    found = trained.learner.predict(inputs, trained.learner.tasks)
+    assert same(found, expected)
+    assert trained.learner.model.backbone is not None
+
+
+def test_runs_are_the_same_whoever_loads(tmp_path: Path) -> None:
+    here = run(tmp_path / "here", [{"name": "mtpsl"}])
+    there = run(tmp_path / "there", [{"name": "mtpsl"}], workers=1)
+    assert same(here["final"], there["final"])
+    assert same(state(tmp_path / "here")["learner"], state(tmp_path / "there")["learner"])
+
+
+def test_a_method_without_its_loss_is_refused() -> None:
+    values = {"cross_task": [{"name": "consistency"}]}
+    with pytest.raises(ConfigError, match="not itself without losses/mtpsl"):
+        resolve(Plugins.from_environment(), ["mtpsl"], [Layer("test", values)])

@@ -1,0 +1,299 @@
+"""Every backbone, balancer, optimizer (with its sampler) and label regime with every other.
+
+What is tried comes from the installed plugins. The default suite runs combinations that cover
+every pair of these four; all combinations are slow. A pair that cannot work is refused before the
+first step, and is listed with its reason in docs/pairs.md.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import combinations, product
+from pathlib import Path
+from typing import Any
+
+import attrs
+import pytest
+import torch
+
+from mtlcore.config import Chosen, Layer, RunConfig, resolve
+from mtlcore.data import Batch
+from mtlcore.display import SilentDisplay
+from mtlcore.episodes import LoadedPlan
+from mtlcore.errors import UsageError
+from mtlcore.learner import Learner
+from mtlcore.optimizers import Optimizer, StepReport
+from mtlcore.plugins import Plugins
+from mtlcore.rundir import RunDirectory
+from mtlcore.settings import REQUIRED, settings_of
+from mtlcore.specs import MethodSpec
+from mtlcore.training import Training, check
+
+PAGE = Path(__file__).parents[1] / "docs" / "pairs.md"
+IMAGES = ("segmentation", "depth", "normals")
+VECTORS = ("colour", "shape", "weight")
+ROWS = "a,b,c,colour,shape,weight\n" + "".join(
+    f"{i},{i * i % 7},{-i % 3},{'rgb'[i % 3]},{'os'[i // 2 % 2]},{i / 3}\n" for i in range(12)
+)
+PLUGINS = Plugins()
+
+
+@attrs.frozen
+class Combination:
+    """One of each."""
+
+    backbone: str
+    balancer: str
+    optimizer: str
+    labels: str
+
+    def __str__(self) -> str:
+        return "-".join(attrs.astuple(self))
+
+
+def names(kind: str) -> list[str]:
+    return [component.spec.name for component in PLUGINS.all(kind)]
+
+
+AXES = {
+    "backbone": names("backbones"),
+    "balancer": names("balancers"),
+    "optimizer": names("optimizers"),
+    "labels": ["full", "one"],
+}
+Pair = frozenset[tuple[str, str]]
+
+
+def pairs_of(combination: Combination) -> set[Pair]:
+    chosen = attrs.asdict(combination).items()
+    return {frozenset(pair) for pair in combinations(chosen, 2)}
+
+
+def listed() -> dict[Pair, str]:
+    """The pairs that docs/pairs.md says are impossible, and the reasons it gives."""
+    rows = re.findall(r"^\| (\w+) `([\w-]+)` \| (\w+) `([\w-]+)` \| (.+) \|$", PAGE.read_text(), re.M)
+    return {frozenset({(a, x), (b, y)}): reason for a, x, b, y, reason in rows}
+
+
+IMPOSSIBLE = listed()
+ALL = [Combination(*chosen) for chosen in product(*AXES.values())]
+POSSIBLE = [c for c in ALL if not pairs_of(c) & IMPOSSIBLE.keys()]
+
+
+def covering(combinations: Sequence[Combination]) -> list[Combination]:
+    """Some of them with every pair of all; the one with most new pairs first, again and again."""
+    missing = {pair for combination in combinations for pair in pairs_of(combination)}
+    found = []
+    while missing:
+        best = max(combinations, key=lambda c: len(pairs_of(c) & missing))
+        found.append(best)
+        missing -= pairs_of(best)
+    return found
+
+
+COVER = covering(POSSIBLE)
+
+
+# What a component is tried with
+
+
+def required(kind: str, name: str, tasks: Sequence[str]) -> dict[str, Any]:
+    """Values of the settings that have no default."""
+    known = {"inputs": 3, "main": tasks[0], "weights": {tasks[0]: 2.0}}
+    settings = settings_of(PLUGINS.get(kind, name).load())
+    needed = [setting.name for setting in settings if setting.default is REQUIRED]
+    return {setting: known[setting] for setting in needed}
+
+
+def sampler_of(optimizer: str) -> str:
+    """The one that the methods with this optimizer need; that of plain training if they need none."""
+    methods = [component.spec for component in PLUGINS.all("methods")]
+    needed = {
+        other.partition("/")[2]
+        for spec in methods
+        if isinstance(spec, MethodSpec) and f"optimizers/{optimizer}" in spec.requires
+        for other in spec.requires
+        if other.startswith("episode-samplers/")
+    }
+    return next(iter(needed), "joint")
+
+
+def configuration(combination: Combination, place: Path) -> RunConfig:
+    backbone = PLUGINS.get("backbones", combination.backbone).load()
+    reads_vectors = any(s.name == "inputs" for s in settings_of(backbone))
+    tasks = VECTORS if reads_vectors else IMAGES
+    data: dict[str, Any] = {"name": "rooms", "size": [32, 32]}
+    if reads_vectors:
+        (place / "rows.csv").write_text(ROWS)
+        targets = {
+            "colour": {"kind": "classification", "column": "colour", "classes": list("rgb")},
+            "shape": {"kind": "classification", "column": "shape", "classes": list("os")},
+            "weight": {"kind": "regression", "column": "weight"},
+        }
+        data = {"name": "tabular", "root": str(place), "file": "rows.csv", "targets": targets}
+    values = {
+        "device": "cpu",
+        "tasks": list(tasks),
+        "data": {**data, "train": 4, "val": 2, "workers": 0, "labels": combination.labels},
+        "model": {
+            "backbone": {
+                "name": combination.backbone,
+                **required("backbones", combination.backbone, tasks),
+            }
+        },
+        "balancer": {
+            "name": combination.balancer,
+            **required("balancers", combination.balancer, tasks),
+        },
+        "optimizer": {
+            "name": combination.optimizer,
+            **required("optimizers", combination.optimizer, tasks),
+        },
+        "episodes": {"name": sampler_of(combination.optimizer)},
+        "training": {"steps": 2, "batch_size": 2},
+    }
+    return resolve(PLUGINS, [], [Layer("test", values)])
+
+
+# What a step may and must move
+
+
+@attrs.define
+class Watched(Optimizer):
+    """An optimizer under observation, and how many steps it took."""
+
+    inner: Optimizer
+    steps: int = 0
+
+    def step(self, learner: Learner, plan: LoadedPlan) -> StepReport:
+        may, must = reached(learner, plan)
+        before = {name: p.detach().clone() for name, p in learner.named_parameters()}
+        report = self.inner.step(learner, plan)
+        assert report.skipped is None
+        assert report.losses and all(map(math.isfinite, report.losses.values()))
+        now = dict(learner.named_parameters())
+        moved = {name for name, value in before.items() if not torch.equal(value, now[name])}
+        assert moved <= may, f"{sorted(moved - may)} moved, but no loss of the step reaches them"
+        assert must <= moved, f"{sorted(must - moved)} have a gradient, but did not move"
+        assert all(bool(p.isfinite().all()) for p in now.values())
+        self.steps += 1
+        return report
+
+    def forget(self, parameters: Iterable[torch.nn.Parameter]) -> None:
+        self.inner.forget(parameters)
+
+    def after_evaluation(self, loss: float) -> None:
+        self.inner.after_evaluation(loss)
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.inner.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.inner.load_state_dict(state)
+
+
+def reached(learner: Learner, plan: LoadedPlan) -> tuple[set[str], set[str]]:
+    """Parameters that a loss of the step reaches, and those that it pulls at."""
+    may: set[str] = set()
+    must: set[str] = set()
+    for batch, tasks, counts in judged(plan):
+        for name, gradient in gradients(learner, batch, tasks).items():
+            may.add(name)
+            if counts and bool(gradient.any()):
+                must.add(name)
+    return may, must
+
+
+def judged(plan: LoadedPlan) -> Iterator[tuple[Batch, tuple[str, ...], bool]]:
+    """Batches of the episodes with their tasks, and whether the update is made of their losses."""
+    for episode in plan.episodes:
+        batches = [episode.support, *([] if episode.query is None else [episode.query])]
+        for number in batches:
+            yield plan.batches[number], episode.tasks, number == batches[-1]
+
+
+def gradients(
+    learner: Learner, batch: Batch, tasks: Sequence[str]
+) -> Mapping[str, torch.Tensor]:
+    """Of the sum of the balanced losses, by the names of the parameters it reaches."""
+    random = learner.context.generator
+    state = random.get_state() if random else None
+    with torch.random.fork_rng():
+        found = learner.losses_at({}, batch, tasks)
+    if random and state is not None:
+        random.set_state(state)
+    terms = [*found.balanced.values(), *found.cross.values()]
+    if not terms:
+        return {}
+    named = dict(learner.named_parameters())
+    total = torch.stack(terms).sum()
+    rows = torch.autograd.grad(total, [*named.values()], allow_unused=True)
+    return {name: g for name, g in zip(named, rows, strict=True) if g is not None}
+
+
+@attrs.frozen
+class Watching:
+    """What makes the watched optimizer of a run."""
+
+    chosen: Chosen
+    made: list[Watched] = attrs.field(factory=list)
+
+    def make(self, learner: Learner) -> Watched:
+        self.made.append(Watched(self.chosen.make(learner)))
+        return self.made[-1]
+
+
+def built(config: RunConfig, place: Path) -> Training:
+    """What happens before the first step.
+
+    Raises:
+        UsageError: the combination cannot work.
+    """
+    training = Training(config, RunDirectory(str(place / "run"), resume=True), SilentDisplay())
+    check(training)
+    return training
+
+
+def train(combination: Combination, place: Path) -> None:
+    config = configuration(combination, place)
+    watching = Watching(config.optimizer)
+    training = built(attrs.evolve(config, optimizer=watching), place)
+    training.run()
+    (watched,) = watching.made
+    assert watched.steps == 2
+
+
+@pytest.mark.parametrize("combination", COVER, ids=str)
+def test_a_pair_trains(combination: Combination, tmp_path: Path) -> None:
+    train(combination, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("combination", [c for c in POSSIBLE if c not in COVER], ids=str)
+def test_a_combination_trains(combination: Combination, tmp_path: Path) -> None:
+    train(combination, tmp_path)
+
+
+def test_every_pair_is_tried_or_listed() -> None:
+    tried = {pair for combination in COVER for pair in pairs_of(combination)}
+    axes = [[(axis, name) for name in values] for axis, values in AXES.items()]
+    every = {
+        frozenset(pair) for one, other in combinations(axes, 2) for pair in product(one, other)
+    }
+    assert tried | IMPOSSIBLE.keys() == every
+    assert not tried & IMPOSSIBLE.keys()
+    assert len(COVER) < len(POSSIBLE) / 4
+
+
+@pytest.mark.parametrize(("pair", "reason"), IMPOSSIBLE.items(), ids=str)
+def test_what_is_listed_is_refused_before_the_first_step(
+    pair: Pair, reason: str, tmp_path: Path
+) -> None:
+    own = [c for c in ALL if pair in pairs_of(c)]
+    # As little else as possible that could be to blame.
+    combination = min(own, key=lambda c: len(pairs_of(c) & IMPOSSIBLE.keys()))
+    with pytest.raises(UsageError) as refused:
+        built(configuration(combination, tmp_path), tmp_path)
+    assert reason in str(refused.value)
