@@ -268,8 +268,8 @@ class Balancing(nn.Module):
             balancer.prepare(tasks, data)
 
     def transform(self, losses: dict[str, Tensor], context: BalancerContext) -> dict[str, Tensor]:
-        """The losses after every loss balancer."""
-        for balancer in self.loss_balancers:
+        """The losses after every loss balancer; a batch without labels has none to balance."""
+        for balancer in self.loss_balancers if losses else ():
             losses = balancer.transform(losses, context)
         return losses
 

@@ -391,12 +391,14 @@ def _run_cells(record: _Record, processes: CellProcesses, display: StudyDisplay)
                 _conclude(cell, ended, record)
                 outlook.ended(str(cell))
                 if cell.status == "finished":
-                    outlook.took(cell.kind, ended.seconds)
+                    # This process may have done the rest only.
+                    whole = _seconds(record.folder / cell.location)
+                    outlook.took(cell.kind, max(ended.seconds, whole))
                 display.ended(f"{cell}: {_told(cell, ended, record)}")
     except KeyboardInterrupt as error:
         display.note("stopping: the cells finish their step and save; once more stops at once")
         for ended in processes.stop():
-            _conclude(by_location[ended.location], ended, record)
+            _conclude(by_location[ended.location], ended, record, asked=True)
         left = sum(cell.status != "finished" for cell in record.cells)
         raise Interrupted(
             f"stopped with {left} of {len(record.cells)} cells to do; what was done is saved. Go "
@@ -419,11 +421,12 @@ def _start(cell: Cell, record: _Record, processes: CellProcesses) -> None:
     processes.start(cell.location, cell.config.training.threads or 1)
 
 
-def _conclude(cell: Cell, ended: Ended, record: _Record) -> None:
+def _conclude(cell: Cell, ended: Ended, record: _Record, asked: bool = False) -> None:
+    """Note how a cell ended, which may have been asked to."""
     if ended.code == 0:
         cell.status = "finished"
     else:
-        cell.status = "interrupted" if ended.code == EXIT_CODE else "failed"
+        cell.status = "interrupted" if asked or ended.code == EXIT_CODE else "failed"
         cell.reason = ended.why
     record.write()
 

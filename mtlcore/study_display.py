@@ -41,23 +41,25 @@ class Outlook:
     ) -> None:
         self._now, self._jobs = now, jobs
         self._began = now()
-        self._waiting = list(kinds)
-        self._took: dict[str, list[float]] = {}
+        # Replaced and never changed, as another thread draws from them.
+        self._waiting = tuple(kinds)
+        self._took: dict[str, tuple[float, ...]] = {}
+        self._running: dict[str, tuple[str, float]] = {}
         self.total, self.done = done + len(kinds), done
-        self.running: dict[str, tuple[str, float]] = {}
 
     def took(self, kind: str, seconds: float) -> None:
         """A cell of that kind needed so many seconds."""
-        self._took.setdefault(kind, []).append(seconds)
+        self._took = {**self._took, kind: (*self._took.get(kind, ()), seconds)}
 
     def started(self, name: str, kind: str) -> None:
         """A cell that waited runs now."""
-        self._waiting.remove(kind)
-        self.running[name] = kind, self._now()
+        place = self._waiting.index(kind)
+        self._waiting = self._waiting[:place] + self._waiting[place + 1 :]
+        self._running = {**self._running, name: (kind, self._now())}
 
     def ended(self, name: str) -> None:
         """A cell runs no more."""
-        del self.running[name]
+        self._running = {one: what for one, what in self._running.items() if one != name}
         self.done += 1
 
     @property
@@ -65,9 +67,11 @@ class Outlook:
         """Seconds since the start."""
         return self._now() - self._began
 
-    def since(self, name: str) -> float:
-        """Seconds that a running cell has run."""
-        return self._now() - self.running[name][1]
+    @property
+    def running(self) -> dict[str, float]:
+        """The running cells, and for how many seconds they have run."""
+        now = self._now()
+        return {name: now - start for name, (_, start) in self._running.items()}
 
     @property
     def seconds_left(self) -> float | None:
@@ -76,7 +80,7 @@ class Outlook:
             return None
         now = self._now()
         running = [
-            max(0.0, self._expected(kind) - (now - start)) for kind, start in self.running.values()
+            max(0.0, self._expected(kind) - (now - start)) for kind, start in self._running.values()
         ]
         waiting = sum(self._expected(kind) for kind in self._waiting)
         return max([(sum(running) + waiting) / self._jobs, *running])
@@ -150,8 +154,7 @@ class StudyDisplay:
             clock(outlook.elapsed),
             _left(outlook),
         )
-        # A copy: the cells change while another thread draws.
-        running = [f"{name} ({clock(outlook.since(name))})" for name in list(outlook.running)]
+        running = [f"{name} ({clock(seconds)})" for name, seconds in outlook.running.items()]
         return Group(grid, Text("  ".join(running), no_wrap=True, overflow="ellipsis"))
 
 

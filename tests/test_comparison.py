@@ -15,11 +15,13 @@ import tomli_w
 from click.testing import CliRunner, Result
 
 from mtlcore.cli import main
-from mtlcore.comparison import Comparison, Reached, Target, compare, read_run
+from mtlcore.comparison import Comparison, Epoch, Reached, Target, compare, read_run
 from mtlcore.errors import MtlError, UsageError
 from mtlcore.metrics import DELTA_M, delta_m
 from mtlcore.spread import Difference, Spread, student_t
 from mtlcore.tables import as_csv, as_data, as_latex, as_markdown, write_tables
+
+Missing = dict[str, Mapping[str, float | None]]  # null stands for what is not finite
 
 DIRECTIONS = {
     "segmentation": {"miou": True, "accuracy": True},
@@ -286,7 +288,8 @@ def test_runs_of_one_task_each_are_the_single_task_models(tmp_path: Path) -> Non
 
 def test_the_best_epoch_can_be_compared_instead(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", both(0.5, 1.0), best=both(0.7, 0.9))
-    for epoch, value in (("last", 0.5), ("best", 0.7)):
+    expected: dict[Epoch, float] = {"last": 0.5, "best": 0.7}
+    for epoch, value in expected.items():
         comparison = compare([run], epoch=epoch)
         spread = comparison.spread(comparison.variants[0], "segmentation", "miou")
         assert spread is not None
@@ -295,7 +298,7 @@ def test_the_best_epoch_can_be_compared_instead(tmp_path: Path) -> None:
 
 
 def test_nan_is_shown_and_ranks_last(tmp_path: Path) -> None:
-    broken = {"segmentation": {"miou": None, "accuracy": 0.5}, "depth": both(1, 1.0)["depth"]}
+    broken: Missing = {**both(1, 1.0), "segmentation": {"miou": None, "accuracy": 0.5}}
     runs = [
         write_run(tmp_path / "good", both(0.5, 1.0), method="good"),
         write_run(tmp_path / "broken", broken, method="broken"),
@@ -313,7 +316,7 @@ def test_nan_is_shown_and_ranks_last(tmp_path: Path) -> None:
 
 
 def test_two_seeds_with_nan_are_not_averaged_away(tmp_path: Path) -> None:
-    bad = {"segmentation": {"miou": None, "accuracy": 0.5}, "depth": both(1, 1.0)["depth"]}
+    bad: Missing = {**both(1, 1.0), "segmentation": {"miou": None, "accuracy": 0.5}}
     runs = [write_run(tmp_path / "0", both(0.5, 1.0)), write_run(tmp_path / "1", bad, 1)]
     assert row_of(as_markdown(compare(runs)), "segmentation", "equal")[1] == "NaN"
 

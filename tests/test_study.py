@@ -43,6 +43,7 @@ VARIANTS = """
 optimizer.lr = 1e30
 """
 LAST = "checkpoints/last.safetensors"
+STUDIES = Path(__file__).parents[1] / "studies"
 
 
 @pytest.fixture(scope="module")
@@ -166,6 +167,16 @@ def test_a_place_that_is_no_study_is_refused(tmp_path: Path, out: str, plugins: 
     place = out if "://" in out else str(tmp_path / out)
     with pytest.raises(UsageError, match=r"local directory|holds no study"):
         run_study(plugins, study_file(tmp_path, TINY + VARIANTS), place, 1, StudyDisplay())
+
+
+@pytest.mark.parametrize(
+    "file", [pytest.param(file, id=file.stem) for file in sorted(STUDIES.rglob("*.toml"))]
+)
+def test_studies_that_are_here_can_start(file: Path, plugins: Plugins) -> None:
+    study = read_study(str(file))
+    cells = cells_of(study, plugins, threads=1)
+    assert len({cell.location for cell in cells}) == len(cells) > 1
+    assert {cell.config.training.threads for cell in cells} == {1}
 
 
 # A whole study

@@ -286,6 +286,30 @@ def test_balancing_on_the_last_layer() -> None:
         torch.testing.assert_close(found[name], expected.detach(), rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.parametrize("second_order", [False, True])
+def test_weights_between_two_updates(second_order: bool) -> None:
+    """A balancer that is asked every other step: its last weights, those of heads too."""
+    learner, other = (tiny_learner(CHAINS["both"](), update_every=2).double() for _ in range(2))
+    optimizer = MTML(learner, inner_lr=INNER_LR, second_order=second_order)
+    learner.context.step = 0
+    weights = optimizer.step(learner, plan_of()).balancing.weights
+    assert len(set(weights.values())) == 3
+    other.load_state_dict(state_of(learner))
+    rows = rows_by_hand(other, plan_of(seed=5), second_order=second_order)
+    learner.context.step = 1
+    found = gradients_of(optimizer, learner, plan_of(seed=5))
+    names = {id(p): name for name, p in other.named_parameters()}
+    own = [names[id(p)] for task in TASKS for p in other.model.task_parameters(task)]
+    shared = [names[id(p)] for p in other.model.shared_parameters()]
+    heads = dict(zip(TASKS, (1.0, 2.0, 3.0), strict=True))
+    expected: dict[str, Tensor | None] = {}
+    for name in found:
+        scale = weights if name in shared else heads if name in own else dict.fromkeys(TASKS, 1.0)
+        terms = [scale[t] * g for t in TASKS if (g := rows[t][name]) is not None]
+        expected[name] = torch.stack(terms).sum(0) if terms else None
+    assert_close(found, expected)
+
+
 # Splitting batches
 
 

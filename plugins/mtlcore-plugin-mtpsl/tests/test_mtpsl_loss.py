@@ -385,14 +385,14 @@ def test_normalisation_divides_by_the_number_of_unlabelled_tasks() -> None:
     learners = [
         tiny_learner(cross_task=[new(MTPSL, normalisation=kind)]) for kind in ("sum", "mean")
     ]
-    for absent, number in ((["depth"], 1), (["depth", "normals"], 2), ([], 3)):
+    for absent, unlabelled in ((["depth"], 1), (["depth", "normals"], 2), ([], 3)):
         batch = tiny_batch(6, views=VIEWS, absent=absent)
         terms = []
         for learner in learners:
             torch.manual_seed(4)
             terms.append(learner(batch, NAMES).cross)
         for name, value in terms[0].items():
-            assert number(value) / number == pytest.approx(number(terms[1][name]), rel=1e-5)
+            assert number(value) / unlabelled == pytest.approx(number(terms[1][name]), rel=1e-5)
 
 
 def test_samples_without_a_pair_count_in_the_mean() -> None:

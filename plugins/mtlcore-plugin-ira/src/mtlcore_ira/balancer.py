@@ -234,7 +234,7 @@ class IRA(LossBalancer):
                 self._seen = _Seen(context, context.step)
             earlier = self._seen.sums.get(task)
             self._seen.sums[task] = sums if earlier is None else earlier + sums
-        if stage.fixed or not loss.requires_grad:  # the latter: nothing learns from it
+        if not loss.requires_grad:  # nothing learns from it
             return loss
         # What each place counts in the loss, however that is normalised; a constant.
         (share,) = torch.autograd.grad(loss, values, retain_graph=True)
@@ -253,7 +253,7 @@ class IRA(LossBalancer):
                 f"balancer ira: the losses of {main} and {task} are on different grids, "
                 f"{tuple(theirs.shape)} and {tuple(ours.shape)}"
             )
-        valid = _supervised(context, "valid", task) & _supervised(context, "valid", main)
+        valid = _batch(context).valid[task] & _batch(context).valid[main]
         # Points that do not count go to a class of their own: what is summed needs no mask then.
         number = nothing.shape[1]
         places = labels.masked_fill(~valid, number).flatten()
@@ -272,7 +272,7 @@ class IRA(LossBalancer):
         return values
 
     def _classes(self, task: str, context: BalancerContext) -> Tensor:
-        target = _supervised(context, "targets", task)
+        target = _batch(context).targets[task]
         bins = dict(self._continuous()).get(task)
         return target if bins is None else bins.classes(target)
 
@@ -341,13 +341,9 @@ class IRA(LossBalancer):
         return divisible and task.valid_shape((2, 3)) == other.valid_shape((2, 3))
 
 
-def _supervised(context: BalancerContext, what: Literal["targets", "valid"], task: str) -> Tensor:
-    """Labels or masks of view 0, which supervised losses are of."""
-    batch = context.batch
-    assert batch is not None
-    found = (batch.targets if what == "targets" else batch.valid)[task]
-    rows = [row for row, view in enumerate(batch.view) if view == 0]
-    return found if len(rows) == len(batch) else found[rows]
+def _batch(context: BalancerContext) -> Batch:
+    assert context.batch is not None, "maps come with the batch that they are of"
+    return context.batch
 
 
 def _check(**settings: tuple[Any, bool]) -> None:

@@ -131,16 +131,16 @@ class ClassWeights(nn.Module):
         self.last.copy_(torch.where(begins | (known & present), losses, self.last))
 
     def _adam(self, gradient: Tensor, moving: Tensor, rule: Rule) -> None:
-        """Eq. 9, for the classes that move; without a bound the ratio of a class may overflow."""
-        moving = moving & gradient.isfinite()
+        """Eq. 9, for the classes that move."""
         b1, b2 = rule.betas
-        updates = self.updates + moving
         first = torch.lerp(gradient, self.first_moment, b1)
         second = torch.lerp(gradient.square(), self.second_moment, b2)
+        # Without a bound the ratio of a class may overflow; once in the moments it would stay.
+        moving = moving & second.isfinite()
+        updates = self.updates + moving
         step = first / (1 - b1**updates) / ((second / (1 - b2**updates)).sqrt() + rule.eps)
         weight = (self.weight - rule.alpha * step).relu()
-        moving = moving & weight.isfinite()
-        self.updates.add_(moving)
+        self.updates.copy_(updates)
         self.first_moment.copy_(torch.where(moving, first, self.first_moment))
         self.second_moment.copy_(torch.where(moving, second, self.second_moment))
         self.weight.copy_(torch.where(moving, weight, self.weight))
