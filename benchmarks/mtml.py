@@ -148,7 +148,9 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--quick", action="store_true", help="within two minutes")
+    parser.add_argument(
+        "--quick", action="store_true", help="within two minutes on a quiet machine"
+    )
     parser.add_argument("--json", action="store_true", help="print a list instead of a table")
     parser.add_argument("--threads", type=int, default=1, help="that torch computes with")
     parser.add_argument("--peak-of", nargs=2, help=argparse.SUPPRESS)

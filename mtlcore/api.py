@@ -87,7 +87,8 @@ def try_step(config: RunConfig) -> dict[str, Any]:
     """
     from mtlcore.adaptation import load_initial
     from mtlcore.building import parameter_table
-    from mtlcore.training import Training, check
+    from mtlcore.checks import check
+    from mtlcore.training import Training
 
     with tempfile.TemporaryDirectory(prefix="mtl-dry-run-") as place:
         directory = RunDirectory(place, resume=True)
@@ -171,8 +172,10 @@ def _train(
     ranks: Ranks,
 ) -> dict[str, Any]:
     from mtlcore.adaptation import load_initial
+    from mtlcore.checks import check
     from mtlcore.reporting import write_report
-    from mtlcore.training import Training, check, summarise
+    from mtlcore.summary import summarise
+    from mtlcore.training import Training
 
     if config.training.threads is not None:
         torch.set_num_threads(config.training.threads)

@@ -52,7 +52,7 @@ class BalancerContext:
         epoch: number of the epoch, from 0.
         progress: part of the run done, 0 to 1.
         present: the tasks that this step has losses for.
-        losses: their mean raw losses; known once the step is done, empty before.
+        losses: their mean raw losses; empty until gradients are balanced.
         maps: elementwise losses of view 0 where the balancer `needs_maps`.
         batch: the batch they are of.
         reevaluate: computes the present tasks' losses once more at the updated parameters.
@@ -124,7 +124,7 @@ class Balancer(nn.Module, abc.ABC):
             losses: a scalar per task, each with its graph.
             shared: the parameters whose gradients are balanced, such as `trunk.parameters()`; a
                 balancer of losses needs none.
-            context: of the step; None: one of these losses and `self.generator`.
+            context: of the step, told `losses`; None: one of these losses and `self.generator`.
             cut: what a balancer with the scope "features" compares gradients of: tensors that every
                 path from `shared` to a loss crosses once, such as the trunk's output.
             last: what one with the scope "last_shared" compares gradients of: some of `shared`.
@@ -141,8 +141,10 @@ class Balancer(nn.Module, abc.ABC):
             own = _own_leaves(losses, shared)
             gradients = TaskGradients(shared, own, (), scope_of(self), last)
             gradients.collect_rows(losses, cut=cut)
+            context.losses = {task: float(loss.detach()) for task, loss in losses.items()}
             return gradients.apply(self, context, accumulate=True)
         balanced = Balancing([self]).transform(dict(losses), context)
+        context.losses = {task: float(loss.detach()) for task, loss in losses.items()}
         everything = [*shared, *(p for loss in balanced.values() for p in _leaves(loss))]
         gradients = TaskGradients(everything, {})
         gradients.collect_sum([*balanced.values()])

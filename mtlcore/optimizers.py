@@ -279,14 +279,13 @@ class Update:
         losses = {task: total / self._masses[task] for task, total in self._losses.items()}
         report = StepReport(losses=losses, cross=self._cross, skipped=self._problem)
         if self._problem is None:
-            learner.context.present = tuple(losses)
+            learner.context.present, learner.context.losses = tuple(losses), losses
             report = self._balance(learner, report)
         if report.skipped is not None:
             self._gradients.clear()
             copy_all(self._saved, self._buffers)
         else:
             self._torch.step()
-            learner.context.losses = losses
             learner.balancing.remember(report.balancing)
             learner.balancing.after_step(learner.context)
         self._torch.zero_grad(set_to_none=True)

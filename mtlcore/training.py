@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,11 +17,10 @@ from mtlcore.building import (
     make_loader,
     make_metrics,
     open_splits,
-    parameter_table,
     pick_device,
 )
 from mtlcore.config import RunConfig
-from mtlcore.data import Batch, DataError, Sample
+from mtlcore.data import Batch
 from mtlcore.display import Display
 from mtlcore.episodes import (
     BatchPlan,
@@ -33,13 +31,14 @@ from mtlcore.episodes import (
     in_order,
     share_of,
 )
-from mtlcore.errors import MtlError, UsageError, outline
+from mtlcore.errors import MtlError, outline
 from mtlcore.evaluation import Figures, constant_figures, evaluate
-from mtlcore.learner import Learner, check_scope
-from mtlcore.loading import lost_workers_told, stop_at
+from mtlcore.learner import Learner
+from mtlcore.loading import lost_workers_told
 from mtlcore.memory import peak_memory
-from mtlcore.models import Backbone, Transition, check_size
+from mtlcore.models import Backbone, Transition
 from mtlcore.optimizers import Optimizer, StepReport
+from mtlcore.progress import Progress
 from mtlcore.ranks import ALONE, Ranks
 from mtlcore.rundir import BEST, RunDirectory
 from mtlcore.signals import EXIT_CODE, STOPPING, handled
@@ -71,42 +70,6 @@ class _WhenAsked:
 
     def __iter__(self) -> Iterator[Batch]:
         return self.load()
-
-
-@attrs.define(kw_only=True)
-class Progress:
-    """Where a run stands; all of it is in the checkpoint.
-
-    Args:
-        epoch: that is being worked on.
-        step: steps taken so far.
-        done: plans of this epoch that are done.
-        seconds: of training before this process.
-        step_seconds: of the steps that were timed, evaluations and saving apart, and their number.
-        peak_memory: in bytes, the most that any process of this run has needed.
-        skipped: steps that learnt nothing, and how many of them were the last ones in a row.
-        window: sums of what was measured since the last record, as metric -> task -> [sum, n].
-        losses: the same of this epoch's losses.
-        evaluations: epoch -> figures, in order.
-        best: epoch, score and figures of the best evaluation.
-        stopping: which tasks learn no more, and what that is decided by.
-    """
-
-    epoch: int = 0
-    step: int = 0
-    done: int = 0
-    seconds: float = 0.0
-    step_seconds: float = 0.0
-    timed_steps: int = 0
-    peak_memory: int = 0
-    skipped: int = 0
-    skipped_in_a_row: int = 0
-    window: dict[str, dict[str, list[float]]] = attrs.field(factory=dict)
-    losses: dict[str, list[float]] = attrs.field(factory=dict)
-    evaluations: list[tuple[int, Figures]] = attrs.field(factory=list)
-    best: dict[str, Any] | None = None
-    constants: dict[str, Figures] | None = None
-    stopping: Stopping = attrs.field(factory=Stopping)
 
 
 class Training:
@@ -152,7 +115,6 @@ class Training:
             self.learner.model.backbone.compile()
         self.learner.balancing.prepare(config.tasks, _WhenAsked(self._for_balancers))
         self.learner.to(self.device)
-        check_ranks(self.learner, ranks)
         if not ranks.first:
             # All start from the same weights, and draw dropout each for itself.
             torch.manual_seed(config.seed + ranks.rank)
@@ -345,34 +307,11 @@ class Training:
             self._count_skipped(report.skipped)
         else:
             progress.skipped_in_a_row = 0
-            self._measure("loss", report.losses)
-            _add(progress.losses, report.losses)
-            self._measure("term", report.cross)
-            self._measure("weight", report.balancing.weights)
-            cosines = report.balancing.cosines.items()
-            self._measure("cosine", {"|".join(pair): value for pair, value in cosines})
-            if report.balancing.status == "degenerate":
-                self._measure("degenerate", {"": 1.0})
-            self._measure("learning_rate", {"": report.learning_rate})
+            progress.measure_step(report)
         every = max(1, self.total_steps // _CURVE_POINTS)
         if progress.step % every == 0 or progress.done == self.steps_per_epoch:
-            self._measure_weights()
-            self._directory.record(self._window())
-            progress.window = {}
-
-    def _measure_weights(self) -> None:
-        """Those of loss balancers, asked for in time for a record only: it may wait for a device.
-
-        One weight per task is recorded, the last balancer's in the chain, and all that have names.
-        """
-        for balancer in reversed(self.learner.balancing.loss_balancers):
-            given = balancer.current_weights()
-            single = {task: w for task, w in given.items() if not isinstance(w, Mapping)}
-            if single and not self.progress.window.get("weight"):
-                self._measure("weight", single)
-            for task, several in given.items():
-                for name, weight in several.items() if isinstance(several, Mapping) else ():
-                    self._measure(f"weight/{name}", {task: weight})
+            progress.measure_weights(self.learner.balancing.loss_balancers)
+            self._directory.record(self._line("train", *line) for line in progress.take_window())
 
     def _count_skipped(self, reason: str) -> None:
         progress = self.progress
@@ -387,15 +326,6 @@ class Training:
             f"skipped, the last because {reason}. The last good checkpoint is {good}; try a "
             "lower optimizer.lr or optimizer.clip, and look at the data of that task"
         )
-
-    def _measure(self, metric: str, values: dict[str, float]) -> None:
-        _add(self.progress.window.setdefault(metric, {}), values)
-
-    def _window(self) -> Iterator[dict[str, Any]]:
-        for metric, tasks in self.progress.window.items():
-            for task, (total, number) in tasks.items():
-                value = total if metric == "degenerate" else total / number
-                yield self._line("train", task, metric, value)
 
     def _line(self, split: str, task: str, metric: str, value: float) -> dict[str, Any]:
         return {
@@ -414,8 +344,7 @@ class Training:
         progress = self.progress
         self._average_buffers()
         figures = self._evaluate() if self._evaluation_due() else None
-        means = {task: total / number for task, (total, number) in progress.losses.items()}
-        self._display.epoch(progress.epoch + 1, self.epochs, means, figures)
+        self._display.epoch(progress.epoch + 1, self.epochs, progress.mean_losses(), figures)
         if progress.stopping.renewed:
             progress.stopping = Stopping()
         if figures is not None:
@@ -609,96 +538,8 @@ class Training:
             yield
 
 
-def check_ranks(learner: Learner, ranks: Ranks) -> None:
-    """Refuse a balancer that cannot work in several processes.
-
-    Raises:
-        UsageError: it keeps a state made of elementwise losses, of which each process has some.
-    """
-    if ranks.size == 1:
-        return
-    for balancer in learner.balancing.loss_balancers:
-        if balancer.needs_maps:
-            raise UsageError(
-                f"balancer: {type(balancer).__name__} learns from elementwise losses, of which "
-                f"each of {ranks.size} processes has a part only; train it in one process"
-            )
-
-
-def check(training: Training) -> None:
-    """Refuse what can be known to fail before the first step.
-
-    Raises:
-        UsageError: too small an input, or a scope that the backbone cannot serve.
-    """
-    sample = _first_readable(training)
-    check_size(sample.inputs.shape[1:], training.config.training.batch_size,
-               training.learner.model.backbone)  # fmt: skip
-    check_scope(training.learner, sample.inputs[None].to(training.device))
-
-
-def _first_readable(training: Training) -> Sample:
-    split = training.splits["train"]
-    errors = []
-    for index in range(len(split)):
-        try:
-            return split.sample(index)
-        except DataError as error:
-            if training.config.data.on_error == "stop":
-                raise stop_at(error) from error
-            errors.append(str(error))
-    raise DataError(f"none of the {len(split)} training samples can be read; first: {errors[0]}")
-
-
-def summarise(training: Training) -> dict[str, Any]:
-    """What summary.json holds."""
-    progress, config = training.progress, training.config
-    last = progress.evaluations[-config.training.average_last :]
-    metrics = make_metrics(config)
-    best = progress.best or {}
-    return {
-        "method": config.method,
-        "final": {"val": mean_figures([figures for _, figures in last])},
-        "final_split": "val",
-        "averaged_over": len(last),
-        "best": {"epoch": best.get("epoch"), "chosen_on": best.get("split"),
-                 "val": best.get("figures", {})},
-        "constants": progress.constants or {},
-        "directions": {
-            task: {**metrics[task].higher_is_better, "loss": False} for task in metrics
-        },
-        "units": {task.name: task.unit for task in config.tasks if task.unit},
-        "parameters": parameter_table(training.learner),
-        "epochs": progress.epoch,
-        "steps": progress.step,
-        "stopped": {"tasks": progress.stopping.stopped, "run": progress.stopping.ended},
-        "seconds": training.seconds(),
-        "seconds_per_step": progress.step_seconds / (progress.timed_steps or math.nan),
-        "peak_memory": progress.peak_memory,
-        "skipped_steps": progress.skipped,
-        "skipped_samples": sorted(set(training.loader.skipped)),
-    }  # fmt: skip
-
-
 def _told(stop: Stop) -> str:
     since = f"no better validation since epoch {stop.best_epoch}"
     if stop.task is not None:
         return f"{stop.task} learns no more ({since})"
     return f"the run ends ({'no task is left' if stop.best_epoch is None else since})"
-
-
-def _add(sums: dict[str, list[float]], values: Mapping[str, float]) -> None:
-    for name, value in values.items():
-        total, number = sums.get(name, [0.0, 0])
-        sums[name] = [total + value, number + 1]
-
-
-def mean_figures(evaluations: Sequence[Figures]) -> Figures:
-    """The mean of each figure; NaN where one of them is."""
-    return {
-        task: {
-            metric: sum(figures[task][metric] for figures in evaluations) / len(evaluations)
-            for metric in evaluations[0][task]
-        }
-        for task in evaluations[0]
-    }

@@ -11,7 +11,7 @@ import math
 import re
 import shlex
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import combinations, product
 from pathlib import Path
@@ -21,10 +21,11 @@ import attrs
 import pytest
 import torch
 
+from mtlcore.checks import check
 from mtlcore.config import Chosen, Layer, RunConfig, resolve, set_layer
 from mtlcore.data import Batch
 from mtlcore.display import SilentDisplay
-from mtlcore.episodes import LoadedPlan
+from mtlcore.episodes import Episode, LoadedPlan
 from mtlcore.errors import UsageError
 from mtlcore.learner import Learner
 from mtlcore.optimizers import Optimizer, StepReport
@@ -32,8 +33,9 @@ from mtlcore.plugins import Plugins
 from mtlcore.rundir import RunDirectory
 from mtlcore.settings import REQUIRED, settings_of
 from mtlcore.specs import MethodSpec
+from mtlcore.standard.optimizers import adam
 from mtlcore.testing import TINY_TASKS, tiny_batch, tiny_learner
-from mtlcore.training import Training, check
+from mtlcore.training import Training
 
 PAGE = Path(__file__).parents[1] / "docs" / "pairs.md"
 IMAGES = ("segmentation", "depth", "normals")
@@ -134,7 +136,7 @@ def required(kind: str, name: str, tasks: Sequence[str]) -> dict[str, Any]:
 
 
 def sampler_of(optimizer: str) -> str:
-    """The one that the methods with this optimizer need; that of plain training if they need none."""
+    """The one that the methods with this optimizer need; if none, that of plain training."""
     methods = [component.spec for component in PLUGINS.all("methods")]
     needed = {
         other.partition("/")[2]
@@ -225,10 +227,13 @@ def reached(learner: Learner, plan: LoadedPlan) -> tuple[set[str], set[str]]:
     may: set[str] = set()
     must: set[str] = set()
     for batch, tasks, counts in judged(plan):
-        for name, gradient in gradients(learner, batch, tasks).items():
-            may.add(name)
+        found = gradients(learner, batch, tasks)
+        may |= set(found)
+        # A balancer may take all of it down to length 1.
+        length = max(1.0, math.hypot(*(float(g.norm()) for g in found.values())))
+        for name, gradient in found.items() if counts else ():
             value = learner.get_parameter(name).detach()
-            if counts and not torch.equal(value - 1e-3 * gradient, value):
+            if not torch.equal(value - 1e-3 * gradient / length, value):
                 must.add(name)
     return may, must
 
@@ -334,6 +339,36 @@ def test_what_is_listed_is_refused_before_the_first_step(
     ):
         pass
     assert reason in str(refused.value)
+
+
+@attrs.define
+class Spoilt:
+    """Adam, after whose steps a parameter is changed by hand."""
+
+    wrong: Callable[[Learner, Mapping[str, torch.Tensor]], None]
+
+    def step(self, learner: Learner, plan: LoadedPlan) -> StepReport:
+        before = {name: p.detach().clone() for name, p in learner.named_parameters()}
+        report = adam(learner).step(learner, plan)
+        with torch.no_grad():
+            self.wrong(learner, before)
+        return report
+
+
+def test_the_watch_notices() -> None:
+    trunk, head = "model.backbone.trunk.0.weight", "model.heads.task_depth.output.weight"
+    tasks = tuple(task.name for task in TINY_TASKS)
+    plan = LoadedPlan((tiny_batch(absent=["depth"]),), (Episode(tasks, support=0),))
+    cases: list[tuple[Callable[[Learner, Mapping[str, torch.Tensor]], object], str]] = [
+        (lambda learner, before: learner.get_parameter(head).mul_(0.9), "no loss .* reaches"),
+        (lambda learner, before: learner.get_parameter(trunk).copy_(before[trunk]), "did not move"),
+    ]
+    for wrong, message in cases:
+        learner = tiny_learner()
+        with pytest.raises(AssertionError, match=message):
+            Watched(Spoilt(wrong)).step(learner, plan)
+    learner = tiny_learner()
+    Watched(adam(learner)).step(learner, plan)
 
 
 def test_a_batch_without_labels_is_nothing_to_balance() -> None:

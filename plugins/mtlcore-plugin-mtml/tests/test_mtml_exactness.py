@@ -495,6 +495,14 @@ def test_features_do_not_see_the_second_order() -> None:
     assert set(report.balancing.weights) == set(TASKS)
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch's own compiler
+def test_a_compiled_backbone_has_no_second_order() -> None:
+    learner = learner_of()
+    learner.model.backbone.compile()
+    with pytest.raises(UsageError, match=r"training\.compile=false"):
+        MTML(learner, second_order=True)
+
+
 def test_an_episode_needs_a_query() -> None:
     learner = learner_of()
     plan = LoadedPlan(plan_of().batches, (Episode(TASKS, 0),))

@@ -135,6 +135,11 @@ class MTML(Optimizer):
                 "optimizer.second_order: the gradient of an inner step that several processes "
                 "made together is not known to any of them; use one process, or first order"
             )
+        if second_order and any(m._compiled_call_impl is not None for m in learner.modules()):
+            raise UsageError(
+                "optimizer.second_order: torch's compiler has no second derivatives; choose "
+                "training.compile=false, or first order"
+            )
         self._inner_lr, self._inner_steps = inner_lr, inner_steps
         self._second_order, self._restore = second_order, restore
 

@@ -138,8 +138,15 @@ def _rooms() -> dict[str, Any]:
             "lr": 2e-3,
             "schedule": {"name": "step", "at": [0.5], "gamma": 0.5},
         },
-        # Epochs bound the time on small data sets of larger images.
-        "training": {"batch_size": 8, "steps": 800, "epochs": 70, "normalisation": "sample"},
+        # Epochs bound the time on small data sets of larger images. The maps are too small for
+        # more than one thread to pay.
+        "training": {
+            "batch_size": 8,
+            "steps": 800,
+            "epochs": 70,
+            "threads": 1,
+            "normalisation": "sample",
+        },
     }
 
 

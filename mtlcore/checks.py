@@ -1,0 +1,50 @@
+"""What can be known to fail before the first step."""
+
+from __future__ import annotations
+
+from mtlcore.data import DataError, Sample
+from mtlcore.errors import UsageError
+from mtlcore.learner import Learner, check_scope
+from mtlcore.loading import stop_at
+from mtlcore.models import check_size
+from mtlcore.ranks import Ranks
+from mtlcore.training import Training
+
+
+def check(training: Training) -> None:
+    """Refuse what can be known to fail before the first step.
+
+    Raises:
+        UsageError: too small an input, a scope that the backbone cannot serve, or a balancer that
+            cannot work in several processes.
+        DataError: no sample can be read.
+    """
+    _check_ranks(training.learner, training.ranks)
+    sample = _first_readable(training)
+    check_size(sample.inputs.shape[1:], training.config.training.batch_size,
+               training.learner.model.backbone)  # fmt: skip
+    check_scope(training.learner, sample.inputs[None].to(training.device))
+
+
+def _first_readable(training: Training) -> Sample:
+    split = training.splits["train"]
+    errors = []
+    for index in range(len(split)):
+        try:
+            return split.sample(index)
+        except DataError as error:
+            if training.config.data.on_error == "stop":
+                raise stop_at(error) from error
+            errors.append(str(error))
+    raise DataError(f"none of the {len(split)} training samples can be read; first: {errors[0]}")
+
+
+def _check_ranks(learner: Learner, ranks: Ranks) -> None:
+    if ranks.size == 1:
+        return
+    for balancer in learner.balancing.loss_balancers:
+        if balancer.needs_maps:
+            raise UsageError(
+                f"balancer: {type(balancer).__name__} learns from elementwise losses, of which "
+                f"each of {ranks.size} processes has a part only; train it in one process"
+            )

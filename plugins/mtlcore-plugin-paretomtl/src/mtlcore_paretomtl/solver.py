@@ -1,0 +1,74 @@
+"""The shortest vector among all convex combinations of some, from their inner products."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+
+# Relative to the lengths of the vectors that take part.
+_OPTIMAL = 1e-10
+_CANCELLED = 1e-14
+_RIDGE = 1e-13
+
+
+def shortest(gramian: Array) -> Array:
+    """`argmin |sum_i x_i v_i|^2` over `x >= 0`, `sum x = 1`, by Wolfe's algorithm (1976).
+
+    It keeps a set of vectors that are all needed, adds the one that the combination descends along
+    least, finds the shortest combination of the set, and drops what that one does not need.
+    The combination gets shorter each time, so that it ends, at the exact answer.
+
+    Args:
+        gramian: (n, n), finite and symmetric; entry i, j is `v_i . v_j`.
+
+    Returns:
+        x, (n,).
+    """
+    squares = gramian.diagonal()
+    zero = squares <= 0
+    if zero.any():
+        return zero / zero.sum()
+    norms = np.sqrt(squares)
+    cosines: Array = gramian / norms / norms[:, None]
+    chosen = [int(squares.argmin())]
+    x, shorter = np.zeros(len(gramian)), np.zeros(len(gramian))
+    shorter[chosen], least = 1.0, math.inf
+    while True:
+        slopes = gramian @ shorter
+        value = float(shorter @ slopes)
+        if value >= least:  # by rounding
+            return x
+        x, least = shorter, value
+        if value <= _CANCELLED * float(x @ norms) ** 2:
+            return x
+        gaps = (value - slopes) / norms
+        gaps[chosen] = 0.0
+        new = int(gaps.argmax())
+        if gaps[new] <= _OPTIMAL * math.sqrt(value):
+            return x
+        shorter, chosen = _reduced(cosines, norms, x, [*chosen, new])
+
+
+def _reduced(cosines: Array, norms: Array, x: Array, chosen: list[int]) -> tuple[Array, list[int]]:
+    """The shortest combination of those chosen, starting at x, and which of them it needs."""
+    while True:
+        system = cosines[np.ix_(chosen, chosen)] + _RIDGE * np.eye(len(chosen))
+        y = np.linalg.solve(system, 1 / norms[chosen]) / norms[chosen]
+        y /= y.sum()
+        result = np.zeros_like(x)
+        falling = y < 0
+        if not falling.any():
+            result[chosen] = y
+            return result, chosen
+        # As far towards it as nothing becomes negative; what gets to zero is not needed.
+        before = x[chosen]
+        steps = np.where(falling, before / np.where(falling, before - y, 1.0), np.inf)
+        reached = before + steps.min() * (y - before)
+        reached[steps.argmin()] = 0.0
+        needed = reached > 0
+        result[chosen] = np.where(needed, reached, 0.0)
+        x, chosen = result, [i for i, kept in zip(chosen, needed, strict=True) if kept]
