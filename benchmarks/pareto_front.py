@@ -5,8 +5,8 @@ Lin et al. 2019 (arXiv 1912.12854): 20 parameters x, two losses
     f1 = 1 - exp(-sum_i (x_i - 1 / sqrt(20))^2),    f2 = 1 - exp(-sum_i (x_i + 1 / sqrt(20))^2),
 
 100 steps of size 1 from random starts, x_i uniform in (-0.5, 0.5). The front, where all x_i are
-equal and between -1 / sqrt(20) and 1 / sqrt(20), is concave, so that every weighted sum of the
-losses is lowest at one of its ends.
+equal and between -1 / sqrt(20) and 1 / sqrt(20), is concave but for a short stretch at each end, so
+that every weighted sum of the losses is lowest in one of these.
 
     python benchmarks/pareto_front.py --out front        # front.png, front.json, two lines
 """
@@ -161,8 +161,8 @@ def main() -> None:
         ]
         print(
             f"{method}: places {', '.join(f'{at:.2f}' for at, _ in found)}; at most "
-            f"{max(away for _, away in found):.3f} from the front, of which "
-            f"{uncovered([at for at, _ in found]):.0%} in one piece have no end point"
+            f"{max(away for _, away in found):.4f} from the front, whose longest stretch without "
+            f"an end point is {uncovered([at for at, _ in found]):.1%} of it"
         )
     given.out.with_suffix(".json").write_text(json.dumps(rows, indent=1) + "\n", "utf-8")
     draw(paths, given.out.with_suffix(".png"))

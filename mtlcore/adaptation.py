@@ -308,8 +308,10 @@ def _report(
     for task in config.tasks:
         first = next(iter(adapted.directions[task.name]))
         own = [target for target in given if target.task == task.name]
-        if not own and other is not None and task.name in config.learning:
-            value = other.figures("last")[task.name][first]
+        # From scratch, a task that does not learn has nothing to show.
+        rival = other if task.name in config.learning else None
+        if not own and rival is not None:
+            value = rival.figures("last")[task.name][first]
             own = [Target(task.name, first, value)] if math.isfinite(value) else []
         wanted: list[Target | None] = [*own] or [None]
         for target in wanted:
@@ -324,7 +326,7 @@ def _report(
                     "target_from": ("given" if target in given else SCRATCH) if target else None,
                     "before": _before(before, initial.checkpoint, task.name, metric),
                     "adapted": _told(adapted, task.name, metric, target),
-                    "scratch": other and _told(other, task.name, metric, target),
+                    "scratch": rival and _told(rival, task.name, metric, target),
                 }
             )
     return {

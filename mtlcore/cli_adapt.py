@@ -126,12 +126,13 @@ def _rows(report: dict[str, Any]) -> list[list[str]]:
     compared = report["seconds"]["scratch"] is not None
     rows = [[*_HEADINGS, *(_SCRATCH if compared else ())]]
     for row in report["rows"]:
-        adapted, scratch = row["adapted"], row["scratch"] if compared else None
+        adapted, scratch = row["adapted"], row["scratch"]
         name = row["task"] + (" (new)" if row["new"] else "")
         wanted = row["target"] is not None
         cells = [name, row["metric"], _figure(row["before"]), _figure(adapted["final"])]
         cells += [_figure(row["target"]), *_when(adapted, wanted)]
-        cells += [_figure(scratch["final"]), *_when(scratch, wanted)] if scratch else []
+        if compared:
+            cells += [_figure(scratch["final"]), *_when(scratch, wanted)] if scratch else ["-"] * 3
         rows.append(cells)
     return rows
 

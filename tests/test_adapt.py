@@ -319,8 +319,18 @@ def test_a_run_with_episodes_of_its_own_is_adapted_by_joint_ones(tmp_path: Path)
 
 def test_the_trained_run_stays_as_it_is(run: Path, tmp_path: Path) -> None:
     before = files(run)
-    adapt(run, tmp_path / "out", "--from-scratch")
+    adapt(run, tmp_path / "out", "--from-scratch", "--train", "new")
     assert files(run) == before
+
+
+def test_what_does_not_learn_is_not_compared(run: Path, tmp_path: Path) -> None:
+    result = adapt(run, tmp_path / "out", "--from-scratch", "--train", "heads")
+    rows = json.loads((tmp_path / "out/adaptation.json").read_text())["rows"]
+    assert [(row["task"], row["scratch"] is not None) for row in rows] == [
+        ("segmentation", False), ("depth", False), ("edges", True),
+    ]  # fmt: skip
+    line = next(line for line in result.stdout.splitlines() if line.startswith("depth"))
+    assert line.split()[4:] == ["-"] * 6
 
 
 def test_its_configuration_repeats_it(adapted: Path, tmp_path: Path) -> None:

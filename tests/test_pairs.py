@@ -229,11 +229,13 @@ def reached(learner: Learner, plan: LoadedPlan) -> tuple[set[str], set[str]]:
     for batch, tasks, counts in judged(plan):
         found = gradients(learner, batch, tasks)
         may |= set(found)
-        # A balancer may take all of it down to length 1.
-        length = max(1.0, math.hypot(*(float(g.norm()) for g in found.values())))
+        length = math.hypot(*(float(g.norm()) for g in found.values()))
         for name, gradient in found.items() if counts else ():
-            value = learner.get_parameter(name).detach()
-            if not torch.equal(value - 1e-3 * gradient / length, value):
+            # What is left of a gradient that is zero, such as of a bias before batch norm.
+            rounding = float(gradient.norm()) < 1e-6 * length
+            # A balancer may take all of it down to length 1.
+            value, step = learner.get_parameter(name).detach(), 1e-3 * gradient / max(1.0, length)
+            if not rounding and not torch.equal(value - step, value):
                 must.add(name)
     return may, must
 

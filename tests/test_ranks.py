@@ -39,7 +39,7 @@ from mtlcore.testing import TINY_TASKS, tiny_batch, tiny_learner
 CHAINS = {
     "equal": [], "uncertainty": ["uncertainty"], "dwa": ["dwa"], "pcgrad": ["pcgrad"],
     "nash-mtl": ["nash-mtl"], "uncertainty+pcgrad": ["uncertainty", "pcgrad"],
-    "features": ["features"], "rlw+pcgrad": ["rlw", "pcgrad"],
+    "features": ["features"], "rlw+pcgrad": ["rlw", "pcgrad"], "every third": ["nash-mtl"],
 }
 NAMES = tuple(task.name for task in TINY_TASKS)
 
@@ -63,6 +63,7 @@ def share(batch, ranks):
     return Batch(
         inputs=pick(batch.inputs), targets={n: pick(t) for n, t in batch.targets.items()},
         valid=valid, count={n: int(v.sum()) for n, v in valid.items()},
+        labelled={n: tuple(map(bool, v.flatten(1).any(1))) for n, v in valid.items()},
         view=batch.view[: len(mine)], keys=batch.keys[: len(mine)], meta=batch.meta[: len(mine)],
     )
 
@@ -83,7 +84,8 @@ def steps():
 
 with joined() as ranks:
     for name, chain in CHAINS.items():
-        learner = tiny_learner([balancer(n) for n in chain]).double()
+        every = 3 if name == "every third" else 1
+        learner = tiny_learner([balancer(n) for n in chain], update_every=every).double()
         learner.ranks = ranks
         learner.model.eval()
         optimizer = sgd(learner, lr=0.05, momentum=0.9)
@@ -123,7 +125,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-CHAINS = ["equal", "uncertainty", "dwa", "pcgrad", "nash-mtl", "uncertainty+pcgrad", "features"]
+CHAINS = ["equal", "uncertainty", "dwa", "pcgrad", "nash-mtl", "uncertainty+pcgrad", "features",
+          "every third"]  # fmt: skip
 
 
 def state(folder: Path, chain: str, rank: int, size: int) -> dict[str, object]:

@@ -31,7 +31,7 @@ def shortest(gramian: Array) -> Array:
     squares = gramian.diagonal()
     zero = squares <= 0
     if zero.any():
-        return zero / zero.sum()
+        return np.asarray(zero / zero.sum(), np.float64)
     norms = np.sqrt(squares)
     cosines: Array = gramian / norms / norms[:, None]
     chosen = [int(squares.argmin())]
