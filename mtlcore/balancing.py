@@ -419,9 +419,11 @@ class TaskGradients:
         weights: Mapping[str, Sequence[float]],
         keep_graph: bool = False,
     ) -> None:
-        """Add the gradients of losses whose weights are known: no rows, one pass through the trunk.
+        """Add the gradients of losses whose weights are known: no rows, one backward pass.
 
-        Another goes through the heads alone, as weights differ between them and the trunk.
+        It weighs losses as the shared parameters need it, and what it leaves at a task's own is
+        brought to their weight afterwards. Only what weighs 0 there, or 1 whatever the balancer
+        says, takes a pass of its own, as far as its parameters and not through the trunk.
 
         Args:
             losses: per present task.
@@ -431,14 +433,22 @@ class TaskGradients:
         if not losses:
             return
         outputs = list(losses.values())
-        own = list(dict.fromkeys(p for task in losses for p in self._own[task]))
-        shared, heads = (
-            [torch.full_like(loss, weights[task][i]) for task, loss in losses.items()]
-            for i in (0, 1)
-        )
-        self._add(own, _gradients(outputs, own, True, heads))
         self._add(self._others, _gradients(outputs, self._others, True))
-        self._add(self._shared, _gradients(outputs, self._shared, keep_graph, shared))
+        ratios = {}
+        for task, loss in losses.items():
+            shared, head = weights[task]
+            if shared != 0:
+                ratios[task] = head / shared
+            else:  # the one pass leaves nothing to be brought to another weight
+                row = _gradients(loss, self._own[task], True)
+                self._add(self._own[task], _scaled(row, head))
+        slopes = [torch.full_like(loss, weights[task][0]) for task, loss in losses.items()]
+        own = [(p, ratio) for task, ratio in ratios.items() for p in self._own[task]]
+        inputs = [*self._shared, *(p for p, _ in own)]
+        found = _gradients(outputs, inputs, keep_graph, slopes)
+        self._add(self._shared, found[: len(self._shared)])
+        for (parameter, ratio), gradient in zip(own, found[len(self._shared) :], strict=True):
+            self._add([parameter], _scaled([gradient], ratio))
 
     def unscale(self, scale: float) -> None:
         """Divide everything collected by the factor that the losses were multiplied by."""

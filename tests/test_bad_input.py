@@ -868,7 +868,7 @@ mtl predict run {finished}/report/curves.png --out disk/out 2>&1 >/dev/null; ech
 
 
 def test_a_killed_loader_is_told_wherever_torch_raises_it() -> None:
-    with pytest.raises(MtlError, match="data.workers=0"), lost_workers_told():
+    with pytest.raises(MtlError, match=r"data\.workers=0"), lost_workers_told():
         raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed.")
     with pytest.raises(RuntimeError, match="another"), lost_workers_told():
         raise RuntimeError("another error")

@@ -128,14 +128,14 @@ def _rooms() -> dict[str, Any]:
                 "normalisation": "sum",
                 "code": "same",
                 "views": 2,
-                "mapping": {"lr": 2e-3},
-                "film": {"lr": 2e-3},
+                "mapping": {"lr": 5e-3},
+                "film": {"lr": 5e-3},
             }
         ],
         "balancer": {"name": "equal"},
         "optimizer": {
             "name": "adam",
-            "lr": 2e-3,
+            "lr": 5e-3,
             "schedule": {"name": "step", "at": [0.5], "gamma": 0.5},
         },
         # Epochs bound the time on small data sets of larger images. The maps are too small for
