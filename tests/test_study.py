@@ -170,7 +170,11 @@ def test_a_place_that_is_no_study_is_refused(tmp_path: Path, out: str, plugins: 
 
 
 @pytest.mark.parametrize(
-    "file", [pytest.param(file, id=file.stem) for file in sorted(STUDIES.rglob("*.toml"))]
+    "file",
+    [
+        pytest.param(file, id=file.relative_to(STUDIES).as_posix())
+        for file in sorted([*STUDIES.glob("*.toml"), *STUDIES.glob("paper-scale/*.toml")])
+    ],
 )
 def test_studies_that_are_here_can_start(file: Path, plugins: Plugins) -> None:
     study = read_study(str(file))
