@@ -54,7 +54,12 @@ def _on_rooms() -> dict[str, Any]:
         "model": {"backbone": {"name": "segnet", "width": 0.0625}, "head": {"name": "conv"}},
         "balancer": {"name": "uncertainty", "form": "mtml"},
         "episodes": {"name": "task-powerset", "episodes": 2},
-        "optimizer": {"name": "mtml", "lr": 5e-3, "inner_lr": 1e-2},
+        "optimizer": {
+            "name": "mtml",
+            "lr": 5e-3,
+            "inner_lr": 3e-3,
+            "schedule": {"name": "step", "at": [0.5], "gamma": 0.5},
+        },
         "training": {"batch_size": 8, "steps": 600, "threads": 1},
     }
 

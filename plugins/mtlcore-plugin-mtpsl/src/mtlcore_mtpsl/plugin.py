@@ -142,7 +142,7 @@ def _rooms() -> dict[str, Any]:
         # more than one thread to pay.
         "training": {
             "batch_size": 8,
-            "steps": 800,
+            "steps": 600,
             "epochs": 70,
             "threads": 1,
             "normalisation": "sample",
