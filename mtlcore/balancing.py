@@ -145,10 +145,8 @@ class Balancer(nn.Module, abc.ABC):
             return gradients.apply(self, context, accumulate=True)
         balanced = Balancing([self]).transform(dict(losses), context)
         context.losses = {task: float(loss.detach()) for task, loss in losses.items()}
-        everything = [*shared, *(p for loss in balanced.values() for p in _leaves(loss))]
-        gradients = TaskGradients(everything, {})
-        gradients.collect_sum([*balanced.values()])
-        return gradients.apply(None, context, accumulate=True)
+        torch.stack([*balanced.values()]).sum().backward()  # type: ignore[no-untyped-call]
+        return BalancingResult()
 
 
 class LossBalancer(Balancer):
@@ -341,6 +339,8 @@ class TaskGradients:
         scope: which gradients the rows are of.
         last: those of `shared` that rows are of where the scope is "last_shared".
         ranks: the processes whose gradients are added up.
+        sums_only: no rows will be collected, so that autograd itself may add to `.grad`; whoever
+            wants fresh gradients then empties it before.
 
     Raises:
         UsageError: the scope is "last_shared", and there is no such parameter.
@@ -354,8 +354,10 @@ class TaskGradients:
         scope: Scope = "shared",
         last: Iterable[Parameter] = (),
         ranks: Ranks = ALONE,
+        sums_only: bool = False,
     ) -> None:
         self._ranks = ranks
+        self._sums_only = sums_only
         self._shared = _learning(shared)
         self._own = {task: _learning(parameters) for task, parameters in own.items()}
         self._others = _learning(others)
@@ -385,7 +387,11 @@ class TaskGradients:
             keep_graph: whether another pass follows.
         """
         keep_graph = keep_graph or bool(self._cut or self._losses)
-        self._add(self._all, _gradients(torch.stack([*losses]).sum(), self._all, keep_graph))
+        total = torch.stack([*losses]).sum()
+        if self._sums_only:
+            total.backward(retain_graph=keep_graph)  # type: ignore[no-untyped-call]
+        else:
+            self._add(self._all, _gradients(total, self._all, keep_graph))
 
     def collect_rows(
         self, losses: Mapping[str, Tensor], keep_graph: bool = False, cut: Sequence[Tensor] = ()
@@ -419,11 +425,9 @@ class TaskGradients:
         weights: Mapping[str, Sequence[float]],
         keep_graph: bool = False,
     ) -> None:
-        """Add the gradients of losses whose weights are known: no rows, one backward pass.
+        """Add the gradients of losses whose weights are known: no rows, one pass through the trunk.
 
-        It weighs losses as the shared parameters need it, and what it leaves at a task's own is
-        brought to their weight afterwards. Only what weighs 0 there, or 1 whatever the balancer
-        says, takes a pass of its own, as far as its parameters and not through the trunk.
+        Another goes as far as what belongs to single tasks, as weights differ between the two.
 
         Args:
             losses: per present task.
@@ -433,22 +437,15 @@ class TaskGradients:
         if not losses:
             return
         outputs = list(losses.values())
+        # Each once: of entangled losses, several tasks have the same.
+        own = _learning(p for task in losses for p in self._own[task])
+        shared, heads = (
+            [torch.full_like(loss, weights[task][place]) for task, loss in losses.items()]
+            for place in (0, 1)
+        )
         self._add(self._others, _gradients(outputs, self._others, True))
-        ratios = {}
-        for task, loss in losses.items():
-            shared, head = weights[task]
-            if shared != 0:
-                ratios[task] = head / shared
-            else:  # the one pass leaves nothing to be brought to another weight
-                row = _gradients(loss, self._own[task], True)
-                self._add(self._own[task], _scaled(row, head))
-        slopes = [torch.full_like(loss, weights[task][0]) for task, loss in losses.items()]
-        own = [(p, ratio) for task, ratio in ratios.items() for p in self._own[task]]
-        inputs = [*self._shared, *(p for p, _ in own)]
-        found = _gradients(outputs, inputs, keep_graph, slopes)
-        self._add(self._shared, found[: len(self._shared)])
-        for (parameter, ratio), gradient in zip(own, found[len(self._shared) :], strict=True):
-            self._add([parameter], _scaled([gradient], ratio))
+        self._add(own, _gradients(outputs, own, True, heads))
+        self._add(self._shared, _gradients(outputs, self._shared, keep_graph, shared))
 
     def unscale(self, scale: float) -> None:
         """Divide everything collected by the factor that the losses were multiplied by."""
@@ -457,7 +454,8 @@ class TaskGradients:
         if self._scope != "features":
             self._rows.scale(1 / scale)
         rows = [gradient for row in self._own_rows.values() for gradient in row]
-        collected = [g for g in [*rows, *self._sums.values()] if g is not None]
+        written = [p.grad for p in self._all] if self._sums_only else []
+        collected = [g for g in [*rows, *self._sums.values(), *written] if g is not None]
         # Autograd may have handed out one tensor twice; it must be divided once.
         distinct = list({gradient.data_ptr(): gradient for gradient in collected}.values())
         if distinct:
@@ -496,7 +494,8 @@ class TaskGradients:
         if result.status != "not finite":
             if self._ranks.size > 1:
                 self._share_sums()
-            self._write(accumulate)
+            if not self._sums_only:
+                self._write(accumulate)
         self.clear()
         return result
 
@@ -520,14 +519,20 @@ class TaskGradients:
 
     def _share_sums(self) -> None:
         """Add up what every rank has collected beside the rows."""
-        anywhere = self._ranks.any_of([id(p) in self._sums for p in self._all])
-        there = [p for p, found in zip(self._all, anywhere, strict=True) if found]
-        for parameter in there:
-            held = self._sums.get(id(parameter))
+        held = [p.grad if self._sums_only else self._sums.get(id(p)) for p in self._all]
+        anywhere = self._ranks.any_of([gradient is not None for gradient in held])
+        mine = []
+        for parameter, gradient, found in zip(self._all, held, anywhere, strict=True):
+            if not found:
+                continue
             # In memory of its own, as it is written over.
-            mine = torch.zeros_like(parameter) if held is None else held.clone()
-            self._sums[id(parameter)] = mine
-        self._ranks.sum_([self._sums[id(parameter)] for parameter in there])
+            own = torch.zeros_like(parameter) if gradient is None else gradient.clone()
+            mine.append(own)
+            if self._sums_only:
+                parameter.grad = own
+            else:
+                self._sums[id(parameter)] = own
+        self._ranks.sum_(mine)
 
     def _collect_row(
         self, task: str, loss: Tensor, measured: Sequence[Tensor], retain: bool

@@ -162,6 +162,7 @@ class Learner(nn.Module):
             scope=scope_of(self.balancing.finisher),
             last=model.backbone.last_shared_parameters(),
             ranks=self.ranks,
+            sums_only=self.balancing.finisher is None,
         )  # fmt: skip
 
     def parameter_groups(self) -> list[dict[str, Any]]:
