@@ -246,6 +246,7 @@ class Balancing(nn.Module):
         self.balancers = nn.ModuleList(balancers)
         # The same once more: a ModuleList takes microseconds to look into, several times a step.
         self._chain = tuple(balancers)
+        self._of_losses = tuple(b for b in balancers if isinstance(b, LossBalancer))
         self.update_every = update_every
         self._last_weights: dict[str, list[float]] = {}
         if update_every > 1 and not isinstance(self.finisher, GramianBalancer):
@@ -258,9 +259,9 @@ class Balancing(nn.Module):
         return last if isinstance(last, GramianBalancer | GradientBalancer) else None
 
     @property
-    def loss_balancers(self) -> list[LossBalancer]:
+    def loss_balancers(self) -> Sequence[LossBalancer]:
         """The balancers of losses, in order."""
-        return [b for b in self._chain if isinstance(b, LossBalancer)]
+        return self._of_losses
 
     def prepare(self, tasks: Sequence[Task], data: Iterable[Batch] | None = None) -> None:
         """Prepare every balancer of the chain."""

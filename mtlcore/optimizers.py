@@ -17,6 +17,7 @@ from mtlcore.data import Batch
 from mtlcore.episodes import LoadedPlan
 from mtlcore.learner import Learner
 from mtlcore.losses import TaskLosses
+from mtlcore.rows import SMALL
 
 
 @attrs.frozen(kw_only=True)
@@ -193,6 +194,13 @@ class Update:
         self._gradients = learner.task_gradients(entangled=entangled)
         # Listed once: walking the modules in every step takes longer than a small model.
         self._parameters = list(learner.parameters())
+        # Looking for values that are not finite takes one call for all small gradients; of large
+        # ones on a processor, norms are read faster.
+        self._large = [p for p in self._parameters if not p.is_cuda and p.numel() > SMALL]
+        large = set(map(id, self._large))
+        self._small = [p for p in self._parameters if id(p) not in large]
+        self._found = torch.zeros((), device=self._parameters[0].device)
+        self._one = torch.ones_like(self._found)
         # What a forward pass changes besides computing: running statistics.
         self._buffers = [*learner.model.buffers(), *learner.losses.buffers()]
         self._buffers += [*learner.cross_task.buffers()]
@@ -345,8 +353,7 @@ class Update:
         if self._weights is not None:
             reused = {task: self._weights[task][0] for task in report.losses}
             result = attrs.evolve(result, weights=reused)
-        norm = self._clip_gradients() if result.status != "not finite" else math.nan
-        finite = math.isfinite(norm)
+        finite = result.status != "not finite" and self._clip_gradients()
         self._scale.update(finite)
         return attrs.evolve(
             report,
@@ -355,14 +362,29 @@ class Update:
             skipped=None if finite else "the gradient is not finite",
         )
 
-    def _clip_gradients(self) -> float:
+    def _clip_gradients(self) -> bool:
+        """Shorten the gradient to `clip`; whether it is finite."""
+        if self._clip is None:
+            return self._finite_gradients()
         gradients = [p.grad for p in self._parameters if p.grad is not None]
         if not gradients:  # no label in any batch of the plan
-            return 0.0
-        value = math.hypot(*torch.stack(torch._foreach_norm(gradients)).tolist())
-        if self._clip is not None and math.isfinite(value) and value > self._clip:
-            torch._foreach_mul_(gradients, self._clip / value)
-        return value
+            return True
+        norm = math.hypot(*torch.stack(torch._foreach_norm(gradients)).tolist())
+        if math.isfinite(norm) and norm > self._clip:
+            torch._foreach_mul_(gradients, self._clip / norm)
+        return math.isfinite(norm)
+
+    def _finite_gradients(self) -> bool:
+        small = [g for p in self._small if (g := p.grad) is not None]
+        large = [g for p in self._large if (g := p.grad) is not None]
+        self._found.zero_()
+        if small:
+            # What torch's GradScaler calls, at the price of one norm; a factor of one changes
+            # nothing.
+            torch._amp_foreach_non_finite_check_and_unscale_(small, self._found, self._one)
+        return float(self._found) == 0 and (
+            not large or all(map(math.isfinite, torch._foreach_norm(large)))
+        )
 
 
 class GradientDescent(Optimizer):
@@ -421,6 +443,9 @@ def shares_of(
     That is of its valid elements, or of the samples where losses are per sample; batches of other
     ranks count too. The second figure is the batch's share of all samples.
     """
+    if len(used) == 1 and learner.ranks.size == 1:
+        batch, tasks = used[0]
+        return [(dict.fromkeys(batch.present(tasks), 1.0), 1.0)]
     masses = [
         {
             task: float(len(batch) if learner.normalisation == "sample" else batch.count[task])

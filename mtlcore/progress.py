@@ -57,10 +57,12 @@ class Progress:
         """Take in what a step that was taken has to say."""
         self.measure("loss", report.losses)
         _add(self.losses, report.losses)
-        self.measure("term", report.cross)
-        self.measure("weight", report.balancing.weights)
-        cosines = report.balancing.cosines.items()
-        self.measure("cosine", {"|".join(pair): value for pair, value in cosines})
+        if report.cross:
+            self.measure("term", report.cross)
+        if report.balancing.weights:
+            self.measure("weight", report.balancing.weights)
+            cosines = report.balancing.cosines.items()
+            self.measure("cosine", {"|".join(pair): value for pair, value in cosines})
         if report.balancing.status == "degenerate":
             self.measure("degenerate", {"": 1.0})
         self.measure("learning_rate", {"": report.learning_rate})

@@ -190,7 +190,7 @@ class Training:
         if loaded is None:
             return StepReport(losses={}, skipped="none of its samples can be read")
         batches = tuple(batch.to(self.device) for batch in loaded.batches)
-        return self._optimizer.step(self.learner, attrs.evolve(loaded, batches=batches))
+        return self._optimizer.step(self.learner, LoadedPlan(batches, loaded.episodes))
 
     def _tell_of_data(self) -> None:
         for name, split in self.splits.items():
