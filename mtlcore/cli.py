@@ -128,7 +128,7 @@ def run(
         import mtlcore.training  # noqa: F401 (imported here, where a signal does no harm)
         from mtlcore import api
         from mtlcore.display import SilentDisplay, make_display
-        from mtlcore.rundir import next_directory, stored_config
+        from mtlcore.rundir import next_directory, stored_config, without_nan
 
         found = plugins_of(ctx)
     given = bool(config or plugin or assignments or seed is not None or device)
@@ -147,7 +147,7 @@ def run(
     display = SilentDisplay() if as_json else make_display()
     summary = api.execute(found, resolved, location, resume, display)
     if as_json:
-        click.echo(json.dumps(summary, indent=2))
+        click.echo(json.dumps(without_nan(summary), indent=2, allow_nan=False))
     else:
         _print_summary(summary, location)
 

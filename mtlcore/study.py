@@ -438,7 +438,9 @@ def _folder(out: str) -> Path:
     if "://" in out:
         raise UsageError(f"--out {out}: a study needs a local directory")
     folder = Path(out)
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / STUDY).exists():
+    # A study whose file was refused leaves its lock behind.
+    held = folder.is_dir() and any(inner.name != _LOCK for inner in folder.iterdir())
+    if held and not (folder / STUDY).exists():
         raise UsageError(f"{out}: is not empty and holds no study; choose another --out")
     _make(folder)
     return folder

@@ -158,6 +158,8 @@ def test_every_variant_is_checked_before_the_first_cell(tmp_path: Path) -> None:
     assert "variants.a: optimizer.rate: unknown" in result.output
     assert "variants.b: " in result.output
     assert not (tmp_path / "out" / "cells").exists()
+    again = mtl("study", study_file(tmp_path, text), "--out", str(tmp_path / "out"))
+    assert again.output == result.output  # not that the place is taken
 
 
 @pytest.mark.parametrize("out", ["memory://study", "taken"])
