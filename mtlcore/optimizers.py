@@ -285,19 +285,26 @@ class Update:
         if learner.ranks.size > 1:
             self._agree(learner)
         losses = {task: total / self._masses[task] for task, total in self._losses.items()}
-        report = StepReport(losses=losses, cross=self._cross, skipped=self._problem)
-        if self._problem is None:
+        skipped, result = self._problem, BalancingResult()
+        if skipped is None:
             learner.context.present, learner.context.losses = tuple(losses), losses
-            report = self._balance(learner, report)
-        if report.skipped is not None:
+            result, finite = self._balance(learner)
+            skipped = None if finite else "the gradient is not finite"
+        if skipped is not None:
             self._gradients.clear()
             copy_all(self._saved, self._buffers)
         else:
             self._torch.step()
-            learner.balancing.remember(report.balancing)
+            learner.balancing.remember(result)
             learner.balancing.after_step(learner.context)
         self._torch.zero_grad(set_to_none=True)
-        return report
+        return StepReport(
+            losses=losses,
+            cross=self._cross,
+            balancing=result,
+            learning_rate=float(self._torch.param_groups[0]["lr"]),
+            skipped=skipped,
+        )
 
     def _agree(self, learner: Learner) -> None:
         """Let every rank know what all of them saw: they learn, or skip the step, together."""
@@ -346,21 +353,17 @@ class Update:
             fallen = schedule.gamma**self._plateau.falls if schedule.name == "plateau" else 1.0
             group["lr"] = base * schedule.factor(progress) * fallen
 
-    def _balance(self, learner: Learner, report: StepReport) -> StepReport:
+    def _balance(self, learner: Learner) -> tuple[BalancingResult, bool]:
+        """What was decided, and whether the gradient is finite."""
         if self.scale != 1:
             self._gradients.unscale(self.scale)
         result = self._gradients.apply(learner.balancing.finisher, learner.context)
         if self._weights is not None:
-            reused = {task: self._weights[task][0] for task in report.losses}
+            reused = {task: self._weights[task][0] for task in learner.context.present}
             result = attrs.evolve(result, weights=reused)
         finite = result.status != "not finite" and self._clip_gradients()
         self._scale.update(finite)
-        return attrs.evolve(
-            report,
-            balancing=result,
-            learning_rate=float(self._torch.param_groups[0]["lr"]),
-            skipped=None if finite else "the gradient is not finite",
-        )
+        return result, finite
 
     def _clip_gradients(self) -> bool:
         """Shorten the gradient to `clip`; whether it is finite."""

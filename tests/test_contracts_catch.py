@@ -1292,7 +1292,7 @@ class KeepsPoisonedBuffers(Momentum):
 class KeepsPoisonedGradients(Momentum):
     def __init__(self, learner):
         super().__init__(learner)
-        self._update._clip_gradients = lambda: 0.0
+        self._update._clip_gradients = lambda: True
 
 
 class LosesItsMoments(Momentum):
