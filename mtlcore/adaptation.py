@@ -23,7 +23,7 @@ from mtlcore.display import Display
 from mtlcore.errors import MtlError, UsageError, did_you_mean
 from mtlcore.learner import Learner
 from mtlcore.models import made_for
-from mtlcore.plugins import STANDARD, Plugins
+from mtlcore.plugins import Plugins
 from mtlcore.rundir import RunDirectory, stored_config, without_nan
 from mtlcore.tasks import task_key
 from mtlcore.trained import Which, read_checkpoint
@@ -193,7 +193,8 @@ def adapted_config(
     }
     notes = []
     optimizer = source.optimizer.component
-    if optimizer.plugin != STANDARD:
+    # Joint episodes have no query batches.
+    if getattr(optimizer.load(), "needs_queries", False):
         values["optimizer"] = {"name": "adamw"}
         notes.append(f"optimizer adamw (adapt) replaces {optimizer.spec.name}: episodes are joint")
     if fraction is not None:

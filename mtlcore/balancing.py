@@ -150,9 +150,16 @@ class Balancer(nn.Module, abc.ABC):
 
 
 class LossBalancer(Balancer):
-    """K losses in, K losses out."""
+    """K losses in, K losses out.
+
+    Attributes:
+        needs_maps: it works on elementwise losses, `BalancerContext.maps`.
+        sums_over_ranks: what it gathers from maps it adds up over `BalancerContext.ranks`, so that
+            it may work in several processes.
+    """
 
     needs_maps: bool = False
+    sums_over_ranks: bool = False
 
     @abc.abstractmethod
     def transform(self, losses: dict[str, Tensor], context: BalancerContext) -> dict[str, Tensor]:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from mtlcore.config import RunConfig
 from mtlcore.data import DataError, Sample
+from mtlcore.episodes import EpisodeSampler
 from mtlcore.errors import UsageError
 from mtlcore.learner import Learner, check_scope
 from mtlcore.loading import stop_at
 from mtlcore.models import check_size
+from mtlcore.optimizers import Optimizer
 from mtlcore.ranks import Ranks
 from mtlcore.training import Training
 
@@ -15,11 +18,12 @@ def check(training: Training) -> None:
     """Refuse what can be known to fail before the first step.
 
     Raises:
-        UsageError: too small an input, a scope that the backbone cannot serve, or a balancer that
-            cannot work in several processes.
+        UsageError: too small an input, a scope that the backbone cannot serve, a balancer that
+            cannot work in several processes, or an optimizer without the query batches it needs.
         DataError: no sample can be read.
     """
     _check_ranks(training.learner, training.ranks)
+    _check_queries(training.optimizer, training.sampler, training.config)
     sample = _first_readable(training)
     check_size(sample.inputs.shape[1:], training.config.training.batch_size,
                training.learner.model.backbone)  # fmt: skip
@@ -43,8 +47,17 @@ def _check_ranks(learner: Learner, ranks: Ranks) -> None:
     if ranks.size == 1:
         return
     for balancer in learner.balancing.loss_balancers:
-        if balancer.needs_maps:
+        if balancer.needs_maps and not balancer.sums_over_ranks:
             raise UsageError(
                 f"balancer: {type(balancer).__name__} learns from elementwise losses, of which "
                 f"each of {ranks.size} processes has a part only; train it in one process"
             )
+
+
+def _check_queries(optimizer: Optimizer, sampler: EpisodeSampler, config: RunConfig) -> None:
+    if optimizer.needs_queries and not sampler.has_queries:
+        raise UsageError(
+            f"episodes: {config.episodes.component.spec.name} plans no query batches, by which "
+            f"optimizer {config.optimizer.component.spec.name} judges what it adapts; choose "
+            "another of either (mtl list episode-samplers)"
+        )

@@ -63,7 +63,12 @@ class EpisodeSampler(abc.ABC):
     """Plans the steps of an epoch: `EpisodeSampler(tasks, splits, **settings)`.
 
     `tasks` are names, `splits` the number of samples per split.
+
+    Attributes:
+        has_queries: every episode that it plans has a query batch.
     """
+
+    has_queries: bool = False
 
     @abc.abstractmethod
     def steps(self, batch_size: int) -> int:

@@ -73,10 +73,14 @@ def show_data(
             data[field] = list(getattr(spec, field))
     if isinstance(spec, MethodSpec):
         return data | method_details(plugins, component, list(overrides))
-    target = component.load()
     data["target"] = _target(spec)
-    data["settings"] = [_setting(setting) for setting in expanded(settings_of(target))]
+    data["settings"] = settings_data(component.load())
     return data
+
+
+def settings_data(target: Any) -> list[dict[str, Any]]:
+    """Return the settings of a class, function or record, those of records in it too."""
+    return [_setting(setting) for setting in expanded(settings_of(target))]
 
 
 def method_details(plugins: Plugins, component: Component, overrides: list[str]) -> dict[str, Any]:

@@ -59,7 +59,6 @@ class Learner(nn.Module):
         self.normalisation: Normalisation = normalisation
         self.precision: Precision = precision
         self.context = BalancerContext(tasks=tuple(model.tasks), ranks=ranks)
-        self.ranks = ranks
         if any(isinstance(module, DistributedDataParallel) for module in self.modules()):
             raise UsageError(
                 "the model is wrapped in DistributedDataParallel, which would not see the "
@@ -71,6 +70,11 @@ class Learner(nn.Module):
     def tasks(self) -> tuple[str, ...]:
         """Names of all tasks."""
         return tuple(self.model.tasks)
+
+    @property
+    def ranks(self) -> Ranks:
+        """The processes that train it together."""
+        return self.context.ranks
 
     @property
     def views(self) -> int:

@@ -68,20 +68,20 @@ DELTA_M: Mapping[str, DeltaM] = {
         DeltaM(
             name="mtan",
             formula="mean over tasks of the relative gain in the task's first metric",
-            papers="Maninis et al. 2019, MTAN, MTPSL, Vandenhende et al. 2021",
+            papers="Maninis et al. 2019, Vandenhende et al. 2021",
             first_only=True,
         ),
         DeltaM(
             name="cagrad",
             formula="mean over all metrics of all tasks of the relative loss",
-            papers="CAGrad, Nash-MTL, FAMO",
+            papers="Liu et al. 2021, Navon et al. 2022, Liu et al. 2023",
             pooled=True,
             higher_is_better=False,
         ),
         DeltaM(
             name="libmtl",
             formula="mean over tasks of the mean relative gain over the task's metrics",
-            papers="LibMTL",
+            papers="Lin and Zhang 2023",
         ),
     )
 }

@@ -43,7 +43,12 @@ class Optimizer(abc.ABC):
     """Learns from plans: `Optimizer(learner, **settings)`.
 
     Whatever it does, a skipped step leaves parameters, buffers and every state as they were.
+
+    Attributes:
+        needs_queries: every episode of its plans must have a query batch.
     """
+
+    needs_queries: bool = False
 
     @abc.abstractmethod
     def step(self, learner: Learner, plan: LoadedPlan) -> StepReport:

@@ -1,6 +1,6 @@
 """Studies: a grid of variants and seeds, each cell of it an ordinary run in its own process.
 
-`docs/studies.md` says how to write one and what its tables mean.
+`docs/how-to/studies.md` says how to write one and what its tables mean.
 """
 
 from __future__ import annotations

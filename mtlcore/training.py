@@ -102,9 +102,9 @@ class Training:
         self._freezes = config.initial is not None and config.initial.train == "heads"
         if self._freezes:
             self.learner.model.freeze(config.learning)
-        self._sampler: EpisodeSampler = config.episodes.make(config.learning, sizes)
+        self.sampler: EpisodeSampler = config.episodes.make(config.learning, sizes)
         self._batch_size = config.training.batch_size
-        plans = self._sampler.steps(self._batch_size * ranks.size)
+        plans = self.sampler.steps(self._batch_size * ranks.size)
         self.steps_per_epoch: int = -(-plans // config.training.accumulate)
         self.epochs = self._number_of_epochs()
         self._balancing_random = torch.Generator().manual_seed(2 * config.seed + 1)
@@ -118,7 +118,7 @@ class Training:
         if not ranks.first:
             # All start from the same weights, and draw dropout each for itself.
             torch.manual_seed(config.seed + ranks.rank)
-        self._optimizer: Optimizer = config.optimizer.make(self.learner)
+        self.optimizer: Optimizer = config.optimizer.make(self.learner)
         self.progress = Progress()
         self._started = time.monotonic()
         self._warm = False
@@ -147,7 +147,7 @@ class Training:
             )
         try:
             self.learner.load_state_dict(state["learner"])
-            self._optimizer.load_state_dict(state["optimizer"])
+            self.optimizer.load_state_dict(state["optimizer"])
             progress = state["progress"]
             stopping = Stopping(**progress.get("stopping", {}))
             self.progress = Progress(**{**progress, "stopping": stopping})
@@ -176,6 +176,8 @@ class Training:
                     self.save()
                 while self.progress.epoch < self.epochs and self.progress.stopping.ended is None:
                     self._epoch()
+                everywhere = self.ranks.gather(self.loader.skipped)
+                self.loader.skipped = [message for found in everywhere for message in found]
             except _StopAsked:
                 self._interrupt()
 
@@ -190,7 +192,7 @@ class Training:
         if loaded is None:
             return StepReport(losses={}, skipped="none of its samples can be read")
         batches = tuple(batch.to(self.device) for batch in loaded.batches)
-        return self._optimizer.step(self.learner, LoadedPlan(batches, loaded.episodes))
+        return self.optimizer.step(self.learner, LoadedPlan(batches, loaded.episodes))
 
     def _tell_of_data(self) -> None:
         for name, split in self.splits.items():
@@ -246,7 +248,7 @@ class Training:
         return min(limit for limit in limits if limit is not None)
 
     def _plans(self, tasks: Sequence[str]) -> list[StepPlan]:
-        plans = self._sampler.epoch(tasks, self._batch_size * self.ranks.size, self._data_random)
+        plans = self.sampler.epoch(tasks, self._batch_size * self.ranks.size, self._data_random)
         steps = accumulated(plans, self.config.training.accumulate)
         if self.ranks.size == 1:
             return steps
@@ -293,7 +295,7 @@ class Training:
         self.progress.stopping.renewed = True
         if change.restart_balancer:
             self.learner.balancing.restart()
-        self._optimizer.forget(forgotten)
+        self.optimizer.forget(forgotten)
         self._display.note(
             f"step {self.progress.step}: the backbone enters its next phase"
             + (f" ({len(forgotten)} tensors start anew)" if forgotten else "")
@@ -398,7 +400,7 @@ class Training:
         )
         self.progress.evaluations.append((self.progress.epoch, figures))
         losses = self._losses(figures)
-        self._optimizer.after_evaluation(sum(losses.values()))
+        self.optimizer.after_evaluation(sum(losses.values()))
         self._keep_best(figures, losses)
         return figures
 
@@ -464,7 +466,7 @@ class Training:
         progress["stopping"] = attrs.asdict(self.progress.stopping, recurse=False)
         state = {
             "learner": dict(self.learner.state_dict()),
-            "optimizer": self._optimizer.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
             "progress": {**progress, "seconds": self.seconds()},
             "random": random,
             "ranks": ranks,

@@ -298,6 +298,7 @@ def mtl_optimizers():
         assert len(learner.tasks) == 2, "made for two tasks"
         return adam(learner, lr=lr)
 
+    own.needs_queries = True  # which joint episodes have not
     yield OptimizerSpec(name="own", target=own)
 """
 

@@ -248,7 +248,7 @@ def test_what_their_readmes_say_is_so(python: Path, written: Path, tmp_path: Pat
 
 
 def test_what_the_documentation_shows_is_what_is_written(tmp_path: Path) -> None:
-    text = (ROOT / "docs" / "plugins.md").read_text()
+    text = (ROOT / "docs" / "plugin-guide.md").read_text()
     (command,) = re.findall(r"^mtl (new-plugin .+)$", text, re.MULTILINE)
     result = new_plugin(*shlex.split(command)[1:], "--out", tmp_path)
     assert result.exit_code == 0, result.output
@@ -266,7 +266,7 @@ def test_what_the_documentation_shows_is_what_is_written(tmp_path: Path) -> None
 
 
 def test_the_documentation_names_every_kind_and_contract() -> None:
-    text = (ROOT / "docs" / "plugins.md").read_text()
+    text = (ROOT / "docs" / "plugin-guide.md").read_text()
     assert set(re.findall(r"^\| `([a-z-]+)` \|", text, re.MULTILINE)) == set(KINDS)
     contracts = {name for name in mtlcore.testing.__all__ if name.endswith("Contract")}
     assert set(re.findall(r"`(\w+Contract)`", text)) == contracts

@@ -40,10 +40,13 @@ CHAINS = {
     "equal": [], "uncertainty": ["uncertainty"], "dwa": ["dwa"], "pcgrad": ["pcgrad"],
     "nash-mtl": ["nash-mtl"], "uncertainty+pcgrad": ["uncertainty", "pcgrad"],
     "features": ["features"], "rlw+pcgrad": ["rlw", "pcgrad"], "every third": ["nash-mtl"],
+    "ira": ["ira"],
 }
 NAMES = tuple(task.name for task in TINY_TASKS)
 
 def balancer(name):
+    if name == "ira":  # elementwise losses, summed up over the ranks
+        return mtlcore.create("balancers", name, main="depth", alpha=0.05)
     if name != "features":
         return mtlcore.create("balancers", name)
     found = mtlcore.create("balancers", "nash-mtl")
@@ -86,7 +89,7 @@ with joined() as ranks:
     for name, chain in CHAINS.items():
         every = 3 if name == "every third" else 1
         learner = tiny_learner([balancer(n) for n in chain], update_every=every).double()
-        learner.ranks = ranks
+        learner.context.ranks = ranks
         learner.model.eval()
         optimizer = sgd(learner, lr=0.05, momentum=0.9)
         skipped, losses = [], []
@@ -126,7 +129,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 CHAINS = ["equal", "uncertainty", "dwa", "pcgrad", "nash-mtl", "uncertainty+pcgrad", "features",
-          "every third"]  # fmt: skip
+          "every third", "ira"]  # fmt: skip
 
 
 def state(folder: Path, chain: str, rank: int, size: int) -> dict[str, object]:

@@ -98,6 +98,7 @@ class IRA(LossBalancer):
     """
 
     needs_maps = True
+    sums_over_ranks = True
 
     def __init__(
         self,

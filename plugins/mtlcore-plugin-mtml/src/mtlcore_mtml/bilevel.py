@@ -99,6 +99,8 @@ class MTML(Optimizer):
         UsageError: a number out of its range, or settings that exclude one another.
     """
 
+    needs_queries = True
+
     def __init__(
         self,
         learner: Learner,

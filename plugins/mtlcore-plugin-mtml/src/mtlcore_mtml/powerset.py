@@ -40,6 +40,8 @@ class TaskPowerset(EpisodeSampler):
         UsageError: fewer than three tasks, too few samples, or a number out of its range.
     """
 
+    has_queries = True
+
     def __init__(
         self,
         tasks: Sequence[str],

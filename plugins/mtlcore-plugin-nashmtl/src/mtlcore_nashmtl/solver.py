@@ -8,6 +8,7 @@ threshold below depends on the scale of any gradient. Cosines beyond 1, which ro
 from __future__ import annotations
 
 import math
+from operator import mul
 from typing import cast
 
 import attrs
@@ -15,6 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
+Vector = list[float]
+Matrix = list[Vector] | Array
 
 # Gradients cancel where a positive combination b of the unit gradients has a squared length of at
 # most this part of |b|^2. It is the precision of float32, in which networks are trained: a shorter
@@ -24,6 +27,8 @@ _CANCELLED = 2.0**-23
 _EXACT = 1e-14
 _SOLVED = 1e-6
 _STEPS = 200
+# Up to so many tasks plain Python multiplies and solves faster than numpy is called.
+_FEW = 6
 
 
 @attrs.frozen(eq=False)
@@ -72,11 +77,14 @@ def bargain(gramian: Array) -> Bargain:
         weights[present], importance[present] = rest.weights, rest.importance
         return Bargain(weights, importance, rest.norm, False)
     norms = np.sqrt(gramian.diagonal())
-    cosines: Array = (gramian / norms / norms[:, None]).clip(-1.0, 1.0)
+    cosines: Array = np.minimum(np.maximum(gramian / norms / norms[:, None], -1.0), 1.0)
     b = minimise(cosines)
-    scaled, relative = _limit(cosines) if b is None else (b, b)
+    if b is not None:
+        weights = b / norms
+        return Bargain(weights, weights, math.sqrt(len(b)), True)
+    scaled, relative = _limit(cosines)
     norm = math.sqrt(max(float(scaled @ cosines @ scaled), 0.0))
-    return Bargain(scaled / norms, relative / norms, norm, b is not None)
+    return Bargain(scaled / norms, relative / norms, norm, False)
 
 
 def minimise(matrix: Array) -> Array | None:
@@ -91,46 +99,90 @@ def minimise(matrix: Array) -> Array | None:
         matrix: C, (K, K), positive semidefinite up to rounding, its diagonal about 1.
     """
     count = len(matrix)
-    identity = np.eye(count)
-    b: Array = np.ones(count)
+    rows: Matrix = matrix.tolist() if count <= _FEW else matrix
+    b = [1.0] * count
     best, smallest, near = b, math.inf, False
     for _ in range(_STEPS):
-        products = matrix @ b
-        square = float(b @ products)
-        if square <= _CANCELLED * float(b @ b):
+        products = _times(rows, b)
+        square = _dot(b, products)
+        if square <= _CANCELLED * _dot(b, b):
             return None
-        gap = 1.0 - b * products * (count / square)
-        b = b * math.sqrt(count / square)
-        error = max(map(abs, gap.tolist()))
+        scale = count / square
+        gap = [1.0 - x * product * scale for x, product in zip(b, products, strict=True)]
+        root = math.sqrt(scale)
+        b = [x * root for x in b]
+        error = max(map(abs, gap))
         stalled = near and error > 0.5 * smallest
         if error < smallest:
             best, smallest = b, error
         if stalled or error <= _EXACT:
             break
-        system = matrix * b * b[:, None]
-        try:
-            y = cast(Array, np.linalg.solve(system + identity, gap))
-        except np.linalg.LinAlgError:
-            return None
-        decrement = float(gap @ y)
-        if not decrement > 0:  # the matrix has a negative eigenvalue, and b is large along it
+        y = _relative_step(rows, b, gap)
+        decrement = 0.0 if y is None else _dot(gap, y)
+        if y is None or not decrement > 0:  # a negative eigenvalue, and b is large along it
             return None
         near = decrement < 0.05
-        b = b * (1.0 + (y if near else _length(system, y, decrement) * y))
-    return best if smallest <= _SOLVED else None
+        length = 1.0 if near else _length(rows, b, y, decrement)
+        b = [x * (1.0 + length * slope) for x, slope in zip(b, y, strict=True)]
+    return np.array(best) if smallest <= _SOLVED else None
 
 
-def _length(system: Array, y: Array, decrement: float) -> float:
+def _length(matrix: Matrix, b: Vector, y: Vector, decrement: float) -> float:
     """A step t along y that makes progress, even a full one where that does.
 
     Values are compared at the best scale of each point: `K / 2 log(b' C b) - sum_i log b_i`.
     """
     count = len(y)
-    longest = min(1.0, 0.95 / max(-float(y.min()), 0.95))
-    factors = 1.0 + longest * y
-    square = float(factors @ system @ factors) / count
-    gain = float(np.log(factors).sum()) - 0.5 * count * math.log(max(square, 1e-300))
+    longest = min(1.0, 0.95 / max(-min(y), 0.95))
+    factors = [1.0 + longest * slope for slope in y]
+    there = [x * factor for x, factor in zip(b, factors, strict=True)]
+    square = _dot(there, _times(matrix, there)) / count
+    gain = sum(map(math.log, factors)) - 0.5 * count * math.log(max(square, 1e-300))
     return longest if gain > 0.1 * longest * decrement else 1.0 / (1.0 + math.sqrt(decrement))
+
+
+def _dot(first: Vector, second: Vector) -> float:
+    total: float = sum(map(mul, first, second))
+    return total
+
+
+def _times(matrix: Matrix, b: Vector) -> Vector:
+    """`C b`."""
+    if isinstance(matrix, list):
+        return [_dot(row, b) for row in matrix]
+    return cast(Vector, (matrix @ np.array(b)).tolist())
+
+
+def _relative_step(matrix: Matrix, b: Vector, gap: Vector) -> Vector | None:
+    """The solution y of `(diag(b) C diag(b) + I) y = gap`; None where there is none."""
+    if not isinstance(matrix, list):
+        scales = np.array(b)
+        system = matrix * scales * scales[:, None]
+        system.flat[:: len(b) + 1] += 1.0
+        try:
+            return cast(Vector, np.linalg.solve(system, np.array(gap)).tolist())
+        except np.linalg.LinAlgError:
+            return None
+    # Cholesky's factor L, row by row; then L z = gap, and L' y = z.
+    lower: list[Vector] = []
+    z: Vector = []
+    for i, (x, row) in enumerate(zip(b, matrix, strict=True)):
+        mine: Vector = []
+        for j, above in enumerate(lower):
+            mine.append((x * row[j] * b[j] - _dot(mine, above)) / above[j])
+        square = x * row[i] * x + 1.0 - _dot(mine, mine)
+        if not square > 0:
+            return None
+        root = math.sqrt(square)
+        z.append((gap[i] - _dot(mine, z)) / root)
+        mine.append(root)
+        lower.append(mine)
+    y = z
+    for i in reversed(range(len(b))):
+        y[i] = value = y[i] / lower[i][i]
+        for j in range(i):
+            y[j] -= lower[i][j] * value
+    return y
 
 
 def _semidefinite(matrix: Array) -> Array:

@@ -1,0 +1,104 @@
+"""Directives that show what is installed: the components of a kind, or one, with every setting.
+
+```{mtl-components} balancers
+```
+
+```{mtl-component} balancers/nash-mtl
+```
+
+```{mtl-settings} training mtlcore.config:TrainingConfig
+```
+"""
+
+from __future__ import annotations
+
+import json
+from importlib import import_module
+from typing import Any
+
+from docutils import nodes
+from docutils.parsers.rst import Directive
+from docutils.statemachine import StringList
+
+from mtlcore.inspection import list_data, settings_data, show_data
+from mtlcore.plugins import Plugins
+from mtlcore.specs import KINDS
+
+_PLUGINS = Plugins()
+
+
+class _Generated(Directive):
+    """What it makes is Markdown, read as if it stood on the page."""
+
+    required_arguments = 1
+    final_argument_whitespace = True
+
+    def run(self) -> list[nodes.Node]:
+        lines = StringList(self.lines(), source=f"{self.name} {self.arguments[0]}")
+        place = nodes.Element()
+        self.state.nested_parse(lines, self.content_offset, place, match_titles=True)
+        return place.children
+
+    def lines(self) -> list[str]:
+        raise NotImplementedError
+
+
+class Components(_Generated):
+    """A table of the components of a kind, then each one with its settings."""
+
+    def lines(self) -> list[str]:
+        kind = self.arguments[0]
+        if kind not in KINDS:
+            raise self.error(f"{kind}: no kind of component ({', '.join(KINDS)})")
+        found = list_data(_PLUGINS, kind)
+        rows = ["| name | plugin | |", "| --- | --- | --- |"]
+        rows += [f"| `{c['name']}` | {c['plugin']} | {_cell(c['summary'])} |" for c in found]
+        # A method's settings are the whole configuration.
+        each = [] if kind == "methods" else found
+        return rows + [line for c in each for line in _component(kind, c["name"])]
+
+
+class Component(_Generated):
+    """One component's settings."""
+
+    def lines(self) -> list[str]:
+        kind, _, name = self.arguments[0].partition("/")
+        return _component(kind, name)
+
+
+class Settings(_Generated):
+    """The settings of a record: their prefix, and where the record is."""
+
+    def lines(self) -> list[str]:
+        prefix, target = self.arguments[0].split()
+        module, _, name = target.partition(":")
+        settings = settings_data(getattr(import_module(module), name))
+        return _table([{**s, "name": f"{prefix}.{s['name']}"} for s in settings])
+
+
+def _component(kind: str, name: str) -> list[str]:
+    data = show_data(_PLUGINS, kind, name)
+    texts = [f"**`{name}`** ({data['plugin']})", data["summary"], f"*{data['paper']}*"]
+    lines = [line for text in texts if text.strip("*") for line in ("", text)]
+    table = _table(data["settings"]) if data["settings"] else ["No settings."]
+    return [*lines, "", *table, ""]
+
+
+def _table(settings: Any) -> list[str]:
+    rows = ["| setting | type | default | |", "| --- | --- | --- | --- |"]
+    for setting in settings:
+        default = "required" if setting["required"] else f"`{json.dumps(setting['default'])}`"
+        cells = (f"`{setting['name']}`", f"`{setting['type']}`", default, setting["meaning"])
+        rows.append(f"| {' | '.join(map(_cell, cells))} |")
+    return rows
+
+
+def _cell(text: str) -> str:
+    return " ".join(text.split()).replace("|", "\\|")
+
+
+def setup(app: Any) -> dict[str, bool]:
+    app.add_directive("mtl-components", Components)
+    app.add_directive("mtl-component", Component)
+    app.add_directive("mtl-settings", Settings)
+    return {"parallel_read_safe": True}
