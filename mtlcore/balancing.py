@@ -1,7 +1,7 @@
 """Balancing: from K losses to one update.
 
-A run's balancing is a chain: any number of `LossBalancer`s, then at most one `GramianBalancer`
-or `GradientBalancer`. Behind them stands one object with two phases, `TaskGradients`: *collect* a
+A run's balancing is a chain: any number of `LossBalancer`, then at most one `GramianBalancer` or
+`GradientBalancer`. Behind them stands one object with two phases, `TaskGradients`: *collect* a
 row of gradients per present task, *apply* the balancer's answer and write `.grad`.
 
 Which gradients a `GramianBalancer` compares is its `scope`:

@@ -52,8 +52,8 @@ class Batch:
 
     Args:
         inputs: (B, ...) float32.
-        targets: per task (B, *target_shape), safe values where not valid.
-        valid: per task (B, *valid_shape) boolean.
+        targets: per task `(B, *target_shape)`, safe values where not valid.
+        valid: per task `(B, *valid_shape)` boolean.
         count: per task the number of valid elements in view 0, a Python int made in `collate`:
             asking what is present never waits for a device.
         labelled: per task and sample (of every view) whether it has a valid element.

@@ -88,7 +88,7 @@ class Component:
 
     @property
     def full_name(self) -> str:
-        """The name that no other plugin can shadow: ``plugin/name``."""
+        """``plugin/name``, which no other plugin can shadow."""
         return f"{self.plugin}/{self.spec.name}"
 
     @property

@@ -83,12 +83,14 @@ class VariantFile:
         plugins: what `--plugin` would name.
         settings: its tables of configuration.
         single_task: a run per task.
+        starts_from: an earlier variant, with whose weights of the same seed it starts.
     """
 
     name: str
     plugins: tuple[str, ...]
     settings: Mapping[str, Any]
     single_task: bool
+    starts_from: str | None = None
 
 
 @final
@@ -144,6 +146,7 @@ def read_study(place: str) -> Study:
         _variant(name, table, f"variants.{name}", problems) for name, table in tables.items()
     )
     problems += _problems_of_settings(values, [variant.name for variant in variants])
+    problems += _problems_of_starts(variants)
     if problems:
         raise ConfigError(f"{place}: {problem}" for problem in problems)
     return Study(place=place, settings=StudySettings(**values), base=base, variants=variants)
@@ -162,12 +165,39 @@ def _variant(name: str, table: Any, path: str, problems: list[str]) -> VariantFi
     alone = table.get("single_task", name == SINGLE_TASK)
     if not isinstance(alone, bool):
         problems.append(f"{path}.single_task: expected true or false, got {alone!r}")
+    start = table.get("starts_from")
+    if start is not None and (not isinstance(start, str) or path == "base"):
+        problems.append(f"{path}.starts_from: expected, in a variant, the name of another one")
+        start = None
     if "seed" in table:
         problems.append(f"{path}.seed: the study's seeds are a list, seeds = [0, 1, 2]")
-    settings = {k: v for k, v in table.items() if k not in ("plugins", "single_task")}
+    settings = {
+        k: v for k, v in table.items() if k not in ("plugins", "single_task", "starts_from")
+    }
     return VariantFile(
-        name=name, plugins=tuple(plugins), settings=settings, single_task=alone is True
+        name=name,
+        plugins=tuple(plugins),
+        settings=settings,
+        single_task=alone is True,
+        starts_from=start,
     )
+
+
+def _problems_of_starts(variants: Sequence[VariantFile]) -> Iterator[str]:
+    whole: list[str] = []  # variants with one run per seed, so far
+    for variant in variants:
+        path, start = f"variants.{variant.name}", variant.starts_from
+        if start is not None and start not in whole:
+            yield (
+                f"{path}.starts_from: {start!r} is no variant before this one with one run per "
+                f"seed (there are: {', '.join(whole) or 'none'})"
+            )
+        if start is not None and variant.single_task:
+            yield f"{path}.starts_from: a variant with a run per task has no one run to start from"
+        if start is not None and "run" in variant.settings.get("initial", {}):
+            yield f"{path}.initial.run: starts_from says already where the weights come from"
+        if not variant.single_task:
+            whole.append(variant.name)
 
 
 def _problems_of_settings(values: Mapping[str, Any], names: Sequence[str]) -> Iterator[str]:
@@ -198,6 +228,7 @@ class Cell:
         seed: of the run.
         task: its only task where the variant has a run per task.
         config: the whole configuration.
+        source: location of the cell whose weights it starts with.
         status: what became of it.
         reason: why it has no result.
     """
@@ -206,13 +237,14 @@ class Cell:
     seed: int
     task: str | None
     config: RunConfig
+    source: str | None = None
     status: Status = "waiting"
     reason: str | None = None
 
     @property
     def location(self) -> str:
         """Its directory within the study's."""
-        place = f"cells/{self.variant}/seed-{self.seed}"
+        place = _location(self.variant, self.seed)
         return f"{place}/{self.task}" if self.task else place
 
     @property
@@ -224,11 +256,16 @@ class Cell:
         return f"{self.kind}, seed {self.seed}"
 
 
-def cells_of(study: Study, plugins: Plugins, threads: int) -> list[Cell]:
+def _location(variant: str, seed: int) -> str:
+    return f"cells/{variant}/seed-{seed}"
+
+
+def cells_of(study: Study, folder: Path, plugins: Plugins, threads: int) -> list[Cell]:
     """Every cell with its configuration, all variants of a seed before the next seed.
 
     Args:
         study: what its file says.
+        folder: where it runs; cells that start from others name them by it.
         plugins: all there are.
         threads: of a cell whose configuration does not say.
 
@@ -240,7 +277,7 @@ def cells_of(study: Study, plugins: Plugins, threads: int) -> list[Cell]:
     for seed in study.settings.seeds:
         for variant in study.variants:
             try:
-                found = list(_cells(study, variant, seed, plugins, threads))
+                found = list(_cells(study, folder, variant, seed, plugins, threads))
             except MtlError as error:
                 texts = error.problems if isinstance(error, ConfigError) else (str(error),)
                 problems += [f"{study.place}: variants.{variant.name}: {text}" for text in texts]
@@ -252,7 +289,7 @@ def cells_of(study: Study, plugins: Plugins, threads: int) -> list[Cell]:
 
 
 def _cells(
-    study: Study, variant: VariantFile, seed: int, plugins: Plugins, threads: int
+    study: Study, folder: Path, variant: VariantFile, seed: int, plugins: Plugins, threads: int
 ) -> Iterator[Cell]:
     words = (*study.base.plugins, *variant.plugins)
     layers = [
@@ -260,12 +297,15 @@ def _cells(
         Layer(f"{study.place} [variants.{variant.name}]", variant.settings),
         Layer("study", {"seed": seed}),
     ]
+    source = None if variant.starts_from is None else _location(variant.starts_from, seed)
+    if source is not None:
+        layers.append(Layer("study", {"initial": {"run": str(folder / source)}}))
     config = resolve(plugins, words, layers)
     if config.training.threads is None:
         layers.append(Layer("study", {"training": {"threads": threads}}))
         config = resolve(plugins, words, layers)
     if not variant.single_task:
-        yield Cell(variant=variant.name, seed=seed, task=None, config=config)
+        yield Cell(variant=variant.name, seed=seed, task=None, config=config, source=source)
         return
     for task in config.tree["tasks"]:
         alone = resolve(plugins, (), [Layer(f"only {task}", _narrowed(config.tree, task))])
@@ -312,7 +352,7 @@ def run_study(
     folder = _folder(out)
     with _locked(folder, display) as lock:
         threads = _threads(folder, jobs)
-        cells = cells_of(study, plugins, threads)
+        cells = cells_of(study, folder, plugins, threads)
         _refuse_changed(folder, cells)
         for cell in cells:
             if (folder / cell.location / "summary.json").exists():
@@ -382,10 +422,18 @@ def _run_cells(record: _Record, processes: CellProcesses, display: StudyDisplay)
         with display:
             display.start(record.study.settings.name, outlook)
             while waiting or processes.running:
-                while waiting and processes.running < processes.jobs:
-                    cell = waiting.pop(0)
+                for cell in _without_start(waiting, by_location):
+                    waiting.remove(cell)
+                    _start_failed(cell, by_location, record)
+                    outlook.started(str(cell), cell.kind)
+                    outlook.ended(str(cell))
+                    display.ended(f"{cell}: failed: {cell.reason}")
+                for cell in _ready(waiting, by_location)[: processes.jobs - processes.running]:
+                    waiting.remove(cell)
                     _start(cell, record, processes)
                     outlook.started(str(cell), cell.kind)
+                if not processes.running:
+                    continue
                 ended = processes.wait()
                 cell = by_location[ended.location]
                 _conclude(cell, ended, record)
@@ -404,6 +452,24 @@ def _run_cells(record: _Record, processes: CellProcesses, display: StudyDisplay)
             f"stopped with {left} of {len(record.cells)} cells to do; what was done is saved. Go "
             f"on with: mtl study {record.study.place} --out {record.folder}"
         ) from error
+
+
+def _ready(waiting: Sequence[Cell], cells: Mapping[str, Cell]) -> list[Cell]:
+    """Those that start from no other cell, or from one that is finished."""
+    return [c for c in waiting if c.source is None or cells[c.source].status == "finished"]
+
+
+def _without_start(waiting: Sequence[Cell], cells: Mapping[str, Cell]) -> list[Cell]:
+    """Those whose weights no cell of this start of the study will make."""
+    ended = ("failed", "interrupted")
+    return [c for c in waiting if c.source is not None and cells[c.source].status in ended]
+
+
+def _start_failed(cell: Cell, cells: Mapping[str, Cell], record: _Record) -> None:
+    assert cell.source is not None
+    cell.status, cell.reason = "failed", f"it starts from {cells[cell.source]}, which has no result"
+    _make(record.folder / cell.location)
+    record.write()
 
 
 def _told(cell: Cell, ended: Ended, record: _Record) -> str:

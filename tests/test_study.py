@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -69,7 +70,7 @@ def test_base_then_variant_over_the_presets(tmp_path: Path, plugins: Plugins) ->
         '[variants.weighted]\nbalancer = {name = "fixed", weights = {depth = 2.0}}\n'
         "[variants.short]\ntraining.steps = 1\n"
     )
-    cells = cells_of(read_study(study_file(tmp_path, text)), plugins, threads=2)
+    cells = cells_of(read_study(study_file(tmp_path, text)), tmp_path, plugins, threads=2)
     assert [(cell.variant, cell.seed) for cell in cells] == [
         ("weighted", 3), ("short", 3), ("weighted", 0), ("short", 0),
     ]  # fmt: skip
@@ -83,7 +84,7 @@ def test_base_then_variant_over_the_presets(tmp_path: Path, plugins: Plugins) ->
 
 def test_threads_that_the_file_names_are_kept(tmp_path: Path, plugins: Plugins) -> None:
     text = TINY.replace("max_skipped", "threads = 3, max_skipped") + VARIANTS
-    cells = cells_of(read_study(study_file(tmp_path, text)), plugins, threads=8)
+    cells = cells_of(read_study(study_file(tmp_path, text)), tmp_path, plugins, threads=8)
     assert {cell.config.training.threads for cell in cells} == {3}
 
 
@@ -95,7 +96,7 @@ def test_a_single_task_variant_is_a_run_per_task(tmp_path: Path, plugins: Plugin
     )
     study = read_study(study_file(tmp_path, text))
     assert study.baseline == "alone"
-    cells = cells_of(study, plugins, threads=1)
+    cells = cells_of(study, tmp_path, plugins, threads=1)
     assert [cell.location for cell in cells] == [
         "cells/alone/seed-3/segmentation", "cells/alone/seed-3/depth",
         "cells/single-task/seed-3/segmentation", "cells/single-task/seed-3/depth",
@@ -178,11 +179,56 @@ def test_a_place_that_is_no_study_is_refused(tmp_path: Path, out: str, plugins: 
         for file in sorted([*STUDIES.glob("*.toml"), *STUDIES.glob("paper-scale/*.toml")])
     ],
 )
-def test_studies_that_are_here_can_start(file: Path, plugins: Plugins) -> None:
+def test_studies_that_are_here_can_start(file: Path, tmp_path: Path, plugins: Plugins) -> None:
     study = read_study(str(file))
-    cells = cells_of(study, plugins, threads=1)
+    cells = cells_of(study, tmp_path, plugins, threads=1)
     assert len({cell.location for cell in cells}) == len(cells) > 1
     assert {cell.config.training.threads for cell in cells} == {1}
+
+
+STARTS = """
+[variants.one]
+tasks = ["segmentation"]
+[variants.two]
+starts_from = "one"
+initial.new = ["depth"]
+[variants.diverges]
+optimizer.lr = 1e30
+[variants.after]
+starts_from = "diverges"
+"""
+
+
+def test_a_variant_starts_from_another_ones_weights(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    file = study_file(tmp_path, TINY.replace("epochs = 2", "epochs = 1") + STARTS)
+    result = mtl("study", file, "--out", str(out), "--jobs", "2")
+    assert result.exit_code == 1, result.output
+    source = out / "cells" / "one" / "seed-3"
+    two = tomllib.loads((out / "cells" / "two" / "seed-3" / "config.toml").read_text())
+    assert two["initial"] == {"run": str(source), "checkpoint": "best", "new": ["depth"],
+                              "train": "all"}  # fmt: skip
+    states = {c["variant"]: c for c in json.loads((out / "study.json").read_text())["cells"]}
+    assert [state["status"] for state in states.values()] == ["finished"] * 2 + ["failed"] * 2
+    assert states["after"]["reason"] == ("it starts from diverges, seed 3, which has no result")
+    assert "after, seed 3: failed: it starts from diverges" in result.output
+
+
+@pytest.mark.parametrize(
+    ("lines", "problem"),
+    [
+        ('starts_from = "two"', "variants.two.starts_from: 'two' is no variant before this one"),
+        ('starts_from = "alone"', "with one run per seed (there are: one)"),
+        ("starts_from = 3", "variants.two.starts_from: expected, in a variant, the name of"),
+        ('starts_from = "one"\nsingle_task = true', "has no one run to start from"),
+        ('starts_from = "one"\ninitial.run = "x"', "variants.two.initial.run: starts_from says"),
+    ],
+)
+def test_a_start_that_cannot_be_is_refused(tmp_path: Path, lines: str, problem: str) -> None:
+    text = f"{TINY}[variants.one]\n[variants.alone]\nsingle_task = true\n[variants.two]\n{lines}"
+    with pytest.raises(ConfigError) as caught:
+        read_study(study_file(tmp_path, text))
+    assert problem in str(caught.value)
 
 
 # A whole study

@@ -1,4 +1,4 @@
-"""The contracts as test classes: subclass one, say how yours is made, and let pytest collect it.
+"""The contracts as test classes: subclass one, say how yours is made, let pytest collect it::
 
     from mtlcore.testing import GradientBalancerContract
 

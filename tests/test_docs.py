@@ -1,0 +1,247 @@
+"""Every code block and command of the documentation runs, page by page, in a folder of its own.
+
+What stands in a comment before a block is for this test:
+
+    <!-- test: file NAME -->       the block is what the file NAME holds
+    <!-- test: with ARGUMENTS -->  given to each `mtl run` of the block to make it small
+    <!-- test: slow -->            the block runs among the slow tests only
+    <!-- test: elsewhere FILE -->  the block runs in that test
+    <!-- test: shown -->           output, or a part of something; nothing to run
+
+and Python between `<!-- test` and `-->` on lines of their own runs where it stands, unseen.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import stat
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import attrs
+import pytest
+
+from mtlcore import hookspecs
+from mtlcore.specs import KINDS, hook_name
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+PAGES = sorted(
+    path
+    for path in [*DOCS.rglob("*.md"), ROOT / "CONTRIBUTING.md", *ROOT.glob("plugins/*/README.md")]
+    if "_build" not in path.parts
+)
+NAMES = [str(path.relative_to(ROOT)) for path in PAGES]
+LANGUAGES = {"python", "sh", "toml", "json", "text"}
+SMALL = "--set=data.train=6 --set=data.val=2 --set=data.size=32x32 --set=training.epochs=1 "
+SMALL += "--set=training.batch_size=3 --set=data.workers=0"
+
+
+@attrs.frozen
+class Block:
+    """A block of a page, or hidden code.
+
+    Args:
+        line: number of its first line, from 1.
+        language: as it stands behind the fence; "hidden" for code in a comment.
+        code: its lines.
+        marks: what the comment before it says, by its first word.
+    """
+
+    line: int
+    language: str
+    code: str
+    marks: dict[str, str] = attrs.field(factory=dict)
+
+
+def blocks(page: Path) -> list[Block]:
+    """All of a page, in order."""
+    found, marks = [], dict[str, str]()
+    text = page.read_text("utf-8")
+    pattern = r"^<!-- test: (.+?) -->$|^<!-- test$\n(.*?)^-->$|^```([^\n]*)\n(.*?)^```$"
+    for match in re.finditer(pattern, text, re.MULTILINE | re.DOTALL):
+        mark, hidden, language, code = match.groups()
+        line = text.count("\n", 0, match.start()) + 2
+        if mark is not None:
+            word, _, rest = mark.partition(" ")
+            marks[word] = rest
+        elif hidden is not None:
+            found.append(Block(line, "hidden", hidden))
+        elif language.startswith("{"):
+            continue  # the site makes something of it
+        else:
+            found.append(Block(line, language, code, marks))
+            marks = {}
+    assert not marks, f"{page}: nothing follows the comment {marks}"
+    return found
+
+
+# Runs the steps of a page in its folder; `sh` and `photographs` are there for hidden code too.
+DRIVER = '''
+import json, os, subprocess, sys
+from pathlib import Path
+
+def sh(code, small=os.environ["SMALL"]):
+    """Run lines of a shell, stopping at the first that fails."""
+    subprocess.run(["bash", "-euo", "pipefail", "-c", code], check=True,
+                   env={**os.environ, "SMALL": small})
+
+def photographs(root, train=4, val=2, size=(48, 64)):
+    """Folders rgb, segmentation and depth of random photographs."""
+    import numpy as np
+    from PIL import Image
+    random = np.random.default_rng(0)
+    for split, number in (("train", train), ("val", val)):
+        for i in range(number):
+            maps = {
+                "rgb": random.integers(0, 256, (*size, 3), dtype=np.uint8),
+                "segmentation": random.choice(np.array([0, 1, 255], np.uint8), size),
+                "depth": random.integers(0, 3000, size).astype(np.uint16),
+            }
+            for kind, values in maps.items():
+                place = Path(root) / split / kind
+                place.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(values).save(place / f"{i:03d}.png")
+
+page, steps = json.loads(Path("steps.json").read_text())
+names = {"__name__": "__main__", "sh": sh, "photographs": photographs}
+for step in steps:
+    if step["file"]:
+        file = Path(step["file"])
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(step["code"])
+    elif step["language"] == "sh":
+        sh(step["code"], step["small"])
+    else:
+        print(f"{page}:{step['line']}", flush=True)
+        exec(compile("\\n" * (step["line"] - 1) + step["code"], page, "exec"), names)
+'''
+
+# What stands for the programs that a page calls.
+PROGRAMS = {
+    "mtl": """
+given = sys.argv[1:]
+small = shlex.split(os.environ["SMALL"]) if "run" in given[:3] and "--resume" not in given else []
+run(sys.executable, "-m", "mtlcore", *given, *small)
+""",
+    "torchrun": """
+small = [] if "--resume" in sys.argv else shlex.split(os.environ["SMALL"])
+run(sys.executable, "-m", "torch.distributed.run", *sys.argv[1:], *small)
+""",
+    "python": "run(sys.executable, *sys.argv[1:])",
+    "pytest": """run(sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *sys.argv[1:])""",
+    # Installing needs a network, and is tested with wheels: here, only that there is such a thing.
+    "pip": """
+assert sys.argv[1] == "install", sys.argv
+known = {"mtlcore", *(path.name for path in Path(ROOT, "plugins").iterdir())}
+extras = tomllib.loads(Path(ROOT, "pyproject.toml").read_text())["project"]
+for word in (word for word in sys.argv[2:] if not word.startswith("-")):
+    name, _, extra = word.partition("[")
+    assert name in {*known, "."}, f"pip install {word}: no such distribution"
+    if extra and name != ".":
+        assert extra.rstrip("]") in extras["optional-dependencies"], word
+""",
+    "make": """run("make", "--dry-run", "--directory", ROOT, *sys.argv[1:], stdout=DEVNULL)""",
+}
+HEADER = f"""#!{sys.executable}
+import os, shlex, shutil, subprocess, sys, tomllib
+from pathlib import Path
+from subprocess import DEVNULL
+ROOT = {str(ROOT)!r}
+def run(program, *arguments, **options):
+    own = os.path.dirname(os.path.abspath(__file__))
+    rest = os.pathsep.join(p for p in os.environ["PATH"].split(os.pathsep) if p != own)
+    found = shutil.which(program, path=rest)
+    sys.exit(subprocess.run([found, *arguments], check=False, **options).returncode)
+"""
+
+
+def runnable(page: Path, slow: bool) -> Iterator[dict[str, Any]]:
+    """The steps of a page, as the driver takes them."""
+    for block in blocks(page):
+        marks = block.marks
+        hidden = block.language == "hidden"
+        if "shown" in marks or "elsewhere" in marks or ("slow" in marks and not slow):
+            continue
+        if "file" in marks or hidden or block.language in ("python", "sh"):
+            yield {"language": block.language, "code": block.code, "line": block.line,
+                   "file": marks.get("file", ""), "small": marks.get("with", SMALL)}  # fmt: skip
+
+
+def read_aloud(page: Path, folder: Path, slow: bool) -> None:
+    """Do what the page says in a folder."""
+    steps = list(runnable(page, slow))
+    if not [step for step in steps if not step["file"] and step["language"] != "hidden"]:
+        pytest.skip("nothing to run, or elsewhere")
+    programs = folder / ".programs"
+    programs.mkdir()
+    for name, code in PROGRAMS.items():
+        (programs / name).write_text(HEADER + code)
+        (programs / name).chmod(stat.S_IRWXU)
+    (folder / "steps.json").write_text(json.dumps([str(page), steps]))
+    (folder / "driver.py").write_text(DRIVER)
+    env = {key: value for key, value in os.environ.items() if key != "MTL_PLUGINS"}
+    env |= {"PATH": f"{programs}{os.pathsep}{env['PATH']}", "SMALL": SMALL, "OMP_NUM_THREADS": "1"}
+    result = subprocess.run(
+        [sys.executable, "driver.py"], cwd=folder, env=env, capture_output=True, text=True,
+        check=False,
+    )  # fmt: skip
+    assert result.returncode == 0, f"{page}\n{result.stdout[-3000:]}\n{result.stderr[-6000:]}"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_a_page_says_runs(name: str, tmp_path: Path) -> None:
+    read_aloud(ROOT / name, tmp_path, slow=False)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name", [n for n in NAMES if any("slow" in block.marks for block in blocks(ROOT / n))]
+)
+def test_the_long_ones_run_too(name: str, tmp_path: Path) -> None:
+    read_aloud(ROOT / name, tmp_path, slow=True)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_no_block_is_left_out_by_mistake(name: str) -> None:
+    for block in blocks(ROOT / name):
+        place = f"{name}:{block.line}"
+        if block.language == "hidden":
+            continue
+        assert block.language in LANGUAGES, f"{place}: what is {block.language!r}?"
+        if block.language == "toml":
+            tomllib.loads(block.code)
+        if "elsewhere" in block.marks:
+            assert (ROOT / block.marks["elsewhere"]).is_file(), place
+        if "shown" in block.marks:
+            assert block.language in ("json", "text"), f"{place}: it can run"
+
+
+def test_every_hook_has_a_page_with_its_signature() -> None:
+    for kind in KINDS:
+        hook = hook_name(kind)
+        assert hasattr(hookspecs, hook)
+        page = (DOCS / "hooks" / f"{kind}.md").read_text("utf-8")
+        assert f"autofunction:: mtlcore.hookspecs.{hook}" in page
+        assert f"def {hook}(" in page, "a minimal example"
+
+
+def test_every_component_and_every_setting_of_a_run_is_documented() -> None:
+    components = (DOCS / "reference" / "components.md").read_text("utf-8")
+    settings = (DOCS / "reference" / "settings.md").read_text("utf-8")
+    for kind in KINDS:
+        assert f"```{{mtl-components}} {kind}\n" in components
+    for record in ("DataConfig", "TrainingConfig", "InitialConfig"):
+        assert f"mtlcore.config:{record}" in settings
+
+
+def test_every_plugin_has_a_page() -> None:
+    for folder in (ROOT / "plugins").iterdir():
+        page = DOCS / "methods" / f"{folder.name.removeprefix('mtlcore-plugin-')}.md"
+        assert page.is_file(), page
