@@ -39,7 +39,8 @@ from torch import Tensor, nn
 from torch.nn import Parameter
 
 import mtlcore
-from mtlcore.balancing import BalancerContext, Balancing, TaskGradients
+from mtlcore.balancing import BalancerContext, Balancing
+from mtlcore.gradients import TaskGradients
 
 METHODS = ("pcgrad", "nash-mtl")
 Step = Callable[[], object]

@@ -11,9 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from mtlcore.balancing import MISSING, BalancerContext, Balancing, TaskGradients, scope_of
+from mtlcore.balancing import BalancerContext, Balancing, scope_of
 from mtlcore.data import Batch
 from mtlcore.errors import UsageError
+from mtlcore.gradients import MISSING, TaskGradients
 from mtlcore.losses import CrossTaskLoss, Loss, Normalisation, ScalarLoss, TaskLosses, reduce_loss
 from mtlcore.models import Features, MultiTaskModel
 from mtlcore.ranks import ALONE, Ranks

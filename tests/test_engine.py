@@ -18,9 +18,9 @@ from mtlcore.balancing import (
     BalancerContext,
     GradientBalancer,
     GramianBalancer,
-    TaskGradients,
 )
 from mtlcore.errors import UsageError
+from mtlcore.gradients import TaskGradients
 from mtlcore.learner import check_scope
 from mtlcore.models import Features
 from mtlcore.rows import SharedRows
@@ -486,7 +486,8 @@ _PEAK = """
 import sys, torch
 from pathlib import Path
 from torch import nn
-from mtlcore.balancing import BalancerContext, GramianBalancer, TaskGradients
+from mtlcore.balancing import BalancerContext, GramianBalancer
+from mtlcore.gradients import TaskGradients
 
 class Ones(GramianBalancer):
     def weights(self, gramian, context=None):
