@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 # Threads of numerical libraries: two test workers share the processor.
 ONE_THREAD := OMP_NUM_THREADS=1
 
-.PHONY: install demo test test-all test-plugins lint clean
+.PHONY: install demo test test-all docs lint clean
 
 install: $(STAMP)
 
@@ -33,6 +33,15 @@ test-all: install
 	@set -e; for plugin in $(PLUGINS); do \
 		MTL_PLUGINS=$${plugin##*-plugin-} $(ONE_THREAD) $(BIN)/pytest $$plugin/tests; \
 	done
+
+# The site, in docs/_build; a warning is an error.
+docs: $(STAMP)-docs
+	$(BIN)/sphinx-build -q -W --keep-going -b html docs docs/_build
+
+$(STAMP)-docs: $(STAMP)
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-build-isolation \
+		-c constraints.txt -e '.[docs]'
+	touch $@
 
 lint: install
 	$(BIN)/ruff check .
