@@ -239,6 +239,13 @@ def _failure_told(directory: RunDirectory, about: Mapping[str, Any]) -> Iterator
                 "stopped at once; go on from the last checkpoint with: "
                 f"mtl run --resume --out {directory.location}"
             ) from error
+        if isinstance(error, torch.OutOfMemoryError):
+            said = str(error).partition(". ")[0]
+            raise MtlError(
+                f"the GPU's memory does not suffice ({said}). Lower training.batch_size "
+                "(training.accumulate keeps the size of a step) or data.size, or set "
+                f"training.precision=bf16. What is saved is in {directory.checkpoint}"
+            ) from error
         raise
 
 

@@ -177,6 +177,21 @@ def test_a_loss_that_is_never_finite_stops_the_run(tmp_path: Path) -> None:
     assert state["progress"]["step"] > 0
 
 
+def test_a_full_gpu_is_told_what_would_help(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has")
+
+    from mtlcore.learner import Learner
+
+    monkeypatch.setattr(Learner, "forward", full)
+    with pytest.raises(MtlError, match=r"suffice \(CUDA out of memory\)\. Lower training\.batch"):
+        mtlcore.run(TINY, out=str(tmp_path / "run"))
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert record["status"] == "failed"
+
+
 def test_a_checkpoint_of_another_model_is_refused(finished: Path, tmp_path: Path) -> None:
     target = tmp_path / "run"
     (target / "checkpoints").mkdir(parents=True)
