@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent / "extensions"))
 
@@ -25,6 +27,28 @@ myst_heading_anchors = 3
 
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
-autodoc_default_options = {"members": True, "show-inheritance": True}
+autodoc_default_options = {
+    "members": True,
+    "special-members": "__len__, __getitem__",
+    "show-inheritance": True,
+}
+# Torch's own words about its modules are torch's.
+autodoc_inherit_docstrings = False
 napoleon_numpy_docstring = False
 napoleon_use_ivar = True
+
+
+def readable(*event: Any) -> tuple[str, str] | None:
+    """A signature as people write it."""
+    *_, signature, returns = event
+    if signature is None:
+        return None
+    if signature.startswith("(*args: "):  # torch's, of a module that takes nothing itself
+        return "()", ""
+    signature = signature.replace("NOTHING", "...").replace("<factory>", "...")
+    signature = re.sub(r"<mtlcore\.ranks\.Ranks object[^>]*>", "ALONE", signature)
+    return re.sub(r"~[\w.]*\.", "", signature), returns
+
+
+def setup(app: Any) -> None:
+    app.connect("autodoc-process-signature", readable)

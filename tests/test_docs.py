@@ -28,6 +28,7 @@ import attrs
 import pytest
 
 from mtlcore import hookspecs
+from mtlcore.cli import main
 from mtlcore.specs import KINDS, hook_name
 
 ROOT = Path(__file__).parents[1]
@@ -239,6 +240,12 @@ def test_every_component_and_every_setting_of_a_run_is_documented() -> None:
         assert f"```{{mtl-components}} {kind}\n" in components
     for record in ("DataConfig", "TrainingConfig", "InitialConfig"):
         assert f"mtlcore.config:{record}" in settings
+
+
+def test_every_command_is_documented() -> None:
+    page = (DOCS / "reference" / "command-line.md").read_text("utf-8")
+    for name in ("mtl", *main.commands):
+        assert f"```{{mtl-help}} {name}\n" in page
 
 
 def test_every_plugin_has_a_page() -> None:

@@ -8,6 +8,11 @@
 
 ```{mtl-settings} training mtlcore.config:TrainingConfig
 ```
+
+And what a command (here `mtl run`; `mtl` for all of them) says to --help:
+
+```{mtl-help} run
+```
 """
 
 from __future__ import annotations
@@ -16,10 +21,12 @@ import json
 from importlib import import_module
 from typing import Any
 
+import click
 from docutils import nodes
 from docutils.parsers.rst import Directive
 from docutils.statemachine import StringList
 
+from mtlcore.cli import main
 from mtlcore.inspection import list_data, settings_data, show_data
 from mtlcore.plugins import Plugins
 from mtlcore.specs import KINDS
@@ -76,6 +83,21 @@ class Settings(_Generated):
         return _table([{**s, "name": f"{prefix}.{s['name']}"} for s in settings])
 
 
+class Help(_Generated):
+    """What a command says of itself and its options."""
+
+    def lines(self) -> list[str]:
+        name = self.arguments[0]
+        context = click.Context(main, info_name="mtl", terminal_width=84, **main.context_settings)
+        command: click.Command = main
+        if name != "mtl":
+            if name not in main.commands:
+                raise self.error(f"{name}: no command ({', '.join(main.commands)})")
+            command = main.commands[name]
+            context = click.Context(command, info_name=name, parent=context)
+        return ["```text", *command.get_help(context).splitlines(), "```"]
+
+
 def _component(kind: str, name: str) -> list[str]:
     data = show_data(_PLUGINS, kind, name)
     texts = [f"**`{name}`** ({data['plugin']})", data["summary"], f"*{data['paper']}*"]
@@ -101,4 +123,5 @@ def setup(app: Any) -> dict[str, bool]:
     app.add_directive("mtl-components", Components)
     app.add_directive("mtl-component", Component)
     app.add_directive("mtl-settings", Settings)
+    app.add_directive("mtl-help", Help)
     return {"parallel_read_safe": True}
