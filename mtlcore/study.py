@@ -84,6 +84,7 @@ class VariantFile:
         settings: its tables of configuration.
         single_task: a run per task.
         starts_from: an earlier variant, with whose weights of the same seed it starts.
+        seeds: those of the study's that it is run with; None: all.
     """
 
     name: str
@@ -91,6 +92,7 @@ class VariantFile:
     settings: Mapping[str, Any]
     single_task: bool
     starts_from: str | None = None
+    seeds: tuple[int, ...] | None = None
 
 
 @final
@@ -147,6 +149,7 @@ def read_study(place: str) -> Study:
     )
     problems += _problems_of_settings(values, [variant.name for variant in variants])
     problems += _problems_of_starts(variants)
+    problems += _problems_of_seeds(variants, values.get("seeds", ()))
     if problems:
         raise ConfigError(f"{place}: {problem}" for problem in problems)
     return Study(place=place, settings=StudySettings(**values), base=base, variants=variants)
@@ -169,10 +172,16 @@ def _variant(name: str, table: Any, path: str, problems: list[str]) -> VariantFi
     if start is not None and (not isinstance(start, str) or path == "base"):
         problems.append(f"{path}.starts_from: expected, in a variant, the name of another one")
         start = None
+    seeds = table.get("seeds")
+    if seeds is not None and (not isinstance(seeds, list) or path == "base"):
+        problems.append(f"{path}.seeds: expected, in a variant, a list of some of the study's")
+        seeds = None
     if "seed" in table:
         problems.append(f"{path}.seed: the study's seeds are a list, seeds = [0, 1, 2]")
     settings = {
-        k: v for k, v in table.items() if k not in ("plugins", "single_task", "starts_from")
+        key: value
+        for key, value in table.items()
+        if key not in ("plugins", "single_task", "starts_from", "seeds")
     }
     return VariantFile(
         name=name,
@@ -180,6 +189,7 @@ def _variant(name: str, table: Any, path: str, problems: list[str]) -> VariantFi
         settings=settings,
         single_task=alone is True,
         starts_from=start,
+        seeds=tuple(seeds) if isinstance(seeds, list) else None,
     )
 
 
@@ -198,6 +208,18 @@ def _problems_of_starts(variants: Sequence[VariantFile]) -> Iterator[str]:
             yield f"{path}.initial.run: starts_from says already where the weights come from"
         if not variant.single_task:
             whole.append(variant.name)
+
+
+def _problems_of_seeds(variants: Sequence[VariantFile], all_seeds: Sequence[int]) -> Iterator[str]:
+    by_name = {variant.name: variant for variant in variants}
+    for variant in variants:
+        path, mine = f"variants.{variant.name}.seeds", variant.seeds
+        if mine is not None and (not mine or any(seed not in all_seeds for seed in mine)):
+            yield f"{path}: {list(mine)} are not some of the study's seeds {list(all_seeds)}"
+        source = by_name.get(variant.starts_from or "")
+        there = all_seeds if source is None or source.seeds is None else source.seeds
+        if source is not None and any(seed not in there for seed in mine or all_seeds):
+            yield f"{path}: it starts from {source.name}, which has the seeds {list(there)} only"
 
 
 def _problems_of_settings(values: Mapping[str, Any], names: Sequence[str]) -> Iterator[str]:
@@ -276,6 +298,8 @@ def cells_of(study: Study, folder: Path, plugins: Plugins, threads: int) -> list
     cells = []
     for seed in study.settings.seeds:
         for variant in study.variants:
+            if variant.seeds is not None and seed not in variant.seeds:
+                continue
             try:
                 found = list(_cells(study, folder, variant, seed, plugins, threads))
             except MtlError as error:

@@ -82,6 +82,15 @@ def test_base_then_variant_over_the_presets(tmp_path: Path, plugins: Plugins) ->
     assert cells[2].location == "cells/weighted/seed-0"
 
 
+def test_a_variant_may_have_fewer_seeds(tmp_path: Path, plugins: Plugins) -> None:
+    text = TINY.replace("[3]", "[3, 0]") + ("[variants.some]\nseeds = [0]\n[variants.all]\n")
+    cells = cells_of(read_study(study_file(tmp_path, text)), tmp_path, plugins, threads=2)
+    assert [(cell.variant, cell.seed) for cell in cells] == [("all", 3), ("some", 0), ("all", 0)]
+    late = '[variants.late]\nstarts_from = "some"\n'
+    with pytest.raises(ConfigError, match=r"late\.seeds: it starts from some, which has"):
+        read_study(study_file(tmp_path, text + late))
+
+
 def test_threads_that_the_file_names_are_kept(tmp_path: Path, plugins: Plugins) -> None:
     text = TINY.replace("max_skipped", "threads = 3, max_skipped") + VARIANTS
     cells = cells_of(read_study(study_file(tmp_path, text)), tmp_path, plugins, threads=8)
@@ -221,10 +230,14 @@ def test_a_variant_starts_from_another_ones_weights(tmp_path: Path) -> None:
         ('starts_from = "alone"', "with one run per seed (there are: one)"),
         ("starts_from = 3", "variants.two.starts_from: expected, in a variant, the name of"),
         ('starts_from = "one"\nsingle_task = true', "has no one run to start from"),
+        ("seeds = [3, 4]", "variants.two.seeds: [3, 4] are not some of the study's seeds [3]"),
+        ("seeds = 3", "variants.two.seeds: expected, in a variant, a list"),
         ('starts_from = "one"\ninitial.run = "x"', "variants.two.initial.run: starts_from says"),
     ],
 )
-def test_a_start_that_cannot_be_is_refused(tmp_path: Path, lines: str, problem: str) -> None:
+def test_a_variant_or_its_start_that_cannot_be_is_refused(
+    tmp_path: Path, lines: str, problem: str
+) -> None:
     text = f"{TINY}[variants.one]\n[variants.alone]\nsingle_task = true\n[variants.two]\n{lines}"
     with pytest.raises(ConfigError) as caught:
         read_study(study_file(tmp_path, text))
