@@ -128,6 +128,10 @@ def execute(
         return _train(plugins, config, directory, checkpoint, display, ranks)
 
 
+#: What may be other on the machine where a run goes on.
+OF_THE_MACHINE = ("device", "data.root", "data.workers", "training.threads")
+
+
 @contextmanager
 def _directory(location: str, resume: bool, ranks: Ranks) -> Iterator[RunDirectory]:
     """The run's directory; for any but the first process one that is thrown away."""
@@ -153,12 +157,12 @@ def _checkpoint(directory: RunDirectory, config: RunConfig) -> dict[str, Any] | 
             f"{directory.location}/config.toml: is missing, so that the run cannot go on; put it "
             "back, or start a run of its own with another --out"
         )
-    changed = changed_settings(stored, config.tree)
+    changed = [path for path in changed_settings(stored, config.tree) if path not in OF_THE_MACHINE]
     if changed:
         raise UsageError(
             f"{directory.location}: --resume goes on with the run's own settings, and these "
             f"differ: {', '.join(changed)}. Leave them out, or start a run of its own with "
-            "another --out"
+            f"another --out (only {', '.join(OF_THE_MACHINE)} may change)"
         )
     return checkpoints.load(directory.checkpoint)
 

@@ -6,7 +6,7 @@ from mtlcore.config import RunConfig
 from mtlcore.data import DataError, Sample
 from mtlcore.episodes import EpisodeSampler
 from mtlcore.errors import UsageError
-from mtlcore.learner import Learner, check_scope
+from mtlcore.learner import Learner, check_backbone
 from mtlcore.loading import stop_at
 from mtlcore.models import check_size
 from mtlcore.optimizers import Optimizer
@@ -18,8 +18,9 @@ def check(training: Training) -> None:
     """Refuse what can be known to fail before the first step.
 
     Raises:
-        UsageError: too small an input, a scope that the backbone cannot serve, a balancer that
-            cannot work in several processes, or an optimizer without the query batches it needs.
+        UsageError: too small an input, a backbone that cannot read it or has not the place that
+            the balancer compares at, a balancer that cannot work in several processes, or an
+            optimizer without the query batches it needs.
         DataError: no sample can be read.
     """
     _check_ranks(training.learner, training.ranks)
@@ -27,7 +28,7 @@ def check(training: Training) -> None:
     sample = _first_readable(training)
     check_size(sample.inputs.shape[1:], training.config.training.batch_size,
                training.learner.model.backbone)  # fmt: skip
-    check_scope(training.learner, sample.inputs[None].to(training.device))
+    check_backbone(training.learner, sample.inputs[None].to(training.device))
 
 
 def _first_readable(training: Training) -> Sample:

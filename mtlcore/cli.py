@@ -131,8 +131,8 @@ def run(
         from mtlcore.rundir import next_directory, stored_config, without_nan
 
         found = plugins_of(ctx)
-    given = bool(config or plugin or assignments or seed is not None or device)
-    stored = stored_config(out) if resume and out and not given else None
+    # What is given is laid over the run's own settings; a whole file stands for all of them.
+    stored = stored_config(out) if resume and out and config is None else None
     resolved = _resolve(found, config, plugin, assignments, seed, device, stored)
     location = out or next_directory(resolved.method)
     if not _speaks():

@@ -13,7 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from mtlcore.balancing import BalancerContext, Balancing, scope_of
 from mtlcore.data import Batch
-from mtlcore.errors import UsageError
+from mtlcore.errors import UsageError, outline
 from mtlcore.gradients import MISSING, TaskGradients
 from mtlcore.losses import CrossTaskLoss, Loss, Normalisation, ScalarLoss, TaskLosses, reduce_loss
 from mtlcore.models import Features, MultiTaskModel
@@ -220,30 +220,41 @@ class Learner(nn.Module):
         return raw, maps, valid
 
 
-def check_scope(learner: Learner, inputs: Tensor) -> None:
-    """Refuse a balancer that compares gradients at a place that the backbone does not have.
+def check_backbone(learner: Learner, inputs: Tensor) -> None:
+    """Refuse a backbone that cannot read a sample, or has no place where the balancer compares.
+
+    A compiled one is not run, as that would compile it for a single sample.
 
     Args:
         inputs: (1, ...), any sample; the backbone is run on it and left as it was.
 
     Raises:
-        UsageError: as `TaskGradients` does in the first step.
+        UsageError: it cannot; for the place, as `TaskGradients` does in the first step.
     """
-    model = learner.model
+    backbone = learner.model.backbone
     scope = scope_of(learner.balancing.finisher)
     if scope == "last_shared" and not any(
-        p.requires_grad for p in model.backbone.last_shared_parameters()
+        p.requires_grad for p in backbone.last_shared_parameters()
     ):
         raise UsageError(MISSING[scope])
-    if scope != "features":
+    if backbone._compiled_call_impl is not None and scope != "features":
         return
-    modes = [(module, module.training) for module in model.modules()]
+    modes = [(module, module.training) for module in learner.modules()]
     devices = [inputs.device] if inputs.device.type == "cuda" else []
-    with torch.no_grad(), torch.random.fork_rng(devices):
-        cut = model.eval().features(inputs, learner.tasks).cut
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices):
+            cut = learner.eval().model.features(inputs, learner.tasks).cut
+    except torch.OutOfMemoryError:
+        raise
+    except (RuntimeError, ValueError, IndexError) as error:
+        raise UsageError(
+            f"model.backbone: {type(backbone).__name__} cannot read a sample of shape "
+            f"{list(inputs.shape[1:])} ({outline(error)}); choose a backbone for such inputs "
+            "(mtl list backbones)"
+        ) from error
     for module, mode in modes:
         module.training = mode
-    if not cut:
+    if scope == "features" and not cut:
         raise UsageError(MISSING[scope])
 
 

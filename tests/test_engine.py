@@ -21,7 +21,7 @@ from mtlcore.balancing import (
 )
 from mtlcore.errors import UsageError
 from mtlcore.gradients import TaskGradients
-from mtlcore.learner import check_scope
+from mtlcore.learner import check_backbone
 from mtlcore.models import Features
 from mtlcore.rows import SharedRows
 from mtlcore.standard.resnet import ResNet
@@ -447,19 +447,24 @@ def test_a_whole_learner_on_its_features():
 def test_a_scope_that_the_backbone_lacks_is_refused(monkeypatch):
     learner, inputs = tiny_learner([Given("features")]), tiny_batch(1).inputs
     before = {name: buffer.clone() for name, buffer in learner.named_buffers()}
-    check_scope(learner, inputs)
+    check_backbone(learner, inputs)
     assert learner.model.training and learner.model.backbone.trunk.training
     assert all(torch.equal(buffer, before[name]) for name, buffer in learner.named_buffers())
     backbone = learner.model.backbone
     monkeypatch.setattr(type(backbone), "forward", lambda self, x, tasks: Features(shared=(x,)))
     with pytest.raises(UsageError, match=r"scope 'features' .*cut"):
-        check_scope(learner, inputs)
+        check_backbone(learner, inputs)
     learner = tiny_learner([Given("last_shared")])
     with pytest.raises(UsageError, match=r"scope 'last_shared' .*last_shared_parameters"):
-        check_scope(learner, inputs)
+        check_backbone(learner, inputs)
     with pytest.raises(UsageError, match="last_shared_parameters"):
         learner.task_gradients()
-    check_scope(tiny_learner([]), inputs)
+    check_backbone(tiny_learner([]), inputs)
+
+
+def test_a_backbone_that_cannot_read_the_samples_is_refused():
+    with pytest.raises(UsageError, match=r"TinyBackbone cannot read a sample of shape \[5\] \("):
+        check_backbone(tiny_learner([]), torch.zeros(1, 5))
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -130,9 +132,19 @@ def test_resuming_what_is_finished_says_so(finished: Path) -> None:
 
 
 def test_resuming_with_other_settings_is_refused(finished: Path) -> None:
-    result = mtl("run", *ARGUMENTS, "--set=optimizer.lr=1.0", "--resume", "--out", str(finished))
+    """Only what differs from the run's own is named."""
+    result = mtl("run", "--set=optimizer.lr=1.0", "--resume", "--out", str(finished))
     assert result.exit_code == 2
-    assert "optimizer.lr" in result.output
+    assert "these differ: optimizer.lr. Leave" in result.output
+
+
+def test_what_belongs_to_the_machine_may_change(finished: Path, tmp_path: Path) -> None:
+    run = shutil.copytree(finished, tmp_path / "moved")
+    (run / "summary.json").unlink()  # as if it had been stopped after its last step
+    result = mtl("run", "--set=data.workers=1", "--device=cpu", "--resume", "--out", str(run))
+    assert result.exit_code == 0, result.output
+    stored = tomllib.loads((run / "config.toml").read_text())
+    assert (stored["data"]["workers"], stored["device"]) == (1, "cpu")
 
 
 def test_resuming_nothing_starts(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from mtlcore.errors import MtlError
+from mtlcore.errors import UsageError
 from mtlcore.models import Backbone, Features
 from mtlcore.tasks import Task
 
@@ -47,11 +47,11 @@ class MLP(Backbone):
         """(B, F) -> (B, C).
 
         Raises:
-            MtlError: the inputs are not vectors of F values.
+            UsageError: the inputs are not vectors of F values.
         """
         if inputs.dim() != 2 or inputs.shape[1] != self._inputs:
-            raise MtlError(
-                f"backbone.inputs is {self._inputs}, but a sample has shape "
+            raise UsageError(
+                f"model.backbone.inputs is {self._inputs}, but a sample has shape "
                 f"{list(inputs.shape[1:])}; mlp reads vectors of that many values"
             )
         shared = self.layers(inputs)
