@@ -131,8 +131,9 @@ def run(
         from mtlcore.rundir import next_directory, stored_config, without_nan
 
         found = plugins_of(ctx)
-    # What is given is laid over the run's own settings; a whole file stands for all of them.
-    stored = stored_config(out) if resume and out and config is None else None
+    # Options are laid over the run's own settings; plugins or a file say all of them anew.
+    whole = config is not None or plugin
+    stored = stored_config(out) if resume and out and not whole else None
     resolved = _resolve(found, config, plugin, assignments, seed, device, stored)
     location = out or next_directory(resolved.method)
     if not _speaks():

@@ -136,6 +136,9 @@ def test_resuming_with_other_settings_is_refused(finished: Path) -> None:
     result = mtl("run", "--set=optimizer.lr=1.0", "--resume", "--out", str(finished))
     assert result.exit_code == 2
     assert "these differ: optimizer.lr. Leave" in result.output
+    result = mtl("run", "--plugin=pcgrad", "--resume", "--out", str(finished))
+    assert result.exit_code == 2
+    assert "balancer.name" in result.output
 
 
 def test_what_belongs_to_the_machine_may_change(finished: Path, tmp_path: Path) -> None:
