@@ -120,10 +120,12 @@ def _print_plugins(data: list[dict[str, Any]]) -> None:
 
 
 def _print_component(data: dict[str, Any]) -> None:
-    fields = [key for key in data if key not in ("settings", "preset", "parameters")]
+    fields = [key for key in data if key not in ("about", "settings", "preset", "parameters")]
     texts = {key: _text(data[key]) for key in fields}
     for line in table([(f"{key}:", text) for key, text in texts.items() if text]):
         click.echo(line)
+    if data.get("about"):
+        click.echo(f"\n{data['about']}")
     for setting in data.get("settings", ()):
         default = "None" if setting["default"] is None else json.dumps(setting["default"])
         ending = "(required)" if setting["required"] else f"= {default}"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import math
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -12,6 +14,8 @@ from mtlcore.errors import UsageError
 from mtlcore.plugins import Component, Plugins
 from mtlcore.settings import REQUIRED, Setting, expanded, settings_of
 from mtlcore.specs import KINDS, MethodSpec
+
+_SECTION = re.compile(r"^(?:Args|Attributes|Returns|Yields|Raises|Example):+$", re.MULTILINE)
 
 
 def plugins_data(plugins: Plugins) -> list[dict[str, Any]]:
@@ -73,9 +77,16 @@ def show_data(
             data[field] = list(getattr(spec, field))
     if isinstance(spec, MethodSpec):
         return data | method_details(plugins, component, list(overrides))
+    target = component.load()
     data["target"] = _target(spec)
-    data["settings"] = settings_data(component.load())
+    data["about"] = about(target)
+    data["settings"] = settings_data(target)
     return data
+
+
+def about(target: Any) -> str:
+    """Return what the docstring says before its sections: equations, layouts, deviations."""
+    return _SECTION.split(inspect.cleandoc(target.__doc__ or ""), maxsplit=1)[0].strip()
 
 
 def settings_data(target: Any) -> list[dict[str, Any]]:

@@ -606,13 +606,17 @@ def test_list_command(mtl):
 
 def test_show_command(mtl, site):
     code = balancer("mine").replace('"collections:OrderedDict"', "Mine")
-    source = LOCAL.replace("float", "float | None").replace("1.0", "float('inf')")
+    told = 'class Mine:\n    """Halves it.\n\n    As before.\n\n    Args:\n        factor: By it.\n    """'
+    source = LOCAL.replace("class Mine:", told)
+    source = source.replace("float", "float | None").replace("1.0", "float('inf')")
     site.add("own", code, header=source.replace("\n", "", 1) + HEADER)
     data = json.loads(mtl("show", "balancers", "mine", "--json").output)
     assert data["target"].endswith(":Mine")
     (setting,) = data["settings"]
     assert (setting["type"], setting["default"]) == ("float | None", "inf")
-    assert "factor: float | None" in mtl("show", "balancers", "mine").output
+    assert data["about"] == "Halves it.\n\nAs before."
+    shown = mtl("show", "balancers", "mine").output
+    assert 'Halves it.\n\nAs before.\n\nfactor: float | None = "inf"\n    By it.' in shown
     refused = mtl("show", "balancers", "mine", "--set", "a=1")
     assert isinstance(refused.exception, UsageError)
 
