@@ -606,8 +606,8 @@ def test_list_command(mtl):
 
 def test_show_command(mtl, site):
     code = balancer("mine").replace('"collections:OrderedDict"', "Mine")
-    told = 'class Mine:\n    """Halves it.\n\n    As before.\n\n    Args:\n        factor: By it.\n    """'
-    source = LOCAL.replace("class Mine:", told)
+    told = '"""Halves it.\n\n    As before.\n\n    Args:\n        factor: By it.\n    """'
+    source = LOCAL.replace("class Mine:", f"class Mine:\n    {told}")
     source = source.replace("float", "float | None").replace("1.0", "float('inf')")
     site.add("own", code, header=source.replace("\n", "", 1) + HEADER)
     data = json.loads(mtl("show", "balancers", "mine", "--json").output)
