@@ -5,6 +5,7 @@ What stands in a comment before a block is for this test:
     <!-- test: file NAME -->       the block is what the file NAME holds
     <!-- test: with ARGUMENTS -->  given to each `mtl run` of the block to make it small
     <!-- test: slow -->            the block runs among the slow tests only
+    <!-- test: slow page -->       so does the whole page; somewhere on it
     <!-- test: elsewhere FILE -->  the block runs in that test
     <!-- test: shown -->           output, or a part of something; nothing to run
 
@@ -69,6 +70,8 @@ def blocks(page: Path) -> list[Block]:
     for match in re.finditer(pattern, text, re.MULTILINE | re.DOTALL):
         mark, hidden, language, code = match.groups()
         line = text.count("\n", 0, match.start()) + 2
+        if mark == "slow page":
+            continue
         if mark is not None:
             word, _, rest = mark.partition(" ")
             marks[word] = rest
@@ -81,6 +84,11 @@ def blocks(page: Path) -> list[Block]:
             marks = {}
     assert not marks, f"{page}: nothing follows the comment {marks}"
     return found
+
+
+def is_slow(page: Path) -> bool:
+    """Whether all of a page is for the slow tests."""
+    return "<!-- test: slow page -->\n" in page.read_text("utf-8")
 
 
 # Runs the steps of a page in its folder; `sh` and `photographs` are there for hidden code too.
@@ -165,7 +173,7 @@ def run(program, *arguments, **options):
 
 def runnable(page: Path, slow: bool) -> Iterator[dict[str, Any]]:
     """The steps of a page, as the driver takes them."""
-    for block in blocks(page):
+    for block in blocks(page) if slow or not is_slow(page) else ():
         marks = block.marks
         hidden = block.language == "hidden"
         if "shown" in marks or "elsewhere" in marks or ("slow" in marks and not slow):
@@ -203,7 +211,8 @@ def test_what_a_page_says_runs(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "name", [n for n in NAMES if any("slow" in block.marks for block in blocks(ROOT / n))]
+    "name",
+    [n for n in NAMES if is_slow(ROOT / n) or any("slow" in b.marks for b in blocks(ROOT / n))],
 )
 def test_the_long_ones_run_too(name: str, tmp_path: Path) -> None:
     read_aloud(ROOT / name, tmp_path, slow=True)
