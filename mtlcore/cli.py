@@ -134,6 +134,11 @@ def run(
     # Options are laid over the run's own settings; plugins or a file say all of them anew.
     whole = config is not None or plugin
     stored = stored_config(out) if resume and out and not whole else None
+    if resume and stored is None and not (whole or assignments):
+        raise UsageError(
+            f"--resume --out {out}: no run there to go on with (it has no config.toml); is that its "
+            "name? With a plugin, a file or --set a run starts where there is none yet"
+        )
     resolved = _resolve(found, config, plugin, assignments, seed, device, stored)
     location = out or next_directory(resolved.method)
     if not _speaks():

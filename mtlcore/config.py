@@ -475,7 +475,7 @@ class _Resolver:
         target = component.load()
         reserved = (*(["size"] if target.renders_size else []),
                     *(["samples"] if target.unlimited else []))  # fmt: skip
-        chosen = self._settings(component, rest, "data", reserved)
+        chosen = self._settings(component, rest, "data", reserved, others=sorted(core))
         if data is not None:
             self._complete("data", DataConfig, reserved=())
         return data, chosen
@@ -655,6 +655,7 @@ class _Resolver:
         path: str,
         reserved: Sequence[str],
         table: dict[str, Any] | None = None,
+        others: Sequence[str] = (),
     ) -> Chosen:
         target = component.load()
         known = {setting.name: setting for setting in settings_of(target)}
@@ -666,7 +667,7 @@ class _Resolver:
                 del given[key]
                 del table[key]
                 self._merged.origins.pop(f"{path}.{key}", None)
-        settings = structure(target, given, path, self._problems, reserved)
+        settings = structure(target, given, path, self._problems, reserved, others)
         for name, setting in known.items():
             if name not in table and name not in reserved and setting.default is not REQUIRED:
                 table[name] = _plain(setting.default)

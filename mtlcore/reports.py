@@ -647,6 +647,8 @@ def result_notes(summary: Mapping[str, Any], rows: Sequence[ResultRow]) -> list[
     notes.append(f"time: {timedelta(seconds=round(summary['seconds']))}")
     if summary.get("skipped_steps"):
         notes.append(f"skipped steps: {summary['skipped_steps']}")
+    if summary.get("skipped_samples"):
+        notes.append(f"samples left out: {len(summary['skipped_samples'])} (see summary.json)")
     return notes
 
 

@@ -27,6 +27,8 @@ from mtlcore.plugins import Plugins
 
 LAST, BEST = "checkpoints/last.safetensors", "checkpoints/best.safetensors"
 METRICS = "metrics.jsonl"
+# Of these a run has one as soon as it has anything.
+_FIRST_FILES = {METRICS, "config.toml", "config.toml.partial", "checkpoints"}
 _LEFT_OVER = (
     "*.json.partial",
     "config.toml.partial",
@@ -47,7 +49,7 @@ class RunDirectory:
         path: the local directory.
 
     Raises:
-        UsageError: the directory is not empty, or cannot be written.
+        UsageError: the directory is not empty or holds something else, or cannot be written.
     """
 
     def __init__(self, location: str, resume: bool) -> None:
@@ -60,6 +62,8 @@ class RunDirectory:
             raise UsageError(
                 f"{location}: is not empty; choose another --out, or go on with it by --resume"
             )
+        if there and not any(_FIRST_FILES & set(Path(name).parts) for name in there):
+            raise UsageError(f"{location}: is not empty and holds no run; choose another --out")
         if self._remote:
             self._temporary = tempfile.TemporaryDirectory(prefix="mtl-run-")
             self._download(there)

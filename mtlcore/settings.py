@@ -119,6 +119,7 @@ def structure(
     path: str,
     problems: list[str],
     reserved: Collection[str] = (),
+    others: Collection[str] = (),
 ) -> dict[str, Any]:
     """Return the given settings converted to what the target takes; leave out what does not fit.
 
@@ -128,9 +129,10 @@ def structure(
         path: Where, for messages, such as ``balancer``.
         problems: Receives one line, ``path.key: message``, for everything that is wrong.
         reserved: Names that the caller passes itself; no setting of a user.
+        others: Keys of the same table that are not the target's, for messages.
     """
     settings = [setting for setting in settings_of(target) if setting.name not in reserved]
-    return _structure(settings, given, path, problems)
+    return _structure(settings, given, path, problems, others)
 
 
 def type_name(annotation: Any) -> str:
@@ -149,15 +151,20 @@ def type_name(annotation: Any) -> str:
 
 
 def _structure(
-    settings: Sequence[Setting], given: Any, path: str, problems: list[str]
+    settings: Sequence[Setting],
+    given: Any,
+    path: str,
+    problems: list[str],
+    others: Collection[str] = (),
 ) -> dict[str, Any]:
     if not isinstance(given, Mapping):
         problems.append(f"{path}: expected a table of settings, got {given!r}")
         return {}
     known = {setting.name: setting for setting in settings}
-    listed = f"known: {', '.join(known)}" if known else "it has no settings"
+    names = [*known, *others]
+    listed = f"known: {', '.join(names)}" if names else "it has no settings"
     problems += [
-        f"{_join(path, key)}: unknown setting{did_you_mean(str(key), known)} ({listed})"
+        f"{_join(path, key)}: unknown setting{did_you_mean(str(key), names)} ({listed})"
         for key in given
         if key not in known
     ]

@@ -96,6 +96,11 @@ def test_a_setting_asked_for_is_never_dropped_silently(plugins: Plugins) -> None
     assert "data.spec: unknown setting" in problems(plugins, "data.spec=x.toml")
 
 
+def test_a_misspelt_key_of_data_is_told_what_there_is(plugins: Plugins) -> None:
+    told = problems(plugins, "data.trian=3")
+    assert "data.trian: unknown setting; did you mean 'train'" in told
+
+
 def test_a_name_replaces_a_chain_and_says_so(plugins: Plugins) -> None:
     chain = Layer("a", {"balancer": {"chain": [{"name": "dwa"}, {"name": "equal"}]}})
     config = resolved(plugins, "balancer.name=equal", layers=(chain,))

@@ -58,17 +58,17 @@ PHOTOGRAPHS = (
     "mtl run --plugin atinet --set data.name=folder --set data.root=photographs"
     "      --set \"tasks=['segmentation', 'depth']\""
 )
-OWN_BALANCER = "mtl run --plugin atinet --plugin ./sign_vote.py"
+OWN_BALANCER = "mtl run --plugin atinet --plugin ./agreement.py"
 
 
 def test_own_balancer(tmp_path: Path) -> None:
     (code,) = blocks("python")
     assert len([line for line in code.splitlines() if line.strip()]) <= 15
-    (tmp_path / "sign_vote.py").write_text(code)
+    (tmp_path / "agreement.py").write_text(code)
     result = mtl(OWN_BALANCER, tmp_path, *TINY)
     assert result.returncode == 0, result.stderr
-    assert "sign-vote" in result.stderr  # it says what it replaced
-    summary = json.loads((tmp_path / "runs/atinet+sign_vote-1/summary.json").read_text())
+    assert "agreement" in result.stderr  # it says what it replaced
+    summary = json.loads((tmp_path / "runs/atinet+agreement-1/summary.json").read_text())
     assert summary["steps"] == 4
 
 

@@ -156,6 +156,17 @@ def test_resuming_nothing_starts(tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
 
 
+def test_a_misspelt_run_is_not_started_anew(tmp_path: Path) -> None:
+    result = mtl("run", "--resume", "--out", str(tmp_path / "lonk"))
+    assert result.exit_code == 2
+    assert "lonk: no run there to go on with (it has no config.toml)" in result.output
+    assert not (tmp_path / "lonk").exists()
+    (tmp_path / "notes.txt").write_text("mine")
+    result = mtl("run", *ARGUMENTS, "--resume", "--out", str(tmp_path))
+    assert result.exit_code == 2
+    assert "is not empty and holds no run" in result.output
+
+
 def test_a_run_at_a_url_is_uploaded(finished: Path) -> None:
     import fsspec
 
