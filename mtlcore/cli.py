@@ -136,8 +136,8 @@ def run(
     stored = stored_config(out) if resume and out and not whole else None
     if resume and stored is None and not (whole or assignments):
         raise UsageError(
-            f"--resume --out {out}: no run there to go on with (it has no config.toml); is that its "
-            "name? With a plugin, a file or --set a run starts where there is none yet"
+            f"--resume --out {out}: no run there to go on with (it has no config.toml); is that "
+            "its name? With a plugin, a file or --set a run starts where there is none yet"
         )
     resolved = _resolve(found, config, plugin, assignments, seed, device, stored)
     location = out or next_directory(resolved.method)
