@@ -204,7 +204,8 @@ def _problems_of_starts(variants: Sequence[VariantFile]) -> Iterator[str]:
             )
         if start is not None and variant.single_task:
             yield f"{path}.starts_from: a variant with a run per task has no one run to start from"
-        if start is not None and "run" in variant.settings.get("initial", {}):
+        initial = variant.settings.get("initial")
+        if start is not None and isinstance(initial, Mapping) and "run" in initial:
             yield f"{path}.initial.run: starts_from says already where the weights come from"
         if not variant.single_task:
             whole.append(variant.name)
