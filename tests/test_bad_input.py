@@ -509,7 +509,7 @@ def _(place: Place) -> list[str]:
     return []
 
 
-@listed("resume without the configuration", 1, "run/config.toml", "missing", "another --out",
+@listed("resume without the configuration", 2, "--out run: no run there", "no config.toml",
         command=USES["resume"])  # fmt: skip
 def _(place: Place) -> list[str]:
     (place.run() / "config.toml").unlink()
