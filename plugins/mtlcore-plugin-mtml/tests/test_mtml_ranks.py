@@ -51,7 +51,7 @@ def share(batch, ranks):
 with joined() as ranks:
     for restore in (True, False):
         learner = tiny_learner([Uncertainty(form="mtml"), Normalised()]).double()
-        learner.ranks = ranks
+        learner.context.ranks = ranks
         learner.model.eval()
         optimizer = MTML(learner, inner_lr=0.05, inner_steps=2, weight_decay=0.1, restore=restore)
         skipped, losses = [], []
@@ -108,6 +108,6 @@ def test_two_processes_are_as_one(trained: Path, restore: bool) -> None:
 
 def test_second_order_is_refused() -> None:
     learner = tiny_learner()
-    learner.ranks = Ranks(rank=0, size=2)
+    learner.context.ranks = Ranks(rank=0, size=2)
     with pytest.raises(UsageError, match="use one process, or first order"):
         MTML(learner, second_order=True)
