@@ -219,8 +219,6 @@ class GradientBalancer(Balancer):
 
 Finisher = GramianBalancer | GradientBalancer
 
-# Those of the tasks' gradients at the shared parameters, and at their own.
-
 
 def scope_of(finisher: Finisher | None) -> Scope:
     """Which gradients it compares; balancers of gradients themselves need all shared ones."""

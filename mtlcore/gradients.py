@@ -27,6 +27,7 @@ from mtlcore.errors import UsageError
 from mtlcore.ranks import ALONE, Ranks
 from mtlcore.rows import Row, SharedRows
 
+# Those of the tasks' gradients at the shared parameters, and at their own.
 Weights = tuple[list[float], list[float]]
 
 

@@ -509,6 +509,13 @@ def _(place: Place) -> list[str]:
     return []
 
 
+@listed("resume with options, without the configuration", 1, "run/config.toml", "missing",
+        "another --out", command=USES["resume"])  # fmt: skip
+def _(place: Place) -> list[str]:
+    (place.run() / "config.toml").unlink()
+    return ["--set=seed=0"]
+
+
 @listed("resume without the configuration", 2, "--out run: no run there", "no config.toml",
         command=USES["resume"])  # fmt: skip
 def _(place: Place) -> list[str]:
