@@ -157,7 +157,7 @@ def adapted_config(
     """The configuration of a run that starts from a trained one and has more tasks.
 
     It is the run's own, with the usual joint episodes and an evaluation after every epoch. An
-    optimizer of a plugin may need episodes of its own (MTML's does): AdamW takes its place, with
+    optimizer that needs query batches, which joint episodes lack, makes room for AdamW, with
     its learning rate.
 
     Args:

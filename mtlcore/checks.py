@@ -10,7 +10,6 @@ from mtlcore.learner import Learner, check_backbone
 from mtlcore.loading import stop_at
 from mtlcore.models import check_size
 from mtlcore.optimizers import Optimizer
-from mtlcore.ranks import Ranks
 from mtlcore.training import Training
 
 
@@ -23,7 +22,7 @@ def check(training: Training) -> None:
             optimizer without the query batches it needs.
         DataError: no sample can be read.
     """
-    _check_ranks(training.learner, training.ranks)
+    _check_ranks(training.learner)
     _check_queries(training.optimizer, training.sampler, training.config)
     sample = _first_readable(training)
     check_size(sample.inputs.shape[1:], training.config.training.batch_size,
@@ -44,14 +43,14 @@ def _first_readable(training: Training) -> Sample:
     raise DataError(f"none of the {len(split)} training samples can be read; first: {errors[0]}")
 
 
-def _check_ranks(learner: Learner, ranks: Ranks) -> None:
-    if ranks.size == 1:
+def _check_ranks(learner: Learner) -> None:
+    if learner.ranks.size == 1:
         return
     for balancer in learner.balancing.loss_balancers:
         if balancer.needs_maps and not balancer.sums_over_ranks:
             raise UsageError(
                 f"balancer: {type(balancer).__name__} learns from elementwise losses, of which "
-                f"each of {ranks.size} processes has a part only; train it in one process"
+                f"each of {learner.ranks.size} processes has a part only; train it in one process"
             )
 
 
