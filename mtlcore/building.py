@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 
@@ -12,7 +12,7 @@ from mtlcore.data import Dataset
 from mtlcore.errors import UsageError
 from mtlcore.learner import Learner
 from mtlcore.loading import Loader, PlanReader, Split
-from mtlcore.metrics import Metric
+from mtlcore.metrics import Metric, SeveralMetrics
 from mtlcore.models import Backbone, FeatureInfo, MultiTaskModel, count_parameters
 from mtlcore.ranks import ALONE, Ranks
 from mtlcore.regimes import draw_regime
@@ -103,8 +103,22 @@ def build_learner(config: RunConfig, ranks: Ranks = ALONE) -> Learner:
 
 
 def make_metrics(config: RunConfig) -> dict[str, Metric]:
-    """A fresh metric per task."""
-    return {task.name: config.metrics[task.name].make(task) for task in config.tasks}
+    """A fresh metric per task.
+
+    Raises:
+        UsageError: two metrics of a task have a figure of the same name.
+    """
+    made = {task.name: [c.make(task) for c in config.metrics[task.name]] for task in config.tasks}
+    return {name: _as_one(name, metrics) for name, metrics in made.items()}
+
+
+def _as_one(task: str, metrics: Sequence[Metric]) -> Metric:
+    if len(metrics) == 1:
+        return metrics[0]
+    try:
+        return SeveralMetrics(metrics)
+    except ValueError as error:
+        raise UsageError(f"metrics.{task}: {error}") from error
 
 
 def parameter_table(learner: Learner, depth: int = 1) -> dict[str, object]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from mtlcore.building import make_metrics
 from mtlcore.config import RunConfig
 from mtlcore.data import DataError, Sample
 from mtlcore.episodes import EpisodeSampler
@@ -18,11 +19,12 @@ def check(training: Training) -> None:
 
     Raises:
         UsageError: too small an input, a backbone that cannot read it or has not the place that
-            the balancer compares at, a balancer that cannot work in several processes, or an
-            optimizer without the query batches it needs.
+            the balancer compares at, a balancer that cannot work in several processes, metrics of
+            a task that cannot stand together, or an optimizer without the query batches it needs.
         DataError: no sample can be read.
     """
     _check_ranks(training.learner)
+    make_metrics(training.config)
     _check_queries(training.optimizer, training.sampler, training.config)
     sample = _first_readable(training)
     check_size(sample.inputs.shape[1:], training.config.training.batch_size,

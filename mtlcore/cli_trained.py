@@ -24,8 +24,13 @@ _DEVICE = click.option("--device", help="auto, cpu, cuda, cuda:1; default: the r
 @click.argument("run")
 @click.option("--split", default="val", show_default=True, help="Which split of the data.")
 @click.option(
-    "--set", "assignments", multiple=True, metavar="PATH=VALUE", help="Changes of [data]."
-)
+    "--plugin", "files", multiple=True, metavar="FILE", type=click.Path(),
+    help="A plugin in one file, for what --set names.",
+)  # fmt: skip
+@click.option(
+    "--set", "assignments", multiple=True, metavar="PATH=VALUE",
+    help="Changes of [data] and [metrics].",
+)  # fmt: skip
 @_WHICH
 @_DEVICE
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -34,6 +39,7 @@ def evaluate(
     ctx: click.Context,
     run: str,
     split: str,
+    files: tuple[str, ...],
     assignments: tuple[str, ...],
     checkpoint: Any,
     device: str | None,
@@ -41,11 +47,14 @@ def evaluate(
 ) -> None:
     """Evaluate a trained RUN on any split, also of other data with the same tasks."""
     with stop_at_once():
-        from mtlcore.config import set_layer
+        from mtlcore.config import Layer, set_layer
         from mtlcore.trained import evaluate_run, load_run
 
         found = plugins_of(ctx)
-    trained = load_run(found, run, checkpoint, set_layer(assignments), device)
+    changes = dict(set_layer(assignments).values)
+    if files:
+        changes["plugins"] = list(files)
+    trained = load_run(found, run, checkpoint, Layer("mtl eval", changes), device)
     figures, size = evaluate_run(trained, split)
     if as_json:
         from mtlcore.rundir import without_nan

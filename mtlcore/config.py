@@ -217,7 +217,7 @@ class RunConfig:
     backbone: Chosen
     heads: Mapping[str, Chosen]
     losses: Mapping[str, Chosen]
-    metrics: Mapping[str, Chosen]
+    metrics: Mapping[str, tuple[Chosen, ...]]
     cross_task: tuple[Chosen, ...]
     chain: tuple[Chosen, ...]
     update_every: int
@@ -422,7 +422,7 @@ class _Resolver:
         self._model_keys(tasks)
         heads = self._per_task("heads", tasks, "model.heads", "model.head")
         losses = self._per_task("losses", tasks, "losses", None)
-        metrics = self._per_task("metrics", tasks, "metrics", None)
+        metrics = self._metrics(tasks)
         cross_task = self._list("losses", "cross_task")
         chain, update_every = self._balancing()
         episodes = self._component("episode-samplers", "episodes")
@@ -554,14 +554,34 @@ class _Resolver:
             chosen = self._component(kind, at)
             if chosen is None:
                 continue
-            serves = getattr(chosen.component.spec, "serves", None)
-            if serves is None or not serves(task.kind):
-                self._problems.append(
-                    f"{at}.name: {chosen.component.spec.name!r} does not serve tasks of kind "
-                    f"{task.kind!r}"
-                )
+            self._check_serves(chosen, task, at)
             result[task.name] = chosen
         return result
+
+    def _check_serves(self, chosen: Chosen, task: Task, path: str) -> None:
+        spec = chosen.component.spec
+        serves = getattr(spec, "serves", None)
+        if serves is None or not serves(task.kind):
+            self._problems.append(
+                f"{path}.name: {spec.name!r} does not serve tasks of kind {task.kind!r}"
+            )
+
+    def _metrics(self, tasks: Sequence[Task]) -> dict[str, tuple[Chosen, ...]]:
+        """One metric of a task is a table, several are a list of tables."""
+        listed = [task for task in tasks if isinstance(self._at(f"metrics.{task.name}"), list)]
+        others = [task for task in tasks if task not in listed]
+        found = {
+            name: (chosen,)
+            for name, chosen in self._per_task("metrics", others, "metrics", None).items()
+        }
+        for task in listed:
+            path = f"metrics.{task.name}"
+            if not self._at(path):
+                self._problems.append(f"{path}: an empty list; name at least one metric")
+            found[task.name] = self._list("metrics", path)
+            for number, chosen in enumerate(found[task.name]):
+                self._check_serves(chosen, task, f"{path}[{number}]")
+        return found
 
     def _balancing(self) -> tuple[tuple[Chosen, ...], int]:
         table = self._table("balancer")

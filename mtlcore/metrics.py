@@ -5,7 +5,7 @@ from __future__ import annotations
 import abc
 import math
 import statistics
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import final
 
 import attrs
@@ -37,6 +37,49 @@ class Metric(abc.ABC):
     @abc.abstractmethod
     def reset(self) -> None:
         """Forget everything."""
+
+
+@final
+class SeveralMetrics(Metric):
+    """Metrics of one task as one: all see the same, and their figures follow one another.
+
+    Raises:
+        ValueError: two of them have a figure of the same name.
+    """
+
+    def __init__(self, metrics: Sequence[Metric]) -> None:
+        self._metrics = tuple(metrics)
+        names = [name for metric in metrics for name in metric.higher_is_better]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"several of its metrics have a figure {', '.join(twice)}")
+        self.higher_is_better = {
+            name: higher
+            for metric in metrics
+            for name, higher in metric.higher_is_better.items()
+        }
+
+    def update(self, prediction: Tensor, target: Tensor, valid: Tensor) -> None:
+        """Every metric takes in the batch."""
+        for metric in self._metrics:
+            metric.update(prediction, target, valid)
+
+    def compute(self) -> dict[str, float]:
+        """The figures of the first, then of the second, and so on."""
+        return {
+            name: value for metric in self._metrics for name, value in metric.compute().items()
+        }
+
+    def merge(self, other: Metric) -> None:
+        """Merge each with its counterpart."""
+        assert isinstance(other, SeveralMetrics)
+        for mine, theirs in zip(self._metrics, other._metrics, strict=True):
+            mine.merge(theirs)
+
+    def reset(self) -> None:
+        """Every metric forgets."""
+        for metric in self._metrics:
+            metric.reset()
 
 
 @final

@@ -51,17 +51,19 @@ def load_run(
         plugins: that the run's components come from.
         location: its directory or URL.
         which: the best epoch's weights, or the last ones.
-        changes: to the run's configuration; only `[data]` may change.
+        changes: to the run's configuration: of `[data]` and `[metrics]` only, and `plugins`, the
+            plugin files that these name things of.
         device: None: the run's.
 
     Raises:
         UsageError: no run there, or changes to what was trained.
         MtlError: a checkpoint that is missing, damaged or of another model.
     """
-    other = sorted(set(changes.values) - {"data"})
+    other = sorted(set(changes.values) - {"data", "metrics", "plugins"})
     if other:
         raise UsageError(
-            f"--set {other[0]}: a trained run takes changes of [data] only; start a run of its own"
+            f"--set {other[0]}: a trained run takes changes of [data] and [metrics] only; start a "
+            "run of its own"
         )
     stored = stored_config(location)
     if stored is None:

@@ -203,3 +203,26 @@ def test_a_method_keeps_what_it_requires(tmp_path: Path) -> None:
         resolve(Plugins(allow=()), [str(file)], [set_layer(["balancer.name=dwa"])])
     both = Layer("mine", {"balancer": {"chain": [{"name": "mine"}, {"name": "dwa"}]}})
     assert len(resolve(Plugins(allow=()), [str(file)], [both]).chain) == 2
+
+
+def test_a_task_may_have_several_metrics(plugins: Plugins) -> None:
+    several = 'metrics.edges=[{name="edges"}, {name="edges-ods", tolerance=0.02}]'
+    config = resolved(plugins, several)
+    names = [chosen.component.spec.name for chosen in config.metrics["edges"]]
+    assert names == ["edges", "edges-ods"]
+    assert config.metrics["edges"][1].settings == {"tolerance": 0.02}
+    assert len(config.metrics["depth"]) == 1
+    again = resolve(plugins, (), [Layer("itself", config.tree)])
+    assert again.tree == config.tree
+
+
+def test_metrics_in_a_list_are_checked_like_a_single_one(plugins: Plugins) -> None:
+    found = problems(
+        plugins,
+        "metrics.depth=[]",
+        'metrics.edges=[{name="edges"}, {name="depth"}]',
+        'metrics.normals=[{name="normals", tolerance=1}]',
+    )
+    assert "metrics.depth: an empty list" in found
+    assert "metrics.edges[1].name: 'depth' does not serve tasks of kind 'edges'" in found
+    assert "metrics.normals[0].tolerance: unknown" in found

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from mtlcore.metrics import Metric
+from mtlcore.metrics import Metric, SeveralMetrics
 from mtlcore.settings import settings_of
 from mtlcore.standard.edges import EdgesODS, count_matches, thin
 from mtlcore.standard.metrics import DepthMetric, EdgesMetric
@@ -65,6 +65,11 @@ class TestEdges(MetricContract):
 
     def make(self, task):
         return EdgesODS(task, tolerance=0.1)
+
+
+class TestSeveralMetrics(TestEdges):
+    def make(self, task):
+        return SeveralMetrics([EdgesMetric(task), EdgesODS(task, tolerance=0.1)])
 
 
 # --- depth

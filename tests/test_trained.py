@@ -68,7 +68,7 @@ def test_other_splits_and_other_data(run: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["eval", "{run}", "--set", "optimizer.lr=1"], "takes changes of [data] only"),
+        (["eval", "{run}", "--set", "optimizer.lr=1"], "changes of [data] and [metrics] only"),
         (["eval", "{run}", "--split", "holiday"], "no split 'holiday'"),
         (["eval", "{run}/report"], "no run there"),
         (["predict", "{run}", "gone.png", "--out", "x"], "gone.png: cannot be read"),
@@ -126,3 +126,46 @@ def test_the_doctor_sees_a_broken_plugin(tmp_path: Path) -> None:
     assert facts["libraries"]["torch"]
     assert any("nothing_of_that_name" in problem for problem in facts["problems"])
     assert "cpu" in facts["devices"]
+
+
+METRIC = """
+from mtlcore import MetricSpec, hookimpl
+from mtlcore.metrics import Metric
+
+class Largest(Metric):
+    higher_is_better = {"largest": False}
+    def __init__(self, task): self.reset()
+    def update(self, prediction, target, valid):
+        self.value = max(self.value, float((prediction - target).abs().squeeze(1)[valid].max()))
+    def merge(self, other): self.value = max(self.value, other.value)
+    def compute(self): return {"largest": self.value}
+    def reset(self): self.value = 0.0
+
+@hookimpl
+def mtl_metrics():
+    yield MetricSpec(name="largest", target=Largest, task_kinds=("depth",))
+"""
+
+
+def test_a_trained_run_is_judged_by_further_metrics(run: Path, tmp_path: Path) -> None:
+    file = tmp_path / "largest.py"
+    file.write_text(METRIC)
+    usual = evaluated(run)["figures"]
+    both = evaluated(
+        run, "--plugin", str(file), "--set", 'metrics.depth=[{name="depth"}, {name="largest"}]'
+    )["figures"]
+    assert list(both["depth"]) == [*list(usual["depth"])[:-1], "largest", "loss"]
+    largest = both["depth"].pop("largest")
+    assert both == usual
+    assert largest > usual["depth"]["abs_error"]
+
+
+def test_metrics_with_the_same_figure_are_refused(run: Path, tmp_path: Path) -> None:
+    twice = 'metrics.depth=[{name="depth"}, {name="depth"}]'
+    message = "metrics.depth: several of its metrics have a figure abs_error"
+    judged = mtl("eval", str(run), "--set", twice)
+    assert judged.exit_code == 2
+    assert message in judged.stderr
+    begun = mtl("run", "--set", twice, "--set", "data.train=8", "--out", str(tmp_path / "run"))
+    assert begun.exit_code == 2
+    assert message in begun.stderr
