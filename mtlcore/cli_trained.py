@@ -106,6 +106,10 @@ def predict(
         try:
             with fsspec.open(name, "rb") as file:
                 data = file.read()
+        except IsADirectoryError as error:
+            raise UsageError(
+                f"{name}: is a folder; name the photographs in it, such as {Path(name) / '*.png'}"
+            ) from error
         except (OSError, ValueError, ImportError) as error:
             raise UsageError(f"{name}: cannot be read ({describe(error)})") from error
         _, predictions = predict_image(trained, data, name, wanted)

@@ -570,7 +570,7 @@ class _Resolver:
         """One metric of a task is a table, several are a list of tables."""
         listed = [task for task in tasks if isinstance(self._at(f"metrics.{task.name}"), list)]
         others = [task for task in tasks if task not in listed]
-        found = {
+        found: dict[str, tuple[Chosen, ...]] = {
             name: (chosen,)
             for name, chosen in self._per_task("metrics", others, "metrics", None).items()
         }

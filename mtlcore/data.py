@@ -31,6 +31,7 @@ class Sample:
         targets: per task its label, shaped `task.target_shape((H, W))`; a missing task has none.
         valid: per task of `targets` a boolean mask, shaped `task.valid_shape((H, W))`.
         key: where it comes from (a path, or "rooms/train/17"), for messages and pictures.
+        sources: where labels come from that have files of their own, by task, for messages.
         view: which view of its example this is; supervised losses use view 0 only.
         meta: what a view needs to be told apart: where `Augmentation` made it of view 0, the crop.
     """
@@ -39,6 +40,7 @@ class Sample:
     targets: Mapping[str, Tensor]
     valid: Mapping[str, Tensor]
     key: str
+    sources: Mapping[str, str] = attrs.field(factory=dict)
     view: int = 0
     meta: Mapping[str, Any] = attrs.field(factory=dict)
 
@@ -224,9 +226,10 @@ def _checked(sample: Sample, task: Task, size: tuple[int, ...]) -> tuple[Tensor,
     if task.name not in sample.targets:
         return safe, torch.zeros(task.valid_shape(size), dtype=torch.bool)
     target, valid = sample.targets[task.name], sample.valid[task.name]
+    where = sample.sources.get(task.name, sample.key)
     if target.shape != safe.shape or valid.shape != task.valid_shape(size):
         raise DataError(
-            f"{sample.key}: {task.name} label has shape {tuple(target.shape)} (mask "
+            f"{where}: {task.name} label has shape {tuple(target.shape)} (mask "
             f"{tuple(valid.shape)}) where {tuple(safe.shape)} was expected"
         )
     mask = valid if task.layout != "map" or target.shape == valid.shape else valid.unsqueeze(0)
@@ -235,13 +238,13 @@ def _checked(sample: Sample, task: Task, size: tuple[int, ...]) -> tuple[Tensor,
         low, high = (int(target.min()), int(target.max())) if target.numel() else (0, 0)
         if low < 0 or high >= task.channels:
             raise DataError(
-                f"{sample.key}: {task.name} label {low if low < 0 else high} is out of range; "
+                f"{where}: {task.name} label {low if low < 0 else high} is out of range; "
                 f"the task has classes 0 to {task.channels - 1} "
                 "(declare other values as invalid)"
             )
     elif not bool(torch.isfinite(target).all()):
         raise DataError(
-            f"{sample.key}: {task.name} label is NaN or infinite where it is marked valid "
+            f"{where}: {task.name} label is NaN or infinite where it is marked valid "
             "(declare such values as invalid)"
         )
     return target, valid

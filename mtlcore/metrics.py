@@ -54,9 +54,7 @@ class SeveralMetrics(Metric):
         if twice:
             raise ValueError(f"several of its metrics have a figure {', '.join(twice)}")
         self.higher_is_better = {
-            name: higher
-            for metric in metrics
-            for name, higher in metric.higher_is_better.items()
+            name: higher for metric in metrics for name, higher in metric.higher_is_better.items()
         }
 
     def update(self, prediction: Tensor, target: Tensor, valid: Tensor) -> None:
@@ -66,9 +64,7 @@ class SeveralMetrics(Metric):
 
     def compute(self) -> dict[str, float]:
         """The figures of the first, then of the second, and so on."""
-        return {
-            name: value for metric in self._metrics for name, value in metric.compute().items()
-        }
+        return {name: value for metric in self._metrics for name, value in metric.compute().items()}
 
     def merge(self, other: Metric) -> None:
         """Merge each with its counterpart."""

@@ -295,22 +295,29 @@ def cells_of(study: Study, folder: Path, plugins: Plugins, threads: int) -> list
     Raises:
         ConfigError: with every problem of every variant.
     """
-    problems: list[str] = []
+    problems: dict[str, list[str]] = {}  # and the variants that have them
     cells = []
     for seed in study.settings.seeds:
-        for variant in study.variants:
-            if variant.seeds is not None and seed not in variant.seeds:
-                continue
+        variants = [v for v in study.variants if v.seeds is None or seed in v.seeds]
+        for variant in variants:
             try:
-                found = list(_cells(study, folder, variant, seed, plugins, threads))
+                cells += list(_cells(study, folder, variant, seed, plugins, threads))
             except MtlError as error:
                 texts = error.problems if isinstance(error, ConfigError) else (str(error),)
-                problems += [f"{study.place}: variants.{variant.name}: {text}" for text in texts]
-            else:
-                cells += found
+                for text in texts:
+                    problems.setdefault(text, []).append(variant.name)
         if problems:  # another seed has the same ones
-            raise ConfigError(problems)
+            raise ConfigError(
+                f"{study.place}: {_whose(names, len(variants))}: {text}"
+                for text, names in problems.items()
+            )
     return cells
+
+
+def _whose(variants: Sequence[str], number: int) -> str:
+    if len(variants) == number > 1:
+        return "every variant"
+    return ", ".join(f"variants.{name}" for name in variants)
 
 
 def _cells(

@@ -173,8 +173,8 @@ def test_a_missing_description_or_root_is_named(root, monkeypatch):
     monkeypatch.chdir(root)
     with pytest.raises(ConfigError) as caught:
         Folder(str(root / "train"), "train", spec="none.toml")
-    assert caught.value.problems[0].startswith(f"{root}/train/none.toml: no such file")
-    assert caught.value.problems[1].startswith("none.toml: no such file")
+    (problem,) = caught.value.problems
+    assert problem.startswith(f"{root}/train/none.toml: no such file, nor none.toml;")
     with pytest.raises(DataError, match="nowhere: no such directory"):
         Folder(str(root / "nowhere"), "train", spec="none.toml")
     with pytest.raises(DataError, match="test/rgb: no such file or directory"):
@@ -315,6 +315,28 @@ def test_a_task_without_any_label_is_warned_of(root):
     assert "depth" not in dataset[0].targets
 
 
+def test_a_label_named_otherwise_than_its_image_is_warned_of(root):
+    (root / "train/depth/01.png").rename(root / "train/depth/1.png")
+    (root / "train/depth/._00.png").write_bytes(b"?")
+    with pytest.warns(UserWarning, match=r"depth/1.png: a label of task 'depth' without an image"):
+        dataset = Folder(str(root), "train")
+    assert "depth" not in dataset[1].targets
+
+
+def test_labels_of_other_splits_are_not_taken_for_lost(root):
+    # A list of names leaves an image out, whose labels are there.
+    (root / "val.txt").write_text("00\n")
+    respecify(root, ("image =", 'names = "{split}.txt"\nimage ='))
+    assert len(Folder(str(root), "val")) == 1
+    # Depth of all splits lies together.
+    respecify(root, ("{split}/depth/", "depth/"))
+    (root / "train/depth").rename(root / "depth")
+    (root / "train/rgb/01.png").unlink()
+    for kind in ("segmentation/01.png", "normals/01.png", "edges/01.npy"):
+        (root / "train" / kind).unlink()
+    assert "depth" in Folder(str(root), "train")[0].targets
+
+
 @pytest.mark.parametrize("kind", ["rgb", "depth"])
 def test_a_truncated_file_is_named_with_the_reason(root, kind):
     path = root / "train" / kind / "01.png"
@@ -341,7 +363,7 @@ def test_a_label_with_other_channels_is_refused(root):
 
 def test_a_value_that_was_not_declared_invalid_is_found(root):
     respecify(root, ("invalid = 255\n[tasks.d", "[tasks.d"))
-    with pytest.raises(DataError, match=r"rgb/01.png: segmentation label 255 is out of range"):
+    with pytest.raises(DataError, match=r"segmentation/01.png: segmentation label 255 is out"):
         collate([Folder(str(root), "train")[1]], Folder.describe(str(root)))
 
 

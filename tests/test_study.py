@@ -166,10 +166,19 @@ def test_every_variant_is_checked_before_the_first_cell(tmp_path: Path) -> None:
     result = mtl("study", study_file(tmp_path, text), "--out", str(tmp_path / "out"))
     assert result.exit_code == 2
     assert "variants.a: optimizer.rate: unknown" in result.output
+    assert result.output.count("optimizer.rate") == 1
     assert "variants.b: " in result.output
     assert not (tmp_path / "out" / "cells").exists()
     again = mtl("study", study_file(tmp_path, text), "--out", str(tmp_path / "out"))
     assert again.output == result.output  # not that the place is taken
+
+
+def test_what_is_wrong_for_all_variants_is_told_once(tmp_path: Path) -> None:
+    text = TINY.replace("max_skipped", "max_skiped") + "[variants.a]\n[variants.b]\n[variants.c]\n"
+    result = mtl("study", study_file(tmp_path, text), "--out", str(tmp_path / "out"))
+    assert result.exit_code == 2
+    assert result.output.count("max_skiped") == 1
+    assert "every variant: training.max_skiped: unknown" in result.output
 
 
 @pytest.mark.parametrize("out", ["memory://study", "taken"])

@@ -72,6 +72,7 @@ def test_other_splits_and_other_data(run: Path) -> None:
         (["eval", "{run}", "--split", "holiday"], "no split 'holiday'"),
         (["eval", "{run}/report"], "no run there"),
         (["predict", "{run}", "gone.png", "--out", "x"], "gone.png: cannot be read"),
+        (["predict", "{run}", ".", "--out", "x"], ".: is a folder; name the photographs in it"),
         (["predict", "{run}", "gone.png", "--out", "x", "--size", "big"], "HEIGHTxWIDTH"),
     ],
 )

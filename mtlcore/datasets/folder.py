@@ -81,6 +81,7 @@ class Folder(Dataset):
         self._spec = _load_spec(self._root, spec)
         self._names = _list_names(self._root, self._spec, split)
         self._warn_of_absent_labels()
+        self._warn_of_lost_labels()
 
     @classmethod
     def describe(
@@ -108,7 +109,7 @@ class Folder(Dataset):
         path = self._path(self._spec.image, self._names[index])
         key = self._root.where(path)
         inputs = decode_image(self._root.read_bytes(path), key)
-        targets, valid = {}, {}
+        targets, valid, sources = {}, {}, {}
         for label in self._spec.labels:
             path = self._path(label.file, self._names[index])
             try:
@@ -123,7 +124,8 @@ class Folder(Dataset):
                     f"{_by(inputs.shape)} (height x width)"
                 )
             targets[label.task.name], valid[label.task.name] = _decode(label, planes)
-        return Sample(inputs=inputs, targets=targets, valid=valid, key=key)
+            sources[label.task.name] = where
+        return Sample(inputs=inputs, targets=targets, valid=valid, key=key, sources=sources)
 
     def _path(self, pattern: str, name: str) -> str:
         return _fill(pattern, self._split).replace("{name}", name)
@@ -138,6 +140,30 @@ class Folder(Dataset):
                     f"{label.task.name!r} ({label.file})",
                     stacklevel=3,
                 )
+
+    def _warn_of_lost_labels(self) -> None:
+        """A label whose file is named otherwise than its image would count as never made."""
+        image, labels = self._spec.image, self._spec.labels
+        names = self._listed(image)
+        read = {self._path(p, name) for p in (image, *(x.file for x in labels)) for name in names}
+        for label in labels:
+            if not names or ("{split}" in image and "{split}" not in label.file):
+                continue  # nothing to compare with, or labels of all splits lie together
+            files = [self._path(label.file, name) for name in self._listed(label.file)]
+            lost = [file for file in files if file not in read]
+            if lost:
+                others = f" ({len(lost)} such files)" if len(lost) > 1 else ""
+                warnings.warn(
+                    f"{self._root.where(lost[0])}: a label of task {label.task.name!r} without an "
+                    f"image of its name{others}",
+                    stacklevel=3,
+                )
+
+    def _listed(self, pattern: str) -> list[str]:
+        try:
+            return _names_in(self._root, _fill(pattern, self._split))
+        except DataError:  # files can be read from places that cannot be listed
+            return []
 
 
 def _open_root(root: str | None) -> Root:
@@ -154,16 +180,21 @@ def _list_names(root: Root, spec: _Spec, split: str) -> list[str]:
         lines = root.read_bytes(_fill(spec.names, split)).decode().splitlines()
         names = [line.strip() for line in lines if line.strip()]
     else:
-        before, _, after = _fill(spec.image, split).partition("{name}")
-        directory, _, prefix = before.rpartition("/")
-        suffix = after.partition("/")[0]
-        entry = re.compile(re.escape(prefix) + "(.+)" + re.escape(suffix))
-        matches = map(entry.fullmatch, root.list(directory))
-        # Hidden files are no images: archives made on a Mac hold a "._x.png" beside every "x.png".
-        names = [match[1] for match in matches if match and not match[0].startswith(".")]
+        names = _names_in(root, _fill(spec.image, split))
     if not names:
         raise DataError(f"{root.where(_fill(spec.names or spec.image, split))}: no images found")
     return names
+
+
+def _names_in(root: Root, pattern: str) -> list[str]:
+    """What stands for `{name}` in a pattern, by the entries of the directory it is in."""
+    before, _, after = pattern.partition("{name}")
+    directory, _, prefix = before.rpartition("/")
+    suffix = after.partition("/")[0]
+    entry = re.compile(re.escape(prefix) + "(.+)" + re.escape(suffix))
+    matches = map(entry.fullmatch, root.list(directory))
+    # Hidden files are no images: archives made on a Mac hold a "._x.png" beside every "x.png".
+    return [match[1] for match in matches if match and not match[0].startswith(".")]
 
 
 def _fill(pattern: str, split: str) -> str:
@@ -236,10 +267,10 @@ def _read_spec(root: Root, spec: str) -> tuple[str, bytes]:
             missing.append(error)
     if not own_path and not root.exists(""):
         raise missing[0]
+    first, *others = (place.where(relative) for place, relative in places)
+    nor = "".join(f", nor {other}" for other in others)
     raise ConfigError(
-        f"{place.where(relative)}: no such file; it says how the dataset's files are read "
-        "(data.spec)"
-        for place, relative in places
+        [f"{first}: no such file{nor}; it says how the dataset's files are read (data.spec)"]
     )
 
 
