@@ -19,8 +19,9 @@ from typing import Any
 
 import torch
 
-from mtlcore.config import Layer, resolve
+from mtlcore.config import resolve
 from mtlcore.display import SilentDisplay
+from mtlcore.layers import Layer
 from mtlcore.plugins import Plugins
 from mtlcore.rundir import RunDirectory
 from mtlcore.training import Training

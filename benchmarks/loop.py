@@ -24,9 +24,10 @@ import torch
 from torch import Tensor, nn
 
 from mtlcore import BackboneSpec, hookimpl
-from mtlcore.config import Layer, resolve
+from mtlcore.config import resolve
 from mtlcore.display import SilentDisplay
 from mtlcore.episodes import LoadedPlan
+from mtlcore.layers import Layer
 from mtlcore.losses import Loss, reduce_loss
 from mtlcore.models import Backbone, Features
 from mtlcore.plugins import Plugins

@@ -18,9 +18,10 @@ from torch import Tensor
 
 from mtlcore.building import make_metrics
 from mtlcore.comparison import RunResult, Target, read_run
-from mtlcore.config import Layer, RunConfig, resolve
+from mtlcore.config import RunConfig, resolve
 from mtlcore.display import Display
 from mtlcore.errors import MtlError, UsageError, did_you_mean
+from mtlcore.layers import Layer
 from mtlcore.learner import Learner
 from mtlcore.models import made_for
 from mtlcore.plugins import Plugins

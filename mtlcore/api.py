@@ -11,9 +11,10 @@ from typing import Any
 import torch
 
 from mtlcore import checkpoints
-from mtlcore.config import Layer, RunConfig, file_layer, resolve
+from mtlcore.config import RunConfig, resolve
 from mtlcore.display import Display, SilentDisplay
 from mtlcore.errors import ConfigError, MtlError, UsageError, describe
+from mtlcore.layers import Layer, file_layer
 from mtlcore.plugins import Plugins
 from mtlcore.ranks import Ranks, joined
 from mtlcore.rundir import (

@@ -204,7 +204,8 @@ def _resolve(
     device: str | None,
     stored: Any,
 ) -> RunConfig:
-    from mtlcore.config import Layer, file_layer, resolve, set_layer
+    from mtlcore.config import resolve
+    from mtlcore.layers import Layer, file_layer, set_layer
 
     layers = [Layer("the run", stored)] if stored else []
     if config is not None:

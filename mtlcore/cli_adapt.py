@@ -91,8 +91,8 @@ def adapt(
     with stop_at_once():
         import mtlcore.training  # noqa: F401 (imported here, where a signal does no harm)
         from mtlcore import adaptation
-        from mtlcore.config import set_layer
         from mtlcore.display import SilentDisplay, make_display
+        from mtlcore.layers import set_layer
 
         found = plugins_of(ctx)
     new = [name.strip() for word in (*tasks, *more) for name in word.split(",") if name.strip()]

@@ -47,7 +47,7 @@ def evaluate(
 ) -> None:
     """Evaluate a trained RUN on any split, also of other data with the same tasks."""
     with stop_at_once():
-        from mtlcore.config import Layer, set_layer
+        from mtlcore.layers import Layer, set_layer
         from mtlcore.trained import evaluate_run, load_run
 
         found = plugins_of(ctx)
@@ -90,7 +90,7 @@ def predict(
     with stop_at_once():
         import fsspec
 
-        from mtlcore.config import Layer
+        from mtlcore.layers import Layer
         from mtlcore.trained import load_run, predict_image, save_prediction
 
         found = plugins_of(ctx)

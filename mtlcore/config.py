@@ -1,170 +1,26 @@
 """The configuration of a run: core defaults < plugin presets < file < --set.
 
-Every value knows its origin. Tables that name a component (`[data]`, `[model.backbone]`,
-`[balancer]` ...) hold `name` and that component's settings; when a later layer changes the name,
-the settings of the earlier one go, except those that every component of the place understands
-(`CARRIED`). All problems are reported at once, each with its path.
+What the layers say together is checked and completed; all problems are reported at once, each with
+its path.
 """
 
 from __future__ import annotations
 
 import copy
 import re
-import tomllib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import attrs
 
 from mtlcore.errors import ConfigError, MtlError, UsageError, did_you_mean
+from mtlcore.layers import CORE_DEFAULTS, Layer, Merged, leaves
 from mtlcore.plugins import Component, Plugins, Selection
+from mtlcore.sections import DataConfig, InitialConfig, TrainingConfig
 from mtlcore.settings import REQUIRED, settings_of, structure
 from mtlcore.specs import singular
 from mtlcore.tasks import Task
-
-CORE_DEFAULTS: dict[str, Any] = {
-    "method": "default",
-    "seed": 0,
-    "device": "auto",
-    "tasks": [],
-    "plugins": [],
-    "data": {"name": "rooms", "train": 1600, "val": 200},
-    "model": {"backbone": {"name": "segnet", "width": 0.0625}, "head": {}, "heads": {}},
-    "losses": {},
-    "metrics": {},
-    "cross_task": [],
-    "balancer": {"name": "equal"},
-    "episodes": {"name": "joint"},
-    "optimizer": {"name": "adam", "lr": 2e-3},
-    "training": {"steps": 800},
-    "initial": {},
-}
-
-#: Settings of a component's table that survive a change of its name; one that the new component
-#: does not have is dropped then.
-CARRIED: dict[str, frozenset[str]] = {
-    "data": frozenset({"root", "spec"}),
-    "model.backbone": frozenset({"width"}),
-    "optimizer": frozenset({"lr"}),
-}
-
-
-_POSITIVE = attrs.validators.ge(1)
-_POSITIVE_IF_SET = attrs.validators.optional(_POSITIVE)
-
-
-@attrs.frozen(kw_only=True)
-class AugmentConfig:
-    """Random changes of the training samples, the same for every task of a sample.
-
-    Args:
-        scales: enlargement drawn for each sample, cropped back to size; depth is divided by it.
-        flip: mirror every second sample; normals' x is negated.
-    """
-
-    scales: tuple[float, ...] = (1.0,)
-    flip: bool = False
-
-
-def _size(value: Any) -> Any:
-    """`96x128` as well as [96, 128]."""
-    found = re.fullmatch(r"(\d+)x(\d+)", value) if isinstance(value, str) else None
-    return [int(found[1]), int(found[2])] if found else value
-
-
-@attrs.frozen(kw_only=True)
-class DataConfig:
-    """What the core itself reads from `[data]`; the rest are the dataset's settings.
-
-    Args:
-        name: of the dataset.
-        root: folder or fsspec URL; data that is made on the fly needs none.
-        size: height and width that the network sees; unset: what the dataset suggests.
-        train: samples to render, or the most to use of the split; unset: all.
-        val: the same for validation.
-        train_fraction: share, above 0 to 1, of the training samples that is used, evenly spread.
-        labels: which training labels are used: "full", "one" or "random" (some of each sample),
-            shares such as "segmentation=0.9,depth=0.1", or a .json file, task -> list of samples.
-        on_error: what to do about a sample that cannot be read: stop the run, or skip it.
-        workers: processes that load ahead; 0 loads between the steps.
-        augment: random scaling and flipping of training samples.
-    """
-
-    name: str
-    root: str | None = None
-    size: tuple[int, int] | None = None
-    train: int | None = None
-    val: int | None = None
-    train_fraction: float | None = attrs.field(
-        default=None,
-        validator=attrs.validators.optional([attrs.validators.gt(0), attrs.validators.le(1)]),
-    )
-    labels: str = "full"
-    on_error: Literal["stop", "skip"] = "stop"
-    workers: int = attrs.field(default=1, validator=attrs.validators.ge(0))
-    augment: AugmentConfig = AugmentConfig()
-
-
-@attrs.frozen(kw_only=True)
-class TrainingConfig:
-    """How long and how to train.
-
-    Args:
-        epochs: passes over the training samples.
-        steps: the run ends with the epoch that reaches them. Of both, what comes first.
-        batch_size: samples per step and process.
-        accumulate: batches per step; a step then sees so many times batch_size samples.
-        precision: of the arithmetic in backbone and heads; losses are always fp32.
-        compile: the backbone, by torch.compile.
-        threads: that compute; unset: torch's choice.
-        normalisation: a task's loss is the mean over valid elements of the batch ("valid"), or
-            over samples of their own means ("sample").
-        sync_buffers: of several processes, running statistics of batch norms are averaged at each
-            evaluation and checkpoint ("epoch") or after every step ("step").
-        evaluate_every: epochs between evaluations; unset: at most ten over the run, and every epoch
-            where there is a patience.
-        average_last: final figures are means over the last so many evaluations.
-        max_skipped: steps in a row without a finite loss and gradient before the run stops.
-        task_patience: epochs without a lower validation loss after which a task learns no more (it
-            leaves the episodes, its head stays as it is); unset: tasks learn to the end.
-        patience: epochs without a lower validation score (the mean of the tasks' losses, each in
-            units of its first one) after which the run ends; unset: it goes on.
-    """
-
-    epochs: int | None = attrs.field(default=None, validator=_POSITIVE_IF_SET)
-    steps: int | None = attrs.field(default=None, validator=_POSITIVE_IF_SET)
-    batch_size: int = attrs.field(default=8, validator=_POSITIVE)
-    accumulate: int = attrs.field(default=1, validator=_POSITIVE)
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    compile: bool = False
-    threads: int | None = attrs.field(default=None, validator=_POSITIVE_IF_SET)
-    normalisation: Literal["valid", "sample"] = "valid"
-    sync_buffers: Literal["epoch", "step"] = "epoch"
-    evaluate_every: int | None = attrs.field(default=None, validator=_POSITIVE_IF_SET)
-    average_last: int = attrs.field(default=1, validator=_POSITIVE)
-    max_skipped: int = attrs.field(default=10, validator=_POSITIVE)
-    task_patience: int | None = attrs.field(default=None, validator=_POSITIVE_IF_SET)
-    patience: int | None = attrs.field(default=None, validator=_POSITIVE_IF_SET)
-
-
-@attrs.frozen(kw_only=True)
-class InitialConfig:
-    """Where the first weights come from, and which tasks learn.
-
-    Args:
-        run: directory or URL of the trained run whose weights are taken; unset: they are drawn.
-        checkpoint: its weights of the best epoch, or the last ones.
-        new: tasks whose parts of the network start anew; the run must have all others.
-        train: which tasks learn: all of them, the new ones through all of the network ("new"), or
-            the new ones through the parts that are theirs alone, with everything else frozen and in
-            evaluation mode ("heads").
-    """
-
-    run: str | None = None
-    checkpoint: Literal["best", "last"] = "best"
-    new: tuple[str, ...] = ()
-    train: Literal["all", "new", "heads"] = "all"
 
 
 @attrs.frozen
@@ -234,59 +90,6 @@ class RunConfig:
         return tuple(task.name for task in self.tasks if task.name in self.initial.new)
 
 
-@attrs.frozen
-class Layer:
-    """Some values and where they come from."""
-
-    origin: str
-    values: Mapping[str, Any]
-
-
-def file_layer(path: str) -> Layer:
-    """A configuration file.
-
-    Raises:
-        UsageError: it is missing or not TOML.
-    """
-    try:
-        return Layer(path, tomllib.loads(Path(path).read_text("utf-8")))
-    except OSError as error:
-        raise UsageError(f"{path}: cannot read the configuration ({error.strerror})") from error
-    except ValueError as error:
-        raise UsageError(f"{path}: not TOML: {error}") from error
-
-
-def set_layer(assignments: Iterable[str]) -> Layer:
-    """The values of `--set path=value`: TOML where it is TOML, a string otherwise.
-
-    Raises:
-        ConfigError: one of them has no `=`.
-    """
-    values: dict[str, Any] = {}
-    problems = []
-    for assignment in assignments:
-        path, equals, text = assignment.partition("=")
-        if not equals or not path:
-            problems.append(f"--set {assignment}: write it as path=value")
-            continue
-        try:
-            value = tomllib.loads(f"value = {text}")["value"]
-        except tomllib.TOMLDecodeError:
-            value = text
-        table = values
-        *parents, last = path.split(".")
-        for parent in parents:
-            inner = table.setdefault(parent, {})
-            if not isinstance(inner, dict):
-                problems.append(f"--set {assignment}: {parent} was set to {inner!r} before")
-                inner = {}
-            table = inner
-        table[last] = value
-    if problems:
-        raise ConfigError(problems)
-    return Layer("--set", values)
-
-
 def resolve(
     plugins: Plugins, selected: Sequence[str] = (), layers: Sequence[Layer] = ()
 ) -> RunConfig:
@@ -310,7 +113,7 @@ def resolve(
             if info.status != "ok":
                 raise UsageError(f"plugins ({layer.origin}): {info}") from info.error
     selections = [plugins.selection(word) for word in selected]
-    merged = _Merged()
+    merged = Merged()
     merged.add(Layer("core", CORE_DEFAULTS))
     for word, selection in zip(selected, selections, strict=True):
         merged.add(Layer(f"plugin {word}", selection.preset))
@@ -326,86 +129,10 @@ def _label(word: str) -> str:
     return Path(word).stem if word.endswith(".py") else word.replace("/", "-")
 
 
-class _Merged:
-    """Layers laid over one another."""
-
-    def __init__(self) -> None:
-        self.tree: dict[str, Any] = {}
-        self.origins: dict[str, str] = {}
-        self.carried: set[str] = set()
-        self.notes: list[str] = []
-
-    def add(self, layer: Layer) -> None:
-        """Lay one more over the others."""
-        training = layer.values.get("training", {})
-        for this, other in (("epochs", "steps"), ("steps", "epochs")):
-            # The length of a run is one choice: the later layer's.
-            if isinstance(training, Mapping) and this in training and other not in training:
-                self._drop(f"training.{other}")
-        self._merge(self.tree, layer.values, "", layer.origin)
-
-    def _merge(self, tree: dict[str, Any], values: Mapping[str, Any], at: str, why: str) -> None:
-        self._rename(tree, values, at, why)
-        for key, value in values.items():
-            path = f"{at}.{key}" if at else key
-            if isinstance(value, Mapping) and isinstance(tree.get(key), dict):
-                self._merge(tree[key], value, path, why)
-                continue
-            tree[key] = copy.deepcopy(value)
-            self.carried.discard(path)
-            for leaf in _leaves(path, value):
-                self.origins[leaf] = why
-
-    def _rename(self, tree: dict[str, Any], values: Mapping[str, Any], at: str, why: str) -> None:
-        old, new = (table.get("name") for table in (tree, values))
-        if not isinstance(new, str | None):  # a table of tasks, one of which is called "name"
-            return
-        if at == "balancer" and "chain" in values and tree:
-            self._replace(tree, at, {"update_every"})
-        elif at == "balancer" and new is not None and "chain" in tree:
-            names = [str(link.get("name")) for link in tree["chain"] if isinstance(link, Mapping)]
-            self.notes.append(f"balancer {new} ({why}) replaces the chain {' > '.join(names)}")
-            self._replace(tree, at, {"update_every"})
-        elif new is not None and old is not None and new != old:
-            carried = CARRIED.get(at, frozenset())
-            core = {"update_every"} if at == "balancer" else _core_keys(at)
-            if at == "balancer" and self.origins.get("balancer.name") != "core":
-                self.notes.append(f"balancer {new} ({why}) replaces {old}")
-            if at == "data":
-                # The core's numbers are for its own rooms; other data is used whole.
-                core -= {key for key in core if self.origins.get(f"data.{key}") == "core"}
-            self._replace(tree, at, carried | core)
-            self.carried |= {f"{at}.{key}" for key in tree if key in carried}
-
-    def _replace(self, tree: dict[str, Any], at: str, keep: Iterable[str]) -> None:
-        for key in [key for key in tree if key not in set(keep)]:
-            self._drop(f"{at}.{key}")
-
-    def _drop(self, path: str) -> None:
-        *parents, last = path.split(".")
-        table = self.tree
-        for parent in parents:
-            table = table.get(parent, {})
-        table.pop(last, None)
-        for origin in [o for o in self.origins if o == path or o.startswith(path + ".")]:
-            del self.origins[origin]
-
-
-def _core_keys(at: str) -> frozenset[str]:
-    names = {field.name for field in attrs.fields(DataConfig)} if at == "data" else set()
-    return frozenset(names - {"name"})
-
-
-def _leaves(path: str, value: Any) -> list[str]:
-    if isinstance(value, Mapping) and value:
-        return [leaf for key, inner in value.items() for leaf in _leaves(f"{path}.{key}", inner)]
-    return [path]
-
-
 class _Resolver:
     """Checks a merged tree and picks the components it names."""
 
-    def __init__(self, plugins: Plugins, merged: _Merged, selections: Sequence[Selection]) -> None:
+    def __init__(self, plugins: Plugins, merged: Merged, selections: Sequence[Selection]) -> None:
         self._plugins, self._merged, self._selections = plugins, merged, selections
         self._tree = merged.tree
         self._problems: list[str] = []
@@ -691,7 +418,7 @@ class _Resolver:
         for name, setting in known.items():
             if name not in table and name not in reserved and setting.default is not REQUIRED:
                 table[name] = _plain(setting.default)
-                for leaf in _leaves(f"{path}.{name}", table[name]):
+                for leaf in leaves(f"{path}.{name}", table[name]):
                     self._merged.origins.setdefault(leaf, f"default of {component.spec.name}")
         return Chosen(component, settings)
 
@@ -717,7 +444,7 @@ class _Resolver:
         for setting in settings_of(record):
             if setting.name not in table and setting.default is not REQUIRED:
                 table[setting.name] = _plain(setting.default)
-                for leaf in _leaves(f"{path}.{setting.name}", table[setting.name]):
+                for leaf in leaves(f"{path}.{setting.name}", table[setting.name]):
                     self._merged.origins.setdefault(leaf, "core")
 
     def _value(self, key: str, kind: type) -> Any:
@@ -748,7 +475,7 @@ class _Resolver:
         for parent in parents:
             at = at.setdefault(parent, {})
         at[last] = table
-        for leaf in _leaves(path, table):
+        for leaf in leaves(path, table):
             self._merged.origins.setdefault(leaf, origin)
 
 
@@ -758,6 +485,12 @@ def _is_a(component: Component, base: type) -> bool:
 
 
 _SCALARS: dict[str, type] = {"seed": int, "device": str, "method": str}
+
+
+def _size(value: Any) -> Any:
+    """`96x128` as well as [96, 128]."""
+    found = re.fullmatch(r"(\d+)x(\d+)", value) if isinstance(value, str) else None
+    return [int(found[1]), int(found[2])] if found else value
 
 
 def _plain(value: Any) -> Any:

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import torch
 
 from mtlcore.building import build_learner, parameter_table
-from mtlcore.config import resolve, set_layer
+from mtlcore.config import resolve
+from mtlcore.layers import set_layer
 from mtlcore.plugins import Plugins
 
 # Deep enough to tell the first convolution of a level from the rest of it.

@@ -29,9 +29,10 @@ from mtlcore.comparison import (
     compare,
     find_definition,
 )
-from mtlcore.config import CORE_DEFAULTS, Layer, RunConfig, resolve
+from mtlcore.config import RunConfig, resolve
 from mtlcore.display import clock
 from mtlcore.errors import ConfigError, MtlError, UsageError, describe
+from mtlcore.layers import CORE_DEFAULTS, Layer
 from mtlcore.plugins import Plugins
 from mtlcore.processes import LOG, CellProcesses, Ended
 from mtlcore.rundir import LAST, changed_settings, stored_config

@@ -14,11 +14,12 @@ import torch.nn.functional as F
 
 from mtlcore import checkpoints
 from mtlcore.building import build_learner, make_loader, make_metrics, open_split, pick_device
-from mtlcore.config import Layer, RunConfig, resolve
+from mtlcore.config import RunConfig, resolve
 from mtlcore.episodes import in_order
 from mtlcore.errors import MtlError, UsageError, describe, outline
 from mtlcore.evaluation import Figures, evaluate
 from mtlcore.files import decode_image
+from mtlcore.layers import Layer
 from mtlcore.learner import Learner
 from mtlcore.plugins import Plugins
 from mtlcore.rundir import BEST, LAST, stored_config

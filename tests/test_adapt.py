@@ -20,9 +20,10 @@ from mtlcore import checkpoints
 from mtlcore.adaptation import adapted_config, load_initial, scratch_config
 from mtlcore.building import build_learner, open_splits
 from mtlcore.cli import main
-from mtlcore.config import Layer, RunConfig, resolve, set_layer
+from mtlcore.config import RunConfig, resolve
 from mtlcore.display import Display
 from mtlcore.errors import MtlError, UsageError
+from mtlcore.layers import Layer, set_layer
 from mtlcore.models import made_for
 from mtlcore.plugins import Plugins
 

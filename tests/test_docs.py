@@ -248,7 +248,7 @@ def test_every_component_and_every_setting_of_a_run_is_documented() -> None:
     for kind in KINDS:
         assert f"```{{mtl-components}} {kind}\n" in components
     for record in ("DataConfig", "TrainingConfig", "InitialConfig"):
-        assert f"mtlcore.config:{record}" in settings
+        assert f"mtlcore.sections:{record}" in settings
 
 
 def test_every_command_is_documented() -> None:

@@ -22,11 +22,12 @@ import pytest
 import torch
 
 from mtlcore.checks import check
-from mtlcore.config import Chosen, Layer, RunConfig, resolve, set_layer
+from mtlcore.config import Chosen, RunConfig, resolve
 from mtlcore.data import Batch
 from mtlcore.display import SilentDisplay
 from mtlcore.episodes import Episode, LoadedPlan
 from mtlcore.errors import UsageError
+from mtlcore.layers import Layer, set_layer
 from mtlcore.learner import Learner
 from mtlcore.optimizers import Optimizer, StepReport
 from mtlcore.plugins import Plugins

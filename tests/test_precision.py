@@ -11,8 +11,9 @@ import torch
 import mtlcore
 from mtlcore.api import try_step
 from mtlcore.balancing import GramianBalancer
-from mtlcore.config import Layer, resolve
+from mtlcore.config import resolve
 from mtlcore.episodes import Episode, LoadedPlan
+from mtlcore.layers import Layer
 from mtlcore.learner import Learner
 from mtlcore.optimizers import GradientDescent, LossScale, Schedule
 from mtlcore.plugins import Plugins

@@ -11,10 +11,11 @@ from torch import Tensor, nn
 
 from mtlcore.balancing import BalancerContext, LossBalancer
 from mtlcore.building import build_learner, make_loader
-from mtlcore.config import Layer, resolve
+from mtlcore.config import resolve
 from mtlcore.data import Batch, DataError, Dataset, Sample
 from mtlcore.episodes import BatchPlan
 from mtlcore.errors import UsageError
+from mtlcore.layers import Layer
 from mtlcore.loading import PlanReader, Split
 from mtlcore.losses import CrossTaskLoss
 from mtlcore.models import Features

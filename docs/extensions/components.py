@@ -6,7 +6,7 @@
 ```{mtl-component} balancers/nash-mtl
 ```
 
-```{mtl-settings} training mtlcore.config:TrainingConfig
+```{mtl-settings} training mtlcore.sections:TrainingConfig
 ```
 
 And what a command (here `mtl run`; `mtl` for all of them) says to --help:

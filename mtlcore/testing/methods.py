@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 
 from mtlcore import api
-from mtlcore.config import RunConfig, resolve, set_layer
+from mtlcore.config import RunConfig, resolve
 from mtlcore.errors import MtlError
+from mtlcore.layers import set_layer
 from mtlcore.plugins import Plugins
 from mtlcore.specs import KINDS, MethodSpec
 

@@ -12,8 +12,9 @@ import torch
 
 import mtlcore
 from mtlcore import checkpoints
-from mtlcore.config import Layer, file_layer, resolve, set_layer
+from mtlcore.config import resolve
 from mtlcore.errors import ConfigError, MtlError
+from mtlcore.layers import Layer, file_layer, set_layer
 from mtlcore.plugins import Plugins
 from mtlcore.settings import settings_of
 from mtlcore.testing import MethodContract, assert_plugin_is_light

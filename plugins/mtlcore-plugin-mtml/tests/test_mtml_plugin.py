@@ -10,8 +10,9 @@ import pytest
 
 import mtlcore
 from mtlcore import api
-from mtlcore.config import Layer, RunConfig, resolve
+from mtlcore.config import RunConfig, resolve
 from mtlcore.errors import ConfigError, UsageError
+from mtlcore.layers import Layer
 from mtlcore.parameters import count_method_parameters
 from mtlcore.plugins import Plugins
 from mtlcore.settings import settings_of

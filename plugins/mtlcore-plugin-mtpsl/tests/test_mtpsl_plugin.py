@@ -14,9 +14,10 @@ import torch
 import mtlcore
 from mtlcore import checkpoints
 from mtlcore.api import execute
-from mtlcore.config import Layer, resolve
+from mtlcore.config import resolve
 from mtlcore.display import SilentDisplay
 from mtlcore.errors import ConfigError
+from mtlcore.layers import Layer
 from mtlcore.parameters import count_method_parameters
 from mtlcore.plugins import Plugins
 from mtlcore.regimes import LabelRegime, draw_regime
