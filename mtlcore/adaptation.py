@@ -24,8 +24,9 @@ from mtlcore.errors import MtlError, UsageError, did_you_mean
 from mtlcore.layers import Layer
 from mtlcore.learner import Learner
 from mtlcore.models import made_for
+from mtlcore.nulls import without_nan
 from mtlcore.plugins import Plugins
-from mtlcore.rundir import RunDirectory, stored_config, without_nan
+from mtlcore.rundir import RunDirectory, stored_config
 from mtlcore.tasks import task_key
 from mtlcore.trained import Which, read_checkpoint
 

@@ -178,7 +178,7 @@ def _train(
 ) -> dict[str, Any]:
     from mtlcore.adaptation import load_initial
     from mtlcore.checks import check
-    from mtlcore.reporting import write_report
+    from mtlcore.report.writing import write_report
     from mtlcore.summary import summarise
     from mtlcore.training import Training
 

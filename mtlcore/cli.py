@@ -128,7 +128,8 @@ def run(
         import mtlcore.training  # noqa: F401 (imported here, where a signal does no harm)
         from mtlcore import api
         from mtlcore.display import SilentDisplay, make_display
-        from mtlcore.rundir import next_directory, stored_config, without_nan
+        from mtlcore.nulls import without_nan
+        from mtlcore.rundir import next_directory, stored_config
 
         found = plugins_of(ctx)
     # Options are laid over the run's own settings; plugins or a file say all of them anew.
@@ -224,7 +225,7 @@ def _print_notes(config: RunConfig) -> None:
 def _print_summary(summary: dict[str, Any], location: str) -> None:
     import rich.console
 
-    from mtlcore.reports import result_table
+    from mtlcore.report.results import result_table
 
     rich.console.Console().print(result_table(summary))
     click.echo(f"pictures and curves: {location}/report")

@@ -57,7 +57,7 @@ def compare(
     with stop_at_once():
         from mtlcore.comparison import Target
         from mtlcore.comparison import compare as compared
-        from mtlcore.rundir import without_nan
+        from mtlcore.nulls import without_nan
         from mtlcore.tables import as_data, as_markdown
     comparison = compared(
         runs,

@@ -57,7 +57,7 @@ def evaluate(
     trained = load_run(found, run, checkpoint, Layer("mtl eval", changes), device)
     figures, size = evaluate_run(trained, split)
     if as_json:
-        from mtlcore.rundir import without_nan
+        from mtlcore.nulls import without_nan
 
         data = {"split": split, "samples": size, "figures": without_nan(figures)}
         click.echo(json.dumps(data, indent=2, allow_nan=False))

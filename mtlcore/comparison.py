@@ -19,6 +19,7 @@ import attrs
 
 from mtlcore.errors import MtlError, UsageError, describe, did_you_mean
 from mtlcore.metrics import DELTA_M, DeltaM, delta_m
+from mtlcore.nulls import or_nan
 from mtlcore.spread import Difference, Spread
 
 Figures = Mapping[str, Mapping[str, float]]
@@ -140,17 +141,17 @@ class RunResult:
     @property
     def seconds_per_step(self) -> float:
         """Mean seconds of a training step, evaluations and saving apart; NaN where unmeasured."""
-        return _number(self.summary.get("seconds_per_step"))
+        return or_nan(self.summary.get("seconds_per_step"))
 
     @property
     def peak_memory(self) -> float:
         """Bytes: of the GPU where the run used one, of the process elsewhere; or NaN."""
-        return _number(self.summary.get("peak_memory"))
+        return or_nan(self.summary.get("peak_memory"))
 
     @property
     def best_epoch(self) -> float:
         """The epoch, from 1, with the lowest validation losses; NaN where there was none."""
-        return _number(self.summary["best"]["epoch"])
+        return or_nan(self.summary["best"]["epoch"])
 
     @cached_property
     def rows(self) -> tuple[Mapping[str, Any], ...]:
@@ -357,7 +358,7 @@ class Comparison:
         """A figure of a variant over its seeds."""
         figures = {seed: variant.figures(seed, self.epoch) for seed in variant.seeds}
         values = {
-            seed: _number(tasks[task].get(metric)) for seed, tasks in figures.items()
+            seed: or_nan(tasks[task].get(metric)) for seed, tasks in figures.items()
             if task in tasks
         }  # fmt: skip
         return Spread(values) if values else None
@@ -652,13 +653,9 @@ def _why_unfinished(location: str) -> str:
     return f" ({told}); go on with it by mtl run --resume --out {location}, or leave it out"
 
 
-def _number(value: Any) -> float:
-    return math.nan if value is None else float(value)
-
-
 def _nan_for_null(summary: dict[str, Any]) -> dict[str, Any]:
     """In files null stands for figures that are not finite."""
     for figures in (summary["final"]["val"], summary["best"]["val"]):
         for values in figures.values():
-            values.update({name: _number(value) for name, value in values.items()})
+            values.update({name: or_nan(value) for name, value in values.items()})
     return summary

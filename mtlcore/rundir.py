@@ -7,7 +7,6 @@ object stores can neither append nor rename.
 from __future__ import annotations
 
 import json
-import math
 import os
 import sys
 import tempfile
@@ -23,6 +22,7 @@ import mtlcore
 from mtlcore.checkpoints import written_whole
 from mtlcore.config import RunConfig
 from mtlcore.errors import MtlError, UsageError, describe
+from mtlcore.nulls import without_nan
 from mtlcore.plugins import Plugins
 
 LAST, BEST = "checkpoints/last.safetensors", "checkpoints/best.safetensors"
@@ -300,12 +300,3 @@ def provenance(
 
 def _is_empty(path: Path) -> bool:
     return path.is_dir() and not any(path.iterdir())
-
-
-def without_nan(value: Any) -> Any:
-    """JSON knows no NaN: null stands for it."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {key: without_nan(inner) for key, inner in value.items()}
-    return [without_nan(item) for item in value] if isinstance(value, list | tuple) else value

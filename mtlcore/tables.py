@@ -16,7 +16,7 @@ import attrs
 from mtlcore.checkpoints import written_whole
 from mtlcore.comparison import FEW_SEEDS, Comparison, Reached, Target, Variant
 from mtlcore.errors import MtlError, describe
-from mtlcore.rundir import without_nan
+from mtlcore.nulls import without_nan
 from mtlcore.spread import Difference, Spread
 
 _MISSING = "-"

@@ -165,7 +165,7 @@ def save_prediction(
     """Write each task's raw array (`stem.task.npy`) and, for maps, a picture (`stem.task.png`)."""
     from PIL import Image
 
-    from mtlcore.reports import colour
+    from mtlcore.report.colours import colour
 
     written = []
     for task in tasks:

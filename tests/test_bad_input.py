@@ -559,7 +559,7 @@ def _(place: Place) -> list[str]:
     return ["run", "a.txt", "--out=out"]
 
 
-@listed("predict on a directory", 2, "photos: cannot be read", command="predict")
+@listed("predict on a directory", 2, "photos: is a folder", command="predict")
 def _(place: Place) -> list[str]:
     place.run()
     place.photos()
@@ -703,14 +703,14 @@ def at(moment, module, name):
 
 strike("import")
 if WHEN:
-    import mtlcore.checkpoints, mtlcore.constants, mtlcore.learner, mtlcore.reporting
+    import mtlcore.checkpoints, mtlcore.constants, mtlcore.learner, mtlcore.report.writing
     import mtlcore.training
 
     at("building", mtlcore.training, "build_learner")
     at("constants", mtlcore.constants.ConstantFit, "update")
     at("evaluation", mtlcore.learner.Learner, "predict")
     at("write", mtlcore.checkpoints, "_flush")
-    at("report", mtlcore.reporting, "save_curves")
+    at("report", mtlcore.report.writing, "save_curves")
 """
 COMMAND = [sys.executable, "-m", "mtlcore"]
 

@@ -9,7 +9,7 @@ import torch
 import mtlcore
 from mtlcore import BalancerSpec, hookimpl
 from mtlcore.balancing import LossBalancer
-from mtlcore.reports import save_weights
+from mtlcore.report.curves import save_weights
 
 READ = []  # of every pass over the training labels: what it held
 

@@ -24,7 +24,7 @@ from mtlcore.html.curves import families, over_seeds, series
 from mtlcore.html.markup import Markup, element, table
 from mtlcore.html.reading import read_files
 from mtlcore.html.report import make_report
-from mtlcore.reports import PanelSample, save_samples
+from mtlcore.report.panels import PanelSample, save_samples
 from mtlcore.tasks import Task
 
 HOSTILE = '<script>alert("x")</script>&\'"'

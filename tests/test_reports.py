@@ -15,17 +15,12 @@ from PIL import Image
 from rich.console import Console
 from torch import Tensor
 
-from mtlcore import reports
-from mtlcore.reports import (
-    PanelSample,
-    colour,
-    limits,
-    palette,
-    result_table,
-    save_curves,
-    save_panels,
-    save_weights,
-)
+import mtlcore.report.colours
+from mtlcore.report import panels
+from mtlcore.report.colours import colour, limits, palette
+from mtlcore.report.curves import save_curves, save_weights
+from mtlcore.report.panels import PanelSample, save_panels
+from mtlcore.report.results import result_table
 from mtlcore.tasks import Task
 
 
@@ -33,7 +28,7 @@ def format_result(summary: dict[str, Any], width: int) -> str:
     """The table as a file or a pipe receives it."""
     text = io.StringIO()
     console = Console(file=text, width=width, color_system=None, force_terminal=False)
-    console.print(reports.result_table(summary))
+    console.print(result_table(summary))
     return "\n".join(line.rstrip() for line in text.getvalue().strip("\n").split("\n")) + "\n"
 
 
@@ -49,7 +44,9 @@ EVERYWHERE = torch.ones(8, 8, dtype=torch.bool)
 
 
 def is_hatched(pixels: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    hatched: np.ndarray[Any, Any] = np.isin(pixels[..., 0], [grey[0] for grey in reports._HATCH])
+    hatched: np.ndarray[Any, Any] = np.isin(
+        pixels[..., 0], [grey[0] for grey in mtlcore.report.colours._HATCH]
+    )
     hatched &= np.ptp(pixels, axis=-1) == 0
     return hatched
 
@@ -67,8 +64,8 @@ def test_palette_has_a_colour_of_its_own_for_every_class(classes: int) -> None:
 
 
 def test_palette_colours_are_far_from_each_other_and_from_grey() -> None:
-    colours = np.concatenate([palette(20), np.array(reports._HATCH, dtype=np.uint8)])
-    seen = reports._perceived(colours.astype(np.float64))
+    colours = np.concatenate([palette(20), np.array(mtlcore.report.colours._HATCH, dtype=np.uint8)])
+    seen = mtlcore.report.colours._perceived(colours.astype(np.float64))
     apart = np.linalg.norm(seen[:, None] - seen[None], axis=-1)
     # A difference of 2.3 can just be seen.
     assert apart[~np.eye(len(apart), dtype=bool)].min() > 20
@@ -187,7 +184,7 @@ def test_tiles_can_be_read(tmp_path: Path, size: tuple[int, int], tile: tuple[in
     sample = panel_sample(*size)
     save_panels(file, [sample, sample], (SEGMENTATION, DEPTH, SCENE))
     height, width = opened(file).shape[:2]
-    tiles, gaps = 5 * tile[1], 6 * reports._GAP  # the label of a whole picture has no tile
+    tiles, gaps = 5 * tile[1], 6 * panels._GAP  # the label of a whole picture has no tile
     assert tiles + gaps <= width <= tiles + gaps + 20
     assert 2 * tile[0] + 60 < height < 2 * tile[0] + 160
     assert [path.name for path in file.parent.iterdir()] == ["panels.png"]
@@ -198,7 +195,7 @@ def test_a_tile_shows_every_pixel_as_a_square(tmp_path: Path) -> None:
     save_panels(tmp_path / "panels.png", [sample], ())
     picture = opened(tmp_path / "panels.png")
     expected = (sample.image * 255).round().byte().movedim(0, -1).numpy()
-    left, bottom = reports._GAP, picture.shape[0] - 2 * reports._GAP
+    left, bottom = panels._GAP, picture.shape[0] - 2 * panels._GAP
     found = picture[bottom - 192 : bottom, left : left + 192]
     assert (found == np.kron(expected, np.ones((3, 3, 1), dtype=np.uint8))).all()
 

@@ -139,7 +139,7 @@ def expected(run: Path, patience: int) -> dict[str, int]:
 def _no_pictures() -> Iterator[None]:
     """They take longer than these runs, and are tested elsewhere."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("mtlcore.reporting.write_report", lambda *_: [])
+        patch.setattr("mtlcore.report.writing.write_report", lambda *_: [])
         yield
 
 

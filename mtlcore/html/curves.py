@@ -9,6 +9,7 @@ from typing import Literal
 
 from mtlcore.html.charts import Line, Point
 from mtlcore.html.reading import Row
+from mtlcore.nulls import or_nan
 
 Key = tuple[str, str | None, str]  # split, task and metric
 Along = Literal["step", "epoch"]
@@ -18,9 +19,8 @@ def series(rows: Iterable[Row], along: Along = "step") -> dict[Key, tuple[Point,
     """(split, task, metric) -> points along steps or epochs; null has become NaN."""
     found: dict[Key, list[Point]] = {}
     for row in rows:
-        value = math.nan if row["value"] is None else float(row["value"])
         key = (row["split"], row["task"], row["metric"])
-        found.setdefault(key, []).append((float(row[along]), value))
+        found.setdefault(key, []).append((float(row[along]), or_nan(row["value"])))
     return {key: tuple(points) for key, points in found.items()}
 
 

@@ -14,7 +14,7 @@ from mtlcore.html.markup import Markup, element, joined, table
 from mtlcore.html.page import Section, alert, charts, page, paragraph, remarks
 from mtlcore.html.pictures import run_panels
 from mtlcore.html.reading import Row, RunFiles
-from mtlcore.reports import figure_text, result_notes, result_rows
+from mtlcore.report.results import figure_text, result_notes, result_rows
 
 #: How the report calls the splits that a run records.
 SPLITS = {"train": "training", "val": "validation"}

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 
 from mtlcore.episodes import in_order
-from mtlcore.reports import PanelSample, save_curves, save_panels, save_samples, save_weights
+from mtlcore.report.curves import save_curves, save_weights
+from mtlcore.report.panels import PanelSample, save_panels, save_samples
 from mtlcore.rundir import RunDirectory
 from mtlcore.training import Training
 
