@@ -111,7 +111,11 @@ def _cityscapes() -> dict[str, Any]:
 
 
 def _rooms() -> dict[str, Any]:
-    """Small enough for a CPU; rates are those that suit so small a network."""
+    """Small enough for a CPU.
+
+    In so few steps SegNet hardly learns to tell more than floor from wall, and the published weight
+    holds the tasks back: U-Net, a tenth of the weight, and rates that suit so small a network.
+    """
     return {
         "tasks": ["segmentation", "depth", "normals"],
         "data": {
@@ -119,11 +123,11 @@ def _rooms() -> dict[str, Any]:
             "labels": "one",
             "augment": {"scales": [1.0, 1.2, 1.5], "flip": True},
         },
-        "model": {"backbone": {"name": "segnet", "width": 0.0625}, "head": {"name": "conv"}},
+        "model": {"backbone": {"name": "unet", "width": 0.0625}, "head": {"name": "conv"}},
         "cross_task": [
             {
                 "name": "mtpsl",
-                "weight": 1.0,
+                "weight": 0.1,
                 "regulariser": 0.5,
                 "normalisation": "sum",
                 "code": "same",
