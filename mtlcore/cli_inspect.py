@@ -31,13 +31,13 @@ class KindChoice(click.Choice[str]):
 def plugins_of(ctx: click.Context) -> Plugins:
     """Return the plugins a command works with, scanning when the first one asks.
 
-    ``ctx.obj`` is the ``Plugins`` itself, None, or the group's options: ``block`` (ids), ``files``
-    (paths) and ``strict`` (raise if any plugin failed).
+    ``ctx.obj`` is the ``Plugins`` itself, None, or the group's options: ``block`` (ids) and
+    ``strict`` (raise if any plugin failed).
     """
     if isinstance(ctx.obj, Plugins):
         return ctx.obj
     options = ctx.obj or {}
-    plugins = Plugins.from_environment(options.get("block", ()), options.get("files", ()))
+    plugins = Plugins.from_environment(options.get("block", ()))
     if options.get("strict"):
         plugins.strict()
     ctx.obj = plugins

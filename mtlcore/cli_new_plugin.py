@@ -22,8 +22,9 @@ import click
 from mtlcore import __version__
 from mtlcore.cli_inspect import KindChoice, plugins_of
 from mtlcore.errors import UsageError
-from mtlcore.plugins import KNOWN, STANDARD, Plugins
+from mtlcore.plugins import STANDARD, Plugins
 from mtlcore.specs import KINDS, singular
+from mtlcore.standard.catalogue import KNOWN
 
 _NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 # Longer ones make lines too long, and a class of one letter is no name.

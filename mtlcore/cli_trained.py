@@ -51,10 +51,8 @@ def evaluate(
         from mtlcore.trained import evaluate_run, load_run
 
         found = plugins_of(ctx)
-    changes = dict(set_layer(assignments).values)
-    if files:
-        changes["plugins"] = list(files)
-    trained = load_run(found, run, checkpoint, Layer("mtl eval", changes), device)
+    changes = [Layer("--plugin", {"plugins": list(files)}), set_layer(assignments)]
+    trained = load_run(found, run, checkpoint, changes, device)
     figures, size = evaluate_run(trained, split)
     if as_json:
         from mtlcore.nulls import without_nan
@@ -90,13 +88,12 @@ def predict(
     with stop_at_once():
         import fsspec
 
-        from mtlcore.layers import Layer
         from mtlcore.trained import load_run, predict_image, save_prediction
 
         found = plugins_of(ctx)
     wanted = _size(size)
     _check_stems(images)
-    trained = load_run(found, run, checkpoint, Layer("predict", {}), device)
+    trained = load_run(found, run, checkpoint, device=device)
     folder = Path(out)
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -45,7 +45,7 @@ class Episode:
 
 @attrs.frozen
 class StepPlan:
-    """One step: plain training has one batch and one episode, MTML two batches and many."""
+    """One step: plain training has one batch and one episode, meta-learning two and many."""
 
     batches: tuple[BatchPlan, ...]
     episodes: tuple[Episode, ...]

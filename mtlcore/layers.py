@@ -177,6 +177,7 @@ def _core_keys(at: str) -> frozenset[str]:
 
 
 def leaves(path: str, value: Any) -> list[str]:
+    """The paths of the values in a table; a list is one value."""
     if isinstance(value, Mapping) and value:
         return [leaf for key, inner in value.items() for leaf in leaves(f"{path}.{key}", inner)]
     return [path]

@@ -26,18 +26,9 @@ from packaging.utils import canonicalize_name
 from mtlcore import __version__, hookspecs
 from mtlcore.errors import MtlError, UsageError, describe, did_you_mean
 from mtlcore.specs import KINDS, MethodSpec, Spec, hook_name, singular
+from mtlcore.standard.catalogue import KNOWN
 
 STANDARD = "standard"
-#: Plugins that can be installed from this project: id -> what they bring under other names.
-KNOWN: Mapping[str, tuple[str, ...]] = {
-    "atinet": ("ati-net", "atinet-nyuv2"),
-    "ira": ("ira-nyuv2", "ira-cityscapes", "ira-vkitti"),
-    "mtml": ("mtml-nyuv2", "mtml-taskonomy", "task-powerset"),
-    "mtpsl": ("mtpsl-nyuv2", "mtpsl-cityscapes", "direct-map", "perceptual-map"),
-    "nashmtl": ("nash-mtl",),
-    "paretomtl": ("pareto-mtl",),
-    "pcgrad": (),
-}
 _HOOK_KINDS = {hook_name(kind): kind for kind in KINDS}
 _SHORT_LIST = 15
 _T = TypeVar("_T")
@@ -164,11 +155,11 @@ class Plugins:
             self.load_file(file)
 
     @classmethod
-    def from_environment(cls, block: Iterable[str] = (), files: Iterable[str] = ()) -> Self:
+    def from_environment(cls, block: Iterable[str] = ()) -> Self:
         """Scan with the allow list of ``MTL_PLUGINS=a,b`` (empty: none but ``standard``)."""
         listed = os.environ.get("MTL_PLUGINS")
         allow = None if listed is None else [word.strip() for word in listed.split(",")]
-        return cls(allow=allow, block=block, files=files)
+        return cls(allow=allow, block=block)
 
     @property
     def infos(self) -> tuple[PluginInfo, ...]:

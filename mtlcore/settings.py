@@ -281,7 +281,7 @@ def _other(value: Any, kind: Any, path: str) -> Any:
 
     try:
         return cattrs.structure(value, kind)
-    except Exception:
+    except Exception:  # whatever the type's own constructor raises
         return _refuse(value, kind, path)
 
 

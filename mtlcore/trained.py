@@ -26,6 +26,8 @@ from mtlcore.rundir import BEST, LAST, stored_config
 from mtlcore.tasks import Task
 
 Which = Literal["best", "last"]
+# Of a trained run's configuration; "plugins" are the files that the others name things of.
+_CHANGEABLE = {"data", "metrics", "plugins"}
 
 
 @attrs.frozen
@@ -44,7 +46,11 @@ class Trained:
 
 
 def load_run(
-    plugins: Plugins, location: str, which: Which, changes: Layer, device: str | None = None
+    plugins: Plugins,
+    location: str,
+    which: Which,
+    changes: Sequence[Layer] = (),
+    device: str | None = None,
 ) -> Trained:
     """The model of a run.
 
@@ -52,15 +58,15 @@ def load_run(
         plugins: that the run's components come from.
         location: its directory or URL.
         which: the best epoch's weights, or the last ones.
-        changes: to the run's configuration: of `[data]` and `[metrics]` only, and `plugins`, the
-            plugin files that these name things of.
+        changes: layers over the run's configuration: of `[data]` and `[metrics]` only, and
+            `plugins`, the plugin files that these name things of.
         device: None: the run's.
 
     Raises:
         UsageError: no run there, or changes to what was trained.
         MtlError: a checkpoint that is missing, damaged or of another model.
     """
-    other = sorted(set(changes.values) - {"data", "metrics", "plugins"})
+    other = sorted({key for layer in changes for key in layer.values} - _CHANGEABLE)
     if other:
         raise UsageError(
             f"--set {other[0]}: a trained run takes changes of [data] and [metrics] only; start a "
@@ -69,7 +75,7 @@ def load_run(
     stored = stored_config(location)
     if stored is None:
         raise UsageError(f"{location}: no run there (it has no config.toml)")
-    config = resolve(plugins, (), [Layer(location, stored), changes])
+    config = resolve(plugins, (), [Layer(location, stored), *changes])
     wanted = pick_device(device or config.device)
     learner = build_learner(config)
     learner.balancing.prepare(config.tasks, None)

@@ -18,8 +18,9 @@ from click.testing import CliRunner, Result
 
 import mtlcore.testing
 from mtlcore.cli import main
-from mtlcore.plugins import KNOWN, Plugins
+from mtlcore.plugins import Plugins
 from mtlcore.specs import KINDS, singular
+from mtlcore.standard.catalogue import KNOWN
 
 ROOT = Path(__file__).parents[1]
 NAMES = {kind: f"try-{singular(kind)}" for kind in KINDS}

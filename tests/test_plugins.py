@@ -20,8 +20,9 @@ from mtlcore import (
 )
 from mtlcore.cli_inspect import COMMANDS
 from mtlcore.errors import ConfigError, MtlError, UsageError
-from mtlcore.plugins import KNOWN, Plugins
+from mtlcore.plugins import Plugins
 from mtlcore.specs import KINDS, hook_name
+from mtlcore.standard.catalogue import KNOWN
 
 HEADER = """
 from mtlcore import (
@@ -635,11 +636,10 @@ def test_show_a_method_counts_its_parameters(mtl, monkeypatch):
     assert "seed = 1" in mtl("show", "methods", "good").output
 
 
-def test_commands_make_their_plugins_from_the_groups_options(mtl, local, site):
-    path = local(balancer("from-file"))
-    result = mtl("list", "balancers", "--json", obj={"block": ["good"], "files": [path]})
+def test_commands_make_their_plugins_from_the_groups_options(mtl, site):
+    result = mtl("list", "balancers", "--json", obj={"block": ["good"]})
     listed = [row["name"] for row in json.loads(result.output)]
-    assert "from-file" in listed
+    assert "equal" in listed
     assert "sign-vote" not in listed
     strict = mtl("list", obj={"strict": True})
     assert isinstance(strict.exception, MtlError)

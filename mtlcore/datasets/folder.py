@@ -144,7 +144,8 @@ class Folder(Dataset):
     def _warn_of_lost_labels(self) -> None:
         """A label whose file is named otherwise than its image would count as never made."""
         image, labels = self._spec.image, self._spec.labels
-        names = self._listed(image)
+        # A list of names may leave images out, whose labels are not lost.
+        names = self._names if self._spec.names is None else self._listed(image)
         read = {self._path(p, name) for p in (image, *(x.file for x in labels)) for name in names}
         for label in labels:
             if not names or ("{split}" in image and "{split}" not in label.file):

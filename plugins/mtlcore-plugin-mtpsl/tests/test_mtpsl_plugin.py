@@ -242,7 +242,7 @@ def test_what_is_learnt_is_saved_and_resumed(
 
 def test_it_is_left_out_of_prediction(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run(tmp_path / "run", [{"name": "mtpsl"}])
-    trained = load_run(Plugins.from_environment(), str(tmp_path / "run"), "last", Layer("", {}))
+    trained = load_run(Plugins.from_environment(), str(tmp_path / "run"), "last")
     inputs = torch.rand(2, 3, 32, 32)
     expected = trained.learner.predict(inputs, trained.learner.tasks)
     del trained.learner.cross_task
