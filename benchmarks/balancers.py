@@ -39,8 +39,7 @@ from torch import Tensor, nn
 from torch.nn import Parameter
 
 import mtlcore
-from mtlcore.balancing import BalancerContext, Balancing
-from mtlcore.gradients import TaskGradients
+from mtlcore.balancing import BalancerContext, Balancing, TaskGradients
 
 METHODS = ("pcgrad", "nash-mtl")
 Step = Callable[[], object]

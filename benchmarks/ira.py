@@ -19,12 +19,11 @@ from typing import Any
 
 import torch
 
-from mtlcore.config import resolve
+from mtlcore.config import Layer, resolve
 from mtlcore.display import SilentDisplay
-from mtlcore.layers import Layer
+from mtlcore.engine import Training
 from mtlcore.plugins import Plugins
-from mtlcore.rundir import RunDirectory
-from mtlcore.training import Training
+from mtlcore.storage import RunDirectory
 
 COMMON: dict[str, Any] = {
     "tasks": ["segmentation", "depth"],

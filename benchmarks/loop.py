@@ -24,15 +24,14 @@ import torch
 from torch import Tensor, nn
 
 from mtlcore import BackboneSpec, hookimpl
-from mtlcore.config import resolve
+from mtlcore.config import Layer, resolve
 from mtlcore.display import SilentDisplay
+from mtlcore.engine import Training
 from mtlcore.episodes import LoadedPlan
-from mtlcore.layers import Layer
 from mtlcore.losses import Loss, reduce_loss
 from mtlcore.models import Backbone, Features
 from mtlcore.plugins import Plugins
-from mtlcore.rundir import RunDirectory
-from mtlcore.training import Training
+from mtlcore.storage import RunDirectory
 
 
 class Small(Backbone):

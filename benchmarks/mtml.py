@@ -27,10 +27,9 @@ from typing import Any
 
 import torch
 
-from mtlcore.building import build_learner
-from mtlcore.config import resolve
+from mtlcore.config import Layer, resolve
+from mtlcore.engine import build_learner
 from mtlcore.episodes import Episode, LoadedPlan
-from mtlcore.layers import Layer
 from mtlcore.learner import Learner
 from mtlcore.plugins import Plugins
 from mtlcore.testing import tiny_batch

@@ -46,7 +46,9 @@ def readable(*event: Any) -> tuple[str, str] | None:
     if signature.startswith("(*args: "):  # torch's, of a module that takes nothing itself
         return "()", ""
     signature = signature.replace("NOTHING", "...").replace("<factory>", "...")
-    signature = re.sub(r"<mtlcore\.ranks\.Ranks object[^>]*>", "ALONE", signature)
+    signature = re.sub(
+        r"<mtlcore\.distributed\.Distributed object[^>]*>", "SINGLE_PROCESS", signature
+    )
     return re.sub(r"~[\w.]*\.", "", signature), returns
 
 

@@ -3,8 +3,8 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from mtlcore.hookspecs import hookimpl
-from mtlcore.specs import (
+from mtlcore._version import __version__
+from mtlcore.plugins import (
     BackboneSpec,
     BalancerSpec,
     CrossTaskLossSpec,
@@ -15,13 +15,13 @@ from mtlcore.specs import (
     MethodSpec,
     MetricSpec,
     OptimizerSpec,
+    create,
+    hookimpl,
 )
 
 if TYPE_CHECKING:
-    from mtlcore.api import create, run
+    from mtlcore.runs import run
     from mtlcore.tasks import Task
-
-__version__ = "0.1.0"
 
 __all__ = [
     "BackboneSpec",
@@ -42,7 +42,7 @@ __all__ = [
 ]
 
 # These import torch, so they are fetched when they are first asked for.
-_LAZY = {"Task": "mtlcore.tasks", "create": "mtlcore.api", "run": "mtlcore.api"}
+_LAZY = {"Task": "mtlcore.tasks", "run": "mtlcore.runs"}
 
 
 def __getattr__(name: str) -> Any:

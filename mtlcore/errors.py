@@ -38,6 +38,12 @@ class ConfigError(UsageError):
         return "\n".join(self.problems)
 
 
+class Interrupted(MtlError):
+    """A signal stopped the run after its state was saved: exit code 130, as of Ctrl-C."""
+
+    exit_code = 130
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Return ``"; did you mean 'x'?"`` for the closest of the known words, or nothing."""
     close = get_close_matches(word, sorted(set(known)), n=2, cutoff=0.6)

@@ -11,13 +11,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from mtlcore.balancing import BalancerContext, Balancing, scope_of
+from mtlcore.balancing import MISSING, BalancerContext, Balancing, TaskGradients
 from mtlcore.data import Batch
+from mtlcore.distributed import SINGLE_PROCESS, Distributed
 from mtlcore.errors import UsageError, outline
-from mtlcore.gradients import MISSING, TaskGradients
 from mtlcore.losses import CrossTaskLoss, Loss, Normalisation, ScalarLoss, TaskLosses, reduce_loss
 from mtlcore.models import Features, MultiTaskModel
-from mtlcore.ranks import ALONE, Ranks
 
 Precision = Literal["fp32", "bf16", "fp16"]
 _DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -33,7 +32,7 @@ class Learner(nn.Module):
         balancing: the chain.
         normalisation: see `mtlcore.losses.reduce_loss`.
         precision: of the arithmetic in backbone and heads; predictions and losses are fp32.
-        ranks: the processes that train it together.
+        distributed: the processes that train it together.
 
     Raises:
         UsageError: a part of it is wrapped in torch's DistributedDataParallel.
@@ -50,7 +49,7 @@ class Learner(nn.Module):
         balancing: Balancing,
         normalisation: Normalisation = "valid",
         precision: Precision = "fp32",
-        ranks: Ranks = ALONE,
+        distributed: Distributed = SINGLE_PROCESS,
     ) -> None:
         super().__init__()
         self.model = model
@@ -59,12 +58,12 @@ class Learner(nn.Module):
         self.balancing = balancing
         self.normalisation: Normalisation = normalisation
         self.precision: Precision = precision
-        self.context = BalancerContext(tasks=tuple(model.tasks), ranks=ranks)
+        self.context = BalancerContext(tasks=tuple(model.tasks), distributed=distributed)
         if any(isinstance(module, DistributedDataParallel) for module in self.modules()):
             raise UsageError(
                 "the model is wrapped in DistributedDataParallel, which would not see the "
                 "gradients of single tasks: hand over the plain module; torchrun ... -m mtlcore "
-                "run, or Learner(ranks=...), adds up gradients over processes"
+                "run, or Learner(distributed=...), adds up gradients over processes"
             )
 
     @property
@@ -73,9 +72,9 @@ class Learner(nn.Module):
         return tuple(self.model.tasks)
 
     @property
-    def ranks(self) -> Ranks:
+    def distributed(self) -> Distributed:
         """The processes that train it together."""
-        return self.context.ranks
+        return self.context.distributed
 
     @property
     def views(self) -> int:
@@ -164,9 +163,9 @@ class Learner(nn.Module):
             own=own,
             others=[*self.losses.parameters(), *self.cross_task.parameters(),
                     *self.balancing.parameters()],
-            scope=scope_of(self.balancing.finisher),
+            scope=self.balancing.scope,
             last=model.backbone.last_shared_parameters(),
-            ranks=self.ranks,
+            distributed=self.distributed,
             sums_only=self.balancing.finisher is None,
         )  # fmt: skip
 
@@ -232,7 +231,7 @@ def check_backbone(learner: Learner, inputs: Tensor) -> None:
         UsageError: it cannot; for the place, as `TaskGradients` does in the first step.
     """
     backbone = learner.model.backbone
-    scope = scope_of(learner.balancing.finisher)
+    scope = learner.balancing.scope
     if scope == "last_shared" and not any(
         p.requires_grad for p in backbone.last_shared_parameters()
     ):

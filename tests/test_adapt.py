@@ -16,16 +16,17 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 import mtlcore
-from mtlcore import checkpoints
-from mtlcore.adaptation import adapted_config, load_initial, scratch_config
-from mtlcore.building import build_learner, open_splits
 from mtlcore.cli import main
-from mtlcore.config import RunConfig, resolve
+from mtlcore.config import Layer, RunConfig, resolve, set_layer
 from mtlcore.display import Display
+from mtlcore.engine import build_learner
+from mtlcore.engine.building import open_splits
 from mtlcore.errors import MtlError, UsageError
-from mtlcore.layers import Layer, set_layer
 from mtlcore.models import made_for
 from mtlcore.plugins import Plugins
+from mtlcore.runs import adapted_config
+from mtlcore.runs.adaptation import load_initial, scratch_config
+from mtlcore.storage import load_checkpoint, save_checkpoint
 
 CONFIG: dict[str, Any] = {
     "tasks": ["segmentation", "depth"],
@@ -76,7 +77,7 @@ def adapt(run: Path, out: Path, *arguments: str, tasks: str = "edges", plugins: 
 
 
 def weights(run: Path, which: str = "last") -> dict[str, Any]:
-    return checkpoints.load(run / "checkpoints" / f"{which}.safetensors")["learner"]
+    return load_checkpoint(run / "checkpoints" / f"{which}.safetensors")["learner"]
 
 
 def tensors(state: Mapping[str, Any]) -> dict[str, torch.Tensor]:
@@ -542,7 +543,7 @@ def cut(run: Path) -> None:
 
 
 def no_weights(run: Path) -> None:
-    checkpoints.save(run / "checkpoints/best.safetensors", {"other": 1})
+    save_checkpoint(run / "checkpoints/best.safetensors", {"other": 1})
 
 
 def nothing(run: Path) -> None: ...
@@ -626,10 +627,10 @@ def test_mistakes_in_the_table(initial: dict[str, Any], message: str) -> None:
 def test_a_head_of_another_shape(run: Path, tmp_path: Path) -> None:
     source = tmp_path / "source"
     shutil.copytree(run, source)
-    state = checkpoints.load(source / "checkpoints/best.safetensors")
+    state = load_checkpoint(source / "checkpoints/best.safetensors")
     name = "model.heads.task_segmentation.output.weight"
     state["learner"][name] = state["learner"][name][:5]
-    checkpoints.save(source / "checkpoints/best.safetensors", state)
+    save_checkpoint(source / "checkpoints/best.safetensors", state)
     result = mtl("adapt", str(source), "--tasks", "edges", "--out", str(tmp_path / "out"))
     assert result.exit_code == 2, result.output
     assert f"has {name} of shape (5, 2, 1, 1) where this run needs (" in result.stderr

@@ -27,10 +27,10 @@ from click.testing import CliRunner
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from mtlcore import checkpoints
 from mtlcore.cli import main
 from mtlcore.errors import MtlError
 from mtlcore.loading import lost_workers_told
+from mtlcore.storage import load_checkpoint, save_checkpoint
 
 TINY = [
     "--set=tasks=['segmentation', 'depth']",
@@ -443,10 +443,10 @@ def _other_tree(file: Path) -> None:
 
 
 def _other_model(file: Path) -> None:
-    state = checkpoints.load(file)
+    state = load_checkpoint(file)
     for name, _ in list(_tensors(state["learner"])):
         del state["learner"][name]
-    checkpoints.save(file, state)
+    save_checkpoint(file, state)
 
 
 def _tensors(state: dict[str, Any]) -> Iterator[tuple[str, torch.Tensor]]:
@@ -606,7 +606,7 @@ READERS: dict[str, Callable[[Path], object]] = {
     ".json": lambda file: json.loads(file.read_text()),
     ".jsonl": lambda file: [json.loads(line) for line in file.read_text().splitlines()],
     ".toml": lambda file: tomllib.loads(file.read_text()),
-    ".safetensors": checkpoints.load,
+    ".safetensors": load_checkpoint,
     ".png": lambda file: Image.open(file).load(),
     ".npy": np.load,
 }
@@ -668,7 +668,7 @@ def test_the_last_checkpoint_before_nan_is_good(place: Place, spoil: str) -> Non
     loss = ["--set=losses.depth.name=spoil"] if "mtl_losses" in spoil else []
     arguments = ["run", *TINY, "--plugin=own.py", *loss, "--set=training.epochs=20", "--out=run"]
     assert CliRunner().invoke(main, arguments).exit_code == 1
-    state = checkpoints.load(place.path / LAST)
+    state = load_checkpoint(place.path / LAST)
     assert state["progress"]["step"] >= 2
     for name, tensor in _tensors(state["learner"]):
         assert torch.isfinite(tensor).all(), name
@@ -703,13 +703,13 @@ def at(moment, module, name):
 
 strike("import")
 if WHEN:
-    import mtlcore.checkpoints, mtlcore.constants, mtlcore.learner, mtlcore.report.writing
-    import mtlcore.training
+    import mtlcore.storage.checkpoints, mtlcore.engine, mtlcore.learner, mtlcore.report
+    import mtlcore.engine.training
 
-    at("building", mtlcore.training, "build_learner")
-    at("constants", mtlcore.constants.ConstantFit, "update")
+    at("building", mtlcore.engine.training, "build_learner")
+    at("constants", mtlcore.engine.constant_baselines.ConstantFit, "update")
     at("evaluation", mtlcore.learner.Learner, "predict")
-    at("write", mtlcore.checkpoints, "_flush")
+    at("write", mtlcore.storage.checkpoints, "_flush")
     at("report", mtlcore.report.writing, "save_curves")
 """
 COMMAND = [sys.executable, "-m", "mtlcore"]
@@ -738,7 +738,7 @@ def assert_resumes(place: Place, finished: Path) -> None:
     result = CliRunner().invoke(main, ["run", "--resume", "--out", "run"], env={"MTL_PLUGINS": ""})
     assert result.exit_code == 0, result.output
     ends = [
-        dict(_tensors(checkpoints.load(path / "checkpoints/last.safetensors")["learner"]))
+        dict(_tensors(load_checkpoint(path / "checkpoints/last.safetensors")["learner"]))
         for path in (place.path / "run", finished)
     ]
     assert ends[0].keys() == ends[1].keys()

@@ -90,7 +90,7 @@ def test_prepare_may_look_at_the_training_labels(tmp_path, reads):
 
 
 def test_nothing_is_read_for_one_that_does_not_look(tmp_path, monkeypatch):
-    from mtlcore.training import Training
+    from mtlcore.engine import Training
 
     def refuse(self):
         raise AssertionError("read")

@@ -17,10 +17,10 @@ from mtlcore.balancing import (
     GradientBalancer,
     GramianBalancer,
     LossBalancer,
+    TaskGradients,
 )
 from mtlcore.episodes import Episode, LoadedPlan
 from mtlcore.errors import UsageError
-from mtlcore.gradients import TaskGradients
 from mtlcore.standard.balancers import DWA, Equal, Fixed, Uncertainty
 from mtlcore.standard.optimizers import sgd
 from mtlcore.tasks import Task

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from mtlcore import checkpoints
 from mtlcore.errors import MtlError
+from mtlcore.storage import load_checkpoint, save_checkpoint
 
 
 def test_a_nested_state_comes_back_as_it_was(tmp_path: Path) -> None:
@@ -20,8 +20,8 @@ def test_a_nested_state_comes_back_as_it_was(tmp_path: Path) -> None:
         "$odd": {"$tensor": "not a tensor"},
         "empty": [{}, [], (), torch.empty(0, 3)],
     }
-    checkpoints.save(tmp_path / "x.safetensors", state)
-    back = checkpoints.load(tmp_path / "x.safetensors")
+    save_checkpoint(tmp_path / "x.safetensors", state)
+    back = load_checkpoint(tmp_path / "x.safetensors")
     for name, tensor in state["weights"].items():
         assert torch.equal(back["weights"][name], tensor)
         assert back["weights"][name].dtype == tensor.dtype
@@ -35,10 +35,10 @@ def test_a_nested_state_comes_back_as_it_was(tmp_path: Path) -> None:
 
 def test_what_cannot_be_held_is_named_and_the_old_file_stays(tmp_path: Path) -> None:
     file = tmp_path / "x.safetensors"
-    checkpoints.save(file, {"step": 1})
+    save_checkpoint(file, {"step": 1})
     with pytest.raises(MtlError, match="function"):
-        checkpoints.save(file, {"balancer": {"solver": print}})
-    assert checkpoints.load(file) == {"step": 1}
+        save_checkpoint(file, {"balancer": {"solver": print}})
+    assert load_checkpoint(file) == {"step": 1}
     assert list(tmp_path.iterdir()) == [file]
 
 
@@ -46,18 +46,18 @@ def test_a_file_that_cannot_be_written_leaves_the_old_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = tmp_path / "x.safetensors"
-    checkpoints.save(file, {"step": 1})
+    save_checkpoint(file, {"step": 1})
 
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(checkpoints, "_flush", full)
+    monkeypatch.setattr("mtlcore.storage.checkpoints._flush", full)
     with pytest.raises(MtlError, match=r"No space left .* the last one is untouched"):
-        checkpoints.save(file, {"step": 2})
-    assert checkpoints.load(file) == {"step": 1}
+        save_checkpoint(file, {"step": 2})
+    assert load_checkpoint(file) == {"step": 1}
     assert list(tmp_path.iterdir()) == [file]
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(MtlError, match=r"gone\.safetensors"):
-        checkpoints.load(tmp_path / "gone.safetensors")
+        load_checkpoint(tmp_path / "gone.safetensors")

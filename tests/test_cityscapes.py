@@ -7,8 +7,8 @@ import torch
 from mtlcore.data import DataError, collate
 from mtlcore.datasets.cityscapes import Cityscapes
 from mtlcore.errors import UsageError
+from mtlcore.loading.transforms import zoom
 from mtlcore.testing import DatasetContract
-from mtlcore.transforms import zoom
 
 SIZE = (8, 16)
 LARGEST = 32_257 / 65_535  # what the published files hold at most

@@ -15,11 +15,21 @@ import tomli_w
 from click.testing import CliRunner, Result
 
 from mtlcore.cli import main
-from mtlcore.comparison import Comparison, Epoch, Reached, Target, compare, read_run
 from mtlcore.errors import MtlError, UsageError
 from mtlcore.metrics import DELTA_M, delta_m
-from mtlcore.spread import Difference, Spread, student_t
-from mtlcore.tables import as_csv, as_data, as_latex, as_markdown, write_tables
+from mtlcore.results import (
+    Comparison,
+    Epoch,
+    Target,
+    as_data,
+    as_markdown,
+    compare,
+    read_run,
+    write_tables,
+)
+from mtlcore.results.comparison import Reached
+from mtlcore.results.statistics import Difference, Spread, student_t
+from mtlcore.results.tables import as_csv, as_latex
 
 Missing = dict[str, Mapping[str, float | None]]  # null stands for what is not finite
 

@@ -10,7 +10,7 @@ from mtlcore.datasets.concat import Concat
 from mtlcore.datasets.folder import Folder
 from mtlcore.datasets.rooms import Rooms
 from mtlcore.errors import ConfigError, UsageError
-from mtlcore.settings import structure
+from mtlcore.plugins import structure
 from mtlcore.testing import DatasetContract
 
 SIZE = (24, 32)

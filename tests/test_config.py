@@ -8,9 +8,8 @@ from pathlib import Path
 import pytest
 import tomli_w
 
-from mtlcore.config import annotated, resolve
+from mtlcore.config import Layer, annotated, file_layer, resolve, set_layer
 from mtlcore.errors import ConfigError, UsageError
-from mtlcore.layers import Layer, file_layer, set_layer
 from mtlcore.plugins import Plugins
 
 

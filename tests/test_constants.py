@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mtlcore.constants import ConstantFit, Extent
+from mtlcore.engine.constant_baselines import ConstantFit, Extent
 from mtlcore.standard.metrics import DepthMetric, EdgesMetric, NormalsMetric, SegmentationMetric
 from mtlcore.tasks import Task
 

@@ -10,16 +10,8 @@ from collections.abc import Callable
 import pytest
 from rich.console import Console
 
-from mtlcore.display import (
-    Display,
-    Pace,
-    PlainDisplay,
-    SilentDisplay,
-    TerminalDisplay,
-    clock,
-    digits,
-    make_display,
-)
+from mtlcore.display import Display, SilentDisplay, clock, make_display
+from mtlcore.display.run import Pace, PlainDisplay, TerminalDisplay, digits
 
 LOSSES = {"segmentation": 1.234, "depth": 0.456}
 FIGURES = {

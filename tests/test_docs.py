@@ -28,9 +28,8 @@ from typing import Any
 import attrs
 import pytest
 
-from mtlcore import hookspecs
 from mtlcore.cli import main
-from mtlcore.specs import KINDS, hook_name
+from mtlcore.plugins import KINDS, hook_name, hookspecs
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -238,7 +237,7 @@ def test_every_hook_has_a_page_with_its_signature() -> None:
         hook = hook_name(kind)
         assert hasattr(hookspecs, hook)
         page = (DOCS / "hooks" / f"{kind}.md").read_text("utf-8")
-        assert f"autofunction:: mtlcore.hookspecs.{hook}" in page
+        assert f"autofunction:: mtlcore.plugins.hookspecs.{hook}" in page
         assert f"def {hook}(" in page, "a minimal example"
 
 
@@ -248,7 +247,7 @@ def test_every_component_and_every_setting_of_a_run_is_documented() -> None:
     for kind in KINDS:
         assert f"```{{mtl-components}} {kind}\n" in components
     for record in ("DataConfig", "TrainingConfig", "InitialConfig"):
-        assert f"mtlcore.sections:{record}" in settings
+        assert f"mtlcore.config.schema:{record}" in settings
 
 
 def test_every_command_is_documented() -> None:

@@ -13,17 +13,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from mtlcore import rows as rows_module
-from mtlcore.balancing import (
-    BalancerContext,
-    GradientBalancer,
-    GramianBalancer,
-)
+from mtlcore.balancing import BalancerContext, GradientBalancer, GramianBalancer, TaskGradients
+from mtlcore.balancing import rows as rows_module
+from mtlcore.balancing.rows import SharedRows
 from mtlcore.errors import UsageError
-from mtlcore.gradients import TaskGradients
 from mtlcore.learner import check_backbone
 from mtlcore.models import Features
-from mtlcore.rows import SharedRows
 from mtlcore.standard.resnet import ResNet
 from mtlcore.standard.segnet import SegNet
 from mtlcore.standard.unet import UNet
@@ -492,7 +487,7 @@ import sys, torch
 from pathlib import Path
 from torch import nn
 from mtlcore.balancing import BalancerContext, GramianBalancer
-from mtlcore.gradients import TaskGradients
+from mtlcore.balancing import TaskGradients
 
 class Ones(GramianBalancer):
     def weights(self, gramian, context=None):

@@ -18,7 +18,7 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from mtlcore.data import DataError
-from mtlcore.files import (
+from mtlcore.loading import (
     MissingFile,
     Root,
     decode_image,

@@ -7,7 +7,7 @@ import torch
 
 from mtlcore.errors import MtlError, UsageError
 from mtlcore.models import FeatureInfo, count_parameters
-from mtlcore.settings import settings_of
+from mtlcore.plugins import settings_of
 from mtlcore.standard.heads import DeepLabHead, LinearHead
 from mtlcore.tasks import Task
 from mtlcore.testing import HeadContract

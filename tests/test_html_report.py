@@ -19,12 +19,12 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 from mtlcore.cli import main
-from mtlcore.html.charts import COLOURS, Line, chart, number_text, ticks
-from mtlcore.html.curves import families, over_seeds, series
-from mtlcore.html.markup import Markup, element, table
-from mtlcore.html.reading import read_files
-from mtlcore.html.report import make_report
+from mtlcore.report import make_report
+from mtlcore.report.html.charts import COLOURS, Line, chart, number_text, ticks
+from mtlcore.report.html.curves import families, over_seeds, series
+from mtlcore.report.html.markup import Markup, element, table
 from mtlcore.report.panels import PanelSample, save_samples
+from mtlcore.storage import read_files
 from mtlcore.tasks import Task
 
 HOSTILE = '<script>alert("x")</script>&\'"'
@@ -592,7 +592,7 @@ def test_text_is_escaped_and_markup_is_not() -> None:
 
 
 def themes() -> list[dict[str, str]]:
-    style = resources.files("mtlcore.html").joinpath("page.css").read_text("utf-8")
+    style = resources.files("mtlcore.report.html").joinpath("page.css").read_text("utf-8")
     blocks = re.findall(r":root \{(.*?)\}", style, re.DOTALL)
     assert len(blocks) == 2
     return [dict(re.findall(r"--([\w-]+): (#\w{6});", block)) for block in blocks]

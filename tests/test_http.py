@@ -16,7 +16,7 @@ from mtlcore.datasets.folder import Folder
 from mtlcore.datasets.multi_mnist import MultiMNIST
 from mtlcore.datasets.tabular import Tabular, Target
 from mtlcore.datasets.taskonomy import Taskonomy
-from mtlcore.files import MissingFile, Root
+from mtlcore.loading import MissingFile, Root
 
 pytest.importorskip("aiohttp", reason="fsspec reads http:// with aiohttp (extra http)")
 

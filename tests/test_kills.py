@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 import torch
 
-from mtlcore import checkpoints
+from mtlcore.storage import load_checkpoint
 
 KILLS = int(os.environ.get("MTL_TEST_KILLS", "100"))
 EPOCHS = 2 * KILLS + 5  # more than so many processes get through before they are killed
@@ -106,7 +106,7 @@ def test_killed_again_and_again(tmp_path: Path) -> None:
     steps = []
     for _ in range(KILLS):
         kill(start(tmp_path, "killed"), killed, chance, epoch)
-        steps.append(written(killed) and checkpoints.load(killed / LAST)["progress"]["step"])
+        steps.append(written(killed) and load_checkpoint(killed / LAST)["progress"]["step"])
     assert steps == sorted(steps), steps
     print("steps saved when it was killed:", steps)
     assert len(set(steps)) > KILLS // 3, "the kills were to spread over the run"
@@ -114,7 +114,7 @@ def test_killed_again_and_again(tmp_path: Path) -> None:
     assert last.wait() == 0, (tmp_path / "killed.log").read_text()[-2000:]
 
     assert measured(killed) == measured(whole)
-    states = [checkpoints.load(run / LAST) for run in (killed, whole)]
+    states = [load_checkpoint(run / LAST) for run in (killed, whole)]
     for part in ("learner", "optimizer", "random"):
         ends = [tensors(state[part]) for state in states]
         assert ends[0] and ends[0].keys() == ends[1].keys()

@@ -9,13 +9,13 @@ HEAVY = {"torch", "numpy", "rich", "cattrs", "fsspec"}
 MODULES = [
     "mtlcore",
     "mtlcore.errors",
-    "mtlcore.specs",
-    "mtlcore.hookspecs",
+    "mtlcore.plugins.specs",
+    "mtlcore.plugins.hookspecs",
     "mtlcore.plugins",
-    "mtlcore.settings",
-    "mtlcore.inspection",
-    "mtlcore.cli_adapt",
-    "mtlcore.cli_inspect",
+    "mtlcore.plugins.settings",
+    "mtlcore.cli.descriptions",
+    "mtlcore.cli.adapt",
+    "mtlcore.cli.components",
     "mtlcore.standard.plugin",
 ]
 
@@ -37,7 +37,7 @@ def test_importing_is_light(module):
 def test_scanning_and_listing_is_light():
     code = (
         "from mtlcore.plugins import Plugins\n"
-        "from mtlcore.inspection import list_data, plugins_data\n"
+        "from mtlcore.cli.descriptions import list_data, plugins_data\n"
         "plugins = Plugins(entry_points=())\n"
         "assert plugins_data(plugins) and list_data(plugins) is not None"
     )

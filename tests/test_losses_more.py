@@ -10,7 +10,7 @@ import torch.nn.functional as F
 
 from mtlcore.errors import UsageError
 from mtlcore.losses import reduce_loss
-from mtlcore.settings import settings_of
+from mtlcore.plugins import settings_of
 from mtlcore.standard.losses import MSE, CrossEntropy, Focal, Huber, HuDepth, MultiLabel
 from mtlcore.tasks import Task
 from mtlcore.testing import LossContract, ScalarLossContract

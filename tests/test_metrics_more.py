@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from mtlcore.metrics import Metric, SeveralMetrics
-from mtlcore.settings import settings_of
+from mtlcore.plugins import settings_of
 from mtlcore.standard.edges import EdgesODS, count_matches, thin
 from mtlcore.standard.metrics import DepthMetric, EdgesMetric
 from mtlcore.standard.metrics_vectors import (

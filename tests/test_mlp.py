@@ -7,7 +7,7 @@ import torch
 
 from mtlcore.errors import MtlError
 from mtlcore.models import FeatureInfo, MultiTaskModel, count_parameters
-from mtlcore.settings import settings_of
+from mtlcore.plugins import settings_of
 from mtlcore.standard.heads import LinearHead
 from mtlcore.standard.mlp import MLP
 from mtlcore.tasks import Task

@@ -18,9 +18,7 @@ from click.testing import CliRunner, Result
 
 import mtlcore.testing
 from mtlcore.cli import main
-from mtlcore.plugins import Plugins
-from mtlcore.specs import KINDS, singular
-from mtlcore.standard.catalogue import KNOWN
+from mtlcore.plugins import KINDS, KNOWN, Plugins, singular
 
 ROOT = Path(__file__).parents[1]
 NAMES = {kind: f"try-{singular(kind)}" for kind in KINDS}
@@ -107,7 +105,7 @@ def test_a_folder_in_the_way(tmp_path: Path) -> None:
 
 
 def test_it_is_light() -> None:
-    code = "import sys, mtlcore.cli, mtlcore.cli_new_plugin; print(*sys.modules)"
+    code = "import sys, mtlcore.cli, mtlcore.cli.new_plugin; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert not {"torch", "numpy", "rich", "cattrs"} & set(done.stdout.split())
 
@@ -212,7 +210,7 @@ COMMANDS = """
 import json, sys
 from mtlcore.cli import main
 from mtlcore.plugins import Plugins
-from mtlcore.settings import settings_of
+from mtlcore.plugins import settings_of
 
 for command in json.loads(sys.argv[1]):
     print("mtl", *command, flush=True)

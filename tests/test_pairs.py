@@ -21,22 +21,18 @@ import attrs
 import pytest
 import torch
 
-from mtlcore.checks import check
-from mtlcore.config import Chosen, RunConfig, resolve
+from mtlcore.config import Chosen, Layer, RunConfig, resolve, set_layer
 from mtlcore.data import Batch
 from mtlcore.display import SilentDisplay
+from mtlcore.engine import Training, check
 from mtlcore.episodes import Episode, LoadedPlan
 from mtlcore.errors import UsageError
-from mtlcore.layers import Layer, set_layer
 from mtlcore.learner import Learner
 from mtlcore.optimizers import Optimizer, StepReport
-from mtlcore.plugins import Plugins
-from mtlcore.rundir import RunDirectory
-from mtlcore.settings import REQUIRED, settings_of
-from mtlcore.specs import MethodSpec
+from mtlcore.plugins import REQUIRED, MethodSpec, Plugins, settings_of
 from mtlcore.standard.optimizers import adam
+from mtlcore.storage import RunDirectory
 from mtlcore.testing import TINY_TASKS, tiny_batch, tiny_learner
-from mtlcore.training import Training
 
 PAGE = Path(__file__).parents[1] / "docs" / "pairs.md"
 IMAGES = ("segmentation", "depth", "normals")

@@ -10,23 +10,20 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from mtlcore import (
-    BalancerSpec,
-    HeadSpec,
-    MethodSpec,
-    __version__,
-    hookspecs,
-    specs,
-)
-from mtlcore.cli_inspect import COMMANDS
+from mtlcore import BalancerSpec, HeadSpec, MethodSpec, __version__
+from mtlcore.cli.components import COMMANDS
 from mtlcore.errors import ConfigError, MtlError, UsageError
-from mtlcore.plugins import Plugins
-from mtlcore.specs import KINDS, hook_name
-from mtlcore.standard.catalogue import KNOWN
+from mtlcore.plugins import KINDS, KNOWN, Plugins, hook_name, hookspecs, specs
 
 HEADER = """
 from mtlcore import (
-    BalancerSpec, CrossTaskLossSpec, DatasetSpec, HeadSpec, LossSpec, MethodSpec, hookimpl
+    BalancerSpec,
+    CrossTaskLossSpec,
+    DatasetSpec,
+    HeadSpec,
+    LossSpec,
+    MethodSpec,
+    hookimpl,
 )
 """
 _serial = itertools.count()
@@ -623,12 +620,12 @@ def test_show_command(mtl, site):
 
 
 def test_show_a_method_counts_its_parameters(mtl, monkeypatch):
-    module = type(sys)("mtlcore.parameters")
+    module = type(sys)("mtlcore.runs.parameters")
     module.count_method_parameters = lambda plugins, name, overrides: {
         "total": 5,
         "asked": [name, *overrides],
     }
-    monkeypatch.setitem(sys.modules, "mtlcore.parameters", module)
+    monkeypatch.setitem(sys.modules, "mtlcore.runs.parameters", module)
     result = mtl("show", "methods", "good", "--set", "a=1", "--json")
     data = json.loads(result.output)
     assert data["preset"] == {"seed": 1}
@@ -646,7 +643,7 @@ def test_commands_make_their_plugins_from_the_groups_options(mtl, site):
 
 
 def test_tables_are_cut_to_the_terminal_and_only_there():
-    from mtlcore.inspection import table
+    from mtlcore.cli.descriptions import table
 
     rows = [["name", "summary"], ["x", "a long summary"]]
     assert list(table(rows)) == ["name  summary", "x     a long summary"]

@@ -9,14 +9,14 @@ import pytest
 import torch
 
 import mtlcore
-from mtlcore.api import try_step
 from mtlcore.balancing import GramianBalancer
-from mtlcore.config import resolve
+from mtlcore.config import Layer, resolve
 from mtlcore.episodes import Episode, LoadedPlan
-from mtlcore.layers import Layer
 from mtlcore.learner import Learner
-from mtlcore.optimizers import GradientDescent, LossScale, Schedule
+from mtlcore.optimizers import GradientDescent, Schedule
+from mtlcore.optimizers.update import LossScale
 from mtlcore.plugins import Plugins
+from mtlcore.runs import try_step
 from mtlcore.standard.balancers import Uncertainty
 from mtlcore.testing import tiny_batch, tiny_learner
 

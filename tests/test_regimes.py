@@ -14,8 +14,9 @@ from click.testing import CliRunner, Result
 import mtlcore
 from mtlcore.cli import main
 from mtlcore.errors import UsageError
+from mtlcore.loading import draw_regime
+from mtlcore.loading.regimes import LabelRegime
 from mtlcore.plugins import Plugins
-from mtlcore.regimes import LabelRegime, draw_regime
 
 TASKS = ("segmentation", "depth", "normals")
 

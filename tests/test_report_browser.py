@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 import mtlcore
-from mtlcore.html.report import make_report
+from mtlcore.report import make_report
 
 BROWSER = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None

@@ -16,11 +16,10 @@ from rich.console import Console
 from torch import Tensor
 
 import mtlcore.report.colours
-from mtlcore.report import panels
-from mtlcore.report.colours import colour, limits, palette
+from mtlcore.report import colour, panels, result_table
+from mtlcore.report.colours import limits, palette
 from mtlcore.report.curves import save_curves, save_weights
 from mtlcore.report.panels import PanelSample, save_panels
-from mtlcore.report.results import result_table
 from mtlcore.tasks import Task
 
 

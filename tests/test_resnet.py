@@ -11,7 +11,7 @@ from safetensors.torch import save, save_file
 
 from mtlcore.errors import MtlError
 from mtlcore.models import FeatureInfo, MultiTaskModel, count_parameters
-from mtlcore.settings import settings_of
+from mtlcore.plugins import settings_of
 from mtlcore.standard.heads import ConvHead
 from mtlcore.standard.resnet import MEAN, ResNet
 from mtlcore.testing import TINY_TASKS, BackboneContract

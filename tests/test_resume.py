@@ -16,13 +16,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from mtlcore import checkpoints
+from mtlcore.storage import load_checkpoint
 
 SABOTEUR = '''
 import os
 import signal
 
-import mtlcore.checkpoints as checkpoints
+from mtlcore.storage import checkpoints
 from mtlcore import BalancerSpec, hookimpl
 
 WHEN, _, SIGNAL = os.environ.get("MTL_TEST_STRIKE", "").rpartition(" ")
@@ -108,7 +108,7 @@ def uninterrupted(work: Path) -> Path:
 
 def assert_same(one: Path, other: Path) -> None:
     first, second = (
-        checkpoints.load(path / "checkpoints" / "last.safetensors") for path in (one, other)
+        load_checkpoint(path / "checkpoints" / "last.safetensors") for path in (one, other)
     )
     for part in ("learner", "optimizer", "random"):
         assert_equal_trees(first[part], second[part], part)

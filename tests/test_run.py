@@ -14,9 +14,9 @@ import torch
 from click.testing import CliRunner, Result
 
 import mtlcore
-from mtlcore import checkpoints
 from mtlcore.cli import main
 from mtlcore.errors import MtlError, UsageError
+from mtlcore.storage import load_checkpoint, save_checkpoint
 
 TINY = {
     "tasks": ["segmentation", "depth"],
@@ -199,7 +199,7 @@ def test_a_loss_that_is_never_finite_stops_the_run(tmp_path: Path) -> None:
         mtlcore.run(config, out=str(tmp_path / "run"))
     about = json.loads((tmp_path / "run" / "run.json").read_text())
     assert about["status"] == "failed"
-    state = checkpoints.load(tmp_path / "run" / "checkpoints" / "last.safetensors")
+    state = load_checkpoint(tmp_path / "run" / "checkpoints" / "last.safetensors")
     assert state["progress"]["step"] > 0
 
 
@@ -223,9 +223,9 @@ def test_a_checkpoint_of_another_model_is_refused(finished: Path, tmp_path: Path
     (target / "checkpoints").mkdir(parents=True)
     for name in ("config.toml", "metrics.jsonl"):
         (target / name).write_bytes((finished / name).read_bytes())
-    state = checkpoints.load(finished / "checkpoints" / "last.safetensors")
+    state = load_checkpoint(finished / "checkpoints" / "last.safetensors")
     del state["learner"]["model.heads.task_depth." + next(iter(_head_names(state)))]
-    checkpoints.save(target / "checkpoints" / "last.safetensors", state)
+    save_checkpoint(target / "checkpoints" / "last.safetensors", state)
     with pytest.raises(MtlError, match="belongs to another model"):
         mtlcore.run(TINY, out=str(target), resume=True)
 
@@ -246,4 +246,4 @@ def test_a_damaged_checkpoint_is_named(finished: Path, tmp_path: Path, damage: s
     else:
         file.write_bytes(whole[: len(whole) // 2] if damage == "truncated" else b"not a checkpoint")
     with pytest.raises(MtlError, match=r"last\.safetensors: not a"):
-        checkpoints.load(file)
+        load_checkpoint(file)

@@ -11,7 +11,7 @@ import attrs
 import pytest
 
 from mtlcore.errors import MtlError
-from mtlcore.settings import REQUIRED, expanded, settings_of, structure
+from mtlcore.plugins import REQUIRED, expanded, settings_of, structure
 
 if TYPE_CHECKING:
     from nowhere import Task

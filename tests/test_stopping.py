@@ -13,10 +13,10 @@ import pytest
 import torch
 
 import mtlcore
-from mtlcore import checkpoints
 from mtlcore.display import Display
+from mtlcore.engine.stopping import Stop, Stopping, score
 from mtlcore.errors import ConfigError, MtlError
-from mtlcore.stopping import Stop, Stopping, score
+from mtlcore.storage import load_checkpoint, save_checkpoint
 
 UNITS = {"a": 1.0, "b": 10.0}
 
@@ -96,8 +96,8 @@ def test_what_is_not_finite_is_no_improvement() -> None:
 
 def test_the_state_is_what_a_checkpoint_can_hold(tmp_path: Path) -> None:
     stopping, _ = feed({"a": [3, 2, 2, 2], "b": [9, 8, 7, 6]}, task_patience=2, patience=2)
-    checkpoints.save(tmp_path / "x", attrs.asdict(stopping, recurse=False))
-    assert Stopping(**checkpoints.load(tmp_path / "x")) == stopping
+    save_checkpoint(tmp_path / "x", attrs.asdict(stopping, recurse=False))
+    assert Stopping(**load_checkpoint(tmp_path / "x")) == stopping
 
 
 # Runs
@@ -171,7 +171,7 @@ def test_a_stopped_task_is_in_no_step_and_still_evaluated(stopped: Path) -> None
 
 
 def weights(run: Path) -> dict[str, torch.Tensor]:
-    return checkpoints.load(run / "checkpoints" / "last.safetensors")["learner"]
+    return load_checkpoint(run / "checkpoints" / "last.safetensors")["learner"]
 
 
 def test_a_stopped_head_stays_bit_for_bit(stopped: Path, tmp_path: Path) -> None:
@@ -235,7 +235,7 @@ def test_resumed_it_is_bit_for_bit_the_same(stopped: Path, tmp_path: Path, later
         for path in (out, stopped)
     )
     assert ours == theirs
-    one, other = (checkpoints.load(x / "checkpoints/last.safetensors") for x in (out, stopped))
+    one, other = (load_checkpoint(x / "checkpoints/last.safetensors") for x in (out, stopped))
     assert one["progress"]["stopping"] == other["progress"]["stopping"]
     assert all(
         torch.equal(value, other["learner"][name])

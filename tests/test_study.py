@@ -18,14 +18,14 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from mtlcore import checkpoints
 from mtlcore.cli import main
-from mtlcore.comparison import compare
+from mtlcore.display import Outlook, StudyDisplay
 from mtlcore.errors import ConfigError, UsageError
 from mtlcore.plugins import Plugins
-from mtlcore.processes import Ended
-from mtlcore.study import cells_of, read_study, run_study
-from mtlcore.study_display import Outlook, StudyDisplay
+from mtlcore.results import compare
+from mtlcore.storage import load_checkpoint
+from mtlcore.studies import cells_of, read_study, run_study
+from mtlcore.studies.processes import Ended
 
 TINY = """
 name = "Tiny"
@@ -349,7 +349,7 @@ def test_a_changed_cell_is_refused(finished: tuple[Path, Result], tmp_path: Path
 
 def steps_saved(cell: Path) -> int:
     file = cell / LAST
-    step: int = checkpoints.load(file)["progress"]["step"] if file.exists() else 0
+    step: int = load_checkpoint(file)["progress"]["step"] if file.exists() else 0
     return step
 
 
@@ -397,7 +397,7 @@ def test_killed_studies_leave_nothing_running_and_go_on(
         assert about["status"] == "interrupted", how
         assert steps_saved(cell) > saved
         saved = steps_saved(cell)
-        progress = checkpoints.load(cell / LAST)["progress"]
+        progress = load_checkpoint(cell / LAST)["progress"]
         assert progress["timed_steps"] == progress["step"] - number, "the first of each process"
         status = json.loads((out / "study.json").read_text())["cells"][0]["status"]
         assert status == ("running" if how == signal.SIGKILL else "interrupted")
@@ -494,7 +494,7 @@ def test_a_file_has_no_control_characters() -> None:
 def test_a_cell_ends_with_its_study() -> None:
     """Also before the run has handlers of its own: closing the pipe is enough."""
     process: subprocess.Popen[bytes] = subprocess.Popen(
-        [sys.executable, "-m", "mtlcore.cell", "run", "--out", os.devnull],
+        [sys.executable, "-m", "mtlcore.cli.study_cell", "run", "--out", os.devnull],
         stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
     assert process.stdin is not None
@@ -503,6 +503,6 @@ def test_a_cell_ends_with_its_study() -> None:
 
 
 def test_the_answers_are_light() -> None:
-    code = "import sys, mtlcore.cli_answers; print(*sys.modules)"
+    code = "import sys, mtlcore.cli.studies; print(*sys.modules)"
     found: Any = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert not {"torch", "numpy", "rich", "cattrs", "fsspec"} & set(found.stdout.split())

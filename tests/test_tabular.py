@@ -16,11 +16,11 @@ import numpy as np
 import pytest
 import torch
 
+from mtlcore.config import DataConfig
 from mtlcore.data import DataError, collate
 from mtlcore.datasets.tabular import Tabular, Target
 from mtlcore.errors import ConfigError, UsageError
-from mtlcore.sections import DataConfig
-from mtlcore.settings import structure
+from mtlcore.plugins import structure
 from mtlcore.testing import DatasetContract
 
 PROJECT = Path(__file__).resolve().parents[1]

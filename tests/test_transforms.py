@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from mtlcore.data import Sample, collate
+from mtlcore.loading import Augmentation
+from mtlcore.loading.transforms import flip, resize, zoom
 from mtlcore.tasks import Task
-from mtlcore.transforms import Augmentation, flip, resize, zoom
 
 SIZE = (24, 32)
 TASKS = (

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from mtlcore.models import count_parameters
-from mtlcore.settings import settings_of
+from mtlcore.plugins import settings_of
 from mtlcore.standard.unet import UNet
 from mtlcore.testing import TINY_TASKS, BackboneContract
 

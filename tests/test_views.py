@@ -10,20 +10,18 @@ import torch
 from torch import Tensor, nn
 
 from mtlcore.balancing import BalancerContext, LossBalancer
-from mtlcore.building import build_learner, make_loader
-from mtlcore.config import resolve
+from mtlcore.config import Layer, resolve
 from mtlcore.data import Batch, DataError, Dataset, Sample
+from mtlcore.engine import build_learner, make_loader
 from mtlcore.episodes import BatchPlan
 from mtlcore.errors import UsageError
-from mtlcore.layers import Layer
-from mtlcore.loading import PlanReader, Split
+from mtlcore.loading import Augmentation, PlanReader, Split, as_seen_in
 from mtlcore.losses import CrossTaskLoss
 from mtlcore.models import Features
 from mtlcore.plugins import Plugins
 from mtlcore.tasks import Task
 from mtlcore.testing import TINY_TASKS, tiny_batch, tiny_learner
 from mtlcore.testing.base import same
-from mtlcore.transforms import Augmentation, as_seen_in
 
 TASKS = (
     Task(name="segmentation", kind="segmentation", channels=9),

@@ -6,7 +6,7 @@
 ```{mtl-component} balancers/nash-mtl
 ```
 
-```{mtl-settings} training mtlcore.sections:TrainingConfig
+```{mtl-settings} training mtlcore.config.schema:TrainingConfig
 ```
 
 And what a command (here `mtl run`; `mtl` for all of them) says to --help:
@@ -27,9 +27,8 @@ from docutils.parsers.rst import Directive
 from docutils.statemachine import StringList
 
 from mtlcore.cli import main
-from mtlcore.inspection import list_data, settings_data, show_data
-from mtlcore.plugins import Plugins
-from mtlcore.specs import KINDS
+from mtlcore.cli.descriptions import list_data, settings_data, show_data
+from mtlcore.plugins import KINDS, Plugins
 
 _PLUGINS = Plugins()
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from mtlcore.data import DataError, Dataset, Sample, check_split
 from mtlcore.errors import UsageError
-from mtlcore.files import Root, decode_image, decode_label
+from mtlcore.loading import Root, decode_image, decode_label
 from mtlcore.tasks import Task
 
 # In the order of Cityscapes' own numbers; the files themselves do not name their classes.

@@ -11,8 +11,7 @@ import attrs
 
 from mtlcore.data import Dataset, Sample
 from mtlcore.errors import ConfigError, MtlError, did_you_mean
-from mtlcore.plugins import Plugins
-from mtlcore.settings import structure
+from mtlcore.plugins import Plugins, structure
 from mtlcore.tasks import Task
 
 _OWN_KEYS = ("name", "root", "tasks")

@@ -34,7 +34,7 @@ from torch import Tensor
 
 from mtlcore.data import DataError, Dataset, Sample
 from mtlcore.errors import ConfigError, UsageError, did_you_mean
-from mtlcore.files import MissingFile, Root, decode_image, decode_label, unit_normals
+from mtlcore.loading import MissingFile, Root, decode_image, decode_label, unit_normals
 from mtlcore.tasks import Task
 
 _CHANNELS = {"depth": 1, "normals": 3, "edges": 1}

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mtlcore.data import DataError, Sample
-from mtlcore.files import MissingFile, Root, decode_image, decode_label
+from mtlcore.loading import MissingFile, Root, decode_image, decode_label
 
 Pair = tuple[NDArray[Any], NDArray[np.bool_]]
 """A label and where it is valid."""

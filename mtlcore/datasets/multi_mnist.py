@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from mtlcore.data import DataError, Dataset, Sample, check_split
 from mtlcore.datasets.scenes import hash_uniform
 from mtlcore.errors import UsageError, describe
-from mtlcore.files import MissingFile, Root, image_tensor
+from mtlcore.loading import MissingFile, Root, image_tensor
 from mtlcore.tasks import Task
 
 CLASS_NAMES = tuple("0123456789")

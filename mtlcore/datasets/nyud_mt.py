@@ -9,7 +9,7 @@ import numpy as np
 from mtlcore.data import Dataset, Sample, check_split
 from mtlcore.datasets.mt_files import Pair, fit, labelled, read_label, read_names, read_photograph
 from mtlcore.errors import UsageError
-from mtlcore.files import Root, unit_normals
+from mtlcore.loading import Root, unit_normals
 from mtlcore.tasks import Task
 
 CLASS_NAMES = (

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mtlcore.data import DataError, Dataset, Sample, check_split
 from mtlcore.errors import UsageError
-from mtlcore.files import Root, decode_image, decode_label, unit_normals
+from mtlcore.loading import Root, decode_image, decode_label, unit_normals
 from mtlcore.tasks import Task
 
 CLASS_NAMES = (

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from mtlcore.data import DataError, Dataset, Sample, check_split
 from mtlcore.datasets.mt_files import Pair, fit, labelled, read_label, read_names, read_photograph
 from mtlcore.errors import UsageError, describe
-from mtlcore.files import MissingFile, Root, unit_normals
+from mtlcore.loading import MissingFile, Root, unit_normals
 from mtlcore.standard.edges import thin
 from mtlcore.tasks import Task
 

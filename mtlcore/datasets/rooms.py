@@ -8,7 +8,7 @@ import torch
 
 from mtlcore.data import Dataset, Sample, check_split
 from mtlcore.datasets.rendering import CLASS_NAMES, render
-from mtlcore.files import image_tensor
+from mtlcore.loading import image_tensor
 from mtlcore.tasks import Task
 
 _SCENES_PER_SPLIT = 1 << 40  # every split has its own range of scene numbers

@@ -24,7 +24,7 @@ from torch import Tensor
 from mtlcore.data import DataError, Dataset, Sample
 from mtlcore.datasets.scenes import hash_uniform
 from mtlcore.errors import ConfigError, UsageError, describe, did_you_mean
-from mtlcore.files import Root
+from mtlcore.loading import Root
 from mtlcore.tasks import Task
 
 _GZIP, _PARQUET = b"\x1f\x8b", b"PAR1"

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from mtlcore.data import DataError, Dataset, Sample, check_split
 from mtlcore.errors import UsageError
-from mtlcore.files import MissingFile, Root, decode_image, decode_label, unit_normals
+from mtlcore.loading import MissingFile, Root, decode_image, decode_label, unit_normals
 from mtlcore.tasks import Task
 
 CLASS_NAMES = (

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from mtlcore.data import DataError, Dataset, Sample, check_split
 from mtlcore.errors import UsageError, did_you_mean
-from mtlcore.files import MissingFile, Root, decode_image, decode_label
+from mtlcore.loading import MissingFile, Root, decode_image, decode_label
 from mtlcore.tasks import Task
 
 _COLOURS = {

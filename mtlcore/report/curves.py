@@ -7,8 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mtlcore.checkpoints import written_whole
-from mtlcore.nulls import or_nan
+from mtlcore.storage import or_nan, written_whole
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from mtlcore.checkpoints import written_whole
 from mtlcore.report.colours import Pixels, colour, hatch, limits, palette, rgb
+from mtlcore.storage import written_whole
 from mtlcore.tasks import Task
 
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import torch
 
+from mtlcore.engine import Training
 from mtlcore.episodes import in_order
 from mtlcore.report.curves import save_curves, save_weights
 from mtlcore.report.panels import PanelSample, save_panels, save_samples
-from mtlcore.rundir import RunDirectory
-from mtlcore.training import Training
+from mtlcore.storage import RunDirectory
 
 _PICTURES = 6
 

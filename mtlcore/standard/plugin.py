@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from mtlcore.hookspecs import hookimpl
-from mtlcore.specs import (
+from mtlcore.plugins import (
     BackboneSpec,
     BalancerSpec,
     DatasetSpec,
@@ -14,6 +13,7 @@ from mtlcore.specs import (
     LossSpec,
     MetricSpec,
     OptimizerSpec,
+    hookimpl,
 )
 
 _MAPS = ("segmentation", "depth", "inverse-depth", "normals", "edges", "saliency")

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import Parameter
 
 from mtlcore.errors import MtlError, describe
-from mtlcore.files import Root
+from mtlcore.loading import Root
 from mtlcore.models import Backbone, Features
 from mtlcore.standard.segnet import scaled
 from mtlcore.tasks import Task

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mtlcore import checkpoints
 from mtlcore.data import safe_target
+from mtlcore.storage import load_checkpoint, save_checkpoint
 from mtlcore.tasks import Task
 
 
@@ -70,8 +70,8 @@ def through_checkpoint(state: Mapping[str, Any]) -> dict[str, Any]:
     """A state as it comes back from a checkpoint file."""
     with tempfile.TemporaryDirectory(prefix="mtl-contract-") as folder:
         path = Path(folder) / "state.safetensors"
-        checkpoints.save(path, state)
-        return checkpoints.load(path)
+        save_checkpoint(path, state)
+        return load_checkpoint(path)
 
 
 def scramble(tensors: Iterable[Tensor]) -> None:

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import math
 
-from mtlcore import api
-from mtlcore.config import RunConfig, resolve
+from mtlcore.config import RunConfig, resolve, set_layer
 from mtlcore.errors import MtlError
-from mtlcore.layers import set_layer
-from mtlcore.plugins import Plugins
-from mtlcore.specs import KINDS, MethodSpec
+from mtlcore.plugins import KINDS, MethodSpec, Plugins
+from mtlcore.runs import try_step
 
 
 class MethodContract:
@@ -56,7 +54,7 @@ class MethodContract:
         for seed in (0, 1):
             config = self._resolved(*self.overrides, f"seed={seed}")
             try:
-                report = api.try_step(config)
+                report = try_step(config)
             except MtlError as error:
                 raise AssertionError(f"method {self.method}: {error}") from error
             assert report["losses"], "the first step has no loss"

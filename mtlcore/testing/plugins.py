@@ -9,8 +9,7 @@ from collections.abc import Iterator
 from importlib import import_module
 
 from mtlcore.errors import MtlError
-from mtlcore.settings import settings_of
-from mtlcore.specs import KINDS, MethodSpec, Spec, hook_name
+from mtlcore.plugins import KINDS, MethodSpec, Spec, hook_name, settings_of
 
 _HEAVY = ("torch", "numpy")
 

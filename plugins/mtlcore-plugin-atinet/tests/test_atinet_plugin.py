@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from mtlcore.settings import settings_of
+from mtlcore.plugins import settings_of
 from mtlcore_atinet import plugin
 
 BACKBONES = {spec.name: spec for spec in plugin.mtl_backbones()}

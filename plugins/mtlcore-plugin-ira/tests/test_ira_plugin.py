@@ -11,12 +11,10 @@ import pytest
 import torch
 
 import mtlcore
-from mtlcore import checkpoints
-from mtlcore.config import resolve
+from mtlcore.config import Layer, file_layer, resolve, set_layer
 from mtlcore.errors import ConfigError, MtlError
-from mtlcore.layers import Layer, file_layer, set_layer
-from mtlcore.plugins import Plugins
-from mtlcore.settings import settings_of
+from mtlcore.plugins import Plugins, settings_of
+from mtlcore.storage import load_checkpoint
 from mtlcore.testing import MethodContract, assert_plugin_is_light
 from mtlcore_ira import plugin
 from mtlcore_ira.balancer import IRA
@@ -202,7 +200,7 @@ def test_stopped_and_resumed_it_ends_bit_for_bit_the_same(
     monkeypatch.delenv("MTL_TEST_STOP")
     mtlcore.run(config, out=str(tmp_path / "stopped"), resume=True)
     whole, stopped = (
-        checkpoints.load(tmp_path / name / "checkpoints" / "last.safetensors")["learner"]
+        load_checkpoint(tmp_path / name / "checkpoints" / "last.safetensors")["learner"]
         for name in ("whole", "stopped")
     )
     assert whole.keys() == stopped.keys()

@@ -275,7 +275,7 @@ def test_accumulated_batches_move_weights_as_one_large_batch() -> None:
 
 
 class Neighbours:
-    """What `mtlcore.ranks.Ranks` does, between threads."""
+    """What `mtlcore.distributed.Distributed` does, between threads."""
 
     def __init__(self, rank: int, table: list[Any], barrier: threading.Barrier) -> None:
         self._rank, self._table, self._barrier = rank, table, barrier
@@ -290,7 +290,7 @@ class Neighbours:
     def any_of(self, flags: Sequence[bool]) -> list[bool]:
         return [any(column) for column in zip(*self._exchange(list(flags)), strict=True)]
 
-    def sum_(self, tensors: Sequence[Tensor]) -> None:
+    def all_reduce(self, tensors: Sequence[Tensor]) -> None:
         found = self._exchange([tensor.clone() for tensor in tensors])
         for tensor, *parts in zip(tensors, *found, strict=True):
             tensor.copy_(torch.stack(parts).sum(0))
@@ -313,7 +313,7 @@ def test_processes_move_weights_as_one_with_all_samples() -> None:
                 context = BalancerContext(
                     tasks=tuple(mine), present=tuple(mine), step=number, maps=mine, batch=part
                 )
-                context.ranks = Neighbours(rank, table, barrier)  # type: ignore[assignment]
+                context.distributed = Neighbours(rank, table, barrier)  # type: ignore[assignment]
                 # In the third step the first process has no sample.
                 if number != 2 or rank == 1:
                     ranks[rank].transform(reduced(mine, part), context)

@@ -9,13 +9,11 @@ from typing import Any
 import pytest
 
 import mtlcore
-from mtlcore import api
-from mtlcore.config import RunConfig, resolve
+from mtlcore.config import Layer, RunConfig, resolve
 from mtlcore.errors import ConfigError, UsageError
-from mtlcore.layers import Layer
-from mtlcore.parameters import count_method_parameters
-from mtlcore.plugins import Plugins
-from mtlcore.settings import settings_of
+from mtlcore.plugins import Plugins, settings_of
+from mtlcore.runs import count_method_parameters
+from mtlcore.runs import execute as api
 from mtlcore.testing import MethodContract, assert_plugin_is_light
 from mtlcore_mtml import plugin
 

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from mtlcore import checkpoints
+from mtlcore.distributed import Distributed
 from mtlcore.errors import UsageError
-from mtlcore.ranks import Ranks
+from mtlcore.storage import load_checkpoint
 from mtlcore.testing import tiny_learner
 from mtlcore_mtml.bilevel import MTML
 
@@ -23,10 +23,10 @@ WORKER = """
 import sys
 from pathlib import Path
 import attrs, torch
-from mtlcore import checkpoints
+from mtlcore.storage import load_checkpoint, save_checkpoint
 from mtlcore.balancing import GramianBalancer
 from mtlcore.episodes import Episode, LoadedPlan
-from mtlcore.ranks import joined
+from mtlcore.distributed import init_distributed
 from mtlcore.standard.balancers import Uncertainty
 from mtlcore.testing import tiny_batch, tiny_learner
 from mtlcore_mtml.bilevel import MTML
@@ -37,8 +37,8 @@ class Normalised(GramianBalancer):
     def weights(self, gramian, context=None):
         return gramian.diagonal().rsqrt()
 
-def share(batch, ranks):
-    mine = list(range(len(batch))[ranks.rank :: ranks.size])
+def share(batch, distributed):
+    mine = list(range(len(batch))[distributed.rank :: distributed.world_size])
     valid = {n: v[mine] for n, v in batch.valid.items()}
     targets = {n: t[mine] for n, t in batch.targets.items()}
     targets = {n: t.double() if t.is_floating_point() else t for n, t in targets.items()}
@@ -48,10 +48,10 @@ def share(batch, ranks):
         keys=batch.keys[: len(mine)], meta=batch.meta[: len(mine)],
     )
 
-with joined() as ranks:
+with init_distributed() as distributed:
     for restore in (True, False):
         learner = tiny_learner([Uncertainty(form="mtml"), Normalised()]).double()
-        learner.context.ranks = ranks
+        learner.context.distributed = distributed
         learner.model.eval()
         optimizer = MTML(learner, inner_lr=0.05, inner_steps=2, weight_decay=0.1, restore=restore)
         skipped, losses = [], []
@@ -62,14 +62,15 @@ with joined() as ranks:
             if number == 2:
                 batches[0].inputs[1] = float("nan")
             plan = LoadedPlan(
-                tuple(share(b, ranks) for b in batches), tuple(Episode(t, 0, 1) for t in PAIRS)
+                tuple(share(b, distributed) for b in batches),
+                tuple(Episode(t, 0, 1) for t in PAIRS),
             )
             report = optimizer.step(learner, plan)
             skipped.append(report.skipped is not None)
             losses.append([report.losses.get(n, -1.0) for n in learner.tasks])
         state = {"learner": dict(learner.state_dict()), "skipped": skipped, "losses": losses}
-        file = f"{restore}-{ranks.rank}-of-{ranks.size}.safetensors"
-        checkpoints.save(Path(sys.argv[1]) / file, state)
+        file = f"{restore}-{distributed.rank}-of-{distributed.world_size}.safetensors"
+        save_checkpoint(Path(sys.argv[1]) / file, state)
 """
 
 
@@ -92,7 +93,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("restore", [True, False])
 def test_two_processes_are_as_one(trained: Path, restore: bool) -> None:
     alone, first, second = (
-        checkpoints.load(trained / f"{restore}-{rank}-of-{size}.safetensors")
+        load_checkpoint(trained / f"{restore}-{rank}-of-{size}.safetensors")
         for rank, size in ((0, 1), (0, 2), (1, 2))
     )
     assert alone["skipped"] == [False, False, True, False, False]
@@ -108,6 +109,6 @@ def test_two_processes_are_as_one(trained: Path, restore: bool) -> None:
 
 def test_second_order_is_refused() -> None:
     learner = tiny_learner()
-    learner.context.ranks = Ranks(rank=0, size=2)
+    learner.context.distributed = Distributed(rank=0, world_size=2)
     with pytest.raises(UsageError, match="use one process, or first order"):
         MTML(learner, second_order=True)

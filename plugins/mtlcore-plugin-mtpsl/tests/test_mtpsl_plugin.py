@@ -12,19 +12,17 @@ import pytest
 import torch
 
 import mtlcore
-from mtlcore import checkpoints
-from mtlcore.api import execute
-from mtlcore.config import resolve
+from mtlcore.config import Layer, resolve
 from mtlcore.display import SilentDisplay
+from mtlcore.engine import Interrupted
 from mtlcore.errors import ConfigError
-from mtlcore.layers import Layer
-from mtlcore.parameters import count_method_parameters
+from mtlcore.loading import draw_regime
+from mtlcore.loading.regimes import LabelRegime
 from mtlcore.plugins import Plugins
-from mtlcore.regimes import LabelRegime, draw_regime
+from mtlcore.runs import count_method_parameters, execute, load_run
+from mtlcore.storage import load_checkpoint
 from mtlcore.testing import MethodContract, assert_plugin_is_light
 from mtlcore.testing.base import leaves, same
-from mtlcore.trained import load_run
-from mtlcore.training import Interrupted
 from mtlcore_mtpsl import plugin
 
 LOSSES = ("mtpsl", "consistency", "direct-map", "perceptual-map", "contrastive", "discriminator")
@@ -80,7 +78,7 @@ def test_every_loss_is_listed_with_settings_that_say_what_they_mean() -> None:
 
 
 def mtlcore_settings(plugins: Plugins, name: str) -> dict[str, Any]:
-    from mtlcore.inspection import show_data
+    from mtlcore.cli.descriptions import show_data
 
     return {s["name"]: s for s in show_data(plugins, "losses", name)["settings"]}
 
@@ -173,7 +171,7 @@ def records(folder: Path) -> list[dict[str, Any]]:
 
 
 def state(folder: Path) -> dict[str, Any]:
-    return checkpoints.load(folder / "checkpoints" / "last.safetensors")
+    return load_checkpoint(folder / "checkpoints" / "last.safetensors")
 
 
 @pytest.mark.parametrize("name", LOSSES)

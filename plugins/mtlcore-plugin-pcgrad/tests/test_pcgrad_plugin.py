@@ -11,7 +11,7 @@ import torch
 
 import mtlcore
 from mtlcore.errors import ConfigError
-from mtlcore.settings import settings_of
+from mtlcore.plugins import settings_of
 from mtlcore.testing import MethodContract, assert_plugin_is_light
 from mtlcore_pcgrad import plugin
 from mtlcore_pcgrad.balancer import PCGrad

@@ -8,13 +8,7 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from mtlcore.models import Backbone, Features
-from mtlcore.standard.segnet import (
-    FILTERS,
-    STRIDES,
-    SegNetDecoder,
-    SegNetEncoder,
-    scaled,
-)
+from mtlcore.standard.segnet import FILTERS, STRIDES, SegNetDecoder, SegNetEncoder, scaled
 from mtlcore.tasks import Task
 from mtlcore_atinet.attention import Attention
 

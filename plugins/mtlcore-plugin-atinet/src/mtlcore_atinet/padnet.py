@@ -9,13 +9,7 @@ from torch import Tensor, nn
 from torch.nn import Parameter
 
 from mtlcore.models import Backbone, Features
-from mtlcore.standard.segnet import (
-    FILTERS,
-    STRIDES,
-    SegNetDecoder,
-    SegNetEncoder,
-    scaled,
-)
+from mtlcore.standard.segnet import FILTERS, STRIDES, SegNetDecoder, SegNetEncoder, scaled
 from mtlcore.tasks import Task
 from mtlcore_atinet.gates import Gates
 

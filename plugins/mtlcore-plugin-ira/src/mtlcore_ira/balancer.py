@@ -196,11 +196,11 @@ class IRA(LossBalancer):
         stage = self._stage(context)
         self._phase = stage.phase
         tasks = stage.roles.auxiliary
-        anywhere = context.ranks.any_of([task in found for task in tasks])
+        anywhere = context.distributed.any_of([task in found for task in tasks])
         for task in (task for task, there in zip(tasks, anywhere, strict=True) if there):
             weights = self._weights(task, stage.phase)
             sums = found.get(task, weights.nothing())
-            context.ranks.sum_([sums])
+            context.distributed.all_reduce([sums])
             weights.learn(sums, self._rule, stage.fixed)
 
     def restart(self) -> None:

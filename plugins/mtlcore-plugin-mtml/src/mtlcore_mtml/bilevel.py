@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import Parameter
 
-from mtlcore.balancing import scope_of
 from mtlcore.data import Batch
 from mtlcore.episodes import Episode, LoadedPlan
 from mtlcore.errors import UsageError
@@ -126,13 +125,13 @@ class MTML(Optimizer):
                 "optimizer.second_order: the outer gradient cannot go through inner steps that "
                 "restore = false makes final; choose one of the two"
             )
-        if second_order and scope_of(learner.balancing.finisher) == "features":
+        if second_order and learner.balancing.scope == "features":
             raise UsageError(
                 "optimizer.second_order: through the inner step the trunk reaches losses past its "
                 "features, and the balancer compares gradients there alone; use first order or "
                 "another balancer"
             )
-        if second_order and learner.ranks.size > 1:
+        if second_order and learner.distributed.world_size > 1:
             raise UsageError(
                 "optimizer.second_order: the gradient of an inner step that several processes "
                 "made together is not known to any of them; use one process, or first order"
@@ -245,7 +244,7 @@ class MTML(Optimizer):
                     total, at, create_graph=self._second_order, allow_unused=True
                 )
                 sums = [_added(a, b) for a, b in zip(sums, gradients, strict=True)]
-        if learner.ranks.size > 1:
+        if learner.distributed.world_size > 1:
             sums = self._over_ranks(learner, at, sums)
         there = [gradient.detach() for gradient in sums if gradient is not None]
         if there and not all(map(math.isfinite, torch.stack(torch._foreach_norm(there)).tolist())):
@@ -255,12 +254,12 @@ class MTML(Optimizer):
     def _over_ranks(
         self, learner: Learner, at: Sequence[Tensor], gradients: Sequence[Tensor | None]
     ) -> list[Tensor | None]:
-        anywhere = learner.ranks.any_of([gradient is not None for gradient in gradients])
+        anywhere = learner.distributed.any_of([gradient is not None for gradient in gradients])
         sums = [
             (torch.zeros_like(value) if gradient is None else gradient.clone()) if found else None
             for value, gradient, found in zip(at, gradients, anywhere, strict=True)
         ]
-        learner.ranks.sum_([total for total in sums if total is not None])
+        learner.distributed.all_reduce([total for total in sums if total is not None])
         return sums
 
 

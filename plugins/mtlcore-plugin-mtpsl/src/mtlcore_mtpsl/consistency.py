@@ -10,10 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mtlcore.data import Batch
+from mtlcore.loading import as_seen_in
 from mtlcore.losses import CrossTaskLoss
 from mtlcore.models import FeatureInfo, Features
 from mtlcore.tasks import Task
-from mtlcore.transforms import as_seen_in
 from mtlcore_mtpsl import encoding
 from mtlcore_mtpsl.pairs import images
 

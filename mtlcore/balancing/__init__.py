@@ -1,0 +1,35 @@
+"""Balancing: from K losses to one update.
+
+A run's balancing is a chain: any number of `LossBalancer`, then at most one `GramianBalancer` or
+`GradientBalancer`. Behind them stands one object with two phases, `TaskGradients`: *collect* a row
+of gradients per present task, *apply* the balancer's answer and write `.grad`.
+"""
+
+from mtlcore.balancing.chain import Balancing
+from mtlcore.balancing.context import BalancerContext, BalancingResult, Scope, Status
+from mtlcore.balancing.contracts import (
+    Balancer,
+    GradientBalancer,
+    GramianBalancer,
+    LossBalancer,
+    RowBalancer,
+)
+from mtlcore.balancing.gradients import MISSING, TaskGradients, own_leaves
+from mtlcore.balancing.rows import SMALL
+
+__all__ = [
+    "MISSING",
+    "SMALL",
+    "Balancer",
+    "BalancerContext",
+    "Balancing",
+    "BalancingResult",
+    "GradientBalancer",
+    "GramianBalancer",
+    "LossBalancer",
+    "RowBalancer",
+    "Scope",
+    "Status",
+    "TaskGradients",
+    "own_leaves",
+]

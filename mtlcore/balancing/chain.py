@@ -1,0 +1,112 @@
+"""The chain of a run's balancers, and the weights that it reuses between two updates."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+from mtlcore.balancing.context import BalancerContext, BalancingResult, Scope
+from mtlcore.balancing.contracts import (
+    Balancer,
+    GramianBalancer,
+    LossBalancer,
+    RowBalancer,
+)
+from mtlcore.data import Batch
+from mtlcore.errors import UsageError
+from mtlcore.tasks import Task
+
+
+class Balancing(nn.Module):
+    """The chain of a run.
+
+    Args:
+        balancers: any number of loss balancers, then at most one of the other kinds.
+        update_every: ask the last one only every so many steps and reuse its weights between; a
+            task that it was not asked about for long keeps its own.
+
+    Raises:
+        UsageError: the order is another.
+    """
+
+    def __init__(self, balancers: Sequence[Balancer], update_every: int = 1) -> None:
+        super().__init__()
+        for balancer in balancers[:-1]:
+            if not isinstance(balancer, LossBalancer):
+                raise UsageError(
+                    f"balancer.chain: {type(balancer).__name__} works on gradients and must be "
+                    "the last of the chain (and the only one of its sort)"
+                )
+        self.balancers = nn.ModuleList(balancers)
+        # The same once more: a ModuleList takes microseconds to look into, several times a step.
+        self._chain = tuple(balancers)
+        self._of_losses = tuple(b for b in balancers if isinstance(b, LossBalancer))
+        self.update_every = update_every
+        self._last_weights: dict[str, list[float]] = {}
+        if update_every > 1 and not isinstance(self.finisher, GramianBalancer):
+            raise UsageError("balancer.update_every needs a balancer that weighs task gradients")
+
+    @property
+    def finisher(self) -> RowBalancer | None:
+        """The balancer of gradients, if there is one."""
+        last = self._chain[-1] if self._chain else None
+        return last if isinstance(last, RowBalancer) else None
+
+    @property
+    def scope(self) -> Scope:
+        """Which gradients are compared; without a balancer of gradients, none are."""
+        return "shared" if self.finisher is None else self.finisher.scope
+
+    @property
+    def loss_balancers(self) -> Sequence[LossBalancer]:
+        """The balancers of losses, in order."""
+        return self._of_losses
+
+    def prepare(self, tasks: Sequence[Task], data: Iterable[Batch] | None = None) -> None:
+        """Prepare every balancer of the chain."""
+        for balancer in self._chain:
+            balancer.prepare(tasks, data)
+
+    def transform(self, losses: dict[str, Tensor], context: BalancerContext) -> dict[str, Tensor]:
+        """The losses after every loss balancer; a batch without labels has none to balance."""
+        for balancer in self.loss_balancers if losses else ():
+            losses = balancer.transform(losses, context)
+        return losses
+
+    def after_step(self, context: BalancerContext) -> None:
+        """Tell every balancer of a step that was taken."""
+        for balancer in self._chain:
+            balancer.after_step(context)
+
+    def restart(self) -> None:
+        """Let every balancer forget."""
+        self._last_weights = {}
+        for balancer in self._chain:
+            balancer.restart()
+
+    def reused_weights(self, tasks: Sequence[str], step: int) -> Mapping[str, list[float]] | None:
+        """The last weights where this step is between two updates and all tasks have some.
+
+        Args:
+            tasks: of the run, so that all ranks and micro-batches of a step do the same.
+
+        Returns:
+            Per task that of its gradient at the shared parameters, and at its own.
+        """
+        if step % self.update_every == 0 or any(t not in self._last_weights for t in tasks):
+            return None
+        return self._last_weights
+
+    def remember(self, result: BalancingResult) -> None:
+        """Keep the weights of a step that was taken, if there are steps that will reuse them."""
+        if self.update_every > 1:
+            new = {task: [result.weights[task], head] for task, head in result.heads.items()}
+            self._last_weights = {**self._last_weights, **new}
+
+    def get_extra_state(self) -> dict[str, Any]:
+        return {"last_weights": self._last_weights}
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        self._last_weights = dict(state["last_weights"])

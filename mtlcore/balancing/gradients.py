@@ -1,0 +1,436 @@
+"""The gradients of the tasks: collected as rows, balanced, and written to `.grad`.
+
+Nothing but this divides, scales or writes gradients for a balancer. A step collects, from one or
+more batches, what its kind of balancing needs: a sum, rows, or a weighted sum, and applies once.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import chain, combinations
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from torch.nn import Parameter
+
+from mtlcore.balancing.context import BalancerContext, BalancingResult, Scope, Status
+from mtlcore.balancing.rows import Row, SharedRows
+from mtlcore.distributed import SINGLE_PROCESS, Distributed
+from mtlcore.errors import UsageError
+
+# Those of the tasks' gradients at the shared parameters, and at their own.
+Weights = tuple[list[float], list[float]]
+
+
+class Decider(Protocol):
+    """Who makes an update of the rows: a balancer of task gradients."""
+
+    def decide(self, gradients: TaskGradients, context: BalancerContext) -> BalancingResult:
+        """Call `weigh` or `combine`, once."""
+
+
+class TaskGradients:
+    """Collects a row of gradients per task and writes what the balancer makes of them.
+
+    Args:
+        shared: parameters that more than one task's loss may reach.
+        own: per task the parameters that only its loss reaches; where losses are entangled (see
+            `Learner.task_gradients`), those that weigh as heads do.
+        others: parameters that learn from the plain sum of all losses (a balancer's own, those
+            of losses); they weigh 1 under every balancer.
+        scope: which gradients the rows are of.
+        last: those of `shared` that rows are of where the scope is "last_shared".
+        distributed: the processes whose gradients are added up.
+        sums_only: no rows will be collected, so that autograd itself may add to `.grad`; whoever
+            wants fresh gradients then empties it before.
+
+    Raises:
+        UsageError: the scope is "last_shared", and there is no such parameter.
+    """
+
+    def __init__(
+        self,
+        shared: Iterable[Parameter],
+        own: Mapping[str, Iterable[Parameter]],
+        others: Iterable[Parameter] = (),
+        scope: Scope = "shared",
+        last: Iterable[Parameter] = (),
+        distributed: Distributed = SINGLE_PROCESS,
+        sums_only: bool = False,
+    ) -> None:
+        self._distributed = distributed
+        self._sums_only = sums_only
+        self._shared = _learning(shared)
+        self._own = {task: _learning(parameters) for task, parameters in own.items()}
+        self._others = _learning(others)
+        owned = [p for parameters in self._own.values() for p in parameters]
+        self._all = _learning([*self._shared, *owned, *self._others])
+        self._scope = scope
+        measured = {"shared": self._shared, "features": [], "last_shared": _learning(last)}[scope]
+        if scope == "last_shared" and not measured:
+            raise UsageError(MISSING["last_shared"])
+        self._measured: list[Parameter] = measured
+        self._rows = SharedRows(measured, len(self._own))
+        self._own_rows: dict[str, Row] = {}
+        # By the parameter's `id`, which takes a tenth of the time of its hash.
+        self._sums: dict[int, Tensor] = {}
+        # Of the shared parameters, in memory that is nobody else's; empty before it is known.
+        self._direction: Row = ()
+        # What the one pass through the trunk starts from, where rows are not of the trunk itself.
+        self._cut: list[Tensor] = []
+        self._losses: list[tuple[str, Tensor]] = []
+        self._scale = 1.0
+
+    def collect_sum(self, losses: Sequence[Tensor], keep_graph: bool = False) -> None:
+        """Add the gradient of a sum of losses, for every parameter: one backward pass.
+
+        Args:
+            losses: scalars.
+            keep_graph: whether another pass follows.
+        """
+        keep_graph = keep_graph or bool(self._cut or self._losses)
+        total = torch.stack([*losses]).sum()
+        if self._sums_only:
+            total.backward(retain_graph=keep_graph)  # type: ignore[no-untyped-call]
+        else:
+            self._add(self._all, _gradients(total, self._all, keep_graph))
+
+    def collect_rows(
+        self, losses: Mapping[str, Tensor], keep_graph: bool = False, cut: Sequence[Tensor] = ()
+    ) -> None:
+        """Add a row per task: one backward pass each, through its own head only.
+
+        Args:
+            losses: per present task.
+            keep_graph: whether another pass follows.
+            cut: the features that rows are of where the scope is "features".
+
+        Raises:
+            UsageError: the scope is "features", and there is no cut.
+        """
+        measured: Sequence[Tensor] = self._measured
+        if self._scope == "features":
+            measured = [x for x in cut if x.requires_grad]
+            if not cut:
+                raise UsageError(MISSING["features"])
+            self._cut += measured
+            self._rows.extend(measured)
+        elif self._scope == "last_shared":
+            self._losses += losses.items()
+        keep_graph = keep_graph or self._scope != "shared"
+        for number, (task, loss) in enumerate(losses.items()):
+            self._collect_row(task, loss, measured, keep_graph or number < len(losses) - 1)
+
+    def collect_weighted(
+        self,
+        losses: Mapping[str, Tensor],
+        weights: Mapping[str, Sequence[float]],
+        keep_graph: bool = False,
+    ) -> None:
+        """Add the gradients of losses whose weights are known: no rows, one pass through the trunk.
+
+        Another goes as far as what belongs to single tasks, as weights differ between the two.
+
+        Args:
+            losses: per present task.
+            weights: per task that of its gradient at the shared parameters, and at its own.
+            keep_graph: whether another pass follows.
+        """
+        if not losses:
+            return
+        outputs = list(losses.values())
+        # Each once: of entangled losses, several tasks have the same.
+        own = _learning(p for task in losses for p in self._own[task])
+        shared, heads = (
+            [torch.full_like(loss, weights[task][place]) for task, loss in losses.items()]
+            for place in (0, 1)
+        )
+        self._add(self._others, _gradients(outputs, self._others, True))
+        self._add(own, _gradients(outputs, own, True, heads))
+        self._add(self._shared, _gradients(outputs, self._shared, keep_graph, shared))
+
+    def unscale(self, scale: float) -> None:
+        """Divide everything collected by the factor that the losses were multiplied by."""
+        # What still has to go through the trunk stays large, as half precision needs it.
+        self._scale = scale if self._scope != "shared" else 1.0
+        if self._scope != "features":
+            self._rows.scale(1 / scale)
+        rows = [gradient for row in self._own_rows.values() for gradient in row]
+        written = [p.grad for p in self._all] if self._sums_only else []
+        collected = [g for g in [*rows, *self._sums.values(), *written] if g is not None]
+        # Autograd may have handed out one tensor twice; it must be divided once.
+        distinct = list({gradient.data_ptr(): gradient for gradient in collected}.values())
+        if distinct:
+            torch._foreach_mul_(distinct, 1 / scale)
+
+    def gramian(self) -> tuple[tuple[str, ...], Tensor]:
+        """The tasks that have a row, and their (K, K) float64 Gramian on the CPU.
+
+        What a task does not reach counts as zero for it.
+        """
+        gramian = self._rows.gramian()
+        if self._scope == "features":
+            # Each rank has the features of its own samples: other coordinates, not other rows.
+            self._distributed.all_reduce([gramian])
+            gramian = gramian / self._scale**2
+        return self._rows.tasks, gramian
+
+    def apply(
+        self, finisher: Decider | None, context: BalancerContext, accumulate: bool = False
+    ) -> BalancingResult:
+        """Write `.grad` of every parameter; None where no loss reached it. Clears the rows.
+
+        Args:
+            finisher: the balancer that is asked; None where there are no rows.
+            context: of the step.
+            accumulate: whether the gradient is added to what `.grad` holds, in place.
+
+        Nothing is written where the Gramian or the answer is not finite.
+        """
+        if finisher is not None and self._distributed.world_size > 1:
+            self._share_rows(context.tasks)
+        if finisher is None or not self._rows.tasks:
+            result = BalancingResult()
+        else:
+            result = finisher.decide(self, context)
+        if result.status != "not finite":
+            if self._distributed.world_size > 1:
+                self._share_sums()
+            if not self._sums_only:
+                self._write(accumulate)
+        self.clear()
+        return result
+
+    def weigh(
+        self, weights: Callable[[Tensor], Tensor], status: Callable[[], Status]
+    ) -> BalancingResult:
+        """Make the step's gradient the weighted sum of the rows.
+
+        Args:
+            weights: the (K, K) Gramian -> (K,) or (2, K) weights, as of `GramianBalancer`.
+            status: how that ended; asked afterwards.
+
+        Returns:
+            Weights and cosines; the status "not finite" where the Gramian or a weight is not.
+        """
+        tasks = self._rows.tasks
+        _, gramian = self.gramian()
+        entries: list[list[float]] = gramian.tolist()
+        if not all(map(math.isfinite, chain(*entries))):
+            return BalancingResult(status="not finite")
+        shared, heads = _both(weights(gramian))
+        if not all(map(math.isfinite, chain(shared, heads))):
+            return BalancingResult(status="not finite")
+        if self._scope == "shared":
+            self._direction = self._rows.direction(shared)
+        else:
+            self._add(self._shared, self._through_trunk(shared))
+        for task, weight in zip(tasks, heads, strict=True):
+            self._add(self._own[task], _scaled(self._own_rows[task], weight))
+        return BalancingResult(
+            weights=dict(zip(tasks, shared, strict=True)),
+            heads=dict(zip(tasks, heads, strict=True)),
+            cosines=_cosines(tasks, entries),
+            status=status(),
+        )
+
+    def combine(self, combine: Callable[[Tensor], Tensor], elementwise: bool) -> None:
+        """Make the step's gradient what a function makes of the rows.
+
+        Args:
+            combine: (K, P) rows -> (P,) direction, as of `GradientBalancer`.
+            elementwise: whether it may be called for each parameter by itself.
+        """
+        self._direction = self._rows.combined(combine, elementwise)
+        for task, row in self._own_rows.items():
+            self._add(self._own[task], row)
+
+    def clear(self) -> None:
+        """Forget what was collected."""
+        self._rows.clear()
+        self._own_rows, self._sums, self._direction = {}, {}, ()
+        self._cut, self._losses, self._scale = [], [], 1.0
+
+    def _share_rows(self, tasks: Sequence[str]) -> None:
+        """Add up the rows of all ranks; a task that only others have gets a row too."""
+        present = {
+            task for found in self._distributed.all_gather(self._rows.tasks) for task in found
+        }
+        if not present:
+            return
+        self._rows.arrange([task for task in tasks if task in present])
+        for task in self._rows.tasks:
+            self._own_rows.setdefault(task, [None] * len(self._own[task]))
+        # Those of features stay apart, as `gramian` says.
+        if self._scope != "features":
+            self._rows.sum_over(self._distributed)
+
+    def _share_sums(self) -> None:
+        """Add up what every rank has collected beside the rows."""
+        held = [p.grad if self._sums_only else self._sums.get(id(p)) for p in self._all]
+        anywhere = self._distributed.any_of([gradient is not None for gradient in held])
+        mine = []
+        for parameter, gradient, found in zip(self._all, held, anywhere, strict=True):
+            if not found:
+                continue
+            # In memory of its own, as it is written over.
+            own = torch.zeros_like(parameter) if gradient is None else gradient.clone()
+            mine.append(own)
+            if self._sums_only:
+                parameter.grad = own
+            else:
+                self._sums[id(parameter)] = own
+        self._distributed.all_reduce(mine)
+
+    def _collect_row(
+        self, task: str, loss: Tensor, measured: Sequence[Tensor], retain: bool
+    ) -> None:
+        # On its own, so that what autograd returned is gone before the next pass.
+        own = self._own[task]
+        found = _gradients(loss, [*measured, *own, *self._others], retain)
+        row, rest = found[: len(measured)], found[len(measured) :]
+        self._rows.add(task, row, rest)
+        mine = rest[: len(own)]
+        before = self._own_rows.get(task)
+        self._own_rows[task] = mine if before is None else _added(before, mine)
+        self._add(self._others, rest[len(own) :])
+
+    def _through_trunk(self, weights: Sequence[float]) -> Row:
+        """The weighted sum of the tasks' gradients at the shared parameters, in one pass."""
+        starts: list[tuple[Tensor, Tensor]]
+        if self._scope == "features":
+            found = zip(self._cut, self._rows.direction(weights), strict=True)
+            starts = [(x, slope) for x, slope in found if slope is not None]
+        else:
+            of = dict(zip(self._rows.tasks, weights, strict=True))
+            starts = [(loss, torch.full_like(loss, of[task])) for task, loss in self._losses]
+        outputs, slopes = [x for x, _ in starts], [slope for _, slope in starts]
+        if not outputs:
+            return [None] * len(self._shared)
+        row = _gradients(outputs, self._shared, False, slopes)
+        return _scaled(row, 1 / self._scale)
+
+    def _write(self, accumulate: bool) -> None:
+        found: dict[int, Tensor | None] = {}
+        if self._direction:
+            found.update(zip(map(id, self._shared), self._direction, strict=True))
+        taken: set[int] = set()
+        for key, gradient in self._sums.items():
+            seen = found.get(key)
+            if seen is not None:
+                gradient = seen.add_(gradient)
+            # Autograd may hand out one tensor twice, or an expanded one; `.grad` is edited in
+            # place later (clipping), so each parameter needs memory of its own.
+            elif gradient.data_ptr() in taken or not gradient.is_contiguous():
+                gradient = gradient.clone(memory_format=torch.contiguous_format)
+            taken.add(gradient.data_ptr())
+            found[key] = gradient
+        there, more = [], []
+        for parameter in self._all:
+            given = found.get(id(parameter))
+            if not accumulate or parameter.grad is None:
+                parameter.grad = given
+            elif given is not None:
+                there.append(parameter.grad)
+                more.append(given)
+        if there:
+            with torch.no_grad():
+                torch._foreach_add_(there, more)
+
+    def _add(self, parameters: Sequence[Parameter], gradients: Row) -> None:
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            if gradient is not None:
+                seen = self._sums.get(id(parameter))
+                self._sums[id(parameter)] = gradient if seen is None else seen + gradient
+
+
+MISSING = {
+    "features": "balancer: the scope 'features' needs a backbone that says where its trunk ends "
+    "(`Features.cut`); this one has no such place",
+    "last_shared": "balancer: the scope 'last_shared' needs a backbone that names its last shared "
+    "parameters (`last_shared_parameters`), not frozen; this one has none",
+}
+
+
+def _learning(parameters: Iterable[Parameter]) -> list[Parameter]:
+    """Those that are not frozen, each once."""
+    return list({id(p): p for p in parameters if p.requires_grad}.values())
+
+
+def _leaves(loss: Tensor) -> list[Parameter]:
+    """The leaves that a loss reaches, each once, in the order of a walk through its graph."""
+    found = []
+    waiting: list[Any] = [] if loss.grad_fn is None else [loss.grad_fn]
+    seen = {None, *waiting}
+    for node in waiting:
+        following = node.next_functions
+        if not following and hasattr(node, "variable"):
+            found.append(node.variable)
+        for other, _ in following:
+            if other not in seen:
+                seen.add(other)
+                waiting.append(other)
+    return found
+
+
+def own_leaves(
+    losses: Mapping[str, Tensor], shared: Sequence[Parameter]
+) -> dict[str, list[Parameter]]:
+    """Per task the parameters beside `shared` that its loss reaches, found through the graph.
+
+    Raises:
+        UsageError: two losses reach one of them.
+    """
+    common = set(map(id, shared))
+    own = {task: [p for p in _leaves(x) if id(p) not in common] for task, x in losses.items()}
+    seen: dict[int, str] = {}
+    for task, parameters in own.items():
+        for parameter in parameters:
+            first = seen.setdefault(id(parameter), task)
+            if first != task:
+                raise UsageError(
+                    f"the losses of {first} and {task} both reach a parameter of shape "
+                    f"{tuple(parameter.shape)} that is not among `shared`; its gradient would not "
+                    "be balanced: name every parameter that several tasks use"
+                )
+    return own
+
+
+def _gradients(
+    outputs: Tensor | Sequence[Tensor],
+    inputs: Sequence[Tensor],
+    retain: bool,
+    slopes: Sequence[Tensor] | None = None,
+) -> Row:
+    if not inputs:
+        return []
+    return torch.autograd.grad(outputs, inputs, slopes, retain, allow_unused=True)
+
+
+def _added(first: Row, second: Row) -> Row:
+    return [
+        b if a is None else a if b is None else a + b for a, b in zip(first, second, strict=True)
+    ]
+
+
+def _scaled(row: Row, weight: float) -> Row:
+    if weight == 1:
+        return row
+    return [None if gradient is None else gradient * weight for gradient in row]
+
+
+def _both(weights: Tensor) -> Weights:
+    """A balancer's answer, where heads weigh 1 unless it says otherwise."""
+    values = weights.tolist()
+    return (values, [1.0] * len(values)) if weights.dim() == 1 else (values[0], values[1])
+
+
+def _cosines(tasks: Sequence[str], gramian: list[list[float]]) -> dict[tuple[str, str], float]:
+    norms = [math.sqrt(row[number]) for number, row in enumerate(gramian)]
+    return {
+        (tasks[i], tasks[j]): gramian[i][j] / norms[i] / norms[j]
+        for i, j in combinations(range(len(tasks)), 2)
+        if norms[i] > 0 and norms[j] > 0
+    }

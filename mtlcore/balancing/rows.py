@@ -1,0 +1,338 @@
+"""Rows of gradients, one per task, stored and combined at the price of reading them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from itertools import accumulate, combinations_with_replacement
+from typing import final
+
+import torch
+from torch import Tensor
+from torch._utils import _unflatten_dense_tensors
+
+from mtlcore.distributed import Distributed
+
+Row = Sequence[Tensor | None]
+
+# Copying a small gradient is cheaper than another call per parameter; a large one is read from
+# memory, where each copy counts.
+SMALL = 2**16
+"""Number of elements up to which a parameter counts as small."""
+
+# On a CPU, pieces of this many elements stay in the cache while all pairs of rows are multiplied;
+# elsewhere each call costs more than reading twice.
+_PIECE = {"cpu": 2**17}
+_ANYWHERE = 2**24
+
+_WIDER = {torch.float16: torch.float32, torch.bfloat16: torch.float32}
+
+
+@final
+class SharedRows:
+    """A row of gradients per task over the same parameters.
+
+    Small parameters of one dtype and device share a buffer (K, P) that outlives the step. Of large
+    ones the tensors that autograd returned are kept, and copied only where they are not alone in
+    their memory. So K rows take K times the memory of the parameters, and the direction takes that
+    of the small ones besides: for large ones it is written over the first row.
+
+    Args:
+        parameters: what the rows are gradients of; leaves or not.
+        capacity: the largest number of tasks.
+    """
+
+    def __init__(self, parameters: Sequence[Tensor], capacity: int) -> None:
+        self._parameters = list(parameters)
+        self._lasting = len(self._parameters)
+        self._capacity = capacity
+        self._buffers: list[_Buffer] | None = None
+        self._large = [n for n, p in enumerate(self._parameters) if p.numel() > SMALL]
+        self._numbers: dict[str, int] = {}
+        self._columns: dict[int, dict[int, Tensor]] = {}
+        self._reached: set[int] = set()
+        self._held: set[int] = set()
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """The tasks that have a row, in the order in which they came."""
+        return tuple(self._numbers)
+
+    def extend(self, tensors: Sequence[Tensor]) -> None:
+        """Rows go on over these, which count as large whatever their size, until `clear`."""
+        first = len(self._parameters)
+        self._parameters += tensors
+        self._large += range(first, first + len(tensors))
+
+    def add(self, task: str, row: Row, others: Row = ()) -> None:
+        """Add to the task's row, in place where it has one.
+
+        Args:
+            row: a gradient per parameter, None where the task does not reach it; a shorter row
+                belongs to the last parameters.
+            others: gradients of the same pass that stay with the caller.
+        """
+        if len(row) < len(self._parameters):
+            row = [*[None] * (len(self._parameters) - len(row)), *row]
+        fresh = task not in self._numbers
+        number = self._numbers.setdefault(task, len(self._numbers))
+        for buffer in self._small():
+            buffer.write(number, row, fresh)
+        if self._large:
+            self._held.update(g.data_ptr() for g in others if g is not None)
+        for place in self._large:
+            gradient = row[place]
+            if gradient is not None:
+                self._keep(self._columns.setdefault(place, {}), number, gradient)
+        if len(self._reached) < len(row):
+            self._reached.update(n for n, g in enumerate(row) if g is not None)
+
+    def arrange(self, tasks: Sequence[str]) -> None:
+        """Let the rows be those of these tasks, in this order; zero for one that has none yet.
+
+        Args:
+            tasks: all that have a row, and maybe more.
+        """
+        if tuple(tasks) == self.tasks:
+            return
+        before = self._numbers
+        self._numbers = {task: number for number, task in enumerate(tasks)}
+        for buffer in self._small():
+            buffer.arrange([before.get(task) for task in tasks])
+        moved = {number: self._numbers[task] for task, number in before.items()}
+        for place, column in self._columns.items():
+            self._columns[place] = {moved[number]: row for number, row in column.items()}
+
+    def sum_over(self, distributed: Distributed) -> None:
+        """Add up the rows of all ranks, which are of the same parameters and tasks."""
+        count = len(self._numbers)
+        places = range(len(self._parameters))
+        cells = [(place, number) for place in self._large for number in range(count)]
+        here = [place in self._reached for place in places]
+        here += [number in self._columns.get(place, {}) for place, number in cells]
+        anywhere = distributed.any_of(here)
+        self._reached = {place for place in places if anywhere[place]}
+        summed = [buffer.rows(count) for buffer in self._small()]
+        for (place, number), found in zip(cells, anywhere[len(places) :], strict=True):
+            if found:
+                column = self._columns.setdefault(place, {})
+                if number not in column:
+                    column[number] = torch.zeros_like(self._parameters[place], requires_grad=False)
+                summed.append(column[number])
+        distributed.all_reduce(summed)
+
+    def scale(self, factor: float) -> None:
+        """Multiply every row."""
+        for buffer in self._small():
+            buffer.rows(len(self._numbers)).mul_(factor)
+        kept = [gradient for column in self._columns.values() for gradient in column.values()]
+        if kept:
+            torch._foreach_mul_(kept, factor)
+
+    def gramian(self) -> Tensor:
+        """(K, K) float64 inner products on the CPU; one transfer from each device.
+
+        Products of half-precision rows are summed in float32. On GPUs small parameters' follow
+        `torch.set_float32_matmul_precision`.
+        """
+        count = len(self._numbers)
+        totals: dict[torch.device, Tensor] = {}
+        parts = [buffer.gramian(count) for buffer in self._small()]
+        parts += [_products(self._rows_at(place)) for place in self._columns]
+        for part in parts:
+            seen = totals.get(part.device)
+            totals[part.device] = part if seen is None else seen + part
+        if not totals:
+            return torch.zeros(count, count, dtype=torch.float64)
+        first, *rest = [total.cpu() for total in totals.values()]
+        return sum(rest, start=first)
+
+    def direction(self, weights: Sequence[float]) -> list[Tensor | None]:
+        """The sum of all rows, each times its weight; None where no task reached. Uses them up.
+
+        Args:
+            weights: per task of `tasks`.
+        """
+        result: list[Tensor | None] = [None] * len(self._parameters)
+        for buffer in self._small():
+            parts = buffer.views_of(buffer.direction(weights))
+            for place, part in zip(buffer.spans, parts, strict=True):
+                result[place] = part if place in self._reached else None
+        for place in list(self._columns):
+            rows = self._rows_at(place)
+            pairs = [(w, row) for w, row in zip(weights, rows, strict=True) if row is not None]
+            result[place] = _weighted(pairs)
+            del self._columns[place]
+        return result
+
+    def combined(
+        self, combine: Callable[[Tensor], Tensor], elementwise: bool
+    ) -> list[Tensor | None]:
+        """What a function from (K, P) to (P,) makes of the rows; None where no task reached.
+
+        Args:
+            combine: asked for each parameter where `elementwise`, otherwise for all at once.
+        """
+        places = sorted(self._reached)
+        if elementwise:
+            parts = [combine(self._matrix(place)) for place in places]
+        else:
+            sizes = [self._parameters[place].numel() for place in places]
+            parts = list(combine(self._whole(places)).split_with_sizes(sizes))
+        result: list[Tensor | None] = [None] * len(self._parameters)
+        ours = {buffer.memory for buffer in self._small()}
+        for place, part in zip(places, parts, strict=True):
+            parameter = self._parameters[place]
+            # An answer may be one of the rows.
+            part = part.clone() if part.untyped_storage().data_ptr() in ours else part
+            result[place] = part.to(parameter.dtype).view(parameter.shape)
+        return result
+
+    def clear(self) -> None:
+        """Forget all rows and what `extend` added."""
+        self._numbers, self._columns, self._reached, self._held = {}, {}, set(), set()
+        del self._parameters[self._lasting :]
+        self._large = [place for place in self._large if place < self._lasting]
+
+    def _small(self) -> list[_Buffer]:
+        # Made with the first row, when parameters are where they will stay.
+        if self._buffers is None:
+            large, groups = set(self._large), dict[tuple[torch.dtype, torch.device], list[int]]()
+            for place, p in enumerate(self._parameters):
+                if place not in large:
+                    groups.setdefault((p.dtype, p.device), []).append(place)
+            self._buffers = [
+                _Buffer(places, self._parameters, self._capacity) for places in groups.values()
+            ]
+        return self._buffers
+
+    def _keep(self, column: dict[int, Tensor], number: int, gradient: Tensor) -> None:
+        if number in column:
+            column[number].add_(gradient)
+            return
+        # Autograd may hand out one tensor twice, an expanded one, or a part of another; rows are
+        # edited in place.
+        alone = gradient.untyped_storage().nbytes() == gradient.nbytes
+        if not (alone and gradient.is_contiguous()) or gradient.data_ptr() in self._held:
+            gradient = gradient.clone(memory_format=torch.contiguous_format)
+        self._held.add(gradient.data_ptr())
+        column[number] = gradient
+
+    def _rows_at(self, place: int) -> list[Tensor | None]:
+        return [self._columns[place].get(number) for number in range(len(self._numbers))]
+
+    def _matrix(self, place: int) -> Tensor:
+        """(K, P) of one parameter."""
+        if place in self._columns:
+            empty = torch.zeros_like(self._parameters[place])
+            rows = [empty if row is None else row for row in self._rows_at(place)]
+            return torch.stack([row.flatten() for row in rows])
+        buffer = next(b for b in self._small() if place in b.spans)
+        return buffer.rows(len(self._numbers))[:, buffer.spans[place]]
+
+    def _whole(self, places: Sequence[int]) -> Tensor:
+        buffers = self._small()
+        if len(buffers) == 1 and len(places) == len(buffers[0].spans) and not self._columns:
+            return buffers[0].rows(len(self._numbers))
+        return torch.cat([self._matrix(place) for place in places], dim=1)
+
+
+class _Buffer:
+    """The rows of small parameters of one dtype and device.
+
+    Args:
+        places: where among the parameters they stand.
+        parameters: all of them.
+        capacity: the largest number of rows.
+    """
+
+    def __init__(self, places: Sequence[int], parameters: Sequence[Tensor], capacity: int) -> None:
+        mine = [parameters[place] for place in places]
+        sizes = [p.numel() for p in mine]
+        ends = list(accumulate(sizes))
+        spans = (slice(end - size, end) for end, size in zip(ends, sizes, strict=True))
+        self.spans = dict(zip(places, spans, strict=True))
+        self._parameters = mine
+        self._values = mine[0].new_empty(capacity, ends[-1], requires_grad=False)
+        self._views: dict[int, list[Tensor]] = {}
+
+    @property
+    def memory(self) -> int:
+        """Where its values lie."""
+        return self._values.untyped_storage().data_ptr()
+
+    def rows(self, count: int) -> Tensor:
+        """The first rows, (count, P)."""
+        return self._values[:count]
+
+    def arrange(self, numbers: Sequence[int | None]) -> None:
+        """Let row `i` be what row `numbers[i]` was; zero for None."""
+        before = self._values.clone()
+        self._values.zero_()
+        for number, old in enumerate(numbers):
+            if old is not None:
+                self._values[number].copy_(before[old])
+
+    def write(self, number: int, row: Row, fresh: bool) -> None:
+        """Copy gradients into a row, or add them to it; zero where a new row has none."""
+        if number not in self._views:
+            self._views[number] = self.views_of(self._values[number])
+        views, found = self._views[number], [row[place] for place in self.spans]
+        given = [gradient for gradient in found if gradient is not None]
+        if len(given) < len(found):
+            if fresh:
+                self._values[number].zero_()
+            views = [v for v, g in zip(views, found, strict=True) if g is not None]
+        if given:
+            write = torch._foreach_copy_ if fresh else torch._foreach_add_
+            write(views, given)
+
+    def gramian(self, count: int) -> Tensor:
+        """(count, count) float64."""
+        rows = self._wide(count)
+        return (rows @ rows.T).double()
+
+    def direction(self, weights: Sequence[float]) -> Tensor:
+        """(P,), in memory of its own."""
+        rows = self._wide(len(weights))
+        return (rows.new_tensor(weights) @ rows).to(self._values.dtype)
+
+    def views_of(self, flat: Tensor) -> list[Tensor]:
+        """(P,) seen as the parameters, in the order of `spans`."""
+        return list(_unflatten_dense_tensors(flat, self._parameters))  # type: ignore[no-untyped-call]
+
+    def _wide(self, count: int) -> Tensor:
+        return self.rows(count).to(_WIDER.get(self._values.dtype, self._values.dtype))
+
+
+def _products(rows: Row) -> Tensor:
+    """(K, K) float64 inner products of the rows of one parameter, reading each row once."""
+    numbers = [number for number, row in enumerate(rows) if row is not None]
+    present = [row for row in rows if row is not None]
+    pairs = list(combinations_with_replacement(range(len(present)), 2))
+    sums: list[Tensor] = []
+    for pieces in _pieces(present):
+        wide = [piece.to(_WIDER.get(piece.dtype, piece.dtype)) for piece in pieces]
+        sums += [torch.dot(wide[i], wide[j]) for i, j in pairs]
+    found = torch.stack(sums).double().view(-1, len(pairs)).sum(0).unbind()
+    products = {(numbers[i], numbers[j]): value for (i, j), value in zip(pairs, found, strict=True)}
+    nothing = torch.zeros_like(found[0])
+    ranks = range(len(rows))
+    entries = [products.get((min(i, j), max(i, j)), nothing) for i in ranks for j in ranks]
+    return torch.stack(entries).view(len(rows), len(rows))
+
+
+def _weighted(pairs: Sequence[tuple[float, Tensor]]) -> Tensor:
+    """The weighted sum of the rows of one parameter, written over the first."""
+    (first, result), *rest = pairs
+    for target, *pieces in _pieces([result, *(row for _, row in rest)]):
+        if first != 1:
+            target.mul_(first)
+        for (weight, _), piece in zip(rest, pieces, strict=True):
+            target.add_(piece, alpha=weight)
+    return result
+
+
+def _pieces(rows: Sequence[Tensor]) -> Iterator[tuple[Tensor, ...]]:
+    """Stretches of all rows that one pass through the cache can take."""
+    size = _PIECE.get(rows[0].device.type, _ANYWHERE)
+    return zip(*(torch.split(row.view(-1), size) for row in rows), strict=True)

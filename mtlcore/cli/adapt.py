@@ -1,0 +1,147 @@
+"""The command that lets new tasks join a trained run: ``mtl adapt``."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import click
+
+from mtlcore.cli.components import plugins_of
+from mtlcore.cli.descriptions import table
+from mtlcore.system import is_main_process, stop_at_once
+
+_HEADINGS = ("task", "metric", "before", "final", "target", "epoch", "seconds")
+_SCRATCH = ("scratch: final", "epoch", "seconds")
+
+
+@click.command()
+@click.argument("run")
+@click.argument("more", nargs=-1, metavar="[TASK]...")
+@click.option(
+    "--tasks",
+    multiple=True,
+    required=True,
+    metavar="NEW...",
+    help="The tasks that join: a,b, or several words, or repeated.",
+)
+@click.option(
+    "--train",
+    type=click.Choice(["all", "new", "heads"]),
+    default="all",
+    show_default=True,
+    help="Which tasks learn: all, the new ones through all of the network, or the new "
+    "ones through their own parts, with everything else frozen.",
+)
+@click.option(
+    "--data-fraction",
+    type=float,
+    metavar="SHARE",
+    help="Share of the training samples to use, such as 0.1; same as --set "
+    "data.train_fraction=SHARE.",
+)
+@click.option(
+    "--set",
+    "assignments",
+    multiple=True,
+    metavar="PATH=VALUE",
+    help="Override one value of the run's configuration.",
+)
+@click.option(
+    "--target",
+    "targets",
+    multiple=True,
+    metavar="TASK.METRIC=VALUE",
+    help="A figure to reach; default: the final one from scratch, with --from-scratch.",
+)
+@click.option(
+    "--checkpoint",
+    type=click.Choice(["best", "last"]),
+    default="best",
+    show_default=True,
+    help="Start from the best epoch's weights, or the last ones.",
+)
+@click.option(
+    "--from-scratch",
+    "scratch",
+    is_flag=True,
+    help="Train the same with fresh weights too, into OUT/scratch, and compare.",
+)
+@click.option("--out", required=True, help="Directory or URL of the new run.")
+@click.option("--resume", is_flag=True, help="Go on with the run in --out.")
+@click.option("--json", "as_json", is_flag=True, help="Print the report as JSON at the end.")
+@click.pass_context
+def adapt(
+    ctx: click.Context,
+    run: str,
+    more: tuple[str, ...],
+    tasks: tuple[str, ...],
+    train: Any,
+    data_fraction: float | None,
+    assignments: tuple[str, ...],
+    targets: tuple[str, ...],
+    checkpoint: Any,
+    scratch: bool,
+    out: str,
+    resume: bool,
+    as_json: bool,
+) -> None:
+    """Let new tasks join a trained RUN, which stays as it is."""
+    with stop_at_once():
+        from mtlcore.config import set_layer
+        from mtlcore.display import SilentDisplay, make_display
+        from mtlcore.runs import ADAPTATION, adapt_run, adapted_config
+
+        found = plugins_of(ctx)
+    new = [name.strip() for word in (*tasks, *more) for name in word.split(",") if name.strip()]
+    config = adapted_config(
+        found,
+        run,
+        new,
+        train=train,
+        checkpoint=checkpoint,
+        fraction=data_fraction,
+        changes=set_layer(assignments),
+    )
+    speaks = is_main_process()
+    for note in config.notes if speaks else ():
+        click.echo(f"note: {note}", err=True)
+    display = make_display() if speaks and not as_json else SilentDisplay()
+    report = adapt_run(found, config, out, display, scratch=scratch, targets=targets, resume=resume)
+    if not speaks:
+        return
+    if as_json:
+        click.echo(json.dumps(report, indent=2))
+        return
+    for line in table(_rows(report)):
+        click.echo(line)
+    click.echo(f"pictures and curves: {out}/report; these figures: {out}/{ADAPTATION}")
+
+
+def _rows(report: dict[str, Any]) -> list[list[str]]:
+    compared = report["seconds"]["scratch"] is not None
+    rows = [[*_HEADINGS, *(_SCRATCH if compared else ())]]
+    for row in report["rows"]:
+        adapted, scratch = row["adapted"], row["scratch"]
+        name = row["task"] + (" (new)" if row["new"] else "")
+        wanted = row["target"] is not None
+        cells = [name, row["metric"], _figure(row["before"]), _figure(adapted["final"])]
+        cells += [_figure(row["target"]), *_when(adapted, wanted)]
+        if compared:
+            cells += [_figure(scratch["final"]), *_when(scratch, wanted)] if scratch else ["-"] * 3
+        rows.append(cells)
+    return rows
+
+
+def _figure(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4g}"
+
+
+def _when(told: dict[str, Any], wanted: bool) -> list[str]:
+    """The epoch and the seconds at which the target was reached."""
+    if told["epoch"] is None:
+        return ["not reached", "-"] if wanted else ["-", "-"]
+    return [str(told["epoch"]), f"{told['seconds']:.1f}"]
+
+
+COMMANDS = [adapt]

@@ -1,0 +1,144 @@
+"""The commands that look at what is installed: ``mtl plugins``, ``mtl list`` and ``mtl show``."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from collections.abc import Sequence
+from typing import Any, final
+
+import click
+
+from mtlcore.cli.descriptions import flat, list_data, plugins_data, show_data, table
+from mtlcore.plugins import KINDS, Plugins, singular
+
+
+@final
+class KindChoice(click.Choice[str]):
+    """A kind of component, in the plural or the singular."""
+
+    def __init__(self) -> None:
+        super().__init__(list(KINDS))
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Return the kind's plural."""
+        plurals = {singular(kind): kind for kind in KINDS}
+        return super().convert(plurals.get(value, value), param, ctx)
+
+
+def plugins_of(ctx: click.Context) -> Plugins:
+    """Return the plugins a command works with, scanning when the first one asks.
+
+    ``ctx.obj`` is the ``Plugins`` itself, None, or the group's options: ``block`` (ids) and
+    ``strict`` (raise if any plugin failed).
+    """
+    if isinstance(ctx.obj, Plugins):
+        return ctx.obj
+    options = ctx.obj or {}
+    plugins = Plugins.from_environment(options.get("block", ()))
+    if options.get("strict"):
+        plugins.strict()
+    ctx.obj = plugins
+    return plugins
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option("--strict-plugins", is_flag=True, help="Exit 1 if any plugin failed.")
+@click.pass_context
+def plugins(ctx: click.Context, as_json: bool, strict_plugins: bool) -> None:
+    """Show every plugin found, working or not, and why not."""
+    found = plugins_of(ctx)
+    data = plugins_data(found)
+    if as_json:
+        _print_json(data)
+    else:
+        _print_plugins(data)
+    if strict_plugins:
+        found.strict()
+
+
+@click.command("list")
+@click.argument("kind", type=KindChoice(), required=False)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.pass_context
+def list_(ctx: click.Context, kind: str | None, as_json: bool) -> None:
+    """List the components of a kind, or of all kinds."""
+    data = list_data(plugins_of(ctx), kind)
+    if as_json:
+        _print_json(data)
+        return
+    columns = ["name", "plugin", "summary"] if kind else ["kind", "name", "plugin", "summary"]
+    _print_table([columns, *([row[column] for column in columns] for row in data)])
+
+
+@click.command()
+@click.argument("kind", type=KindChoice())
+@click.argument("name")
+@click.option("--set", "overrides", multiple=True, metavar="PATH=VALUE", help="For methods.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.pass_context
+def show(
+    ctx: click.Context, kind: str, name: str, overrides: tuple[str, ...], as_json: bool
+) -> None:
+    """Show one component: where it comes from, its paper and its settings."""
+    data = show_data(plugins_of(ctx), kind, name, overrides)
+    if as_json:
+        _print_json(data)
+    else:
+        _print_component(data)
+
+
+COMMANDS = [plugins, list_, show]
+
+
+def _print_json(data: Any) -> None:
+    # Presets come from TOML, which knows dates; JSON does not.
+    click.echo(json.dumps(data, indent=2, default=str))
+
+
+def _print_table(rows: Sequence[Sequence[str]]) -> None:
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    for line in table(rows, width):
+        click.echo(line)
+
+
+def _print_plugins(data: list[dict[str, Any]]) -> None:
+    rows = [["id", "version", "status", "ms", "distribution", "provides"]]
+    for row in data:
+        provides = [f"{kind} {', '.join(names)}" for kind, names in row["provides"].items()]
+        ms = f"{row['import_ms']:.0f}"
+        fixed = [row["id"], row["version"], row["status"], ms, row["distribution"]]
+        rows.append([*fixed, "; ".join(provides)])
+    _print_table(rows)
+    # In full, whatever the width: this is what helps.
+    for row in data:
+        if row["reason"]:
+            click.echo(f"{row['id']} {row['reason']}")
+
+
+def _print_component(data: dict[str, Any]) -> None:
+    fields = [key for key in data if key not in ("about", "settings", "preset", "parameters")]
+    texts = {key: _text(data[key]) for key in fields}
+    for line in table([(f"{key}:", text) for key, text in texts.items() if text]):
+        click.echo(line)
+    if data.get("about"):
+        click.echo(f"\n{data['about']}")
+    for setting in data.get("settings", ()):
+        default = "None" if setting["default"] is None else json.dumps(setting["default"])
+        ending = "(required)" if setting["required"] else f"= {default}"
+        click.echo(f"\n{setting['name']}: {setting['type']} {ending}")
+        if setting["meaning"]:
+            click.echo(f"    {setting['meaning']}")
+    if "preset" in data:
+        import tomli_w
+
+        click.echo("\n# preset\n" + tomli_w.dumps(data["preset"]).rstrip())
+        click.echo("\n# parameters")
+        for line in table([(f"{key} =", _text(value)) for key, value in flat(data["parameters"])]):
+            click.echo(line)
+
+
+def _text(value: Any) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)

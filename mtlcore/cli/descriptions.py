@@ -1,0 +1,158 @@
+"""What is installed and what it can do: the data behind ``mtl plugins``, ``list`` and ``show``."""
+
+from __future__ import annotations
+
+import inspect
+import math
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import attrs
+
+from mtlcore.errors import UsageError
+from mtlcore.plugins import (
+    KINDS,
+    REQUIRED,
+    Component,
+    MethodSpec,
+    Plugins,
+    Setting,
+    expanded,
+    settings_of,
+)
+
+_SECTION = re.compile(r"^(?:Args|Attributes|Returns|Yields|Raises|Example):+$", re.MULTILINE)
+
+
+def plugins_data(plugins: Plugins) -> list[dict[str, Any]]:
+    """Return what became of every plugin, ready for JSON."""
+    return [
+        {
+            "id": info.id,
+            "distribution": info.distribution,
+            "version": info.version,
+            "status": info.status,
+            "provides": {kind: list(names) for kind, names in info.provides.items()},
+            "import_ms": round(info.seconds * 1000, 1),
+            "reason": info.reason,
+        }
+        for info in plugins.infos
+    ]
+
+
+def list_data(plugins: Plugins, kind: str | None = None) -> list[dict[str, Any]]:
+    """Return every component of a kind, or of all kinds, ready for JSON."""
+    return [
+        {
+            "kind": component.kind,
+            "name": component.spec.name,
+            "plugin": component.plugin,
+            "summary": component.spec.summary,
+        }
+        for each in ([kind] if kind else KINDS)
+        for component in sorted(plugins.all(each), key=lambda component: component.spec.name)
+    ]
+
+
+def show_data(
+    plugins: Plugins, kind: str, name: str, overrides: Sequence[str] = ()
+) -> dict[str, Any]:
+    """Return everything about one component, ready for JSON.
+
+    Args:
+        plugins: Where to look.
+        kind: One of ``KINDS``.
+        name: The component's name, or ``plugin/name``.
+        overrides: ``path=value`` settings under which a method's parameters are counted.
+    """
+    component = plugins.get(kind, name)
+    if overrides and kind != "methods":
+        raise UsageError(f"--set: only methods are shown under other settings, not {kind}")
+    spec = component.spec
+    data: dict[str, Any] = {
+        "kind": kind,
+        "name": spec.name,
+        "plugin": component.plugin,
+        "distribution": component.distribution,
+        "version": component.version,
+        "summary": spec.summary,
+        "paper": spec.paper,
+    }
+    for field in ("task_kinds", "default_for", "requires"):
+        if hasattr(spec, field):
+            data[field] = list(getattr(spec, field))
+    if isinstance(spec, MethodSpec):
+        return data | method_details(plugins, component, list(overrides))
+    target = component.load()
+    data["target"] = _target(spec)
+    data["about"] = about(target)
+    data["settings"] = settings_data(target)
+    return data
+
+
+def about(target: Any) -> str:
+    """Return what the docstring says before its sections: equations, layouts, deviations."""
+    return _SECTION.split(inspect.cleandoc(target.__doc__ or ""), maxsplit=1)[0].strip()
+
+
+def settings_data(target: Any) -> list[dict[str, Any]]:
+    """Return the settings of a class, function or record, those of records in it too."""
+    return [_setting(setting) for setting in expanded(settings_of(target))]
+
+
+def method_details(plugins: Plugins, component: Component, overrides: list[str]) -> dict[str, Any]:
+    """Return a method's preset and how many parameters it has under the overrides."""
+    from mtlcore.runs import count_method_parameters  # late: it imports torch
+
+    preset = component.load()
+    counted = count_method_parameters(plugins, component.full_name, overrides)
+    return {"preset": preset, "parameters": counted}
+
+
+def table(rows: Iterable[Sequence[str]], width: int | None = None) -> Iterator[str]:
+    """Yield rows as lines of aligned columns, cut to a width where one is given."""
+    cells = [list(row) for row in rows]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    for row in cells:
+        line = "  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip()
+        yield line if width is None or len(line) <= width else line[: max(width - 3, 0)] + "..."
+
+
+def flat(tree: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the leaves of nested tables as (dotted path, value)."""
+    for key, value in tree.items():
+        name = f"{path}.{key}" if path else str(key)
+        if isinstance(value, Mapping):
+            yield from flat(value, name)
+        else:
+            yield name, value
+
+
+def _target(spec: Any) -> str:
+    target = spec.target
+    return target if isinstance(target, str) else f"{target.__module__}:{target.__qualname__}"
+
+
+def _setting(setting: Setting) -> dict[str, Any]:
+    required = setting.default is REQUIRED
+    return {
+        "name": setting.name,
+        "type": setting.type,
+        "required": required,
+        "default": None if required else _plain(setting.default),
+        "meaning": setting.meaning,
+    }
+
+
+def _plain(value: Any) -> Any:
+    """Return a default as JSON has it; what JSON cannot say, as Python writes it."""
+    if attrs.has(type(value)):
+        return {key: _plain(item) for key, item in attrs.asdict(value, recurse=False).items()}
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return repr(value)
+    return value if value is None or isinstance(value, bool | int | float | str) else repr(value)

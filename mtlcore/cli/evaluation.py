@@ -1,0 +1,139 @@
+"""The commands that use trained runs: ``mtl eval`` and ``mtl predict``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from mtlcore.cli.components import plugins_of
+from mtlcore.errors import UsageError, describe
+from mtlcore.system import stop_at_once
+
+_WHICH = click.option(
+    "--checkpoint", type=click.Choice(["best", "last"]), default="best", show_default=True,
+    help="Weights of the best epoch, or the last ones.",
+)  # fmt: skip
+_DEVICE = click.option("--device", help="auto, cpu, cuda, cuda:1; default: the run's.")
+
+
+@click.command("eval")
+@click.argument("run")
+@click.option("--split", default="val", show_default=True, help="Which split of the data.")
+@click.option(
+    "--plugin", "files", multiple=True, metavar="FILE", type=click.Path(),
+    help="A plugin in one file, for what --set names.",
+)  # fmt: skip
+@click.option(
+    "--set", "assignments", multiple=True, metavar="PATH=VALUE",
+    help="Changes of [data] and [metrics].",
+)  # fmt: skip
+@_WHICH
+@_DEVICE
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.pass_context
+def evaluate(
+    ctx: click.Context,
+    run: str,
+    split: str,
+    files: tuple[str, ...],
+    assignments: tuple[str, ...],
+    checkpoint: Any,
+    device: str | None,
+    as_json: bool,
+) -> None:
+    """Evaluate a trained RUN on any split, also of other data with the same tasks."""
+    with stop_at_once():
+        from mtlcore.config import Layer, set_layer
+        from mtlcore.runs import evaluate_run, load_run
+
+        found = plugins_of(ctx)
+    changes = [Layer("--plugin", {"plugins": list(files)}), set_layer(assignments)]
+    trained = load_run(found, run, checkpoint, changes, device)
+    figures, size = evaluate_run(trained, split)
+    if as_json:
+        from mtlcore.storage import without_nan
+
+        data = {"split": split, "samples": size, "figures": without_nan(figures)}
+        click.echo(json.dumps(data, indent=2, allow_nan=False))
+        return
+    name = trained.config.dataset.component.spec.name
+    click.echo(f"{run} ({checkpoint} checkpoint) on {size} samples of {name} {split}")
+    for task, values in figures.items():
+        for metric, value in values.items():
+            click.echo(f"  {task:<16} {metric:<16} {value:.4g}")
+
+
+@click.command()
+@click.argument("run")
+@click.argument("images", nargs=-1, required=True, metavar="IMAGE...")
+@click.option("--out", required=True, help="Folder for the pictures and arrays.")
+@click.option("--size", help="HEIGHTxWIDTH to run the network at; default: the run's.")
+@_WHICH
+@_DEVICE
+@click.pass_context
+def predict(
+    ctx: click.Context,
+    run: str,
+    images: tuple[str, ...],
+    out: str,
+    size: str | None,
+    checkpoint: Any,
+    device: str | None,
+) -> None:
+    """Predict every task of a trained RUN from photographs of any size."""
+    with stop_at_once():
+        import fsspec
+
+        from mtlcore.runs import load_run, predict_image, save_prediction
+
+        found = plugins_of(ctx)
+    wanted = _size(size)
+    _check_stems(images)
+    trained = load_run(found, run, checkpoint, device=device)
+    folder = Path(out)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"{out}: cannot be written ({error.strerror})") from error
+    for name in images:
+        try:
+            with fsspec.open(name, "rb") as file:
+                data = file.read()
+        except IsADirectoryError as error:
+            raise UsageError(
+                f"{name}: is a folder; name the photographs in it, such as {Path(name) / '*.png'}"
+            ) from error
+        except (OSError, ValueError, ImportError) as error:
+            raise UsageError(f"{name}: cannot be read ({describe(error)})") from error
+        _, predictions = predict_image(trained, data, name, wanted)
+        stem = Path(name).stem
+        for path in save_prediction(folder, stem, trained.config.tasks, predictions):
+            click.echo(str(path))
+
+
+def _check_stems(images: Sequence[str]) -> None:
+    """Predictions are named after their image alone: none may overwrite another's."""
+    seen: dict[str, str] = {}
+    for name in images:
+        other = seen.setdefault(Path(name).stem, name)
+        if other != name:
+            raise UsageError(
+                f"{other} and {name}: their predictions would have the same names; predict them "
+                "into different folders (--out)"
+            )
+
+
+def _size(text: str | None) -> tuple[int, int] | None:
+    if text is None:
+        return None
+    height, _, width = text.partition("x")
+    if not (height.isdigit() and width.isdigit() and int(height) and int(width)):
+        raise UsageError(f"--size {text}: write it as HEIGHTxWIDTH, such as 96x128")
+    return int(height), int(width)
+
+
+COMMANDS = [evaluate, predict]

@@ -1,0 +1,30 @@
+"""The command that converts published label splits: ``mtl labels``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from mtlcore.errors import UsageError
+
+
+@click.command()
+@click.argument("source", type=click.Path())
+@click.option("--tasks", default="", help="Columns of a matrix in order, or keys to keep: a,b,c.")
+@click.option("--out", required=True, help="The JSON file to write, for data.labels.")
+def labels(source: str, tasks: str, out: str) -> None:
+    """Convert a published label split SOURCE (.npy, .pth, .txt) to what data.labels reads."""
+    from mtlcore.loading import convert
+
+    found = convert(Path(source), [task.strip() for task in tasks.split(",") if task.strip()])
+    try:
+        Path(out).write_text(json.dumps(found) + "\n", "utf-8")
+    except OSError as error:
+        raise UsageError(f"{out}: cannot be written ({error.strerror})") from error
+    for task, samples in found.items():
+        click.echo(f"{task}: {len(samples)} samples")
+
+
+COMMANDS = [labels]

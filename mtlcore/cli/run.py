@@ -1,0 +1,152 @@
+"""The commands that train, or show what would be trained: ``mtl run`` and ``mtl config``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from mtlcore.cli.components import plugins_of
+from mtlcore.errors import UsageError
+from mtlcore.system import is_main_process, stop_at_once
+
+if TYPE_CHECKING:
+    from mtlcore.config import RunConfig
+    from mtlcore.plugins import Plugins
+
+
+def _configuration(command: Any) -> Any:
+    """The arguments that describe a run."""
+    for option in reversed(
+        (
+            click.argument("config", required=False, type=click.Path()),
+            click.option("--plugin", "plugin", multiple=True, metavar="NAME",
+                         help="A plugin, a method or a plugin file; repeat to combine."),
+            click.option("--set", "assignments", multiple=True, metavar="PATH=VALUE",
+                         help="Override one value of the configuration."),
+            click.option("--seed", type=int, help="Same as --set seed=N."),
+            click.option("--device", help="Same as --set device=D: auto, cpu, cuda, cuda:1."),
+        )
+    ):  # fmt: skip
+        command = option(command)
+    return command
+
+
+@click.command()
+@_configuration
+@click.option("--out", help="Directory or URL of the run; default runs/<method>-<n>.")
+@click.option("--resume", is_flag=True, help="Go on with the run in --out.")
+@click.option("--dry-run", is_flag=True, help="Build everything, take one step, write nothing.")
+@click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON at the end.")
+@click.pass_context
+def run(
+    ctx: click.Context,
+    config: str | None,
+    plugin: tuple[str, ...],
+    assignments: tuple[str, ...],
+    seed: int | None,
+    device: str | None,
+    out: str | None,
+    resume: bool,
+    dry_run: bool,
+    as_json: bool,
+) -> None:
+    """Train: the core's defaults, changed by plugins, CONFIG and --set."""
+    if resume and not out:
+        raise UsageError("--resume needs --out DIR: the run to go on with")
+    with stop_at_once():
+        from mtlcore.display import SilentDisplay, make_display
+        from mtlcore.runs import execute, try_step
+        from mtlcore.storage import next_directory, stored_config, without_nan
+
+        found = plugins_of(ctx)
+    # Options are laid over the run's own settings; plugins or a file say all of them anew.
+    whole = config is not None or plugin
+    stored = stored_config(out) if resume and out and not whole else None
+    if resume and stored is None and not (whole or assignments):
+        raise UsageError(
+            f"--resume --out {out}: no run there to go on with (it has no config.toml); is that "
+            "its name? With a plugin, a file or --set a run starts where there is none yet"
+        )
+    resolved = _resolve(found, config, plugin, assignments, seed, device, stored)
+    location = out or next_directory(resolved.method)
+    if not is_main_process():
+        if not dry_run:
+            execute(found, resolved, location, resume, SilentDisplay())
+        return
+    _print_notes(resolved)
+    if dry_run:
+        click.echo(json.dumps(try_step(resolved), indent=2))
+        return
+    click.echo(f"run: {location}", err=as_json)
+    display = SilentDisplay() if as_json else make_display()
+    summary = execute(found, resolved, location, resume, display)
+    if as_json:
+        click.echo(json.dumps(without_nan(summary), indent=2, allow_nan=False))
+    else:
+        _print_summary(summary, location)
+
+
+@click.command("config")
+@_configuration
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.pass_context
+def config_(
+    ctx: click.Context,
+    config: str | None,
+    plugin: tuple[str, ...],
+    assignments: tuple[str, ...],
+    seed: int | None,
+    device: str | None,
+    as_json: bool,
+) -> None:
+    """Show the whole configuration, each value with its origin."""
+    resolved = _resolve(plugins_of(ctx), config, plugin, assignments, seed, device, None)
+    _print_notes(resolved)
+    if as_json:
+        click.echo(json.dumps({"config": resolved.tree, "origins": resolved.origins}, indent=2))
+        return
+    import tomli_w
+
+    from mtlcore.config import annotated
+
+    click.echo(annotated(tomli_w.dumps(dict(resolved.tree)), resolved.origins))
+
+
+def _resolve(
+    plugins: Plugins,
+    config: str | None,
+    selected: Sequence[str],
+    assignments: Sequence[str],
+    seed: int | None,
+    device: str | None,
+    stored: Any,
+) -> RunConfig:
+    from mtlcore.config import Layer, file_layer, resolve, set_layer
+
+    layers = [Layer("the run", stored)] if stored else []
+    if config is not None:
+        layers.append(file_layer(config))
+    layers.append(set_layer(assignments))
+    options = {"seed": seed, "device": device}
+    layers.append(Layer("options", {k: v for k, v in options.items() if v is not None}))
+    return resolve(plugins, selected, layers)
+
+
+def _print_notes(config: RunConfig) -> None:
+    for note in config.notes:
+        click.echo(f"note: {note}", err=True)
+
+
+def _print_summary(summary: dict[str, Any], location: str) -> None:
+    import rich.console
+
+    from mtlcore.report import result_table
+
+    rich.console.Console().print(result_table(summary))
+    click.echo(f"pictures and curves: {location}/report")
+
+
+COMMANDS = [run, config_]

@@ -1,0 +1,75 @@
+"""The commands that turn runs into answers: ``mtl study`` and ``mtl compare``."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any
+
+import click
+
+from mtlcore.cli.components import plugins_of
+from mtlcore.system import stop_at_once
+
+
+@click.command("study")
+@click.argument("study", type=click.Path())
+@click.option("--out", required=True, help="Directory of the study; an earlier start goes on.")
+@click.option(
+    "--jobs", type=click.IntRange(min=1), default=1, show_default=True, help="Cells at a time."
+)
+@click.pass_context
+def study_(ctx: click.Context, study: str, out: str, jobs: int) -> None:
+    """Run the variants and seeds of STUDY, a TOML file, and print their tables."""
+    with stop_at_once():
+        from mtlcore.display import StudyDisplay
+        from mtlcore.results import as_markdown
+        from mtlcore.studies import run_study
+
+        blocked = ctx.obj.get("block", ()) if isinstance(ctx.obj, dict) else ()
+        found = plugins_of(ctx)
+    comparison = run_study(found, study, out, jobs, StudyDisplay(), blocked)
+    click.echo("\n" + as_markdown(comparison))
+    click.echo(f"tables: {out}/table.md, table.csv, table.tex, results.json")
+    if any(variant.failed for variant in comparison.variants):
+        sys.exit(1)
+
+
+@click.command()
+@click.argument("runs", nargs=-1, required=True, metavar="RUN...")
+@click.option("--baseline", metavar="NAME", help="The variant to compare with.")
+@click.option("--delta-m", "definition", metavar="DEFINITION", help="mtan, cagrad or libmtl.")
+@click.option("--epoch", type=click.Choice(["last", "best"]), help="Whose figures; default: last.")
+@click.option(
+    "--target", "targets", multiple=True, metavar="TASK.METRIC=VALUE",
+    help="When was this first reached? Repeat for more.",
+)  # fmt: skip
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def compare(
+    runs: tuple[str, ...],
+    baseline: str | None,
+    definition: str | None,
+    epoch: Any,
+    targets: tuple[str, ...],
+    as_json: bool,
+) -> None:
+    """Compare finished RUNs over their seeds, or show the tables of a study's directory."""
+    with stop_at_once():
+        from mtlcore.results import Target, as_data, as_markdown
+        from mtlcore.results import compare as compared
+        from mtlcore.storage import without_nan
+    comparison = compared(
+        runs,
+        baseline=baseline,
+        definition=definition,
+        epoch=epoch,
+        targets=[Target.parse(target) for target in targets],
+    )
+    if as_json:
+        data = without_nan(as_data(comparison))
+        click.echo(json.dumps(data, indent=2, allow_nan=False))
+    else:
+        click.echo(as_markdown(comparison), nl=False)
+
+
+COMMANDS = [study_, compare]

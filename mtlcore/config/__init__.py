@@ -1,0 +1,20 @@
+"""The configuration of a run: core defaults < plugin presets < file < --set."""
+
+from mtlcore.config.merging import CORE_DEFAULTS, Layer, file_layer, set_layer
+from mtlcore.config.resolver import Chosen, RunConfig, annotated, resolve
+from mtlcore.config.schema import AugmentConfig, DataConfig, InitialConfig, TrainingConfig
+
+__all__ = [
+    "CORE_DEFAULTS",
+    "AugmentConfig",
+    "Chosen",
+    "DataConfig",
+    "InitialConfig",
+    "Layer",
+    "RunConfig",
+    "TrainingConfig",
+    "annotated",
+    "file_layer",
+    "resolve",
+    "set_layer",
+]

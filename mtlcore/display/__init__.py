@@ -1,0 +1,13 @@
+"""What a person sees while a run or a study goes on."""
+
+from mtlcore.display.run import Display, SilentDisplay, clock, make_display
+from mtlcore.display.study import Outlook, StudyDisplay
+
+__all__ = [
+    "Display",
+    "Outlook",
+    "SilentDisplay",
+    "StudyDisplay",
+    "clock",
+    "make_display",
+]

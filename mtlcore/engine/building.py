@@ -1,0 +1,169 @@
+"""From a configuration to the objects of a run, in the order in which data meets them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+
+from mtlcore.balancing import Balancer, Balancing
+from mtlcore.config import RunConfig
+from mtlcore.data import Dataset
+from mtlcore.distributed import SINGLE_PROCESS, Distributed
+from mtlcore.errors import UsageError
+from mtlcore.learner import Learner
+from mtlcore.loading import Augmentation, Loader, PlanReader, Split, draw_regime
+from mtlcore.metrics import Metric, SeveralMetrics
+from mtlcore.models import Backbone, FeatureInfo, MultiTaskModel, count_parameters
+
+
+def open_splits(config: RunConfig) -> dict[str, Split]:
+    """The training and validation split as the run uses them.
+
+    Raises:
+        UsageError: a split without samples.
+    """
+    train = open_split(config, "train", config.data.train)
+    # A stream of its own: the regime is the same whatever else a run draws.
+    generator = torch.Generator().manual_seed(config.seed)
+    names = [task.name for task in config.tasks]
+    train.regime = draw_regime(config.data.labels, names, len(train), generator)
+    return {"train": train, "val": open_split(config, "val", config.data.val)}
+
+
+def open_split(config: RunConfig, name: str, limit: int | None) -> Split:
+    """One split; `limit` samples of it, or all; of the training split the share that is used."""
+    target: type[Dataset] = config.dataset.component.load()
+    extra: dict[str, object] = {}
+    if target.renders_size and config.data.size is not None:
+        extra["size"] = config.data.size
+    if target.unlimited:
+        if limit is None:
+            raise UsageError(f"data.{name}: {config.data.name} has no end; say how many samples")
+        extra["samples"] = limit
+    dataset = config.dataset.make(config.data.root, name, **extra)
+    size = config.data.size or target.default_size(config.data.root, **config.dataset.settings)
+    fraction = config.data.train_fraction
+    if name == "train" and fraction is not None:
+        whole = len(dataset) if limit is None else min(limit, len(dataset))
+        limit = max(1, round(fraction * whole))
+    split = Split(dataset, config.tasks, size, limit)
+    if len(split) == 0:
+        where = f" at {config.data.root}" if config.data.root else ""
+        raise UsageError(f"data: the split {name!r} of {config.data.name}{where} holds no sample")
+    return split
+
+
+def make_loader(config: RunConfig, splits: Mapping[str, Split], views: int = 1) -> Loader:
+    """What loads batches for training and evaluation.
+
+    Raises:
+        UsageError: several views of each sample are wanted, and nothing makes them differ.
+    """
+    augment = config.data.augment
+    augmentation = Augmentation(scales=augment.scales, flip=augment.flip)
+    active = augment.flip or any(scale != 1 for scale in augment.scales)
+    if views > 1 and not active:
+        raise UsageError(
+            f"cross_task: it compares {views} views of each training sample, and without "
+            "augmentation they are the same; set data.augment.scales, such as [1.0, 1.2, 1.5]"
+        )
+    reader = PlanReader(
+        dict(splits), config.tasks, augmentation if active else None, config.data.on_error, views
+    )
+    return Loader(reader, config.data.workers, config.data.on_error)
+
+
+def build_model(config: RunConfig) -> MultiTaskModel:
+    """Backbone and heads; initialised from torch's global generator."""
+    backbone: Backbone = config.backbone.make(config.tasks)
+    features = FeatureInfo(tuple(backbone.out_channels), tuple(backbone.strides))
+    heads = {task.name: config.heads[task.name].make(task, features) for task in config.tasks}
+    return MultiTaskModel(config.tasks, backbone, heads)
+
+
+def build_learner(config: RunConfig, distributed: Distributed = SINGLE_PROCESS) -> Learner:
+    """The model with its losses and the balancing.
+
+    Raises:
+        UsageError: components that cannot work together.
+    """
+    model = build_model(config)
+    losses = {task.name: config.losses[task.name].make(task) for task in config.tasks}
+    backbone = model.backbone
+    features = FeatureInfo(tuple(backbone.out_channels), tuple(backbone.strides))
+    with torch.random.fork_rng(devices=[]):  # they leave what model and dropout draw as it was
+        cross_task = [chosen.make(config.tasks, features) for chosen in config.cross_task]
+    chain: list[Balancer] = [chosen.make() for chosen in config.chain]
+    balancing = Balancing(chain, config.update_every)
+    how = config.training
+    return Learner(
+        model, losses, cross_task, balancing, how.normalisation, how.precision, distributed
+    )
+
+
+def make_metrics(config: RunConfig) -> dict[str, Metric]:
+    """A fresh metric per task.
+
+    Raises:
+        UsageError: two metrics of a task have a figure of the same name.
+    """
+    made = {task.name: [c.make(task) for c in config.metrics[task.name]] for task in config.tasks}
+    return {name: _as_one(name, metrics) for name, metrics in made.items()}
+
+
+def _as_one(task: str, metrics: Sequence[Metric]) -> Metric:
+    if len(metrics) == 1:
+        return metrics[0]
+    try:
+        return SeveralMetrics(metrics)
+    except ValueError as error:
+        raise UsageError(f"metrics.{task}: {error}") from error
+
+
+def parameter_table(learner: Learner, depth: int = 1) -> dict[str, object]:
+    """Numbers of parameters: total (backbone and heads), shared, per task, per module, others.
+
+    Args:
+        learner: whose parameters are counted, each tensor once.
+        depth: how deep into the backbone modules are listed; a module includes what is inside.
+    """
+    model = learner.model
+    backbone = {
+        f"backbone.{name}": count_parameters(module.parameters())
+        for name, module in model.backbone.named_modules()
+        if name and name.count(".") < depth
+    }
+    heads = {
+        f"heads.{name}": count_parameters(model.head(name).parameters()) for name in model.tasks
+    }
+    return {
+        "total": count_parameters(model.parameters()),
+        "shared": count_parameters(model.shared_parameters()),
+        "tasks": {name: count_parameters(model.task_parameters(name)) for name in model.tasks},
+        "modules": {name: number for name, number in {**backbone, **heads}.items() if number},
+        "components": {
+            "losses": count_parameters(learner.losses.parameters()),
+            "cross_task": count_parameters(learner.cross_task.parameters()),
+            "balancers": count_parameters(learner.balancing.parameters()),
+        },
+    }
+
+
+def pick_device(wanted: str, distributed: Distributed = SINGLE_PROCESS) -> torch.device:
+    """The device of a name; "auto": a GPU, of several processes each its own, else the processor.
+
+    Raises:
+        UsageError: there is no such device here.
+    """
+    if wanted == "auto":
+        wanted = "cuda" if torch.cuda.is_available() else "cpu"
+    if wanted == "cuda" and distributed.world_size > 1:
+        wanted = f"cuda:{distributed.local_rank}"
+    try:
+        device = torch.device(wanted)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise UsageError(f"device: {wanted!r} is not usable here ({reason})") from error
+    return device

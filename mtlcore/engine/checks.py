@@ -1,0 +1,66 @@
+"""What can be known to fail before the first step."""
+
+from __future__ import annotations
+
+from mtlcore.config import RunConfig
+from mtlcore.data import DataError, Sample
+from mtlcore.engine.building import make_metrics
+from mtlcore.engine.training import Training
+from mtlcore.episodes import EpisodeSampler
+from mtlcore.errors import UsageError
+from mtlcore.learner import Learner, check_backbone
+from mtlcore.loading import stop_at
+from mtlcore.models import check_size
+from mtlcore.optimizers import Optimizer
+
+
+def check(training: Training) -> None:
+    """Refuse what can be known to fail before the first step.
+
+    Raises:
+        UsageError: too small an input, a backbone that cannot read it or has not the place that
+            the balancer compares at, a balancer that cannot work in several processes, metrics of
+            a task that cannot stand together, or an optimizer without the query batches it needs.
+        DataError: no sample can be read.
+    """
+    _check_ranks(training.learner)
+    make_metrics(training.config)
+    _check_queries(training.optimizer, training.sampler, training.config)
+    sample = _first_readable(training)
+    check_size(sample.inputs.shape[1:], training.config.training.batch_size,
+               training.learner.model.backbone)  # fmt: skip
+    check_backbone(training.learner, sample.inputs[None].to(training.device))
+
+
+def _first_readable(training: Training) -> Sample:
+    split = training.splits["train"]
+    errors = []
+    for index in range(len(split)):
+        try:
+            return split.sample(index)
+        except DataError as error:
+            if training.config.data.on_error == "stop":
+                raise stop_at(error) from error
+            errors.append(str(error))
+    raise DataError(f"none of the {len(split)} training samples can be read; first: {errors[0]}")
+
+
+def _check_ranks(learner: Learner) -> None:
+    world_size = learner.distributed.world_size
+    if world_size == 1:
+        return
+    for balancer in learner.balancing.loss_balancers:
+        if balancer.needs_maps and not balancer.sums_over_ranks:
+            raise UsageError(
+                f"balancer: {type(balancer).__name__} learns from elementwise losses, of which "
+                f"each of {world_size} processes has a part only; train it in one process"
+            )
+
+
+def _check_queries(optimizer: Optimizer, sampler: EpisodeSampler, config: RunConfig) -> None:
+    if optimizer.needs_queries and not sampler.has_queries:
+        raise UsageError(
+            f"episodes: {config.episodes.component.spec.name} plans no query batches, by which "
+            f"optimizer {config.optimizer.component.spec.name} judges what it adapts; choose "
+            "another of either (mtl list episode-samplers)"
+        )

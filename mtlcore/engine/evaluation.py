@@ -1,0 +1,116 @@
+"""Figures over a split: of a model, and of the best constants that look at no image."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from mtlcore.data import Batch
+from mtlcore.distributed import SINGLE_PROCESS, Distributed
+from mtlcore.engine.constant_baselines import ConstantFit, Extent
+from mtlcore.learner import Learner
+from mtlcore.losses import Loss, ScalarLoss, reduce_loss
+from mtlcore.metrics import Metric
+from mtlcore.tasks import Task
+
+Figures = dict[str, dict[str, float]]
+_EXTENTS: tuple[Extent, ...] = ("global", "pixel")
+
+
+@torch.no_grad()
+def evaluate(
+    learner: Learner,
+    batches: Iterable[Batch | None],
+    metrics: Mapping[str, Metric],
+    device: torch.device,
+    distributed: Distributed = SINGLE_PROCESS,
+) -> Figures:
+    """Per task its metrics, and "loss": its raw loss pooled over the valid elements.
+
+    Every rank brings batches of its own, and all get the figures over all of them. The model is
+    in evaluation mode meanwhile; its state is as before afterwards.
+    """
+    tasks = tuple(learner.model.tasks)
+    sums = {task: torch.zeros((), dtype=torch.float64, device=device) for task in tasks}
+    counts = dict.fromkeys(tasks, 0)
+    was_training = learner.training
+    learner.eval()
+    try:
+        for batch in batches:
+            if batch is None:
+                continue
+            here = batch.to(device)
+            present = here.present(tasks)
+            predictions = learner.predict(here.inputs, present)
+            for task in present:
+                target, valid = here.targets[task], here.valid[task]
+                loss = learner.losses[learner.model.tasks[task].key]
+                assert isinstance(loss, Loss | ScalarLoss)
+                value, _ = reduce_loss(loss, predictions[task], target, valid)
+                sums[task] += value.double() * here.count[task]
+                counts[task] += here.count[task]
+                metrics[task].update(predictions[task], target, valid)
+    finally:
+        learner.train(was_training)
+    # Merged in one order everywhere, so that every rank computes the same.
+    merged, *others = distributed.all_gather(dict(metrics))
+    for other in others:
+        for task in tasks:
+            merged[task].merge(other[task])
+    figures = {task: merged[task].compute() for task in tasks}
+    pooled = distributed.all_reduce_floats([float(sums[task]) for task in tasks])
+    numbers = distributed.all_reduce_floats([counts[task] for task in tasks])
+    for task, total, number in zip(tasks, pooled, numbers, strict=True):
+        figures[task] = {**figures[task], "loss": total / number if number else float("nan")}
+    return figures
+
+
+def constant_figures(
+    tasks: Sequence[Task],
+    training: Iterable[Batch | None],
+    validation: Callable[[], Iterable[Batch | None]],
+    make_metrics: Callable[[], dict[str, Metric]],
+) -> dict[str, Figures]:
+    """What the best constants reach: "global" and "pixel", task -> metric -> value.
+
+    Args:
+        tasks: a task whose kind has no best constant is left out.
+        training: the batches whose labels the constants are fitted on.
+        validation: gives the batches that they are judged on.
+        make_metrics: gives a fresh metric per task.
+    """
+    fit = ConstantFit(tasks)
+    for batch in training:
+        if batch is not None:
+            fit.update(batch.targets, batch.valid)
+    constants: dict[tuple[str, str, tuple[int, ...]], Tensor | None] = {}
+    metrics: dict[str, dict[str, Metric]] = {"global": make_metrics(), "pixel": make_metrics()}
+    used: dict[str, set[str]] = {"global": set(), "pixel": set()}
+    for batch in validation():
+        if batch is None:
+            continue
+        for task in tasks:
+            for extent in _EXTENTS:
+                size = tuple(batch.inputs.shape[2:])
+                key = (extent, task.name, size)
+                if key not in constants:
+                    constants[key] = fit.predict(extent, task, size)
+                prediction = constants[key]
+                if prediction is None or not batch.count[task.name]:
+                    continue
+                used[extent].add(task.name)
+                whole = _repeated(prediction, len(batch))
+                metrics[extent][task.name].update(
+                    whole, batch.targets[task.name], batch.valid[task.name]
+                )
+    return {
+        extent: {name: metrics[extent][name].compute() for name in sorted(names)}
+        for extent, names in used.items()
+        if names
+    }
+
+
+def _repeated(prediction: Tensor, times: int) -> Tensor:
+    return prediction.unsqueeze(0).expand(times, *prediction.shape)

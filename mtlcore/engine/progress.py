@@ -1,0 +1,99 @@
+"""Where a run stands, and what it has measured since it last wrote a record."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, final
+
+import attrs
+
+from mtlcore.balancing import LossBalancer
+from mtlcore.engine.evaluation import Figures
+from mtlcore.engine.stopping import Stopping
+from mtlcore.optimizers import StepReport
+
+
+@final
+@attrs.define(kw_only=True)
+class Progress:
+    """Where a run stands; all of it is in the checkpoint.
+
+    Args:
+        epoch: that is being worked on.
+        step: steps taken so far.
+        done: plans of this epoch that are done.
+        seconds: of training before this process.
+        step_seconds: of the steps that were timed, evaluations and saving apart, and their number.
+        peak_memory: in bytes, the most that any process of this run has needed.
+        skipped: steps that learnt nothing, and how many of them were the last ones in a row.
+        window: sums of what was measured since the last record, as metric -> task -> [sum, n].
+        losses: the same of this epoch's losses.
+        evaluations: epoch -> figures, in order.
+        best: epoch, score and figures of the best evaluation.
+        stopping: which tasks learn no more, and what that is decided by.
+    """
+
+    epoch: int = 0
+    step: int = 0
+    done: int = 0
+    seconds: float = 0.0
+    step_seconds: float = 0.0
+    timed_steps: int = 0
+    peak_memory: int = 0
+    skipped: int = 0
+    skipped_in_a_row: int = 0
+    window: dict[str, dict[str, list[float]]] = attrs.field(factory=dict)
+    losses: dict[str, list[float]] = attrs.field(factory=dict)
+    evaluations: list[tuple[int, Figures]] = attrs.field(factory=list)
+    best: dict[str, Any] | None = None
+    constants: dict[str, Figures] | None = None
+    stopping: Stopping = attrs.field(factory=Stopping)
+
+    def measure(self, metric: str, values: Mapping[str, float]) -> None:
+        """Take values, by task, into the window."""
+        _add(self.window.setdefault(metric, {}), values)
+
+    def measure_step(self, report: StepReport) -> None:
+        """Take in what a step that was taken has to say."""
+        self.measure("loss", report.losses)
+        _add(self.losses, report.losses)
+        if report.cross:
+            self.measure("term", report.cross)
+        if report.balancing.weights:
+            self.measure("weight", report.balancing.weights)
+            cosines = report.balancing.cosines.items()
+            self.measure("cosine", {"|".join(pair): value for pair, value in cosines})
+        if report.balancing.status == "degenerate":
+            self.measure("degenerate", {"": 1.0})
+        self.measure("learning_rate", {"": report.learning_rate})
+
+    def measure_weights(self, balancers: Sequence[LossBalancer]) -> None:
+        """Take in those of loss balancers: one per task, the last balancer's, and all with names.
+
+        To be asked for in time for a record only, as it may wait for a device.
+        """
+        for balancer in reversed(balancers):
+            given = balancer.current_weights()
+            single = {task: w for task, w in given.items() if not isinstance(w, Mapping)}
+            if single and not self.window.get("weight"):
+                self.measure("weight", single)
+            for task, several in given.items():
+                for name, weight in several.items() if isinstance(several, Mapping) else ():
+                    self.measure(f"weight/{name}", {task: weight})
+
+    def take_window(self) -> Iterator[tuple[str, str, float]]:
+        """Task, metric and mean (of degenerate steps: number) of what was measured; empties it."""
+        window, self.window = self.window, {}
+        for metric, tasks in window.items():
+            for task, (total, number) in tasks.items():
+                yield task, metric, total if metric == "degenerate" else total / number
+
+    def mean_losses(self) -> dict[str, float]:
+        """Of this epoch so far, by task."""
+        return {task: total / number for task, (total, number) in self.losses.items()}
+
+
+def _add(sums: dict[str, list[float]], values: Mapping[str, float]) -> None:
+    for name, value in values.items():
+        total, number = sums.get(name, [0.0, 0])
+        sums[name] = [total + value, number + 1]

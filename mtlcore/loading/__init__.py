@@ -1,0 +1,32 @@
+"""From files to batches."""
+
+from mtlcore.loading.files import (
+    MissingFile,
+    Root,
+    decode_image,
+    decode_label,
+    image_tensor,
+    unit_normals,
+)
+from mtlcore.loading.labels import convert
+from mtlcore.loading.loader import Loader, PlanReader, Split, lost_workers_told, stop_at
+from mtlcore.loading.regimes import draw_regime
+from mtlcore.loading.transforms import Augmentation, as_seen_in
+
+__all__ = [
+    "Augmentation",
+    "Loader",
+    "MissingFile",
+    "PlanReader",
+    "Root",
+    "Split",
+    "as_seen_in",
+    "convert",
+    "decode_image",
+    "decode_label",
+    "draw_regime",
+    "image_tensor",
+    "lost_workers_told",
+    "stop_at",
+    "unit_normals",
+]

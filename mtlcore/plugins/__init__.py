@@ -1,0 +1,53 @@
+"""How components are found: hooks, records, settings."""
+
+from mtlcore.plugins.catalogue import KNOWN
+from mtlcore.plugins.components import Component, PluginInfo, Selection
+from mtlcore.plugins.hookspecs import hookimpl
+from mtlcore.plugins.manager import STANDARD, Plugins, create
+from mtlcore.plugins.settings import REQUIRED, Setting, expanded, settings_of, structure
+from mtlcore.plugins.specs import (
+    KINDS,
+    BackboneSpec,
+    BalancerSpec,
+    CrossTaskLossSpec,
+    DatasetSpec,
+    EpisodeSamplerSpec,
+    HeadSpec,
+    LossSpec,
+    MethodSpec,
+    MetricSpec,
+    OptimizerSpec,
+    Spec,
+    hook_name,
+    singular,
+)
+
+__all__ = [
+    "KINDS",
+    "KNOWN",
+    "REQUIRED",
+    "STANDARD",
+    "BackboneSpec",
+    "BalancerSpec",
+    "Component",
+    "CrossTaskLossSpec",
+    "DatasetSpec",
+    "EpisodeSamplerSpec",
+    "HeadSpec",
+    "LossSpec",
+    "MethodSpec",
+    "MetricSpec",
+    "OptimizerSpec",
+    "PluginInfo",
+    "Plugins",
+    "Selection",
+    "Setting",
+    "Spec",
+    "create",
+    "expanded",
+    "hook_name",
+    "hookimpl",
+    "settings_of",
+    "singular",
+    "structure",
+]

@@ -1,0 +1,109 @@
+"""Picture panels: input, predictions and ground truth of the same samples beside each other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from mtlcore.report.html.markup import Markup, element, joined, scrolling
+from mtlcore.report.html.page import paragraph
+from mtlcore.storage import Pictures, Sample
+
+#: How pictures are to be read.
+HATCHED = (
+    "Hatched: no label there, or a prediction that is not finite. Depths go from violet (near) to "
+    "yellow (far), predictions on the scale of their ground truth."
+)
+
+
+def run_panels(pictures: Pictures) -> Markup:
+    """A row per sample: the input, and per task the prediction and the ground truth."""
+    columns = [
+        (f"{task}, {what}", f"{task}.{part}")
+        for task in pictures.tasks
+        for what, part in (("prediction", "prediction"), ("ground truth", "target"))
+    ]
+    rows = [
+        (sample, pictures.tasks, [(title, sample.pictures.get(name)) for title, name in columns])
+        for sample in pictures.samples
+    ]
+    panels = _panels("Samples of the validation split", rows, pictures.units)
+    legends = [_classes(task, colours) for task, colours in pictures.classes.items() if colours]
+    return joined([paragraph(HATCHED), panels, *legends])
+
+
+def task_panels(task: str, variants: Mapping[str, Pictures], samples: int) -> Markup:
+    """A row per sample: the input, the ground truth, and what each variant predicts.
+
+    Args:
+        task: whose maps are shown.
+        variants: name -> its pictures, of a run that learnt the task; samples are matched by key.
+        samples: show so many at most.
+    """
+    first = next(iter(variants.values()))
+    found = {
+        name: {sample.key: sample.pictures.get(f"{task}.prediction") for sample in of.samples}
+        for name, of in variants.items()
+    }
+    rows = [
+        (
+            sample,
+            (task,),
+            [
+                ("ground truth", sample.pictures.get(f"{task}.target")),
+                *((name, predictions.get(sample.key)) for name, predictions in found.items()),
+            ],
+        )
+        for sample in first.samples[:samples]
+    ]
+    colours = first.classes[task]
+    panels = _panels(f"{task} of the same samples", rows, first.units)
+    return joined([panels, *([_classes(task, colours)] if colours else [])])
+
+
+def _panels(
+    caption: str,
+    rows: Sequence[tuple[Sample, Iterable[str], Sequence[tuple[str, str | None]]]],
+    units: Mapping[str, str],
+) -> Markup:
+    titles = ["input", *(title for title, _ in rows[0][2])]
+    lines = []
+    for sample, tasks, cells in rows:
+        notes = [sample.key]
+        for task in tasks:
+            if task in sample.scales:
+                low, high = sample.scales[task]
+                notes.append(f"{task} {low:.3g} to {high:.3g} {units[task]}".rstrip())
+        head = element(
+            "th",
+            _picture(sample.pictures.get("input"), f"input of {sample.key}"),
+            *(element("span", note, class_="key") for note in notes),
+            scope="row",
+        )
+        pictures = [
+            element("td", _picture(uri, f"{title} for {sample.key}")) for title, uri in cells
+        ]
+        lines.append(element("tr", head, *pictures))
+    content = element(
+        "table",
+        element("caption", caption),
+        element("thead", element("tr", *(element("th", text, scope="col") for text in titles))),
+        element("tbody", *lines),
+        class_="pictures",
+    )
+    return scrolling(caption, content)
+
+
+def _picture(uri: str | None, alt: str) -> Markup:
+    return element("span", "none") if uri is None else element("img", src=uri, alt=alt)
+
+
+def _classes(task: str, colours: Mapping[str, str]) -> Markup:
+    swatches = [
+        element(
+            "li",
+            element("span", class_="swatch", style=f"background:{colour}", aria_hidden="true"),
+            name,
+        )
+        for name, colour in colours.items()
+    ]
+    return element("ul", element("li", f"Classes of {task}:"), *swatches, class_="classes")

@@ -1,0 +1,211 @@
+"""Using a trained run: evaluate it on any split, predict from any image."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import attrs
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from mtlcore.config import Layer, RunConfig, resolve
+from mtlcore.engine import (
+    Figures,
+    build_learner,
+    evaluate,
+    make_loader,
+    make_metrics,
+    open_split,
+    pick_device,
+)
+from mtlcore.episodes import in_order
+from mtlcore.errors import MtlError, UsageError, describe, outline
+from mtlcore.learner import Learner
+from mtlcore.loading import decode_image
+from mtlcore.plugins import Plugins
+from mtlcore.report import colour
+from mtlcore.storage import BEST, LAST, load_checkpoint, stored_config, written_whole
+from mtlcore.tasks import Task
+
+Which = Literal["best", "last"]
+# Of a trained run's configuration; "plugins" are the files that the others name things of.
+_CHANGEABLE = {"data", "metrics", "plugins"}
+
+
+@attrs.frozen
+class Trained:
+    """A run's model with its configuration.
+
+    Args:
+        config: of the run, changed where the caller asked for it.
+        learner: with the weights of the checkpoint, in evaluation mode.
+        device: where it is.
+    """
+
+    config: RunConfig
+    learner: Learner
+    device: torch.device
+
+
+def load_run(
+    plugins: Plugins,
+    location: str,
+    which: Which,
+    changes: Sequence[Layer] = (),
+    device: str | None = None,
+) -> Trained:
+    """The model of a run.
+
+    Args:
+        plugins: that the run's components come from.
+        location: its directory or URL.
+        which: the best epoch's weights, or the last ones.
+        changes: layers over the run's configuration: of `[data]` and `[metrics]` only, and
+            `plugins`, the plugin files that these name things of.
+        device: None: the run's.
+
+    Raises:
+        UsageError: no run there, or changes to what was trained.
+        MtlError: a checkpoint that is missing, damaged or of another model.
+    """
+    other = sorted({key for layer in changes for key in layer.values} - _CHANGEABLE)
+    if other:
+        raise UsageError(
+            f"--set {other[0]}: a trained run takes changes of [data] and [metrics] only; start a "
+            "run of its own"
+        )
+    config = resolve(plugins, (), [Layer(location, trained_config(location)), *changes])
+    wanted = pick_device(device or config.device)
+    learner = build_learner(config)
+    learner.balancing.prepare(config.tasks, None)
+    path, state = read_checkpoint(location, which)
+    try:
+        learner.load_state_dict(state["learner"])
+    except (RuntimeError, KeyError) as error:
+        raise MtlError(f"{path}: belongs to another model: {outline(error)}") from error
+    return Trained(config, learner.to(wanted).eval(), wanted)
+
+
+def trained_config(location: str) -> Mapping[str, Any]:
+    """The configuration of a run, as its directory or URL holds it.
+
+    Raises:
+        UsageError: no run there.
+        MtlError: it cannot be read.
+    """
+    stored = stored_config(location)
+    if stored is None:
+        raise UsageError(f"{location}: no run there (it has no config.toml)")
+    return stored
+
+
+def read_checkpoint(location: str, which: Which) -> tuple[str, dict[str, Any]]:
+    """The path of a run's checkpoint, and what it holds.
+
+    Raises:
+        MtlError: it is missing or damaged.
+    """
+    path = f"{location}/{BEST if which == 'best' else LAST}"
+    return path, load_checkpoint(_local(path))
+
+
+def _local(path: str) -> Path:
+    """A path on this machine for a file that may be elsewhere."""
+    if "://" not in path:
+        return Path(path)
+    import fsspec
+
+    try:
+        return Path(fsspec.open_local(f"simplecache::{path}"))
+    except Exception as error:  # a network's file system raises what its libraries raise
+        raise MtlError(f"{path}: cannot be read ({describe(error)})") from error
+
+
+def evaluate_run(trained: Trained, split: str) -> tuple[Figures, int]:
+    """Figures on a split of the run's data (or of what `[data]` was changed to), and its size.
+
+    Raises:
+        UsageError: no such split, or an empty one.
+        MtlError: a sample that cannot be read.
+    """
+    config = trained.config
+    limit = {"train": config.data.train, "val": config.data.val}.get(split, config.data.val)
+    data = open_split(config, split, limit)
+    loader = make_loader(config, {split: data})
+    plans = in_order(split, len(data), config.training.batch_size)
+    figures = evaluate(trained.learner, loader.batches(plans), make_metrics(config), trained.device)
+    return figures, len(data)
+
+
+def predict_image(
+    trained: Trained, data: bytes, name: str, size: tuple[int, int] | None
+) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    """The image and each task's prediction at its own size.
+
+    Args:
+        trained: the model.
+        data: a file's content.
+        name: of the file, for messages.
+        size: height and width to run the network at; None: the run's, where it has one, else the
+            image's own.
+
+    Returns:
+        (3, H, W) in [0, 1], and per task (C, H, W): logits, metres, normals of any length.
+
+    Raises:
+        DataError: not an image.
+    """
+    image = decode_image(data, name)
+    target = tuple(image.shape[1:])
+    config = trained.config
+    if size is None:
+        dataset = config.dataset.component.load()
+        size = config.data.size or dataset.default_size(config.data.root, **config.dataset.settings)
+    inputs = image[None]
+    if size is not None:
+        inputs = F.interpolate(inputs, size, mode="bilinear", antialias=True, align_corners=False)
+    with torch.no_grad():
+        predictions = trained.learner.predict(inputs.to(trained.device), trained.learner.tasks)
+    # Logits and values are enlarged before any class is picked, so that borders stay smooth.
+    return image, {
+        task: (
+            F.interpolate(prediction, target, mode="bilinear", align_corners=False)
+            if prediction.dim() == 4
+            else prediction
+        )[0].cpu()
+        for task, prediction in predictions.items()
+    }
+
+
+def save_prediction(
+    folder: Path, stem: str, tasks: Sequence[Task], predictions: dict[str, torch.Tensor]
+) -> list[Path]:
+    """Write each task's raw array (`stem.task.npy`) and, for maps, a picture (`stem.task.png`)."""
+    from PIL import Image
+
+    written = []
+    for task in tasks:
+        prediction = predictions[task.name]
+        written.append(_write(folder / f"{stem}.{task.name}.npy", prediction.numpy()))
+        if task.layout == "map":
+            picture = Image.fromarray(colour(task, prediction, None))
+            written.append(_write(folder / f"{stem}.{task.name}.png", picture))
+    return written
+
+
+def _write(path: Path, content: Any) -> Path:
+    buffer = io.BytesIO()
+    if isinstance(content, np.ndarray):
+        np.save(buffer, content)
+    else:
+        content.save(buffer, "PNG")
+    try:
+        with written_whole(path) as partial:
+            partial.write_bytes(buffer.getvalue())
+    except OSError as error:
+        raise MtlError(f"{path}: cannot be written ({error.strerror})") from error
+    return path

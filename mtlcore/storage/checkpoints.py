@@ -1,0 +1,130 @@
+"""Checkpoints: one safetensors file each, written whole or not at all, never a pickle.
+
+The tensors of a nested state stand in the file under their path; everything else is JSON in the
+file's header, a tree in which a tensor is `{"$tensor": path}`. Tuples and dictionaries whose keys
+are not strings are marked too, so that what is read equals what was written.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mtlcore.errors import MtlError, describe
+
+_FORMAT = "mtlcore-1"
+
+
+def save_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
+    """Write a nested state of tensors, numbers, strings, lists, tuples and dictionaries.
+
+    Raises:
+        MtlError: a value of another type (its place is named), or the disk refuses; the file that
+            was there before is left as it was.
+    """
+    from safetensors.torch import save_file
+
+    tensors: dict[str, Tensor] = {}
+    tree = _pack(state, "", tensors)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with written_whole(path) as partial:
+            save_file(tensors, partial, {"format": _FORMAT, "tree": json.dumps(tree)})
+            _flush(partial)
+        _flush(path.parent)
+    except Exception as error:
+        raise MtlError(
+            f"{path}: the checkpoint cannot be written ({describe(error)}); "
+            "the last one is untouched, --resume goes on from there"
+        ) from error
+
+
+@contextmanager
+def written_whole(path: Path) -> Iterator[Path]:
+    """The name to write a file under; it gets its own when all went well, else it goes away."""
+    partial = path.with_name(path.name + ".partial")
+    try:
+        yield partial
+        os.replace(partial, path)
+    finally:
+        # It is there only where something went wrong; a disk that refuses to write may refuse to
+        # delete, and what went wrong first is what counts.
+        with suppress(OSError):
+            partial.unlink()
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """Read what `save_checkpoint` wrote, on the CPU.
+
+    Raises:
+        MtlError: the file is missing, truncated, or not a checkpoint of mtlcore.
+    """
+    from safetensors import safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except FileNotFoundError as error:
+        raise MtlError(f"{path}: no such checkpoint") from error
+    except Exception as error:
+        raise MtlError(f"{path}: not a readable checkpoint ({describe(error)})") from error
+    if header.get("format") != _FORMAT:
+        raise MtlError(
+            f"{path}: not a checkpoint of this version of mtlcore "
+            f"(its format is {header.get('format', 'not named')}, expected {_FORMAT})"
+        )
+    try:
+        state: dict[str, Any] = _unpack(json.loads(header["tree"]), tensors)
+    except (KeyError, ValueError) as error:
+        raise MtlError(f"{path}: not a readable checkpoint ({describe(error)})") from error
+    return state
+
+
+def _pack(value: Any, path: str, tensors: dict[str, Tensor]) -> Any:
+    if isinstance(value, Tensor):
+        # Tied weights and views become tensors of their own: safetensors refuses shared memory.
+        tensors[path] = value.detach().cpu().clone(memory_format=torch.contiguous_format)
+        return {"$tensor": path}
+    if isinstance(value, Mapping):
+        if all(isinstance(key, str) and not key.startswith("$") for key in value):
+            return {key: _pack(x, f"{path}/{key}", tensors) for key, x in value.items()}
+        pairs = [[_pack(k, path, tensors), _pack(x, f"{path}/{k}", tensors)]
+                 for k, x in value.items()]  # fmt: skip
+        return {"$dict": pairs}
+    if isinstance(value, list | tuple):
+        items = [_pack(x, f"{path}/{i}", tensors) for i, x in enumerate(value)]
+        return items if isinstance(value, list) else {"$tuple": items}
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    raise MtlError(f"a checkpoint cannot hold {type(value).__name__} (at {path})")
+
+
+def _unpack(tree: Any, tensors: Mapping[str, Tensor]) -> Any:
+    if isinstance(tree, list):
+        return [_unpack(item, tensors) for item in tree]
+    if not isinstance(tree, dict):
+        return tree
+    if "$tensor" in tree:
+        return tensors[tree["$tensor"]]
+    if "$dict" in tree:
+        return {_unpack(key, tensors): _unpack(item, tensors) for key, item in tree["$dict"]}
+    if "$tuple" in tree:
+        return tuple(_unpack(item, tensors) for item in tree["$tuple"])
+    return {key: _unpack(item, tensors) for key, item in tree.items()}
+
+
+def _flush(path: Path) -> None:
+    """Wait until a file or directory is on the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,279 @@
+"""Several processes train as one would with all of their samples."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from mtlcore.data import empty_batch
+from mtlcore.episodes import BatchPlan, Episode, StepPlan, share_of
+from mtlcore.errors import UsageError
+from mtlcore.storage import load_checkpoint
+from mtlcore.testing import TINY_TASKS, tiny_learner
+
+# Trains tiny learners in float64 under every chain, each rank on its share of every batch; batch
+# norms use running statistics. Steps: accumulation, a task that one rank has no label of, a batch
+# with fewer samples than ranks, a step that only one rank finds not finite.
+WORKER = """
+import sys
+from pathlib import Path
+import attrs, torch
+import mtlcore
+from mtlcore.storage import load_checkpoint, save_checkpoint
+from mtlcore.data import Batch, empty_batch
+from mtlcore.episodes import Episode, LoadedPlan
+from mtlcore.distributed import init_distributed
+from mtlcore.standard.optimizers import sgd
+from mtlcore.testing import TINY_TASKS, tiny_batch, tiny_learner
+
+CHAINS = {
+    "equal": [], "uncertainty": ["uncertainty"], "dwa": ["dwa"], "pcgrad": ["pcgrad"],
+    "nash-mtl": ["nash-mtl"], "uncertainty+pcgrad": ["uncertainty", "pcgrad"],
+    "features": ["features"], "rlw+pcgrad": ["rlw", "pcgrad"], "every third": ["nash-mtl"],
+    "ira": ["ira"],
+}
+NAMES = tuple(task.name for task in TINY_TASKS)
+
+def balancer(name):
+    if name == "ira":  # elementwise losses, summed up over the ranks
+        return mtlcore.create("balancers", name, main="depth", alpha=0.05)
+    if name != "features":
+        return mtlcore.create("balancers", name)
+    found = mtlcore.create("balancers", "nash-mtl")
+    found.scope = "features"
+    return found
+
+def double(batch):
+    targets = {n: t.double() if t.is_floating_point() else t for n, t in batch.targets.items()}
+    return attrs.evolve(batch, inputs=batch.inputs.double(), targets=targets)
+
+def share(batch, distributed):
+    mine = range(len(batch))[distributed.rank :: distributed.world_size]
+    if not mine:
+        return empty_batch(TINY_TASKS)
+    pick = lambda values: values[list(mine)]
+    valid = {n: pick(v) for n, v in batch.valid.items()}
+    return Batch(
+        inputs=pick(batch.inputs), targets={n: pick(t) for n, t in batch.targets.items()},
+        valid=valid, count={n: int(v.sum()) for n, v in valid.items()},
+        labelled={n: tuple(map(bool, v.flatten(1).any(1))) for n, v in valid.items()},
+        view=batch.view[: len(mine)], keys=batch.keys[: len(mine)], meta=batch.meta[: len(mine)],
+    )
+
+def steps():
+    yield [tiny_batch(4, seed=0)]
+    yield [tiny_batch(3, seed=1), tiny_batch(4, seed=2)]
+    lacking = tiny_batch(4, seed=3)
+    for row in (1, 3):
+        lacking.valid["depth"][row] = False
+    left = int(lacking.valid["depth"].sum())
+    yield [attrs.evolve(lacking, count={**lacking.count, "depth": left})]
+    yield [tiny_batch(1, seed=4)]
+    broken = tiny_batch(4, seed=5)
+    broken.inputs[1] = float("nan")
+    yield [broken]
+    yield [tiny_batch(4, seed=6, absent=["normals"])]
+    yield [tiny_batch(5, seed=7)]
+
+with init_distributed() as distributed:
+    for name, chain in CHAINS.items():
+        every = 3 if name == "every third" else 1
+        learner = tiny_learner([balancer(n) for n in chain], update_every=every).double()
+        learner.context.distributed = distributed
+        learner.model.eval()
+        optimizer = sgd(learner, lr=0.05, momentum=0.9)
+        skipped, losses = [], []
+        for number, batches in enumerate(steps()):
+            learner.context.step = number
+            loaded = tuple(share(double(batch), distributed) for batch in batches)
+            plan = LoadedPlan(loaded, tuple(Episode(NAMES, n) for n in range(len(loaded))))
+            report = optimizer.step(learner, plan)
+            skipped.append(report.skipped is not None)
+            losses.append([report.losses.get(n, -1.0) for n in NAMES])
+        state = dict(learner.state_dict()) | {"skipped": skipped, "losses": losses}
+        state["random"] = learner.context.generator.get_state()
+        file = f"{name}-{distributed.rank}-of-{distributed.world_size}.safetensors"
+        save_checkpoint(Path(sys.argv[1]) / file, state)
+"""
+
+
+def torchrun(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2",
+            *arguments]  # fmt: skip
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "OMP_NUM_THREADS": "1"}
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("ranks")
+    (folder / "worker.py").write_text(WORKER)
+    for command in ([sys.executable], torchrun()):
+        subprocess.run(
+            [*command, "worker.py", str(folder)], cwd=folder, env=environment(), check=True,
+            timeout=300,
+        )  # fmt: skip
+    return folder
+
+
+CHAINS = ["equal", "uncertainty", "dwa", "pcgrad", "nash-mtl", "uncertainty+pcgrad", "features",
+          "every third", "ira"]  # fmt: skip
+
+
+def state(folder: Path, chain: str, rank: int, size: int) -> dict[str, object]:
+    return load_checkpoint(folder / f"{chain}-{rank}-of-{size}.safetensors")
+
+
+@pytest.mark.parametrize("chain", [*CHAINS, "rlw+pcgrad"])
+def test_ranks_stay_identical_bit_for_bit(trained: Path, chain: str) -> None:
+    first, second = (state(trained, chain, rank, 2) for rank in range(2))
+    assert first.keys() == second.keys()
+    for name, value in first.items():
+        other = second[name]
+        if isinstance(value, torch.Tensor):
+            assert isinstance(other, torch.Tensor)
+            assert torch.equal(value, other), name
+        else:
+            assert value == other, name
+
+
+@pytest.mark.parametrize("chain", CHAINS)
+def test_agrees_with_one_process_and_all_samples(trained: Path, chain: str) -> None:
+    alone, shared = state(trained, chain, 0, 1), state(trained, chain, 0, 2)
+    assert alone["skipped"] == shared["skipped"] == [False] * 4 + [True] + [False] * 2
+    taken = [number for number, skipped in enumerate(alone["skipped"]) if not skipped]
+    for number in taken:
+        assert shared["losses"][number] == pytest.approx(alone["losses"][number], abs=1e-9)
+    for name, value in alone.items():
+        if isinstance(value, torch.Tensor) and value.is_floating_point():
+            torch.testing.assert_close(shared[name], value, rtol=0, atol=1e-6, msg=name)
+
+
+def test_a_share_is_every_so_manieth_sample() -> None:
+    plan = StepPlan((BatchPlan("train", (4, 1, 3), seed=7),), (Episode(("depth",), 0),))
+    shares = [share_of(plan, rank, 2).batches[0] for rank in range(2)]
+    assert [share.indices for share in shares] == [(4, 3), (1,)]
+    assert shares[0].seed != shares[1].seed
+    assert share_of(plan, 3, 4).batches[0].indices == ()
+
+
+def test_an_empty_batch_has_no_task() -> None:
+    batch = empty_batch(TINY_TASKS)
+    assert len(batch) == 0
+    assert batch.present([task.name for task in TINY_TASKS]) == ()
+
+
+def test_a_wrapped_model_is_refused(tmp_path: Path) -> None:
+    learner = tiny_learner()
+    file = tmp_path / "store"
+    torch.distributed.init_process_group("gloo", init_method=f"file://{file}", rank=0, world_size=1)
+    try:
+        learner.model.backbone.trunk = nn.parallel.DistributedDataParallel(
+            learner.model.backbone.trunk
+        )
+        with pytest.raises(UsageError, match="DistributedDataParallel"):
+            type(learner)(learner.model, {}, (), learner.balancing)
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+SETTINGS = [
+    "tasks=['segmentation', 'depth']", "data.train=9", "data.val=5", "data.size=32x32",
+    "data.workers=0", "model.backbone.width=0.03125", "training.batch_size=2",
+    "training.evaluate_every=1", "training.threads=1",
+]  # fmt: skip
+
+
+def command(out: str, epochs: int, *more: str) -> list[str]:
+    settings = [*SETTINGS, f"training.epochs={epochs}"]
+    return ["-m", "mtlcore", "run", "--plugin=nashmtl", *(f"--set={s}" for s in settings),
+            "--out", out, *more]  # fmt: skip
+
+
+def figures(run: Path) -> dict[str, dict[str, float]]:
+    found: dict[str, dict[str, float]] = json.loads((run / "summary.json").read_text())["final"][
+        "val"
+    ]
+    return found
+
+
+def alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def workers(parent: int) -> Sequence[int]:
+    """Process numbers of the ranks that torchrun has started, by rank."""
+    found = {}
+    for folder in Path("/proc").iterdir():
+        if not folder.name.isdigit():
+            continue
+        try:
+            status = (folder / "stat").read_text().rpartition(")")[2].split()
+            variables = (folder / "environ").read_bytes().split(b"\0")
+        except OSError:
+            continue
+        rank = [v for v in variables if v.startswith(b"RANK=")]
+        if int(status[1]) == parent and rank:
+            found[int(rank[0][5:])] = int(folder.name)
+    return [found[rank] for rank in sorted(found)]
+
+
+def test_run_is_killed_resumed_and_the_same_as_undisturbed(tmp_path: Path) -> None:
+    whole = subprocess.run(
+        torchrun(*command("whole", 6)), cwd=tmp_path, env=environment(), capture_output=True,
+        text=True, timeout=300,
+    )  # fmt: skip
+    assert whole.returncode == 0, whole.stderr
+    assert whole.stdout.count("run: whole") == 1
+    assert json.loads((tmp_path / "whole/run.json").read_text())["processes"] == 2
+    lines = [
+        json.loads(line) for line in (tmp_path / "whole/metrics.jsonl").read_text().splitlines()
+    ]
+    keys = [(line["step"], line["split"], line["task"], line["metric"]) for line in lines]
+    assert len(keys) == len(set(keys))
+
+    with (tmp_path / "log").open("w") as log:
+        process = subprocess.Popen(
+            torchrun(*command("killed", 6)), cwd=tmp_path, env=environment(), stdout=log, stderr=log
+        )
+        metrics = tmp_path / "killed/metrics.jsonl"
+        deadline = time.monotonic() + 120
+        while not (metrics.exists() and '"val"' in metrics.read_text()):
+            assert process.poll() is None, (tmp_path / "log").read_text()
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        os.kill(workers(process.pid)[1], signal.SIGKILL)
+        assert process.wait(120) != 0
+    told = (tmp_path / "log").read_text()
+    assert "another process of this run has ended" in told or "stopped by SIGTERM" in told
+    assert "--resume" in told
+    assert json.loads((tmp_path / "killed/run.json").read_text())["status"] != "finished"
+
+    again = subprocess.run(
+        torchrun(*command("killed", 6, "--resume")), cwd=tmp_path, env=environment(),
+        capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert again.returncode == 0, again.stderr
+    last = "checkpoints/last.safetensors"
+    expected, found = (load_checkpoint(tmp_path / run / last) for run in ("whole", "killed"))
+    assert expected["learner"].keys() == found["learner"].keys()
+    for name, value in expected["learner"].items():
+        if isinstance(value, torch.Tensor):
+            assert torch.equal(value, found["learner"][name]), name
+    assert figures(tmp_path / "whole") == figures(tmp_path / "killed")
