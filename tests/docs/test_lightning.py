@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-PAGE = Path(__file__).parents[1] / "docs" / "how-to" / "own-loop.md"
+PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "own-loop.md"
 MODEL, PLAIN, LIGHTNING = re.findall(r"```python\n(.*?)```", PAGE.read_text("utf-8"), re.DOTALL)
 EPOCHS = 12
 

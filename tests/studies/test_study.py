@@ -44,7 +44,7 @@ VARIANTS = """
 optimizer.lr = 1e30
 """
 LAST = "checkpoints/last.safetensors"
-STUDIES = Path(__file__).parents[1] / "studies"
+STUDIES = Path(__file__).parents[2] / "studies"
 
 
 @pytest.fixture(scope="module")

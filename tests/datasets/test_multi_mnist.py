@@ -14,7 +14,7 @@ from mtlcore.datasets.multi_mnist import MultiMNIST
 from mtlcore.errors import UsageError
 from mtlcore.testing import DatasetContract
 
-PROJECT = Path(__file__).resolve().parents[1]
+PROJECT = Path(__file__).resolve().parents[2]
 REAL = Path(os.environ.get("MTLCORE_REAL_DATA") or PROJECT / "../shared/data") / "mnist_t10k"
 
 

@@ -25,7 +25,7 @@ from mtlcore.errors import MtlError, UsageError
 from mtlcore.models import made_for
 from mtlcore.plugins import Plugins
 from mtlcore.runs import adapted_config
-from mtlcore.runs.adaptation import load_initial, scratch_config
+from mtlcore.runs.initial import load_initial, scratch_config
 from mtlcore.storage import load_checkpoint, save_checkpoint
 
 CONFIG: dict[str, Any] = {

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 REAL_DATA = Path(os.environ.get("MTLCORE_REAL_DATA", ROOT.parent / "shared" / "data"))
 
 pytestmark = pytest.mark.slow

@@ -369,7 +369,7 @@ def test_a_value_that_was_not_declared_invalid_is_found(root):
 
 # ------------------------------------------------------------------------- real photographs
 
-PROJECT = Path(__file__).resolve().parents[1]
+PROJECT = Path(__file__).resolve().parents[2]
 REAL = Path(os.environ.get("MTLCORE_REAL_DATA") or PROJECT / "../shared/data") / "tabletop"
 TABLETOP = str(PROJECT / "examples" / "tabletop.toml")
 

@@ -20,7 +20,7 @@ import mtlcore.testing
 from mtlcore.cli import main
 from mtlcore.plugins import KINDS, KNOWN, Plugins, singular
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 NAMES = {kind: f"try-{singular(kind)}" for kind in KINDS}
 TINY = ("training.steps=2", "training.batch_size=2", "data.train=4", "data.val=2",
         "data.size=32x32", "data.workers=0", "device=cpu")  # fmt: skip

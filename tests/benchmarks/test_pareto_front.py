@@ -9,7 +9,7 @@ from types import ModuleType
 import pytest
 import torch
 
-FILE = Path(__file__).parents[1] / "benchmarks" / "pareto_front.py"
+FILE = Path(__file__).parents[2] / "benchmarks" / "pareto_front.py"
 
 
 @pytest.fixture(scope="module")

@@ -31,7 +31,7 @@ import pytest
 from mtlcore.cli import main
 from mtlcore.plugins import KINDS, hook_name, hookspecs
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 PAGES = sorted(
     path

@@ -23,7 +23,7 @@ from mtlcore.errors import ConfigError, UsageError
 from mtlcore.plugins import structure
 from mtlcore.testing import DatasetContract
 
-PROJECT = Path(__file__).resolve().parents[1]
+PROJECT = Path(__file__).resolve().parents[2]
 REAL = Path(os.environ.get("MTLCORE_REAL_DATA") or PROJECT / "../shared/data") / "census_income"
 
 TRAIN = """age,city,code,rich,size,a,b

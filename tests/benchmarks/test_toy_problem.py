@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 GOLDEN = Path(os.environ.get("MTLCORE_GOLDEN", ROOT / ".." / "shared" / "golden"))
 
 

@@ -30,7 +30,7 @@ from mtlcore.testing.base import same, state_of, through_checkpoint
 NAMES = ("red", "green", "blue")
 TASKS = tuple(Task(name=name, kind="depth", channels=1) for name in NAMES)
 GOLDEN = Path(
-    os.environ.get("MTLCORE_GOLDEN", Path(__file__).parents[1] / ".." / "shared" / "golden")
+    os.environ.get("MTLCORE_GOLDEN", Path(__file__).parents[2] / ".." / "shared" / "golden")
 )
 NEAR = {"rtol": 1e-12, "atol": 1e-14}
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-README = (Path(__file__).parents[1] / "README.md").read_text()
+README = (Path(__file__).parents[2] / "README.md").read_text()
 TINY = [
     "--set=data.train=4",
     "--set=data.val=2",
