@@ -19,6 +19,7 @@ extensions = [
     "sphinx_design",
     "components",
     "equations",
+    "house",
 ]
 exclude_patterns = ["_build", "extensions", "results/tables"]
 root_doc = "index"
