@@ -290,10 +290,10 @@ class Training:
                 model.head(task).reset_parameters()
                 forgotten += list(model.head(task).parameters())
         # What a phase started anew must learn again, also for tasks that had stopped.
-        self.progress.stopping.renewed = True
-        if change.restart_balancer:
-            self.learner.balancing.restart()
-        self.optimizer.forget(forgotten)
+        self.progress.stopping.reset_due = True
+        if change.reset_balancer:
+            self.learner.balancing.reset()
+        self.optimizer.reset_state(forgotten)
         self._display.note(
             f"step {self.progress.step}: the backbone enters its next phase"
             + (f" ({len(forgotten)} tensors start anew)" if forgotten else "")
@@ -345,7 +345,7 @@ class Training:
         self._average_buffers()
         figures = self._evaluate() if self._evaluation_due() else None
         self._display.epoch(progress.epoch + 1, self.epochs, progress.mean_losses(), figures)
-        if progress.stopping.renewed:
+        if progress.stopping.reset_due:
             progress.stopping = Stopping()
         if figures is not None:
             self._stop_early(figures)

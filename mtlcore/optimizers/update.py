@@ -54,7 +54,7 @@ class Optimizer(abc.ABC):
         """Learn from one plan; where in the run it stands is in `learner.context`."""
 
     @abc.abstractmethod
-    def forget(self, parameters: Iterable[Parameter]) -> None:
+    def reset_state(self, parameters: Iterable[Parameter]) -> None:
         """Drop the state (moments) of parameters that were re-initialised."""
 
     @abc.abstractmethod
@@ -328,7 +328,7 @@ class Update:
         if random is not None and drawn is not None:
             random.set_state(drawn)
 
-    def forget(self, parameters: Iterable[Parameter]) -> None:
+    def reset_state(self, parameters: Iterable[Parameter]) -> None:
         """Drop the moments of these parameters."""
         for parameter in parameters:
             self._torch.state.pop(parameter, None)
@@ -429,8 +429,8 @@ class GradientDescent(Optimizer):
                 break
         return self._update.finish(learner)
 
-    def forget(self, parameters: Iterable[Parameter]) -> None:
-        self._update.forget(parameters)
+    def reset_state(self, parameters: Iterable[Parameter]) -> None:
+        self._update.reset_state(parameters)
 
     def after_evaluation(self, loss: float) -> None:
         self._update.after_evaluation(loss)
