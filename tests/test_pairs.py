@@ -206,8 +206,8 @@ class Watched(Optimizer):
         self.steps += 1
         return report
 
-    def forget(self, parameters: Iterable[torch.nn.Parameter]) -> None:
-        self.inner.forget(parameters)
+    def reset_state(self, parameters: Iterable[torch.nn.Parameter]) -> None:
+        self.inner.reset_state(parameters)
 
     def after_evaluation(self, loss: float) -> None:
         self.inner.after_evaluation(loss)

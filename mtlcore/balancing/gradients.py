@@ -392,8 +392,8 @@ def own_leaves(
             if first != task:
                 raise UsageError(
                     f"the losses of {first} and {task} both reach a parameter of shape "
-                    f"{tuple(parameter.shape)} that is not among `shared`; its gradient would not "
-                    "be balanced: name every parameter that several tasks use"
+                    f"{tuple(parameter.shape)} that is not in `shared_params`; its gradient would "
+                    "not be balanced: name every parameter that several tasks use"
                 )
     return own
 

@@ -33,10 +33,10 @@ def _apply(transition: Transition, session: Session) -> None:
             model.head(task).reset_parameters()
             initialised += list(model.head(task).parameters())
     # What a phase re-initialised must learn again, also for tasks that had stopped.
-    session.progress.stopping.renewed = True
-    if transition.restart_balancer:
-        session.learner.balancing.restart()
-    session.optimizer.forget(initialised)
+    session.progress.stopping.reset_due = True
+    if transition.reset_balancer:
+        session.learner.balancing.reset()
+    session.optimizer.reset_state(initialised)
     session.display.note(
         f"step {session.progress.step}: the backbone enters its next phase"
         + (f" ({len(initialised)} tensors start anew)" if initialised else "")

@@ -115,7 +115,7 @@ class Training:
         average_buffers(session.learner)
         metrics = self._validation.evaluate() if self._validation.is_due() else None
         session.display.epoch(progress.epoch + 1, session.epochs, progress.mean_losses(), metrics)
-        if progress.stopping.renewed:
+        if progress.stopping.reset_due:
             progress.stopping = Stopping()
         if metrics is not None:
             self._validation.stop_early(metrics)

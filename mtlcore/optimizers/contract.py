@@ -50,7 +50,7 @@ class Optimizer(abc.ABC):
         """Learn from one plan; `learner.context` says where in the run it stands."""
 
     @abc.abstractmethod
-    def forget(self, parameters: Iterable[Parameter]) -> None:
+    def reset_state(self, parameters: Iterable[Parameter]) -> None:
         """Drop the state, such as moments, of parameters that were re-initialised."""
 
     @abc.abstractmethod

@@ -54,8 +54,8 @@ class GradientDescent(Optimizer):
                 break
         return self._update.finish(learner)
 
-    def forget(self, parameters: Iterable[Parameter]) -> None:
-        self._update.forget(parameters)
+    def reset_state(self, parameters: Iterable[Parameter]) -> None:
+        self._update.reset_state(parameters)
 
     def after_evaluation(self, loss: float) -> None:
         self._update.after_evaluation(loss)

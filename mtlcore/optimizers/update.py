@@ -186,7 +186,7 @@ class Update:
         if generator is not None and first_state is not None:
             generator.set_state(first_state)
 
-    def forget(self, parameters: Iterable[Parameter]) -> None:
+    def reset_state(self, parameters: Iterable[Parameter]) -> None:
         """Drop the moments of parameters that were re-initialised."""
         for parameter in parameters:
             self._torch.state.pop(parameter, None)

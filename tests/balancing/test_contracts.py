@@ -378,7 +378,7 @@ def test_every_task_is_asked_about_before_weights_are_reused():
         (7, (), 2),  # depth keeps the weight that it had
     ):
         assert steps.take(number, absent)[0] == passes
-    steps.learner.balancing.restart()
+    steps.learner.balancing.reset()
     assert steps.take(8)[0] == 6
 
 
@@ -516,12 +516,12 @@ def test_dwa_epoch_by_epoch(golden):
         assert found == pytest.approx(expected, rel=1e-12)
 
 
-def test_dwa_restarted_weighs_equally_again(golden):
+def test_dwa_weighs_equally_after_a_reset(golden):
     case = golden["dwa"]
     dwa = DWA(temperature=case["T"])
     dwa.prepare(TASKS)
     drive(dwa, case["losses_per_epoch"])
-    dwa.restart()
+    dwa.reset()
     used = drive(dwa, case["losses_per_epoch"])
     for found, expected in zip(used, case["weights_per_epoch"], strict=True):
         assert found == pytest.approx(expected, rel=1e-12)

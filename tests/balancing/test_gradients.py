@@ -417,7 +417,12 @@ def test_scopes_in_any_loop(scope):
     shared, last = learning(network.trunk), learning(network.trunk[2])
     rows = jacobian(network.losses(inputs), shared)
     losses = network.losses(inputs)
-    Given(scope).backward(losses, network.trunk.parameters(), cut=[network.features], last=last)
+    Given(scope).backward(
+        losses,
+        network.trunk.parameters(),
+        features=[network.features],
+        last_shared_params=last,
+    )
     torch.testing.assert_close(flat_grads(shared), torch.tensor(WEIGHTS).double() @ rows, **NEAR)
     if scope != "shared":
         with pytest.raises(UsageError, match=f"scope '{scope}'"):

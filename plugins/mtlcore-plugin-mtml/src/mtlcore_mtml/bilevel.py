@@ -188,8 +188,8 @@ class MTML(Optimizer):
             copy_all([kept for _, kept in self._saved], [p for p, _ in self._saved])
         return report
 
-    def forget(self, parameters: Iterable[Parameter]) -> None:
-        self._update.forget(parameters)
+    def reset_state(self, parameters: Iterable[Parameter]) -> None:
+        self._update.reset_state(parameters)
 
     def after_evaluation(self, loss: float) -> None:
         self._update.after_evaluation(loss)
