@@ -5,8 +5,8 @@ The `scope` of a balancer of gradients says which gradients it compares:
 * "shared": those of all shared parameters. K backward passes run through the trunk.
 * "features": those of the tensors where the trunk ends (`Features.cut`). K passes run through the
   heads, and one, of the weighted sum, through the trunk.
-* "last_shared": those of `Backbone.last_shared_parameters()`. K passes run through the heads down to
-  these parameters, then one, of the weighted losses, through everything.
+* "last_shared": those of `Backbone.last_shared_parameters()`. K passes run through the heads down
+  to these parameters, then one, of the weighted losses, through everything.
 
 The last two keep the graph of a step until its update: with micro-batches, the graphs of all.
 
