@@ -69,3 +69,46 @@ lint: install
 
 clean:
 	rm -rf $(VENV) $(LOWER)
+
+# What the workflows of .github/ call besides.
+.PHONY: linkcheck test-newest dist wheels release-check
+
+# Follows every link that leaves the site; needs a network.
+linkcheck: $(STAMP)-docs
+	$(BIN)/sphinx-build -q --keep-going -b linkcheck docs docs/_build/linkcheck
+
+# The core's tests with the newest release of everything, torch too: constraints.txt is left out.
+test-newest:
+	$(PYTHON) -m venv --clear $(VENV)-newest
+	$(VENV)-newest/bin/pip install --quiet --disable-pip-version-check \
+		-e '.[plots,http,matlab,parquet,test]' $(foreach plugin,$(PLUGINS),-e ./$(plugin))
+	$(VENV)-newest/bin/pip list
+	$(ONE_THREAD) $(VENV)-newest/bin/pytest -n 2 --dist worksteal -m "not slow" tests
+
+# Source distributions and wheels of the core and of every plugin, in dist/.
+dist:
+	rm -rf dist
+	$(PYTHON) -m venv --clear $(VENV)-build
+	$(VENV)-build/bin/pip install --quiet --disable-pip-version-check -c constraints.txt \
+		build hatchling
+	@set -e; for folder in . $(PLUGINS); do \
+		$(VENV)-build/bin/python -m build --no-isolation --outdir dist $$folder; \
+	done
+
+# The wheels work in an empty environment, and every plugin is found there.
+wheels: export PYTHONPATH :=
+wheels: dist
+	$(PYTHON) -m venv --clear $(VENV)-wheels
+	$(VENV)-wheels/bin/pip install --quiet --disable-pip-version-check -c constraints.txt dist/*.whl
+	$(VENV)-wheels/bin/pip install --quiet --disable-pip-version-check --no-index 'mtlcore[all]'
+	$(VENV)-wheels/bin/pip check
+	$(VENV)-wheels/bin/mtl --strict-plugins plugins
+	$(VENV)-wheels/bin/mtl list balancers
+	@for plugin in $(notdir $(PLUGINS)); do \
+		$(VENV)-wheels/bin/mtl plugins --json | grep -q "\"$$plugin\"" || \
+			{ echo "$$plugin: its wheel brings no plugin" >&2; exit 1; }; \
+	done
+
+# The distributions agree; with TAG=v0.2.0, they are ready to be published under it.
+release-check:
+	$(PYTHON) tools/release_check.py $(TAG)
