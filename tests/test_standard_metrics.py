@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mtlcore.metrics import Metric
+from mtlcore.standard import metrics as metrics_module
 from mtlcore.standard.metrics import DepthMetric, EdgesMetric, NormalsMetric, SegmentationMetric
 from mtlcore.tasks import Task
 
@@ -299,6 +300,16 @@ def test_angle_limits_are_strict() -> None:
     figures = seen("normals", at_angles(degrees)).compute()
     within = [figures[name] for name in ("within_11_25", "within_22_5", "within_30")]
     assert within == pytest.approx([100 * n / 8 for n in (1, 3, 5)])
+
+
+def test_an_angle_at_a_limit_is_not_within_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Published protocols count angles below 11.25, 22.5 and 30 degrees, strictly."""
+    prediction, target, valid = at_angles(torch.tensor([1.0, 2.0, 3.0, 4.0]))
+    exact = torch.tensor([11.25, 22.5, 30.0, 5.0]).reshape(1, 1, 4)
+    monkeypatch.setattr(metrics_module, "_angle", lambda *_: exact)
+    figures = seen("normals", (prediction, target, valid)).compute()
+    within = [figures[name] for name in ("within_11_25", "within_22_5", "within_30")]
+    assert within == [25.0, 50.0, 75.0]
 
 
 def test_f1_is_the_best_over_the_thresholds() -> None:
