@@ -56,9 +56,6 @@ class TestNYUv2(MethodContract):
     method = "mtpsl-nyuv2"
     needs_files = True
 
-    def test_the_preset_is_a_configuration(self) -> None:
-        resolve(Plugins.from_environment(), [self.method], [])
-
 
 class TestCityscapes(MethodContract):
     method = "mtpsl-cityscapes"
@@ -244,7 +241,9 @@ def test_trains(name: str, tmp_path: Path) -> None:
         if key[0] == "cross_task"
     }
     assert bool(learnt) == (name != "consistency")
-    assert summary["parameters"]["components"]["cross_task"] == 0 or learnt
+    statistics = ("running_mean", "running_var", "num_batches_tracked")
+    counted = sum(value.numel() for key, value in learnt.items() if key[-1] not in statistics)
+    assert summary["parameters"]["components"]["cross_task"] == counted
 
 
 @pytest.mark.parametrize("name", some_fast("mtpsl", "consistency"))
@@ -302,7 +301,6 @@ def test_it_is_left_out_of_prediction(tmp_path: Path, monkeypatch: pytest.Monkey
     del trained.learner.cross_task
     found = trained.learner.predict(inputs, trained.learner.tasks)
     assert same(found, expected)
-    assert trained.learner.model.backbone is not None
 
 
 def test_runs_are_the_same_whoever_loads(tmp_path: Path) -> None:
