@@ -8,17 +8,23 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 import mtlcore
 from mtlcore import training as training_module
 from mtlcore.api import try_step
 from mtlcore.config import resolve
+from mtlcore.display import SilentDisplay
 from mtlcore.episodes import LoadedPlan
 from mtlcore.errors import MtlError
 from mtlcore.layers import Layer
 from mtlcore.learner import Learner
+from mtlcore.models import Transition
 from mtlcore.optimizers import GradientDescent, StepReport
 from mtlcore.plugins import Plugins
+from mtlcore.rundir import RunDirectory
+from mtlcore.standard.segnet import SegNet
+from mtlcore.training import Training
 
 TINY: dict[str, Any] = {
     "tasks": ["segmentation", "depth"],
@@ -133,3 +139,32 @@ def test_of_others_it_is_the_one_with_the_lowest_score(
     scores = iter([3.0, 1.0, 2.0])
     monkeypatch.setattr(training_module, "score", lambda *_: next(scores))
     assert run(tmp_path / "run", evaluate_every=1, epochs=3)["best"]["epoch"] == 2
+
+
+@pytest.mark.parametrize(("heads", "balancer"), [(True, False), (False, True)])
+def test_a_phase_starts_anew_what_it_says_and_nothing_else(
+    heads: bool, balancer: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Moments of what the backbone names, heads with theirs, what the balancer has seen."""
+    # So small a rate moves no weight.
+    optimizer = {"name": "adam", "lr": 1e-30}
+    values = {**TINY, "balancer": {"name": "dwa"}, "optimizer": optimizer}
+    config = resolve(Plugins(allow=()), (), [Layer("test", values)])
+    training = Training(config, RunDirectory(str(tmp_path), resume=True), SilentDisplay())
+    training.first_step()
+    before = {name: p.detach().clone() for name, p in training.learner.named_parameters()}
+    named = "encoder.levels.0.first.0.weight"
+    change = Transition(reset=(named,), reset_heads=heads, restart_balancer=balancer)
+    monkeypatch.setattr(SegNet, "at_progress", lambda *_: change)
+    training.first_step()
+    of_heads = {name for name in before if name.startswith("model.heads.")}
+    moments = training.optimizer.state_dict()["torch"]["state"]
+    steps = {name: float(moments[place]["step"]) for place, name in enumerate(before)}
+    anew = {name for name, number in steps.items() if number == 1}
+    assert anew == {f"model.backbone.{named}"} | (of_heads if heads else set())
+    now = dict(training.learner.named_parameters())
+    moved = {name for name, p in before.items() if not torch.allclose(p, now[name], atol=1e-20)}
+    assert moved == ({name for name in of_heads if name.endswith("weight")} if heads else set())
+    (weighing,) = training.learner.balancing.loss_balancers
+    seen = weighing.get_extra_state()["running"]["depth"][1]
+    assert seen == (1 if balancer else 2)
