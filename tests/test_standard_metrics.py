@@ -245,6 +245,17 @@ def test_depth_known_values() -> None:
     assert figures["rel_error"] == pytest.approx(0.24211841753753233, rel=1e-6)
 
 
+def test_depth_by_hand() -> None:
+    """Off by a factor of exactly 1.25 is not within it, nor is half of the depth."""
+    target = torch.tensor([1.0, 2.0, 4.0, 1.0]).reshape(1, 1, 1, 4)
+    prediction = torch.tensor([1.25, 2.0, 2.0, -1.0]).reshape(1, 1, 1, 4)
+    figures = seen("depth", (prediction, target, torch.ones(1, 1, 4, dtype=torch.bool))).compute()
+    assert figures["abs_error"] == pytest.approx((0.25 + 2 + 2) / 4)
+    assert figures["rel_error"] == pytest.approx((0.25 + 0.5 + 2) / 4)
+    assert figures["rmse"] == pytest.approx(math.sqrt((0.0625 + 4 + 4) / 4))
+    assert figures["delta1"] == 0.25
+
+
 def test_depth_sums_do_not_drift() -> None:
     """In float32 a sum of a million small errors beside a large one would lose them."""
     target = torch.ones(1, 1, 1000, 1000)
@@ -336,3 +347,11 @@ def test_f1_without_positives_is_nan() -> None:
     prediction, target, valid = draw("edges")
     figures = seen("edges", (prediction, torch.zeros_like(target), valid)).compute()
     assert math.isnan(figures["f1"])
+
+
+def test_f1_at_the_edge_of_its_rules() -> None:
+    """A pixel at the threshold is predicted, and a target of one half is positive."""
+    logits = torch.tensor([0.0, -0.02]).reshape(1, 1, 1, 2)
+    target = torch.tensor([0.5, 0.4]).reshape(1, 1, 1, 2)
+    valid = torch.ones(1, 1, 2, dtype=torch.bool)
+    assert seen("edges", (logits, target, valid)).compute()["f1"] == 1
