@@ -120,7 +120,7 @@ def test_dependabot_looks_at_every_distribution() -> None:
 
 
 def test_the_form_for_methods_knows_every_kind() -> None:
-    from mtlcore.specs import KINDS
+    from mtlcore.plugins import KINDS
 
     form = read(ROOT / ".github/ISSUE_TEMPLATE/method.yml")
     (kinds,) = (field for field in form["body"] if field.get("id") == "kind")

@@ -8,12 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from mtlcore.balancing.context import BalancerContext, BalancingResult, Scope
-from mtlcore.balancing.contracts import (
-    Balancer,
-    GramianBalancer,
-    LossBalancer,
-    RowBalancer,
-)
+from mtlcore.balancing.contracts import Balancer, GramianBalancer, LossBalancer, RowBalancer
 from mtlcore.data import Batch
 from mtlcore.errors import UsageError
 from mtlcore.tasks import Task
