@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 SCRIPT = "tools/release_check.py"
 PLUGIN = "plugins/mtlcore-plugin-pcgrad"
 FILES = [
-    SCRIPT, "pyproject.toml", "mtlcore/__init__.py", "mtlcore/_deprecation.py", "CHANGELOG.md",
+    SCRIPT, "pyproject.toml", "mtlcore/_version.py", "mtlcore/_deprecation.py", "CHANGELOG.md",
     "LICENSE", "CITATION.cff", "SECURITY.md", "CODE_OF_CONDUCT.md", ".github",
     *(f"plugins/{folder.name}/{name}" for folder in sorted((ROOT / "plugins").iterdir())
       for name in ("pyproject.toml", "CHANGELOG.md", "LICENSE")),
@@ -68,7 +68,7 @@ def test_the_distributions_agree() -> None:
         (f"{PLUGIN}/CHANGELOG.md", "## 0.1.0", "## 0.0.9", "0.1.0 (unreleased)"),
         (f"{PLUGIN}/LICENSE", "MIT License", "Licence", "is not the core's"),
         ("CITATION.cff", "version: 0.1.0", "version: 0.0.9", "version: 0.1.0"),
-        ("mtlcore/__init__.py", '__version__ = "0.1.0"', '__version__ = "0.2.0"', "<0.3"),
+        ("mtlcore/_version.py", '__version__ = "0.1.0"', '__version__ = "0.2.0"', "<0.3"),
     ],
 )
 def test_what_differs_is_named(copy: Path, file: str, before: str, after: str, told: str) -> None:

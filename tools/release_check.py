@@ -117,7 +117,7 @@ def project(folder: Path) -> dict[str, Any]:
 
 def core_version() -> str:
     """The version that the core's package states."""
-    (version,) = re.findall(r'^__version__ = "(.+)"$', text(ROOT / "mtlcore/__init__.py"), re.M)
+    (version,) = re.findall(r'^__version__ = "(.+)"$', text(ROOT / "mtlcore/_version.py"), re.M)
     return str(version)
 
 
