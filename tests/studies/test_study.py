@@ -25,7 +25,7 @@ from mtlcore.plugins import Plugins
 from mtlcore.results import compare
 from mtlcore.storage import load_checkpoint
 from mtlcore.studies import cells_of, read_study, run_study
-from mtlcore.studies.processes import Ended
+from mtlcore.studies.processes import CellExit
 
 TINY = """
 name = "Tiny"
@@ -407,7 +407,7 @@ def test_killed_studies_leave_nothing_running_and_go_on(
 
 
 def ended(code: int, said: str) -> str:
-    return Ended(location="cells/a", code=code, seconds=1.0, said=said).why
+    return CellExit(location="cells/a", code=code, seconds=1.0, output=said).reason
 
 
 def test_why_a_process_ended() -> None:
