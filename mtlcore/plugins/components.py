@@ -22,8 +22,8 @@ class PluginInfo:
         id: Its entry-point name, or the stem of its file.
         distribution: The installed distribution that brings it, or the path of its file.
         version: That distribution's version; empty for a file.
-        status: ``ok``, ``failed``, ``incompatible`` (not imported) or ``blocked`` (not imported).
-        reason: One line that follows the plugin's name, such as ``failed to import: ...``.
+        status: `ok`, `failed`, `incompatible` (not imported) or `blocked` (not imported).
+        reason: One line that follows the plugin's name, such as `failed to import: ...`.
         error: The exception behind the reason, for chaining.
         seconds: What importing it took.
         provides: Kind of component -> names.
@@ -56,7 +56,7 @@ class Component:
 
     @property
     def full_name(self) -> str:
-        """``plugin/name``, which no other plugin can shadow."""
+        """`plugin/name`, which no other plugin can shadow."""
         return f"{self.plugin}/{self.spec.name}"
 
     @property
@@ -75,7 +75,7 @@ class Component:
 @final
 @attrs.frozen
 class Selection:
-    """What ``--plugin WORD`` adds to a configuration.
+    """What `--plugin WORD` adds to a configuration.
 
     Args:
         plugin: The id of the plugin it came from.

@@ -1,6 +1,6 @@
 """The settings of a component: the annotated keyword-only parameters of its class or function.
 
-Their meaning is read from the ``Args:`` section of the docstring. Values that users give are
+Their meaning is read from the `Args:` section of the docstring. Values that users give are
 checked against the annotations, strictly: a string is never taken for a number.
 """
 
@@ -49,7 +49,7 @@ class Setting:
     Args:
         name: The parameter's name; with dots inside a nested record.
         annotation: Its type.
-        default: Its default, ``REQUIRED``, or ``...`` where the record computes it.
+        default: Its default, `REQUIRED`, or `...` where the record computes it.
         meaning: What the docstring says about it.
     """
 
@@ -60,7 +60,7 @@ class Setting:
 
     @property
     def type(self) -> str:
-        """Its type as people read it, such as ``float | None`` or ``'a' | 'b'``."""
+        """Its type as people read it, such as `float | None` or `'a' | 'b'`."""
         return type_name(self.annotation)
 
 
@@ -99,7 +99,7 @@ def settings_of(target: Any) -> tuple[Setting, ...]:
 
 
 def expanded(settings: Iterable[Setting]) -> tuple[Setting, ...]:
-    """Return the settings, each nested record followed by its own ones as ``record.name``."""
+    """Return the settings, each nested record followed by its own ones as `record.name`."""
     result: list[Setting] = []
     for setting in settings:
         result.append(setting)
@@ -126,8 +126,8 @@ def structure(
     Args:
         target: The class or function.
         given: What the user wrote.
-        path: Where, for messages, such as ``balancer``.
-        problems: Receives one line, ``path.key: message``, for everything that is wrong.
+        path: Where, for messages, such as `balancer`.
+        problems: Receives one line, `path.key: message`, for everything that is wrong.
         reserved: Names that the caller passes itself; no setting of a user.
         others: Keys of the same table that are not the target's, for messages.
     """
@@ -336,7 +336,7 @@ _ARG = re.compile(r"^(\w+)(?: \([^)]*\))?:(.*\n(?:[ \t]+\S.*\n|[ \t]*\n)*)", re.
 
 
 def _meanings(target: Any) -> dict[str, str]:
-    """Read what the ``Args:`` sections of a function, or of a class and its bases, say."""
+    """Read what the `Args:` sections of a function, or of a class and its bases, say."""
     documented: list[Any] = [target]
     if isinstance(target, type):
         documented = [p for base in target.__mro__ for p in (base, vars(base).get("__init__"))]

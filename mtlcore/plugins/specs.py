@@ -75,7 +75,7 @@ class Spec(ABC):
 
     Args:
         name: What users write, in lower case with dashes.
-        summary: One line for ``mtl list``.
+        summary: One line for `mtl list`.
         paper: Where the idea was published: authors, title, year, link.
     """
 
@@ -96,7 +96,7 @@ class ComponentSpec(Spec, ABC):
     """A record with a target: the class or function that makes the component.
 
     Args:
-        target: ``"package.module:Name"``, or the class or function itself (for plugins of one
+        target: `"package.module:Name"`, or the class or function itself (for plugins of one
         file).
     """
 
@@ -123,7 +123,7 @@ class TaskSpec(ComponentSpec, ABC):
     """A component that serves one task at a time.
 
     Args:
-        task_kinds: The kinds of task it serves; ``"*"`` stands for any.
+        task_kinds: The kinds of task it serves; `"*"` stands for any.
         default_for: The kinds for which it is taken when the configuration names none.
     """
 
@@ -197,8 +197,8 @@ class MethodSpec(Spec):
     """A method: a preset that names components and their settings.
 
     Args:
-        preset: ``"package:file.toml"``, or the preset itself as a dict.
-        requires: What the method is not itself without, such as ``"balancers/ira"``.
+        preset: `"package:file.toml"`, or the preset itself as a dict.
+        requires: What the method is not itself without, such as `"balancers/ira"`.
     """
 
     preset: str | Mapping[str, Any] = attrs.field(validator=_check_preset)
@@ -219,7 +219,7 @@ class MethodSpec(Spec):
             raise MtlError(f"{self}: cannot read preset '{self.preset}': {error}") from error
 
     def load(self) -> dict[str, Any]:
-        """Return the preset, as ``read`` does."""
+        """Return the preset, as `read` does."""
         return self.read()
 
 
