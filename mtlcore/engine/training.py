@@ -317,7 +317,7 @@ class Training:
         progress = self.progress
         progress.skipped += 1
         progress.skipped_in_a_row += 1
-        self._display.note(f"step {progress.step}: skipped, {reason}")
+        self._display.warn(f"step {progress.step}: skipped, {reason}")
         if progress.skipped_in_a_row < self.config.training.max_skipped:
             return
         good = self._directory.checkpoint

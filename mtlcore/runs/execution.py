@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from mtlcore.config import Layer, RunConfig, file_layer, resolve
-from mtlcore.display import Display, SilentDisplay
+from mtlcore.display import Display, LoggingDisplay, SilentDisplay
 from mtlcore.distributed import Distributed, init_distributed
 from mtlcore.engine import Training, check, parameter_table
 from mtlcore.errors import Interrupted, MtlError, UsageError, describe
@@ -27,6 +27,7 @@ from mtlcore.storage import (
     next_directory,
     stored_config,
 )
+from mtlcore.system import is_main_process
 
 
 def run(
@@ -44,7 +45,8 @@ def run(
         plugins: what `--plugin` would name, in order.
         out: directory or fsspec URL; None: `runs/<method>-<n>`.
         resume: go on with what `out` holds.
-        display: what to show meanwhile; None: nothing.
+        display: shows the progress; None: what a terminal would show is logged to `mtlcore`, by
+            the main process alone.
 
     Raises:
         MtlError: the run failed; the message says why and what is saved.
@@ -58,7 +60,11 @@ def run(
             layers = [file_layer(str(config))]
         config = resolve(found, plugins or (), layers)
     location = out or next_directory(config.method)
-    return execute(found, config, location, resume, display or SilentDisplay())
+    if display is None:
+        display = LoggingDisplay() if is_main_process() else SilentDisplay()
+    for note in config.notes:
+        display.warn(note)
+    return execute(found, config, location, resume, display)
 
 
 def try_step(config: RunConfig) -> dict[str, Any]:
@@ -234,12 +240,12 @@ def _warn_of_changes(
 ) -> None:
     before, now = len(checkpoint["ranks"]), distributed.world_size
     if before != now:
-        display.note(
+        display.warn(
             f"the run had {before} processes before and has {now} now: "
             "it goes on, but not bit for bit, with steps of another size"
         )
     if checkpoint["threads"] != torch.get_num_threads():
-        display.note(
+        display.warn(
             f"the run had {checkpoint['threads']} threads before and has "
             f"{torch.get_num_threads()} now: it goes on, but not bit for bit "
             f"(training.threads={checkpoint['threads']} would)"
