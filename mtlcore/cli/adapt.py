@@ -23,53 +23,54 @@ _SCRATCH = ("scratch: final", "epoch", "seconds")
     multiple=True,
     required=True,
     metavar="NEW...",
-    help="The tasks that join: a,b, or several words, or repeated.",
+    help="The new tasks, as a,b or as several words. Repeatable.",
 )
 @click.option(
     "--train",
     type=click.Choice(["all", "new", "heads"]),
     default="all",
     show_default=True,
-    help="Which tasks learn: all, the new ones through all of the network, or the new "
-    "ones through their own parts, with everything else frozen.",
+    help="Which tasks to train: all; the new ones, through the whole network (new); or the new "
+    "ones, through the parts that are theirs alone, with everything else frozen (heads).",
 )
 @click.option(
     "--data-fraction",
     type=float,
     metavar="SHARE",
-    help="Share of the training samples to use, such as 0.1; same as --set "
-    "data.train_fraction=SHARE.",
+    help="Same as --set data.train_fraction=SHARE: the share of the training samples to use, "
+    "such as 0.1.",
 )
 @click.option(
     "--set",
     "assignments",
     multiple=True,
     metavar="PATH=VALUE",
-    help="Override one value of the run's configuration.",
+    help="Override one value of the run's configuration. Repeatable.",
 )
 @click.option(
     "--target",
     "targets",
     multiple=True,
     metavar="TASK.METRIC=VALUE",
-    help="A figure to reach; default: the final one from scratch, with --from-scratch.",
+    help="A metric's value to reach. Repeatable.  [default, with --from-scratch: the final value "
+    "from scratch]",
 )
 @click.option(
     "--checkpoint",
     type=click.Choice(["best", "last"]),
     default="best",
     show_default=True,
-    help="Start from the best epoch's weights, or the last ones.",
+    help="Start from the weights of the best epoch or the last ones.",
 )
 @click.option(
     "--from-scratch",
     "scratch",
     is_flag=True,
-    help="Train the same with fresh weights too, into OUT/scratch, and compare.",
+    help="Train the same from random weights too, in OUT/scratch, and compare.",
 )
-@click.option("--out", required=True, help="Directory or URL of the new run.")
-@click.option("--resume", is_flag=True, help="Go on with the run in --out.")
-@click.option("--json", "as_json", is_flag=True, help="Print the report as JSON at the end.")
+@click.option("--out", required=True, metavar="DIR", help="Directory or URL of the new run.")
+@click.option("--resume", is_flag=True, help="Resume the run in --out.")
+@click.option("--json", "as_json", is_flag=True, help="Print the report as JSON, and no progress.")
 @click.pass_context
 def adapt(
     ctx: click.Context,
@@ -86,7 +87,10 @@ def adapt(
     resume: bool,
     as_json: bool,
 ) -> None:
-    """Let new tasks join a trained RUN, which stays as it is."""
+    """Add new tasks to a trained RUN.
+
+    The result is a new run; RUN itself stays as it is.
+    """
     with stop_at_once():
         from mtlcore.config import set_layer
         from mtlcore.display import SilentDisplay, make_display

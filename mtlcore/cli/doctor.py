@@ -23,10 +23,13 @@ _LITTLE_DISK = 1 << 30
 
 
 @click.command()
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
 @click.pass_context
 def doctor(ctx: click.Context, as_json: bool) -> None:
-    """Show versions, threads, devices, plugins and disk space, and what is wrong with them."""
+    """Show versions, devices and problems.
+
+    Threads, plugins and disk space are shown too. Send the output along with a question.
+    """
     facts = examine(plugins_of(ctx))
     if as_json:
         click.echo(json.dumps(facts, indent=2))

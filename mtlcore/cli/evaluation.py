@@ -15,25 +15,27 @@ from mtlcore.system import stop_at_once
 
 _WHICH = click.option(
     "--checkpoint", type=click.Choice(["best", "last"]), default="best", show_default=True,
-    help="Weights of the best epoch, or the last ones.",
+    help="Use the weights of the best epoch or the last ones.",
 )  # fmt: skip
-_DEVICE = click.option("--device", help="auto, cpu, cuda, cuda:1; default: the run's.")
+_DEVICE = click.option(
+    "--device", metavar="DEVICE", help="auto, cpu, cuda or cuda:1.  [default: the run's]"
+)
 
 
 @click.command("eval")
 @click.argument("run")
-@click.option("--split", default="val", show_default=True, help="Which split of the data.")
+@click.option("--split", default="val", show_default=True, metavar="NAME", help="The split to use.")
 @click.option(
     "--plugin", "files", multiple=True, metavar="FILE", type=click.Path(),
-    help="A plugin in one file, for what --set names.",
+    help="A plugin file (.py), for components that --set names. Repeatable.",
 )  # fmt: skip
 @click.option(
     "--set", "assignments", multiple=True, metavar="PATH=VALUE",
-    help="Changes of [data] and [metrics].",
+    help="Override one value of [data] or [metrics]. Repeatable.",
 )  # fmt: skip
 @_WHICH
 @_DEVICE
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
 @click.pass_context
 def evaluate(
     ctx: click.Context,
@@ -45,7 +47,10 @@ def evaluate(
     device: str | None,
     as_json: bool,
 ) -> None:
-    """Evaluate a trained RUN on any split, also of other data with the same tasks."""
+    """Evaluate a trained RUN.
+
+    Any split will do, and with --set also other data with the same tasks.
+    """
     with stop_at_once():
         from mtlcore.config import Layer, set_layer
         from mtlcore.runs import evaluate_run, load_run
@@ -70,8 +75,10 @@ def evaluate(
 @click.command()
 @click.argument("run")
 @click.argument("images", nargs=-1, required=True, metavar="IMAGE...")
-@click.option("--out", required=True, help="Folder for the pictures and arrays.")
-@click.option("--size", help="HEIGHTxWIDTH to run the network at; default: the run's.")
+@click.option("--out", required=True, metavar="DIR", help="Folder to write pictures and arrays to.")
+@click.option(
+    "--size", metavar="HEIGHTxWIDTH", help="Size of the network's input.  [default: the run's]"
+)
 @_WHICH
 @_DEVICE
 @click.pass_context
@@ -84,7 +91,10 @@ def predict(
     checkpoint: Any,
     device: str | None,
 ) -> None:
-    """Predict every task of a trained RUN from photographs of any size."""
+    """Predict the tasks of a trained RUN for images.
+
+    Images may have any size; predictions have the size of their image.
+    """
     with stop_at_once():
         import fsspec
 

@@ -33,11 +33,16 @@ _ENDING = ".template"
 
 @click.command("new-plugin")
 @click.argument("name")
-@click.option("--kind", type=KindChoice(), required=True, help="Which component it brings.")
-@click.option("--out", default=".", help="Folder to write it into; default: this one.")
+@click.option(
+    "--kind", type=KindChoice(), required=True, help="The kind of component that it brings."
+)
+@click.option("--out", default=".", show_default=True, metavar="DIR", help="Folder to write it to.")
 @click.pass_context
 def new_plugin(ctx: click.Context, name: str, kind: str, out: str) -> None:
-    """Write a whole plugin NAME, which installs, passes its tests and trains, to change at will."""
+    """Write a new plugin to start from.
+
+    It is called NAME, installs, passes its tests and trains; change it at will.
+    """
     check_name(name, plugins_of(ctx))
     folder = Path(out) / f"{_PREFIX}{name}"
     write(folder, rendered(name, kind))
