@@ -64,7 +64,7 @@ def descend(balancer: Balancer, start: Sequence[float], steps: int, every: int) 
     path = [x.detach().clone()]
     for step in range(steps):
         adam.zero_grad()
-        balancer.backward(losses(x), shared=[x])
+        balancer.backward(losses(x), shared_params=[x])
         adam.step()
         if (step + 1) % every == 0 or step + 1 == steps:
             path.append(x.detach().clone())

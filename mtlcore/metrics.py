@@ -11,6 +11,9 @@ from typing import final
 import attrs
 from torch import Tensor
 
+#: Task -> metric -> value.
+MetricValues = dict[str, dict[str, float]]
+
 
 class Metric(abc.ABC):
     """Figures of one task: `Metric(task, **settings)`.
@@ -40,7 +43,7 @@ class Metric(abc.ABC):
 
 
 @final
-class SeveralMetrics(Metric):
+class MetricCollection(Metric):
     """Metrics of one task as one: all see the same, and their figures follow one another.
 
     Raises:
@@ -68,7 +71,7 @@ class SeveralMetrics(Metric):
 
     def merge(self, other: Metric) -> None:
         """Merge each with its counterpart."""
-        assert isinstance(other, SeveralMetrics)
+        assert isinstance(other, MetricCollection)
         for mine, theirs in zip(self._metrics, other._metrics, strict=True):
             mine.merge(theirs)
 

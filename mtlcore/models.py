@@ -56,12 +56,12 @@ class Transition:
     Args:
         reset: names (in the backbone) of parameters it re-initialised; the optimizer forgets them.
         reset_heads: whether the heads start anew as well.
-        restart_balancer: whether the balancer forgets what it has seen.
+        reset_balancer: whether the balancer is reset as well.
     """
 
     reset: tuple[str, ...] = ()
     reset_heads: bool = False
-    restart_balancer: bool = False
+    reset_balancer: bool = False
 
 
 class Backbone(nn.Module, abc.ABC):

@@ -81,7 +81,7 @@ def expected(trunk: float, heads: float) -> dict[str, torch.Tensor]:
 )
 def test_backward_in_any_loop(balancer, trunk: float, heads: float) -> None:
     model = Two()
-    result = balancer.backward(model.losses(), shared=model.trunk.parameters())
+    result = balancer.backward(model.losses(), shared_params=model.trunk.parameters())
     for name, gradient in expected(trunk, heads).items():
         torch.testing.assert_close(model.get_parameter(name).grad, gradient)
     if isinstance(balancer, GramianBalancer):
@@ -92,7 +92,7 @@ def test_backward_in_any_loop(balancer, trunk: float, heads: float) -> None:
 def test_backward_adds_to_what_is_there() -> None:
     model = Two()
     for _ in range(2):
-        Sum().backward(model.losses(), shared=model.trunk.parameters())
+        Sum().backward(model.losses(), shared_params=model.trunk.parameters())
     for name, gradient in expected(2, 2).items():
         torch.testing.assert_close(model.get_parameter(name).grad, gradient)
 
@@ -107,8 +107,8 @@ def test_backward_of_a_balancer_of_losses() -> None:
 
 def test_a_forgotten_shared_parameter_is_refused() -> None:
     model = Two()
-    with pytest.raises(UsageError, match=r"a and b both reach .* not among `shared`"):
-        Sum().backward(model.losses(), shared=[model.trunk.weight])
+    with pytest.raises(UsageError, match=r"a and b both reach .* not in `shared_params`"):
+        Sum().backward(model.losses(), shared_params=[model.trunk.weight])
     assert all(p.grad is None for p in model.parameters())
 
 

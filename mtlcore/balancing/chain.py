@@ -80,11 +80,11 @@ class Balancing(nn.Module):
         for balancer in self._chain:
             balancer.after_step(context)
 
-    def restart(self) -> None:
+    def reset(self) -> None:
         """Let every balancer forget."""
         self._last_weights = {}
         for balancer in self._chain:
-            balancer.restart()
+            balancer.reset()
 
     def reused_weights(self, tasks: Sequence[str], step: int) -> Mapping[str, list[float]] | None:
         """The last weights where this step is between two updates and all tasks have some.

@@ -54,8 +54,8 @@ class Balancer(nn.Module, abc.ABC):
         """Learn from a step that was taken."""
         return
 
-    def restart(self) -> None:
-        """Forget what was learnt, as the paper of a method with phases may ask."""
+    def reset(self) -> None:
+        """Drop what was learnt; called where a backbone enters a phase that asks for it."""
         return
 
     def random(self, context: BalancerContext | None) -> torch.Generator | None:
@@ -65,35 +65,41 @@ class Balancer(nn.Module, abc.ABC):
     def backward(
         self,
         losses: Mapping[str, Tensor],
-        shared: Iterable[Parameter] = (),
+        shared_params: Iterable[Parameter] = (),
         context: BalancerContext | None = None,
         *,
-        cut: Sequence[Tensor] = (),
-        last: Iterable[Parameter] = (),
+        features: Sequence[Tensor] = (),
+        last_shared_params: Iterable[Parameter] = (),
     ) -> BalancingResult:
-        """Balance in any training loop: in place of `sum(losses.values()).backward()`.
+        """Balance in a training loop of your own, in place of `sum(losses.values()).backward()`.
 
-        Adds to `.grad`, as `backward` does. Parameters that only one loss reaches are found
-        through the graph. A balancer that learns from steps also needs `prepare(tasks)` before
-        and `after_step(context)` after each of them.
+        Like `backward`, it adds to `.grad`. Parameters that only one loss reaches are found
+        through the graph. A balancer that learns from steps also needs a call of `prepare(tasks)`
+        before the first step and of `after_step(context)` after each step.
 
         Args:
             losses: a scalar per task, each with its graph.
-            shared: the parameters whose gradients are balanced, such as `trunk.parameters()`; a
-                balancer of losses needs none.
-            context: of the step, told `losses`; None: one of these losses and `self.generator`.
-            cut: what a balancer with the scope "features" compares gradients of: tensors that every
-                path from `shared` to a loss crosses once, such as the trunk's output.
-            last: what one with the scope "last_shared" compares gradients of: some of `shared`.
+            shared_params: the parameters whose gradients are balanced, such as
+                `trunk.parameters()`; a balancer of losses needs none.
+            context: the step's; its `losses` are filled in. None: a new one that knows these
+                losses only and draws from `self.generator`.
+            features: for a balancer whose scope is "features": the tensors whose gradients are
+                compared, such as the trunk's output. Every path from `shared_params` to a loss
+                must cross exactly one of them.
+            last_shared_params: for a balancer whose scope is "last_shared": those of
+                `shared_params` whose gradients are compared.
+
+        Returns:
+            The weights that were applied, and how the balancer ended.
 
         Raises:
-            UsageError: several losses reach a parameter that is not among `shared`, or what the
-                scope needs is missing.
+            UsageError: several losses reach a parameter that is not in `shared_params`, or what
+                the scope needs is missing.
         """
         if context is None:
             names = tuple(losses)
             context = BalancerContext(tasks=names, present=names, generator=self.generator)
-        result = self._backward(losses, list(shared), context, cut, last)
+        result = self._backward(losses, list(shared_params), context, features, last_shared_params)
         context.losses = {task: float(loss.detach()) for task, loss in losses.items()}
         return result
 
@@ -101,10 +107,10 @@ class Balancer(nn.Module, abc.ABC):
     def _backward(
         self,
         losses: Mapping[str, Tensor],
-        shared: Sequence[Parameter],
+        shared_params: Sequence[Parameter],
         context: BalancerContext,
-        cut: Sequence[Tensor],
-        last: Iterable[Parameter],
+        features: Sequence[Tensor],
+        last_shared_params: Iterable[Parameter],
     ) -> BalancingResult: ...
 
 
@@ -139,10 +145,10 @@ class LossBalancer(Balancer):
     def _backward(
         self,
         losses: Mapping[str, Tensor],
-        shared: Sequence[Parameter],
+        shared_params: Sequence[Parameter],
         context: BalancerContext,
-        cut: Sequence[Tensor],
-        last: Iterable[Parameter],
+        features: Sequence[Tensor],
+        last_shared_params: Iterable[Parameter],
     ) -> BalancingResult:
         balanced = self.transform(dict(losses), context)
         torch.stack([*balanced.values()]).sum().backward()  # type: ignore[no-untyped-call]
@@ -165,14 +171,14 @@ class RowBalancer(Balancer):
     def _backward(
         self,
         losses: Mapping[str, Tensor],
-        shared: Sequence[Parameter],
+        shared_params: Sequence[Parameter],
         context: BalancerContext,
-        cut: Sequence[Tensor],
-        last: Iterable[Parameter],
+        features: Sequence[Tensor],
+        last_shared_params: Iterable[Parameter],
     ) -> BalancingResult:
-        own = own_leaves(losses, shared)
-        gradients = TaskGradients(shared, own, (), self.scope, last)
-        gradients.collect_rows(losses, cut=cut)
+        own = own_leaves(losses, shared_params)
+        gradients = TaskGradients(shared_params, own, (), self.scope, last_shared_params)
+        gradients.collect_rows(losses, cut=features)
         context.losses = {task: float(loss.detach()) for task, loss in losses.items()}
         return gradients.apply(self, context, accumulate=True)
 

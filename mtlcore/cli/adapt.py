@@ -1,4 +1,4 @@
-"""The command that lets new tasks join a trained run: ``mtl adapt``."""
+"""The command that lets new tasks join a trained run: `mtl adapt`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The commands that look at what is installed: ``mtl plugins``, ``mtl list`` and ``mtl show``."""
+"""The commands that look at what is installed: `mtl plugins`, `mtl list` and `mtl show`."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ class KindChoice(click.Choice[str]):
 def plugins_of(ctx: click.Context) -> Plugins:
     """Return the plugins a command works with, scanning when the first one asks.
 
-    ``ctx.obj`` is the ``Plugins`` itself, None, or the group's options: ``block`` (ids) and
-    ``strict`` (raise if any plugin failed).
+    `ctx.obj` is the `Plugins` itself, None, or the group's options: `block` (ids) and
+    `strict` (raise if any plugin failed).
     """
     if isinstance(ctx.obj, Plugins):
         return ctx.obj

@@ -1,4 +1,4 @@
-"""What is installed and what it can do: the data behind ``mtl plugins``, ``list`` and ``show``."""
+"""What is installed and what it can do: the data behind `mtl plugins`, `list` and `show`."""
 
 from __future__ import annotations
 
@@ -62,9 +62,9 @@ def show_data(
 
     Args:
         plugins: Where to look.
-        kind: One of ``KINDS``.
-        name: The component's name, or ``plugin/name``.
-        overrides: ``path=value`` settings under which a method's parameters are counted.
+        kind: One of `KINDS`.
+        name: The component's name, or `plugin/name`.
+        overrides: `path=value` settings under which a method's parameters are counted.
     """
     component = plugins.get(kind, name)
     if overrides and kind != "methods":

@@ -1,4 +1,4 @@
-"""What this machine offers a run, and what might stand in its way: ``mtl doctor``."""
+"""What this machine offers a run, and what might stand in its way: `mtl doctor`."""
 
 from __future__ import annotations
 

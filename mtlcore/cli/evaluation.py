@@ -1,4 +1,4 @@
-"""The commands that use trained runs: ``mtl eval`` and ``mtl predict``."""
+"""The commands that use trained runs: `mtl eval` and `mtl predict`."""
 
 from __future__ import annotations
 

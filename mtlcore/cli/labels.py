@@ -1,4 +1,4 @@
-"""The command that converts published label splits: ``mtl labels``."""
+"""The command that converts published label splits: `mtl labels`."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""The command that writes a plugin for somebody to fill in: ``mtl new-plugin``.
+"""The command that writes a plugin for somebody to fill in: `mtl new-plugin`.
 
-What it writes lies in ``mtlcore/templates``: a folder of what all plugins have, and one per kind of
-component. Files end in ``.template``; ``$name`` and its like stand in their text, ``PACKAGE``,
-``MODULE`` and ``dot-`` in their paths.
+What it writes lies in `mtlcore/templates`: a folder of what all plugins have, and one per kind of
+component. Files end in `.template`; `$name` and its like stand in their text, `PACKAGE`,
+`MODULE` and `dot-` in their paths.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def check_name(name: str, plugins: Plugins) -> None:
     """Refuse a name that a plugin cannot have, or that somebody else has.
 
     Raises:
-        UsageError: saying which rule it breaks, or who has it.
+        UsageError: Saying which rule it breaks, or who has it.
     """
     if name.startswith(_PREFIX):
         raise UsageError(f"{name}: leave {_PREFIX!r} out, it is put in front of the name")
@@ -90,7 +90,7 @@ def rendered(name: str, kind: str) -> dict[PurePosixPath, str]:
     """The files of a plugin: their paths in its folder, and their text.
 
     Raises:
-        UsageError: its class would be called like something that its module uses.
+        UsageError: Its class would be called like something that its module uses.
     """
     package = f"mtlcore_{name.replace('-', '_')}"
     class_name = "".join(word.capitalize() for word in name.split("-"))
@@ -123,7 +123,7 @@ def write(folder: Path, files: Mapping[PurePosixPath, str]) -> None:
     """Write a folder, whole or not at all.
 
     Raises:
-        UsageError: there is something in its place, or it cannot be written.
+        UsageError: There is something in its place, or it cannot be written.
     """
     if folder.exists() or folder.is_symlink():
         raise UsageError(f"{folder}: exists already; move it away, or choose another --out")

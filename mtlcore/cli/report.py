@@ -1,4 +1,4 @@
-"""The command that makes a page of a run or a study: ``mtl report``."""
+"""The command that makes a page of a run or a study: `mtl report`."""
 
 from __future__ import annotations
 

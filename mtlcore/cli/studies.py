@@ -1,4 +1,4 @@
-"""The commands that turn runs into answers: ``mtl study`` and ``mtl compare``."""
+"""The commands that turn runs into answers: `mtl study` and `mtl compare`."""
 
 from __future__ import annotations
 

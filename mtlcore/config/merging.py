@@ -49,8 +49,8 @@ class Layer:
     """Values of a configuration from one source.
 
     Args:
-        origin: the source, for people.
-        values: nested tables, as TOML has them.
+        origin: The source, for people.
+        values: Nested tables, as TOML has them.
     """
 
     origin: str
@@ -61,7 +61,7 @@ def file_layer(path: str) -> Layer:
     """Read a configuration file.
 
     Raises:
-        UsageError: the file cannot be read, or is not TOML.
+        UsageError: The file cannot be read, or is not TOML.
     """
     try:
         return Layer(path, tomllib.loads(Path(path).read_text("utf-8")))
@@ -75,7 +75,7 @@ def set_layer(assignments: Iterable[str]) -> Layer:
     """Read assignments `path=value` as of `--set`; a value that is not TOML is a string.
 
     Raises:
-        ConfigError: an assignment has no `=`, or contradicts an earlier one.
+        ConfigError: An assignment has no `=`, or contradicts an earlier one.
     """
     values: dict[str, Any] = {}
     problems = []
@@ -107,10 +107,10 @@ class MergedConfig:
     """Layers merged in order; later values win.
 
     Attributes:
-        tree: the values, as nested tables.
-        origins: path -> where the value comes from.
-        carried: paths of settings that were written for a component of another name.
-        notes: one line for each component that a later layer replaced.
+        tree: The values, as nested tables.
+        origins: Path -> where the value comes from.
+        carried: Paths of settings that were written for a component of another name.
+        notes: One line for each component that a later layer replaced.
     """
 
     def __init__(self) -> None:

@@ -21,11 +21,11 @@ class ConfigReader:
     reported together.
 
     Args:
-        plugins: where components are looked up.
-        merged: the configuration.
+        plugins: Where components are looked up.
+        merged: The configuration.
 
     Attributes:
-        problems: one line each, `path: message`.
+        problems: One line each, `path: message`.
     """
 
     def __init__(self, plugins: Plugins, merged: MergedConfig) -> None:
@@ -81,10 +81,10 @@ class ConfigReader:
         """Return the component that a table names, with its settings.
 
         Args:
-            kind: the kind of component.
-            path: the path of the table.
-            core: keys of the table that the core itself reads.
-            table: the table, where `path` leads into a list.
+            kind: The kind of component.
+            path: The path of the table.
+            core: Keys of the table that the core itself reads.
+            table: The table, where `path` leads into a list.
         """
         table = self.table(path) if table is None else table
         component = self.find(kind, table.get("name"), f"{path}.name")
@@ -131,12 +131,12 @@ class ConfigReader:
         """Check a component's settings and write its defaults into the table.
 
         Args:
-            component: the component.
-            given: the settings that the configuration names.
-            path: the path of the table.
-            reserved: parameters that the core passes itself; no settings.
-            others: keys of the table that the core itself reads, for messages.
-            table: the table, where `path` leads into a list.
+            component: The component.
+            given: The settings that the configuration names.
+            path: The path of the table.
+            reserved: Parameters that the core passes itself; no settings.
+            others: Keys of the table that the core itself reads, for messages.
+            table: The table, where `path` leads into a list.
         """
         target = component.load()
         known = {setting.name: setting for setting in settings_of(target)}

@@ -29,14 +29,14 @@ def resolve(
     win.
 
     Args:
-        plugins: where components are looked up. Plugin files that a layer names are loaded into
+        plugins: Where components are looked up. Plugin files that a layer names are loaded into
             it.
-        selected: what `--plugin` would name, in order.
-        layers: configuration files, then the values of `--set`.
+        selected: What `--plugin` would name, in order.
+        layers: Configuration files, then the values of `--set`.
 
     Raises:
-        ConfigError: the configuration has problems; the error lists all of them.
-        UsageError: a plugin cannot be selected.
+        ConfigError: The configuration has problems; the error lists all of them.
+        UsageError: A plugin cannot be selected.
     """
     for layer in layers:
         _load_plugin_files(plugins, layer)

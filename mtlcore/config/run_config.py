@@ -18,8 +18,8 @@ class Chosen:
     """A component and the settings that it is built with.
 
     Args:
-        component: the component.
-        settings: the settings that the configuration names, converted to the types that the
+        component: The component.
+        settings: The settings that the configuration names, converted to the types that the
             component's target takes.
     """
 
@@ -30,7 +30,7 @@ class Chosen:
         """Build the component; the positional arguments are the core's.
 
         Raises:
-            UsageError: the component refuses the value of a setting.
+            UsageError: The component refuses the value of a setting.
         """
         target = self.component.load()
         try:
@@ -45,26 +45,26 @@ class RunConfig:
     """A whole, checked configuration.
 
     Args:
-        tree: every value as TOML has it, defaults of components included.
-        origins: path -> where the value comes from.
-        notes: one line each on what was replaced or dropped while merging.
-        method: the name of the method.
-        seed: the seed of every random number generator of the run.
+        tree: Every value as TOML has it, defaults of components included.
+        origins: Path -> where the value comes from.
+        notes: One line each on what was replaced or dropped while merging.
+        method: The name of the method.
+        seed: The seed of every random number generator of the run.
         device: "auto", or a device that torch knows.
-        tasks: the run's tasks, in order.
-        data: what the core itself reads from `[data]`.
-        dataset: the dataset.
-        backbone: the backbone.
-        heads: task -> its head.
-        losses: task -> its loss.
-        metrics: task -> its metrics.
-        cross_task: the losses over several tasks.
-        chain: the balancers, in order.
-        update_every: steps between two updates of the balancing weights.
-        episodes: the episode sampler.
-        optimizer: the optimizer.
-        training: how long and how to train.
-        initial: where the first weights come from; None: they are drawn, and all tasks are
+        tasks: The run's tasks, in order.
+        data: What the core itself reads from `[data]`.
+        dataset: The dataset.
+        backbone: The backbone.
+        heads: Task -> its head.
+        losses: Task -> its loss.
+        metrics: Task -> its metrics.
+        cross_task: The losses over several tasks.
+        chain: The balancers, in order.
+        update_every: Steps between two updates of the balancing weights.
+        episodes: The episode sampler.
+        optimizer: The optimizer.
+        training: How long and how to train.
+        initial: Where the first weights come from; None: they are drawn, and all tasks are
             trained.
     """
 

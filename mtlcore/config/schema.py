@@ -15,9 +15,9 @@ class AugmentConfig:
     """Random augmentation of training samples, the same for every task of a sample.
 
     Args:
-        scales: factors of enlargement, one drawn for each sample, which is then cropped back to
+        scales: Factors of enlargement, one drawn for each sample, which is then cropped back to
             size; its depth is divided by the factor.
-        flip: mirror samples with probability 1/2; the x component of normals is negated.
+        flip: Mirror samples with probability 1/2; the x component of normals is negated.
     """
 
     scales: tuple[float, ...] = (1.0,)
@@ -29,18 +29,18 @@ class DataConfig:
     """What the core itself reads from `[data]`; the other keys are the dataset's settings.
 
     Args:
-        name: the dataset's name.
-        root: its folder or fsspec URL; generated data needs none.
-        size: height and width of the network's input; unset: what the dataset suggests.
-        train: number of training samples to generate, or the most to use; unset: all.
-        val: the same for validation samples.
-        train_fraction: the share of the training samples to use, above 0 and at most 1, evenly
+        name: The dataset's name.
+        root: Its folder or fsspec URL; generated data needs none.
+        size: Height and width of the network's input; unset: what the dataset suggests.
+        train: Number of training samples to generate, or the most to use; unset: all.
+        val: The same for validation samples.
+        train_fraction: The share of the training samples to use, above 0 and at most 1, evenly
             spread.
-        labels: which training labels are used: "full", "one" or "random" (some of each sample),
+        labels: Which training labels are used: "full", "one" or "random" (some of each sample),
             shares such as "segmentation=0.9,depth=0.1", or a .json file, task -> list of samples.
-        on_error: whether a sample that cannot be read stops the run or is skipped.
-        workers: number of processes that load ahead; 0 loads between the steps.
-        augment: random scaling and flipping of training samples.
+        on_error: Whether a sample that cannot be read stops the run or is skipped.
+        workers: Number of processes that load ahead; 0 loads between the steps.
+        augment: Random scaling and flipping of training samples.
     """
 
     name: str
@@ -63,26 +63,26 @@ class TrainingConfig:
     """How to train, and for how long.
 
     Args:
-        epochs: passes over the training samples.
-        steps: number of steps; the run ends with the epoch that reaches it. If epochs is set
+        epochs: Passes over the training samples.
+        steps: Number of steps; the run ends with the epoch that reaches it. If epochs is set
             too, whichever comes first.
-        batch_size: samples per step and process.
-        accumulate: batches per step, whose gradients are accumulated.
-        precision: arithmetic of backbone and heads; losses are always computed in fp32.
-        compile: compile the backbone with torch.compile.
-        threads: number of threads for computing; unset: torch's choice.
-        normalisation: a task's loss is the mean over valid elements of the batch ("valid"), or
+        batch_size: Samples per step and process.
+        accumulate: Batches per step, whose gradients are accumulated.
+        precision: Arithmetic of backbone and heads; losses are always computed in fp32.
+        compile: Compile the backbone with torch.compile.
+        threads: Number of threads for computing; unset: torch's choice.
+        normalisation: A task's loss is the mean over valid elements of the batch ("valid"), or
             over samples of their own means ("sample").
-        sync_buffers: with several processes, when running statistics of batch norm are averaged:
+        sync_buffers: With several processes, when running statistics of batch norm are averaged:
             at each evaluation and checkpoint ("epoch") or after every step ("step").
-        evaluate_every: epochs between evaluations; unset: at most ten evaluations per run, or one
+        evaluate_every: Epochs between evaluations; unset: at most ten evaluations per run, or one
             per epoch if a patience is set.
-        average_last: number of last evaluations over which the final metrics are averaged.
-        max_skipped: number of consecutive steps without a finite loss and gradient that stop the
+        average_last: Number of last evaluations over which the final metrics are averaged.
+        max_skipped: Number of consecutive steps without a finite loss and gradient that stop the
             run.
-        task_patience: epochs without a lower validation loss after which a task is no longer
+        task_patience: Epochs without a lower validation loss after which a task is no longer
             trained (it leaves the episodes, its head stays as it is); unset: never.
-        patience: epochs without a lower validation score after which the run ends; unset: never.
+        patience: Epochs without a lower validation score after which the run ends; unset: never.
             The score is the mean of the tasks' losses, each divided by its first value.
     """
 
@@ -107,10 +107,10 @@ class InitialConfig:
     """Where the first weights come from, and which tasks are trained.
 
     Args:
-        run: directory or URL of the trained run to take weights from; unset: initialise anew.
-        checkpoint: take the weights of its best epoch, or the last ones.
-        new: tasks whose parts of the network are initialised anew; the run must have all others.
-        train: which tasks are trained: all of them; only the new ones, through the whole network
+        run: Directory or URL of the trained run to take weights from; unset: initialise anew.
+        checkpoint: Take the weights of its best epoch, or the last ones.
+        new: Tasks whose parts of the network are initialised anew; the run must have all others.
+        train: Which tasks are trained: all of them; only the new ones, through the whole network
             ("new"); or only the new ones, through the parts that are theirs alone, with everything
             else frozen and in evaluation mode ("heads").
     """

@@ -33,11 +33,11 @@ def read_per_task(
     """Return the component of each task.
 
     Args:
-        reader: the configuration.
-        kind: the kind of component.
-        tasks: the tasks.
-        path: the table whose keys are tasks.
-        fallback: the table that holds for tasks without one of their own. Where neither names a
+        reader: The configuration.
+        kind: The kind of component.
+        tasks: The tasks.
+        path: The table whose keys are tasks.
+        fallback: The table that holds for tasks without one of their own. Where neither names a
             component, it is the default one for the task's kind.
     """
     result = {}

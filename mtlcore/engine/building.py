@@ -13,7 +13,7 @@ from mtlcore.distributed import SINGLE_PROCESS, Distributed
 from mtlcore.errors import UsageError
 from mtlcore.learner import Learner
 from mtlcore.loading import Augmentation, Loader, PlanReader, Split, draw_regime
-from mtlcore.metrics import Metric, SeveralMetrics
+from mtlcore.metrics import Metric, MetricCollection
 from mtlcore.models import Backbone, FeatureInfo, MultiTaskModel, count_parameters
 
 
@@ -116,7 +116,7 @@ def _as_one(task: str, metrics: Sequence[Metric]) -> Metric:
     if len(metrics) == 1:
         return metrics[0]
     try:
-        return SeveralMetrics(metrics)
+        return MetricCollection(metrics)
     except ValueError as error:
         raise UsageError(f"metrics.{task}: {error}") from error
 

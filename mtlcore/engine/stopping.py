@@ -38,8 +38,8 @@ class Stopping:
             from then on, whatever the others' learning does to it.
         stopped: stopped task -> the epoch after which it learnt no more.
         ended: the epoch after which the run ended early.
-        renewed: the backbone has entered a phase in this epoch: from the next one on all tasks
-            learn again, and patience counts anew.
+        reset_due: the backbone has entered a phase in this epoch: from the next epoch on all tasks
+            learn again, and patience starts at zero.
     """
 
     best: dict[str, tuple[int, float]] = attrs.field(factory=dict)
@@ -47,7 +47,7 @@ class Stopping:
     held: dict[str, float] = attrs.field(factory=dict)
     stopped: dict[str, int] = attrs.field(factory=dict)
     ended: int | None = None
-    renewed: bool = False
+    reset_due: bool = False
 
     def update(
         self,

@@ -37,10 +37,10 @@ def load_plugin(
     """Load a plugin; return what became of it and the components that it brings.
 
     Args:
-        info: what is known of it before.
-        load: imports its module.
-        requires: the requirements of its distribution.
-        namesake: an earlier plugin of the same id; a working one keeps it.
+        info: What is known of it before.
+        load: Imports its module.
+        requires: The requirements of its distribution.
+        namesake: An earlier plugin of the same id; a working one keeps it.
     """
     started = time.perf_counter()
     try:
@@ -65,7 +65,7 @@ def import_file(file: Path) -> Any:
     """Return the module of a plugin of one file.
 
     Raises:
-        MtlError: there is no such file, or it is not a Python file.
+        MtlError: There is no such file, or it is not a Python file.
     """
     if not file.is_file():
         raise MtlError("no such file")

@@ -34,10 +34,10 @@ class Plugins:
     `standard`, which holds the core's own components, is always there and always first.
 
     Args:
-        allow: load only the installed plugins with these ids; None loads all.
-        block: do not load those with these ids.
-        files: paths of plugin files; never blocked, because they are named.
-        entry_points: use these instead of those of the installed distributions.
+        allow: Load only the installed plugins with these ids; None loads all.
+        block: Do not load those with these ids.
+        files: Paths of plugin files; never blocked, because they are named.
+        entry_points: Use these instead of those of the installed distributions.
     """
 
     def __init__(
@@ -92,7 +92,7 @@ class Plugins:
         """Return the component called `name` or `plugin/name`.
 
         Raises:
-            UsageError: there is none, or the short name belongs to several plugins.
+            UsageError: There is none, or the short name belongs to several plugins.
         """
         matches = self._find(kind, name)
         if not matches:
@@ -104,7 +104,7 @@ class Plugins:
         """Return the default head, loss or metric for tasks of a kind.
 
         Raises:
-            UsageError: no component claims to be it, or several do and none of them is standard.
+            UsageError: No component claims to be it, or several do and none of them is standard.
         """
         claims = [c for c in self.all(kind) if task_kind in getattr(c.spec, "default_for", ())]
         claims = [c for c in claims if c.plugin == STANDARD] or claims
@@ -123,7 +123,7 @@ class Plugins:
         the name of its plugin; a method of that name; the only balancer of a plugin.
 
         Raises:
-            UsageError: the word names none of these, or a plugin that did not load.
+            UsageError: The word names none of these, or a plugin that did not load.
         """
         if word.endswith(".py"):
             return self._file_selection(self.load_file(word))
@@ -220,14 +220,14 @@ def create(kind: str, name: str, *positional: Any, **settings: Any) -> Any:
     """Build a component by its name, such as a balancer.
 
     Args:
-        kind: the kind, as `mtl list` names it, such as "balancers".
-        name: the component's name, or "plugin/name".
-        positional: what the core would pass: for a head, its task and features.
-        settings: the component's settings, as `mtl show KIND NAME` lists them.
+        kind: The kind, as `mtl list` names it, such as "balancers".
+        name: The component's name, or "plugin/name".
+        positional: What the core would pass: for a head, its task and features.
+        settings: The component's settings, as `mtl show KIND NAME` lists them.
 
     Raises:
-        UsageError: there is no such component.
-        ConfigError: it does not take these settings.
+        UsageError: There is no such component.
+        ConfigError: It does not take these settings.
     """
     target = Plugins.from_environment().get(kind, name).load()
     problems: list[str] = []

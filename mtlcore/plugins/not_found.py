@@ -22,10 +22,10 @@ def not_found(
     and those of this project that are not installed.
 
     Args:
-        what: what was looked for, such as "balancer".
-        name: its name.
-        names: the names there are.
-        plugins: all plugins that were found, working or not.
+        what: What was looked for, such as "balancer".
+        name: Its name.
+        names: The names there are.
+        plugins: All plugins that were found, working or not.
     """
     names = sorted(set(names))
     ids = {info.id for info in plugins}

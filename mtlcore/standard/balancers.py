@@ -135,12 +135,12 @@ class DWA(LossBalancer):
             raise UsageError(f"balancer.window: {window} is not a number of steps")
         self._temperature, self._window = temperature, window
         self._tasks: tuple[str, ...] = ()
-        self.restart()
+        self.reset()
 
     def prepare(self, tasks: Sequence[Task], data: Iterable[Batch] | None = None) -> None:
         self._tasks = tuple(task.name for task in tasks)
 
-    def restart(self) -> None:
+    def reset(self) -> None:
         self._epoch: int | None = None
         self._running: dict[str, list[float]] = {}  # this epoch's losses as [sum, number]
         self._means: dict[str, list[float]] = {}  # means of the last two epochs

@@ -24,13 +24,13 @@ class Cell:
     """One run of a study.
 
     Args:
-        variant: the variant's name.
-        seed: the run's seed.
-        task: its only task, where the variant has a run per task; None elsewhere.
-        config: the run's whole configuration.
-        source: location of the cell whose weights it starts with.
-        status: what became of it.
-        reason: why it has no result.
+        variant: The variant's name.
+        seed: The run's seed.
+        task: Its only task, where the variant has a run per task; None elsewhere.
+        config: The run's whole configuration.
+        source: Location of the cell whose weights it starts with.
+        status: What became of it.
+        reason: Why it has no result.
     """
 
     variant: str
@@ -64,10 +64,10 @@ def cells_of(study: Study, folder: Path, plugins: Plugins, threads: int) -> list
     """Return every cell with its configuration: all variants of one seed, then of the next.
 
     Args:
-        study: the study, as read from its file.
-        folder: the study's directory; a cell that starts from another finds it there.
-        plugins: the plugins whose components the configurations may name.
-        threads: the number of threads for cells whose configuration does not set it.
+        study: The study, as read from its file.
+        folder: The study's directory; a cell that starts from another finds it there.
+        plugins: The plugins whose components the configurations may name.
+        threads: The number of threads for cells whose configuration does not set it.
 
     Raises:
         ConfigError: A configuration has mistakes; the error lists those of all variants.

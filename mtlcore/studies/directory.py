@@ -64,11 +64,11 @@ class StudyState:
     """The cells of a study with their states, which `study.json` keeps.
 
     Args:
-        study: the study, as read from its file.
-        folder: its directory.
-        cells: all of its cells.
-        jobs: how many cells run at a time.
-        threads: the number of threads of a cell whose configuration does not set it.
+        study: The study, as read from its file.
+        folder: Its directory.
+        cells: All of its cells.
+        jobs: How many cells run at a time.
+        threads: The number of threads of a cell whose configuration does not set it.
     """
 
     study: Study

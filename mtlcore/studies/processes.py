@@ -27,10 +27,10 @@ class CellExit:
     """How a cell's process ended.
 
     Args:
-        location: the cell's directory, relative to the study's.
-        code: the exit status; negative for the signal that killed it.
-        seconds: how long it ran.
-        output: what it printed.
+        location: The cell's directory, relative to the study's.
+        code: The exit status; negative for the signal that killed it.
+        seconds: How long it ran.
+        output: What it printed.
     """
 
     location: str
@@ -70,10 +70,10 @@ class CellProcesses:
     ends it: see `mtlcore.cli.study_cell`.
 
     Args:
-        folder: the study's directory.
-        jobs: how many run at a time.
-        lock: file descriptor of the study's lock.
-        blocked: ids of plugins that they must not load.
+        folder: The study's directory.
+        jobs: How many run at a time.
+        lock: File descriptor of the study's lock.
+        blocked: Ids of plugins that they must not load.
     """
 
     def __init__(self, folder: Path, jobs: int, lock: int, blocked: Sequence[str]) -> None:

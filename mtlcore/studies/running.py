@@ -38,12 +38,12 @@ def run_study(
     """Run the unfinished cells of a study and write its tables.
 
     Args:
-        plugins: the plugins whose components the configurations may name.
-        file: path of the study's file.
-        out: a local directory: new, empty, or that of an earlier start of this study.
-        jobs: how many cells run at a time.
-        display: shows the progress.
-        blocked: ids of plugins that the cells must not load either.
+        plugins: The plugins whose components the configurations may name.
+        file: Path of the study's file.
+        out: A local directory: new, empty, or that of an earlier start of this study.
+        jobs: How many cells run at a time.
+        display: Shows the progress.
+        blocked: Ids of plugins that the cells must not load either.
 
     Returns:
         The comparison that the tables show.

@@ -24,12 +24,12 @@ class StudySettings:
     """The top-level keys of a study's file.
 
     Args:
-        name: the title of the tables.
-        seeds: the seeds of every variant.
-        baseline: the variant that the others are compared with; unset: the first variant with one
+        name: The title of the tables.
+        seeds: The seeds of every variant.
+        baseline: The variant that the others are compared with; unset: the first variant with one
             model per task, or else the first one.
-        delta_m: the definition of delta-m: "mtan", "cagrad" or "libmtl".
-        epoch: whether metrics are those of the last evaluations or of the best epoch.
+        delta_m: The definition of delta-m: "mtan", "cagrad" or "libmtl".
+        epoch: Whether metrics are those of the last evaluations or of the best epoch.
         targets: `task.metric=value`; the tables say when each was first reached.
     """
 
@@ -47,12 +47,12 @@ class StudyVariant:
     """One variant of a study's file.
 
     Args:
-        name: the variant's name, and that of its folder.
-        plugins: what `--plugin` would name.
-        settings: its tables of configuration.
-        single_task: whether each task is trained in a run of its own.
-        starts_from: an earlier variant; each run starts with its weights of the same seed.
-        seeds: which of the study's seeds it is run with; None: all.
+        name: The variant's name, and that of its folder.
+        plugins: What `--plugin` would name.
+        settings: Its tables of configuration.
+        single_task: Whether each task is trained in a run of its own.
+        starts_from: An earlier variant; each run starts with its weights of the same seed.
+        seeds: Which of the study's seeds it is run with; None: all.
     """
 
     name: str
@@ -69,10 +69,10 @@ class Study:
     """A study, as its file describes it.
 
     Args:
-        path: the path of the file.
-        settings: the file's top-level keys.
-        base: plugins and settings that all variants share.
-        variants: the variants, in the order of the file.
+        path: The path of the file.
+        settings: The file's top-level keys.
+        base: Plugins and settings that all variants share.
+        variants: The variants, in the order of the file.
     """
 
     path: str

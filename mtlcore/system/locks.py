@@ -17,11 +17,11 @@ def locked(file: Path, on_wait: Callable[[], None]) -> Iterator[int]:
     A child process that inherits the descriptor holds the lock too, for as long as it lives.
 
     Args:
-        file: created if it does not exist, and never removed.
-        on_wait: called once if another process holds the lock, before waiting for it.
+        file: Created if it does not exist, and never removed.
+        on_wait: Called once if another process holds the lock, before waiting for it.
 
     Raises:
-        UsageError: this platform has no such locks.
+        UsageError: This platform has no such locks.
     """
     try:
         import fcntl

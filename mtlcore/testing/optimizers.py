@@ -167,7 +167,7 @@ class OptimizerContract:
             for number in range(3):
                 self._step(learner, optimizer, number)
             fresh.load_state_dict(state_of(learner))
-            optimizer.forget(list(learner.parameters()))
+            optimizer.reset_state(list(learner.parameters()))
             self._step(learner, optimizer, 3)
             self._step(fresh, self.make(fresh), 3)
             moved = changes(state_of(learner), state_of(fresh))
@@ -181,7 +181,7 @@ class OptimizerContract:
                 for one, optimizer in pairs:
                     self._step(one, optimizer, number)
             key = learner.model.tasks["depth"].key
-            pairs[0][1].forget(list(learner.model.head("depth").parameters()))
+            pairs[0][1].reset_state(list(learner.model.head("depth").parameters()))
             for one, optimizer in pairs:
                 self._step(one, optimizer, 3)
             moved = changes(state_of(learner), state_of(other))

@@ -271,7 +271,7 @@ def test_weights_that_are_known_need_no_rows(scale):
     weights = {t: [s, h] for t, s, h in zip(NAMES, shared, own, strict=True)}
     for batch, names in ((0, NAMES), (1, NAMES)):
         losses = {t: loss * scale for t, loss in problem.losses(names, batch).items()}
-        gradients.collect_weighted(losses, weights, keep_graph=True)
+        gradients.collect_weighted(losses, weights, retain_graph=True)
         gradients.collect_sum([losses["red"] * 0])
     gradients.unscale(scale)
     result = gradients.apply(Ones(), context())
@@ -378,7 +378,7 @@ def test_every_task_is_asked_about_before_weights_are_reused():
         (7, (), 2),  # depth keeps the weight that it had
     ):
         assert steps.take(number, absent)[0] == passes
-    steps.learner.balancing.restart()
+    steps.learner.balancing.reset()
     assert steps.take(8)[0] == 6
 
 
@@ -419,7 +419,7 @@ def test_cross_terms_weigh_one_under_every_balancer(weights):
     problem = Problem()
     gradients = problem.gradients()
     losses = problem.losses()
-    gradients.collect_rows(losses, keep_graph=True)
+    gradients.collect_rows(losses, retain_graph=True)
     gradients.collect_sum([losses["red"] * 0.5])
     gradients.apply(Given(weights), context())
     head = problem.own["red"]
@@ -516,12 +516,12 @@ def test_dwa_epoch_by_epoch(golden):
         assert found == pytest.approx(expected, rel=1e-12)
 
 
-def test_dwa_restarted_weighs_equally_again(golden):
+def test_dwa_weighs_equally_after_a_reset(golden):
     case = golden["dwa"]
     dwa = DWA(temperature=case["T"])
     dwa.prepare(TASKS)
     drive(dwa, case["losses_per_epoch"])
-    dwa.restart()
+    dwa.reset()
     used = drive(dwa, case["losses_per_epoch"])
     for found, expected in zip(used, case["weights_per_epoch"], strict=True):
         assert found == pytest.approx(expected, rel=1e-12)

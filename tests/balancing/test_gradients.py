@@ -386,7 +386,7 @@ def test_micro_batches_of_other_scopes(scope):
         (beside,) = jacobian({"extra": cut.square().sum()}, shared)
         whole[0] += beside / WEIGHTS[0]
         scaled = {name: loss * scale for name, loss in losses.items()}
-        gradients.collect_rows(scaled, keep_graph=True, cut=(cut,))
+        gradients.collect_rows(scaled, retain_graph=True, cut=(cut,))
         gradients.collect_sum([extra])
     gradients.unscale(scale)
     apply(gradients, given)
@@ -417,7 +417,12 @@ def test_scopes_in_any_loop(scope):
     shared, last = learning(network.trunk), learning(network.trunk[2])
     rows = jacobian(network.losses(inputs), shared)
     losses = network.losses(inputs)
-    Given(scope).backward(losses, network.trunk.parameters(), cut=[network.features], last=last)
+    Given(scope).backward(
+        losses,
+        network.trunk.parameters(),
+        features=[network.features],
+        last_shared_params=last,
+    )
     torch.testing.assert_close(flat_grads(shared), torch.tensor(WEIGHTS).double() @ rows, **NEAR)
     if scope != "shared":
         with pytest.raises(UsageError, match=f"scope '{scope}'"):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from mtlcore.metrics import Metric, SeveralMetrics
+from mtlcore.metrics import Metric, MetricCollection
 from mtlcore.plugins import settings_of
 from mtlcore.standard.edges import EdgesODS, count_matches, thin
 from mtlcore.standard.metrics import DepthMetric, EdgesMetric
@@ -69,7 +69,7 @@ class TestEdges(MetricContract):
 
 class TestSeveralMetrics(TestEdges):
     def make(self, task):
-        return SeveralMetrics([EdgesMetric(task), EdgesODS(task, tolerance=0.1)])
+        return MetricCollection([EdgesMetric(task), EdgesODS(task, tolerance=0.1)])
 
 
 # --- depth

@@ -1301,12 +1301,12 @@ class LosesItsMoments(Momentum):
 
 
 class RemembersForgotten(Momentum):
-    def forget(self, parameters):
+    def reset_state(self, parameters):
         pass
 
 
 class ForgetsEverything(Momentum):
-    def forget(self, parameters):
+    def reset_state(self, parameters):
         self._update._torch.state.clear()
 
 

@@ -136,7 +136,7 @@ def test_starts_anew_what_it_says_and_nothing_else(reset, prefix: str) -> None:
     assert len(transition.reset) == len(set(transition.reset))
     assert set(transition.reset) == changed & parameters
     assert transition.reset_heads == (reset == "released")
-    assert not transition.restart_balancer
+    assert not transition.reset_balancer
 
 
 def test_masks_start_anew_as_in_construction_and_from_the_seed() -> None:
@@ -154,9 +154,9 @@ def test_masks_start_anew_as_in_construction_and_from_the_seed() -> None:
 
 
 def test_can_ask_for_a_fresh_balancer() -> None:
-    transition = ATINet(TASKS, width=WIDTH, restart_dwa=True).at_progress(0.5)
+    transition = ATINet(TASKS, width=WIDTH, reset_balancer=True).at_progress(0.5)
     assert transition is not None
-    assert transition.restart_balancer
+    assert transition.reset_balancer
 
 
 def test_from_the_start_nothing_starts_anew() -> None:

@@ -448,11 +448,11 @@ def test_each_auxiliary_task_has_weights_of_its_own() -> None:
     assert list(both.current_weights()["segmentation"]) == ["class 0", "class 1", "class 2"]
 
 
-def test_restart() -> None:
+def test_reset() -> None:
     balancer = new(alpha=0.1, every=2)
     for number in range(5):
         step(balancer, number)
-    balancer.restart()
+    balancer.reset()
     fresh = new(alpha=0.1, every=2)
     for number in range(5, 10):
         assert torch.equal(*(step(each, number)["segmentation"] for each in (balancer, fresh)))

@@ -163,7 +163,7 @@ def test_the_initial_phase_ends_for_good_once_the_preference_is_met() -> None:
     restored = ParetoMTL(preferences=3, preference=1, initial=0.5)
     restored.load_state_dict(balancer.state_dict())
     assert solve(restored, ROWS, outside).tolist() == later.tolist()
-    balancer.restart()
+    balancer.reset()
     assert solve(balancer, ROWS, outside).tolist() == first.tolist()
 
 

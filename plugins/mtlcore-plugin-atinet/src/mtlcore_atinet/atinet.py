@@ -75,7 +75,7 @@ class ATINet(Backbone):
 
     The released code differs from the paper in ways that settings reach: it computes the distilled
     map and never uses it (`decoder_input = "encoder"`), and starts more anew (`reset =
-    "released"`, `restart_dwa = true`). Defaults follow the paper's text; on the state of the
+    "released"`, `reset_balancer = true`). Defaults follow the paper's text; on the state of the
     loss balancing the text is silent, so nothing is restarted there.
 
     Args:
@@ -86,7 +86,7 @@ class ATINet(Backbone):
             released, where the distilled map has no effect and is not computed.
         reset: what starts anew then: "paper" the tasks' attention masks, "released" all of the
             attention branches and the heads, "none" nothing.
-        restart_dwa: whether the balancer (DWA in the paper) forgets the losses seen until then.
+        reset_balancer: whether the balancer (DWA in the paper) forgets the losses seen until then.
 
     Raises:
         ValueError: `distil_from` is not between 0 and 1.
@@ -103,7 +103,7 @@ class ATINet(Backbone):
         distil_from: float = 0.5,
         decoder_input: Literal["distilled", "encoder"] = "distilled",
         reset: Literal["paper", "released", "none"] = "paper",
-        restart_dwa: bool = False,
+        reset_balancer: bool = False,
     ) -> None:
         super().__init__()
         if not 0 <= distil_from <= 1:
@@ -112,7 +112,7 @@ class ATINet(Backbone):
         self.distil_from = distil_from
         self.decoder_input = decoder_input
         self.reset = reset
-        self.restart_dwa = restart_dwa
+        self.reset_balancer = reset_balancer
         self.distilling = distil_from == 0
         self.encoder = SegNetEncoder(width)
         self.decoder = SegNetDecoder(width)
@@ -142,7 +142,7 @@ class ATINet(Backbone):
         return Transition(
             reset=self._start_anew(),
             reset_heads=self.reset == "released",
-            restart_balancer=self.restart_dwa,
+            reset_balancer=self.reset_balancer,
         )
 
     def get_extra_state(self) -> dict[str, bool]:

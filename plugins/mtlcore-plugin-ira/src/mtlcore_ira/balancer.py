@@ -203,10 +203,10 @@ class IRA(LossBalancer):
             context.distributed.all_reduce([sums])
             weights.learn(sums, self._rule, stage.fixed)
 
-    def restart(self) -> None:
+    def reset(self) -> None:
         for weights in self.modules():
             if isinstance(weights, ClassWeights):
-                weights.restart()
+                weights.reset()
 
     def current_weights(self) -> Mapping[str, Mapping[str, float]]:
         """Per auxiliary task the weight of each class by its name."""

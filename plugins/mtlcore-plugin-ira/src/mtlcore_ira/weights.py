@@ -76,7 +76,7 @@ class ClassWeights(nn.Module):
         return torch.zeros_like(self.unit)
 
     @torch.no_grad()
-    def restart(self) -> None:
+    def reset(self) -> None:
         """Back to weights of 1 that know nothing."""
         for buffer in (self.first_moment, self.second_moment, self.updates, self.unit):
             buffer.zero_()

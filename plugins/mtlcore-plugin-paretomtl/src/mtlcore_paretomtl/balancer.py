@@ -138,7 +138,7 @@ class ParetoMTL(GramianBalancer):
         if complete and not len(self._active(context, len(context.tasks))):
             self._found = True
 
-    def restart(self) -> None:
+    def reset(self) -> None:
         self._found = False
 
     def get_extra_state(self) -> dict[str, bool]:
