@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import io
 import json
 import os
@@ -26,6 +25,8 @@ from mtlcore.results import compare
 from mtlcore.storage import load_checkpoint
 from mtlcore.studies import cells_of, read_study, run_study
 from mtlcore.studies.processes import CellExit
+
+fcntl = pytest.importorskip("fcntl", reason="studies need file locks")
 
 TINY = """
 name = "Tiny"
