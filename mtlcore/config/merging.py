@@ -42,6 +42,7 @@ CARRIED: dict[str, frozenset[str]] = {
     "model.backbone": frozenset({"width"}),
     "optimizer": frozenset({"lr"}),
 }
+_DATA_KEYS = frozenset(field.name for field in attrs.fields(DataConfig)) - {"name"}
 
 
 @attrs.frozen
@@ -128,45 +129,58 @@ class MergedConfig:
                 self._drop(f"training.{other}")
         self._merge(self.tree, layer.values, "", layer.origin)
 
-    def _merge(self, tree: dict[str, Any], values: Mapping[str, Any], at: str, origin: str) -> None:
-        self._change_component(tree, values, at, origin)
+    def _merge(
+        self, table: dict[str, Any], values: Mapping[str, Any], at: str, origin: str
+    ) -> None:
+        self._change_component(table, values, at, origin)
         for key, value in values.items():
             path = f"{at}.{key}" if at else key
-            if isinstance(value, Mapping) and isinstance(tree.get(key), dict):
-                self._merge(tree[key], value, path, origin)
+            if isinstance(value, Mapping) and isinstance(table.get(key), dict):
+                self._merge(table[key], value, path, origin)
                 continue
-            tree[key] = copy.deepcopy(value)
+            table[key] = copy.deepcopy(value)
             self.carried.discard(path)
             for leaf in leaves(path, value):
                 self.origins[leaf] = origin
 
     def _change_component(
-        self, tree: dict[str, Any], values: Mapping[str, Any], at: str, origin: str
+        self, table: dict[str, Any], values: Mapping[str, Any], path: str, origin: str
     ) -> None:
-        """Drop settings of the component at a path if the new values name another one."""
-        old, new = (table.get("name") for table in (tree, values))
-        if not isinstance(new, str | None):  # a table of tasks, one of which is called "name"
+        """Drop the settings of the component at a path if the values name another one."""
+        name = values.get("name")
+        if not isinstance(name, str | None):  # a table of tasks, one of which is called "name"
             return
-        if at == "balancer" and "chain" in values and tree:
-            self._replace(tree, at, {"update_every"})
-        elif at == "balancer" and new is not None and "chain" in tree:
-            names = [str(link.get("name")) for link in tree["chain"] if isinstance(link, Mapping)]
-            self.notes.append(f"balancer {new} ({origin}) replaces the chain {' > '.join(names)}")
-            self._replace(tree, at, {"update_every"})
-        elif new is not None and old is not None and new != old:
-            carried = CARRIED.get(at, frozenset())
-            core = {"update_every"} if at == "balancer" else _core_keys(at)
-            if at == "balancer" and self.origins.get("balancer.name") != "core":
-                self.notes.append(f"balancer {new} ({origin}) replaces {old}")
-            if at == "data":
-                # The core's numbers are for its own rooms; other data is used whole.
-                core -= {key for key in core if self.origins.get(f"data.{key}") == "core"}
-            self._replace(tree, at, carried | core)
-            self.carried |= {f"{at}.{key}" for key in tree if key in carried}
+        if path == "balancer":
+            self._change_balancer(table, values, origin)
+        elif name is not None and table.get("name") not in (None, name):
+            carried = CARRIED.get(path, frozenset())
+            keys = _DATA_KEYS if path == "data" else frozenset()
+            # The core's defaults of [data] are for its own rooms; other data is used whole.
+            set_by_user = {key for key in keys if self.origins.get(f"data.{key}") != "core"}
+            self._keep_only(table, path, carried | set_by_user)
+            self.carried |= {f"{path}.{key}" for key in table if key in carried}
 
-    def _replace(self, tree: dict[str, Any], at: str, keep: Iterable[str]) -> None:
-        for key in [key for key in tree if key not in set(keep)]:
-            self._drop(f"{at}.{key}")
+    def _change_balancer(
+        self, table: dict[str, Any], values: Mapping[str, Any], origin: str
+    ) -> None:
+        """Drop what is there if the values name another balancer, or a chain of them."""
+        old, new = table.get("name"), values.get("name")
+        replaced = None  # what to tell people of
+        if "chain" not in values:
+            if new is None or ("chain" not in table and old in (None, new)):
+                return
+            if "chain" in table:
+                links = [link for link in table["chain"] if isinstance(link, Mapping)]
+                replaced = "the chain " + " > ".join(str(link.get("name")) for link in links)
+            elif self.origins.get("balancer.name") != "core":
+                replaced = old
+        if replaced:
+            self.notes.append(f"balancer {new} ({origin}) replaces {replaced}")
+        self._keep_only(table, "balancer", {"update_every"})
+
+    def _keep_only(self, table: dict[str, Any], path: str, keep: Iterable[str]) -> None:
+        for key in [key for key in table if key not in set(keep)]:
+            self._drop(f"{path}.{key}")
 
     def _drop(self, path: str) -> None:
         *parents, last = path.split(".")
@@ -176,11 +190,6 @@ class MergedConfig:
         table.pop(last, None)
         for dropped in [p for p in self.origins if p == path or p.startswith(path + ".")]:
             del self.origins[dropped]
-
-
-def _core_keys(at: str) -> frozenset[str]:
-    names = {field.name for field in attrs.fields(DataConfig)} if at == "data" else set()
-    return frozenset(names - {"name"})
 
 
 def leaves(path: str, value: Any) -> list[str]:

@@ -21,8 +21,8 @@ from mtlcore.errors import ConfigError, MtlError, UsageError
 from mtlcore.plugins.components import Component, PluginInfo, Selection
 from mtlcore.plugins.loading import import_file, load_plugin
 from mtlcore.plugins.not_found import not_found
-from mtlcore.plugins.settings import structure
 from mtlcore.plugins.specs import KINDS, MethodSpec, singular
+from mtlcore.plugins.structuring import structure
 
 STANDARD = "standard"
 
