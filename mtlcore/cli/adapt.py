@@ -1,4 +1,4 @@
-"""The command that lets new tasks join a trained run: `mtl adapt`."""
+"""The command that adds new tasks to a trained run: `mtl adapt`."""
 
 from __future__ import annotations
 
@@ -96,10 +96,10 @@ def adapt(
         from mtlcore.display import SilentDisplay, make_display
         from mtlcore.runs import ADAPTATION, adapt_run, adapted_config
 
-        found = plugins_of(ctx)
+        plugins = plugins_of(ctx)
     new = [name.strip() for word in (*tasks, *more) for name in word.split(",") if name.strip()]
     config = adapted_config(
-        found,
+        plugins,
         run,
         new,
         train=train,
@@ -107,12 +107,14 @@ def adapt(
         fraction=data_fraction,
         changes=set_layer(assignments),
     )
-    speaks = is_main_process()
-    for note in config.notes if speaks else ():
+    is_main = is_main_process()
+    for note in config.notes if is_main else ():
         click.echo(f"note: {note}", err=True)
-    display = make_display() if speaks and not as_json else SilentDisplay()
-    report = adapt_run(found, config, out, display, scratch=scratch, targets=targets, resume=resume)
-    if not speaks:
+    display = make_display() if is_main and not as_json else SilentDisplay()
+    report = adapt_run(
+        plugins, config, out, display, scratch=scratch, targets=targets, resume=resume
+    )
+    if not is_main:
         return
     if as_json:
         click.echo(json.dumps(report, indent=2))
@@ -128,11 +130,13 @@ def _rows(report: dict[str, Any]) -> list[list[str]]:
     for row in report["rows"]:
         adapted, scratch = row["adapted"], row["scratch"]
         name = row["task"] + (" (new)" if row["new"] else "")
-        wanted = row["target"] is not None
+        has_target = row["target"] is not None
         cells = [name, row["metric"], _figure(row["before"]), _figure(adapted["final"])]
-        cells += [_figure(row["target"]), *_when(adapted, wanted)]
+        cells += [_figure(row["target"]), *_when(adapted, has_target)]
         if compared:
-            cells += [_figure(scratch["final"]), *_when(scratch, wanted)] if scratch else ["-"] * 3
+            cells += (
+                [_figure(scratch["final"]), *_when(scratch, has_target)] if scratch else ["-"] * 3
+            )
         rows.append(cells)
     return rows
 
@@ -141,11 +145,11 @@ def _figure(value: float | None) -> str:
     return "-" if value is None else f"{value:.4g}"
 
 
-def _when(told: dict[str, Any], wanted: bool) -> list[str]:
-    """The epoch and the seconds at which the target was reached."""
-    if told["epoch"] is None:
-        return ["not reached", "-"] if wanted else ["-", "-"]
-    return [str(told["epoch"]), f"{told['seconds']:.1f}"]
+def _when(result: dict[str, Any], has_target: bool) -> list[str]:
+    """Return the epoch and the seconds at which the target was reached."""
+    if result["epoch"] is None:
+        return ["not reached", "-"] if has_target else ["-", "-"]
+    return [str(result["epoch"]), f"{result['seconds']:.1f}"]
 
 
 COMMANDS = [adapt]

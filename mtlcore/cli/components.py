@@ -1,4 +1,4 @@
-"""The commands that look at what is installed: `mtl plugins`, `mtl list` and `mtl show`."""
+"""The commands that show what is installed: `mtl plugins`, `mtl list` and `mtl show`."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ class KindChoice(click.Choice[str]):
 
 
 def plugins_of(ctx: click.Context) -> Plugins:
-    """Return the plugins a command works with, scanning when the first one asks.
+    """Return the plugins that a command works with, scanning for them once.
 
-    `ctx.obj` is the `Plugins` itself, None, or the group's options: `block` (ids) and
-    `strict` (raise if any plugin failed).
+    `ctx.obj` is the `Plugins`, None, or the group's options: `block` (ids) and `strict` (raise
+    if any plugin failed).
     """
     if isinstance(ctx.obj, Plugins):
         return ctx.obj
@@ -51,14 +51,14 @@ def plugins_of(ctx: click.Context) -> Plugins:
 @click.pass_context
 def plugins(ctx: click.Context, as_json: bool, strict_plugins: bool) -> None:
     """List all plugins, and why one does not work."""
-    found = plugins_of(ctx)
-    data = plugins_data(found)
+    scanned = plugins_of(ctx)
+    data = plugins_data(scanned)
     if as_json:
         _print_json(data)
     else:
         _print_plugins(data)
     if strict_plugins:
-        found.strict()
+        scanned.strict()
 
 
 @click.command("list")

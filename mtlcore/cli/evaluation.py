@@ -55,19 +55,19 @@ def evaluate(
         from mtlcore.config import Layer, set_layer
         from mtlcore.runs import evaluate_run, load_run
 
-        found = plugins_of(ctx)
+        plugins = plugins_of(ctx)
     changes = [Layer("--plugin", {"plugins": list(files)}), set_layer(assignments)]
-    trained = load_run(found, run, checkpoint, changes, device)
-    figures, size = evaluate_run(trained, split)
+    trained = load_run(plugins, run, checkpoint, changes, device)
+    metrics, size = evaluate_run(trained, split)
     if as_json:
         from mtlcore.storage import without_nan
 
-        data = {"split": split, "samples": size, "figures": without_nan(figures)}
+        data = {"split": split, "samples": size, "figures": without_nan(metrics)}
         click.echo(json.dumps(data, indent=2, allow_nan=False))
         return
     name = trained.config.dataset.component.spec.name
     click.echo(f"{run} ({checkpoint} checkpoint) on {size} samples of {name} {split}")
-    for task, values in figures.items():
+    for task, values in metrics.items():
         for metric, value in values.items():
             click.echo(f"  {task:<16} {metric:<16} {value:.4g}")
 
@@ -100,10 +100,10 @@ def predict(
 
         from mtlcore.runs import load_run, predict_image, save_prediction
 
-        found = plugins_of(ctx)
-    wanted = _size(size)
+        plugins = plugins_of(ctx)
+    network_size = _size(size)
     _check_stems(images)
-    trained = load_run(found, run, checkpoint, device=device)
+    trained = load_run(plugins, run, checkpoint, device=device)
     folder = Path(out)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -119,14 +119,14 @@ def predict(
             ) from error
         except (OSError, ValueError, ImportError) as error:
             raise UsageError(f"{name}: cannot be read ({describe(error)})") from error
-        _, predictions = predict_image(trained, data, name, wanted)
+        _, predictions = predict_image(trained, data, name, network_size)
         stem = Path(name).stem
         for path in save_prediction(folder, stem, trained.config.tasks, predictions):
             click.echo(str(path))
 
 
 def _check_stems(images: Sequence[str]) -> None:
-    """Predictions are named after their image alone: none may overwrite another's."""
+    """Refuse images of the same name: predictions are named after it alone."""
     seen: dict[str, str] = {}
     for name in images:
         other = seen.setdefault(Path(name).stem, name)

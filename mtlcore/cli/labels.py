@@ -26,12 +26,12 @@ def labels(source: str, tasks: str, out: str) -> None:
     """
     from mtlcore.loading import convert
 
-    found = convert(Path(source), [task.strip() for task in tasks.split(",") if task.strip()])
+    labelled = convert(Path(source), [task.strip() for task in tasks.split(",") if task.strip()])
     try:
-        Path(out).write_text(json.dumps(found) + "\n", "utf-8")
+        Path(out).write_text(json.dumps(labelled) + "\n", "utf-8")
     except OSError as error:
         raise UsageError(f"{out}: cannot be written ({error.strerror})") from error
-    for task, samples in found.items():
+    for task, samples in labelled.items():
         click.echo(f"{task}: {len(samples)} samples")
 
 

@@ -39,8 +39,8 @@ def study_(ctx: click.Context, study: str, out: str, jobs: int) -> None:
         from mtlcore.studies import run_study
 
         blocked = ctx.obj.get("block", ()) if isinstance(ctx.obj, dict) else ()
-        found = plugins_of(ctx)
-    comparison = run_study(found, study, out, jobs, StudyDisplay(), blocked)
+        plugins = plugins_of(ctx)
+    comparison = run_study(plugins, study, out, jobs, StudyDisplay(), blocked)
     click.echo("\n" + as_markdown(comparison))
     click.echo(f"tables: {out}/table.md, table.csv, table.tex, results.json")
     if any(variant.failed for variant in comparison.variants):

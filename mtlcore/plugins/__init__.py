@@ -1,4 +1,4 @@
-"""How components are found: hooks, records, settings."""
+"""Plugins: hooks, records of components, their settings, and looking them up."""
 
 from mtlcore.plugins.catalogue import KNOWN
 from mtlcore.plugins.components import Component, PluginInfo, Selection

@@ -71,12 +71,12 @@ def _words(value: Iterable[str]) -> tuple[str, ...]:
 
 @attrs.frozen(kw_only=True, repr=False)
 class Spec(ABC):
-    """What every record has.
+    """A record: what all of them have in common.
 
     Args:
         name: What users write, in lower case with dashes.
         summary: One line for `mtl list`.
-        paper: Where the idea was published: authors, title, year, link.
+        paper: The publication: authors, title, year, link.
     """
 
     name: str = attrs.field(validator=_check_name)
@@ -88,7 +88,7 @@ class Spec(ABC):
 
     @abstractmethod
     def load(self) -> Any:
-        """Return what the record points to, importing it now."""
+        """Import and return what the record points to."""
 
 
 @attrs.frozen(kw_only=True)
@@ -133,7 +133,7 @@ class TaskSpec(ComponentSpec, ABC):
     )
 
     def serves(self, task_kind: str) -> bool:
-        """Say whether tasks of this kind are served."""
+        """Return whether it serves tasks of a kind."""
         return task_kind in self.task_kinds or ANY_KIND in self.task_kinds
 
 
@@ -198,7 +198,7 @@ class MethodSpec(Spec):
 
     Args:
         preset: `"package:file.toml"`, or the preset itself as a dict.
-        requires: What the method is not itself without, such as `"balancers/ira"`.
+        requires: Components without which this is not the method, such as `"balancers/ira"`.
     """
 
     preset: str | Mapping[str, Any] = attrs.field(validator=_check_preset)

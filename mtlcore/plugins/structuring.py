@@ -26,14 +26,14 @@ def structure(
     reserved: Collection[str] = (),
     others: Collection[str] = (),
 ) -> dict[str, Any]:
-    """Return the given settings converted to what the target takes; leave out what does not fit.
+    """Convert settings to the types that a target takes; leave out those that do not fit.
 
     Args:
         target: The class or function.
-        given: What the user wrote.
-        path: Where, for messages, such as `balancer`.
-        problems: Receives one line, `path.key: message`, for everything that is wrong.
-        reserved: Names that the caller passes itself; no setting of a user.
+        given: The settings as the user wrote them.
+        path: The path of their table, such as `balancer`, for messages.
+        problems: Receives one line, `path.key: message`, per problem.
+        reserved: Parameters that the caller passes itself; users cannot set them.
         others: Keys of the same table that are not the target's, for messages.
     """
     settings = [setting for setting in settings_of(target) if setting.name not in reserved]
