@@ -15,7 +15,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "mtlcore"
 #: Public names, and what starts the command: they may use every room.
-OUTSIDE = {"", "_version", "__main__"}
+OUTSIDE = {"", "_version", "_deprecation", "__main__"}
 SHELVES = {"standard", "datasets", "testing"}
 
 

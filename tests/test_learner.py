@@ -51,6 +51,27 @@ def test_losses_at_other_parameters_touch_no_buffer_and_carry_gradients() -> Non
         assert torch.equal(buffer, before[name])
 
 
+def test_parameters_that_are_frozen_are_in_no_group() -> None:
+    learner = tiny_learner()
+    head = learner.model.head("depth")
+    for parameter in head.parameters():
+        parameter.requires_grad_(False)
+    (group,) = learner.parameter_groups()
+    frozen = {id(p) for p in head.parameters()}
+    found = [id(p) for p in group["params"]]
+    assert len(set(found)) == len(found)
+    assert set(found) == {id(p) for p in learner.parameters()} - frozen
+
+
+def test_supervised_losses_see_first_views_alone() -> None:
+    learner, batch = tiny_learner().eval(), tiny_batch(6, views=(0, 0, 0, 1, 1, 1))
+    found, first = (learner(b, learner.tasks) for b in (batch, batch.first_views()))
+    for task, loss in first.raw.items():
+        torch.testing.assert_close(found.raw[task], loss)
+        assert torch.equal(found.valid[task], batch.valid[task][:3])
+    assert found.count == first.count == batch.count
+
+
 class Two(nn.Module):
     """A trunk and a head per task."""
 

@@ -91,7 +91,8 @@ class Validation:
     def _keep_best(self, metrics: MetricValues, losses: Mapping[str, float]) -> None:
         progress = self._session.progress
         value = score(losses, self._losses(progress.evaluations[0][1]))
-        if progress.best is not None and value >= progress.best["score"]:
+        # Also where the score is not a number, which is lower than nothing.
+        if progress.best is not None and not value < progress.best["score"]:
             return
         progress.best = {
             "epoch": progress.epoch + 1,

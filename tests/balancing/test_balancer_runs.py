@@ -97,6 +97,8 @@ def test_nothing_is_read_for_one_that_does_not_look(tmp_path, monkeypatch):
 
     monkeypatch.setattr(Session, "_batches_for_balancers", refuse)
     mtlcore.run({**CONFIG, "balancer": {"name": "ignorant"}}, out=str(tmp_path / "run"))
+    with pytest.raises(AssertionError, match="read"):
+        mtlcore.run({**CONFIG, "balancer": {"name": "reader"}}, out=str(tmp_path / "reading"))
 
 
 def test_labels_that_a_regime_hides_are_hidden_there_too(tmp_path, reads):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from mtlcore.balancing import (
 )
 from mtlcore.episodes import Episode, LoadedPlan
 from mtlcore.errors import UsageError
+from mtlcore.plugins import settings_of
 from mtlcore.standard.balancers import DWA, Equal, Fixed, Uncertainty
 from mtlcore.standard.optimizers import sgd
 from mtlcore.tasks import Task
@@ -525,6 +527,38 @@ def test_dwa_weighs_equally_after_a_reset(golden):
     used = drive(dwa, case["losses_per_epoch"])
     for found, expected in zip(used, case["weights_per_epoch"], strict=True):
         assert found == pytest.approx(expected, rel=1e-12)
+
+
+def test_dwa_over_windows_of_steps():
+    """From the step on at which two windows are complete, anew after each one."""
+    dwa = DWA(temperature=2.0, window=2)
+    dwa.prepare(TASKS)
+    losses = {"red": [4.0, 2.0, 1.0, 2.0, 3.0], "green": [1.0, 1.0, 1.0, 1.0, 2.0],
+              "blue": [0.0, 0.0, 1.0, 1.0, 1.0]}  # fmt: skip
+    expected = [[1.0] * 3] * 4
+    # What has no loss in its first window counts as one that does not change.
+    for ratios in ((3 / 6, 1.0, 1.0), (5 / 3, 3 / 2, 2.0)):
+        powers = [math.exp(ratio / 2.0) for ratio in ratios]
+        expected.append([3 * power / sum(powers) for power in powers])
+    for step in range(6):
+        assert [dwa.current_weights()[n] for n in NAMES] == pytest.approx(expected[step]), step
+        if step < 5:
+            here = context(step)
+            here.losses = {name: losses[name][step] for name in NAMES}
+            dwa.after_step(here)
+
+
+def test_uncertainties_learn_without_decay():
+    """It would pull the weights towards one."""
+    balancer = Uncertainty(lr=0.025)
+    balancer.prepare(TASKS)
+    (group,) = balancer.parameter_groups()
+    assert (group["weight_decay"], group["lr"]) == (0.0, 0.025)
+    assert len(list(group["params"])) == 3
+    (group,) = Uncertainty().parameter_groups()
+    assert "lr" not in group
+    defaults = {setting.name: setting.default for setting in settings_of(Uncertainty)}
+    assert defaults == {"form": "kendall", "initial": 0.0, "lr": None}
 
 
 FORMS = {

@@ -313,6 +313,17 @@ def test_half_precision_rows_are_multiplied_in_float32(sizes):
     torch.testing.assert_close(found.double(), exact[0] + exact[1] / 2, rtol=2e-2, atol=2e-2)
 
 
+@pytest.mark.parametrize("weights", [(0.25, 1.0), (1.0, 0.25), (0.0, 1.0), (-2.0, 3.0)])
+def test_every_weight_counts_whatever_it_is(weights, sizes):
+    parameters = [nn.Parameter(torch.zeros(3)), nn.Parameter(torch.zeros(30))]
+    rows, given = SharedRows(parameters, 2), {}
+    for task in "ab":
+        given[task] = [torch.randn_like(p, requires_grad=False) for p in parameters]
+        rows.add(task, [gradient.clone() for gradient in given[task]])
+    for found, one, other in zip(rows.direction(weights), *given.values(), strict=True):
+        torch.testing.assert_close(found, weights[0] * one + weights[1] * other)
+
+
 def test_parameters_of_two_precisions(sizes):
     single = nn.Parameter(torch.randn(30))
     double = nn.Parameter(torch.randn(30, dtype=torch.float64))

@@ -73,6 +73,18 @@ def test_the_run_is_judged_by_tasks_in_their_own_units() -> None:
     assert stops == {3: [Stop(None, 1)]}
 
 
+def test_an_equal_score_is_no_improvement() -> None:
+    _, stops = feed({"a": [1, 1, 1], "b": [10, 10, 10]}, patience=2)
+    assert stops == {3: [Stop(None, 1)]}
+
+
+def test_a_task_without_a_unit_is_left_out_of_the_score() -> None:
+    losses = {"a": 3.0, "b": 5.0}
+    for unit in (0.0, -1.0, math.nan, math.inf):
+        assert score(losses, {"a": 2.0, "b": unit}) == 1.5
+    assert score(losses, {"a": 0.0, "b": 0.0}) == math.inf
+
+
 def test_a_stopped_task_is_held_at_what_it_was() -> None:
     # After a has stopped, the others' learning makes it worse; the run goes on all the same.
     losses = {"a": [1, 2, 2, 50, 99, 99], "b": [9, 8, 7, 6, 5, 4]}
@@ -92,6 +104,9 @@ def test_what_is_not_finite_is_no_improvement() -> None:
     stopping, stops = feed(losses, task_patience=3, patience=9)
     assert stops == {4: [Stop("a", 1)]}
     assert stopping.held == {"a": 2}  # and b, which nothing is known of, is left alone
+    # What is held is the loss when it stopped, which may be worse than its best one.
+    stopping, _ = feed({"a": [2, 4, 5], "b": [9, 8, 7]}, task_patience=2)
+    assert stopping.held == {"a": 5}
 
 
 def test_the_state_is_what_a_checkpoint_can_hold(tmp_path: Path) -> None:
@@ -139,7 +154,7 @@ def expected(run: Path, patience: int) -> dict[str, int]:
 def _no_pictures() -> Iterator[None]:
     """They take longer than these runs, and are tested elsewhere."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("mtlcore.report.writing.write_report", lambda *_: [])
+        patch.setattr("mtlcore.runs.execution.write_report", lambda *_: [])
         yield
 
 

@@ -2,11 +2,12 @@
 
 import math
 
+import attrs
 import pytest
 import torch
 
 from mtlcore.data import Sample, collate
-from mtlcore.loading import Augmentation
+from mtlcore.loading import Augmentation, as_seen_in
 from mtlcore.loading.transforms import flip, resize, zoom
 from mtlcore.tasks import Task
 
@@ -227,6 +228,44 @@ def test_a_zoom_is_the_same_wall_seen_from_nearer(scale):
     expected = plane((0.0, 0.0, -1.0), 3.0 / scale)
     torch.testing.assert_close(nearer.targets["depth"], expected.targets["depth"])
     torch.testing.assert_close(nearer.targets["normals"], expected.targets["normals"])
+
+
+def test_a_zoom_multiplies_inverse_depth_by_what_it_divides_depth_by():
+    """In crops as in predictions of them, so that one stays one over the other."""
+    tasks = [
+        Task(name=kind.replace("-", "_"), kind=kind, channels=1)
+        for kind in ("depth", "inverse-depth")
+    ]
+    depth = 1 + torch.rand(1, *SIZE, generator=torch.Generator().manual_seed(0))
+    everywhere = torch.ones(SIZE, dtype=torch.bool)
+    sample = attrs.evolve(
+        numbered(),
+        targets={"depth": depth, "inverse_depth": 1 / depth},
+        valid={task.name: everywhere for task in tasks},
+    )
+    nearer = zoom(sample, tasks, (4, 8, 12, 16), 2.0).targets
+    torch.testing.assert_close(nearer["inverse_depth"], 1 / nearer["depth"])
+    meta = {"crop": (4, 8, 12, 16), "scale": 2.0, "flip": False}
+    flat = torch.full((1, *SIZE), 3.0)
+    assert as_seen_in(tasks[0], flat, meta).unique().tolist() == [1.5]
+    assert as_seen_in(tasks[1], flat, meta).unique().tolist() == [6.0]
+
+
+def test_crops_lie_everywhere_in_the_picture():
+    """Up to and including the last row and column, all places alike."""
+    augment, generator = Augmentation((1.5,)), torch.Generator().manual_seed(0)
+    crops = [augment(numbered(), TASKS, generator).meta["crop"] for _ in range(400)]
+    assert {top for top, *_ in crops} == set(range(24 - 16 + 1))
+    assert {left for _, left, *_ in crops} == set(range(32 - 21 + 1))
+
+
+def test_a_shrunken_image_averages_what_its_pixels_cover():
+    """Every fourth column is white; picking pixels would lose or keep it."""
+    lines = torch.zeros(3, *SIZE)
+    lines[..., ::4] = 1
+    small = resize(attrs.evolve(numbered(), inputs=lines), TASKS, (6, 8)).inputs
+    inside = small[..., 1:-1]
+    torch.testing.assert_close(inside, torch.full_like(inside, 0.25), atol=0.05, rtol=0)
 
 
 def test_the_generator_alone_decides():

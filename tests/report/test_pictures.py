@@ -71,7 +71,11 @@ def test_palette_colours_are_far_from_each_other_and_from_grey() -> None:
 
 
 def test_palette_goes_on_beyond_its_last_colour() -> None:
-    assert palette(1200).shape == (1200, 3)
+    """It begins again with its first one after 500."""
+    colours = palette(1200)
+    assert colours.shape == (1200, 3)
+    assert len(np.unique(colours[:500], axis=0)) == 500
+    assert (colours[500:1000] == colours[:500]).all()
 
 
 def test_prediction_and_target_of_a_class_look_alike() -> None:

@@ -25,7 +25,8 @@ from mtlcore.errors import MtlError, UsageError
 from mtlcore.models import made_for
 from mtlcore.plugins import Plugins
 from mtlcore.runs import adapted_config
-from mtlcore.runs.initial import load_initial, scratch_config
+from mtlcore.runs.adaptation import scratch_config
+from mtlcore.runs.initial import load_initial
 from mtlcore.storage import load_checkpoint, save_checkpoint
 
 CONFIG: dict[str, Any] = {
@@ -43,7 +44,7 @@ NEW = {"task_edges"}
 def _no_pictures() -> Iterator[None]:
     """They take longer than these runs, and are tested elsewhere."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("mtlcore.report.writing.write_report", lambda *_: [])
+        patch.setattr("mtlcore.runs.execution.write_report", lambda *_: [])
         yield
 
 

@@ -95,6 +95,23 @@ def test_the_summary_stands_beside_the_constants(finished: Path) -> None:
     assert summary["skipped_steps"] == 0
 
 
+def test_the_last_evaluations_are_those_of_the_last_epochs(tmp_path: Path) -> None:
+    """Averaged over the last two epochs though only every third is evaluated."""
+    training = {**TINY["training"], "epochs": 5, "evaluate_every": 3, "average_last": 2}
+    summary = mtlcore.run({**TINY, "training": training}, out=str(tmp_path / "run"))
+    lines = map(json.loads, (tmp_path / "run" / "metrics.jsonl").read_text().splitlines())
+    found = {
+        line["epoch"]: line["value"]
+        for line in lines
+        if (line["split"], line["task"], line["metric"]) == ("val", "depth", "abs_error")
+    }
+    assert list(found) == [2, 4, 5]
+    assert summary["averaged_over"] == 2
+    mean = (found[4] + found[5]) / 2
+    assert summary["final"]["val"]["depth"]["abs_error"] == pytest.approx(mean)
+    assert summary["best"]["epoch"] in found
+
+
 def test_its_configuration_repeats_it(finished: Path, tmp_path: Path) -> None:
     result = mtl("run", str(finished / "config.toml"), "--out", str(tmp_path / "again"))
     assert result.exit_code == 0, result.output

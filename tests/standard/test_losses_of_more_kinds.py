@@ -11,7 +11,16 @@ import torch.nn.functional as F
 from mtlcore.errors import UsageError
 from mtlcore.losses import reduce_loss
 from mtlcore.plugins import settings_of
-from mtlcore.standard.losses import MSE, CrossEntropy, Focal, Huber, HuDepth, MultiLabel
+from mtlcore.standard.losses import (
+    L1,
+    MSE,
+    BinaryCrossEntropy,
+    CrossEntropy,
+    Focal,
+    Huber,
+    HuDepth,
+    MultiLabel,
+)
 from mtlcore.tasks import Task
 from mtlcore.testing import LossContract, ScalarLossContract
 from mtlcore.testing.base import draw_labels
@@ -249,3 +258,35 @@ def test_impossible_settings_are_refused(make):
 def test_settings_are_explained():
     for loss, names in {Huber: ["delta"], HuDepth: ["a"], Focal: ["gamma"]}.items():
         assert [s.name for s in settings_of(loss) if s.meaning] == names
+
+
+def test_defaults_are_the_published_ones():
+    """MTML's Huber and Hu's a, focal loss as in its paper, edges as in Vandenhende et al."""
+    published = {Huber: 0.5, HuDepth: 0.5, Focal: 2.0, BinaryCrossEntropy: 0.95}
+    for loss, value in published.items():
+        assert [s.default for s in settings_of(loss)] == [value], loss.__name__
+
+
+@pytest.mark.parametrize("loss", [L1, MSE, Huber, MultiLabel, BinaryCrossEntropy])
+def test_over_the_channels_of_a_map_it_is_the_mean(loss):
+    generator = torch.Generator().manual_seed(0)
+    prediction, target = (torch.rand(2, 3, 4, 5, generator=generator) for _ in range(2))
+    whole = loss(Task(name="maps", kind="heat", channels=3)).elementwise(prediction, target)
+    alone = loss(Task(name="map", kind="heat", channels=1))
+    parts = [alone.elementwise(prediction[:, c : c + 1], target[:, c : c + 1]) for c in range(3)]
+    if isinstance(whole, tuple):  # with weights
+        for found, channels in zip(whole, zip(*parts, strict=True), strict=True):
+            torch.testing.assert_close(found, torch.stack(channels).mean(0))
+    else:
+        torch.testing.assert_close(whole, torch.stack(parts).mean(0))
+
+
+def test_per_sample_one_without_labels_counts_as_zero():
+    """Of a loss that is no sum over elements, too."""
+    prediction, target = depths(batch=3)
+    valid = torch.ones(3, 7, 8, dtype=torch.bool)
+    valid[1] = False
+    each = [HuDepth(DEPTH)(prediction[[i]], target[[i]], valid[[i]]) for i in (0, 2)]
+    found, values = reduce_loss(HuDepth(DEPTH), prediction, target, valid, "sample")
+    assert values is None
+    torch.testing.assert_close(found, torch.stack(each).sum() / 3)

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mtlcore.metrics import Metric
+from mtlcore.standard import metrics as metrics_module
 from mtlcore.standard.metrics import DepthMetric, EdgesMetric, NormalsMetric, SegmentationMetric
 from mtlcore.tasks import Task
 
@@ -244,6 +245,17 @@ def test_depth_known_values() -> None:
     assert figures["rel_error"] == pytest.approx(0.24211841753753233, rel=1e-6)
 
 
+def test_depth_by_hand() -> None:
+    """Off by a factor of exactly 1.25 is not within it, nor is half of the depth."""
+    target = torch.tensor([1.0, 2.0, 4.0, 1.0]).reshape(1, 1, 1, 4)
+    prediction = torch.tensor([1.25, 2.0, 2.0, -1.0]).reshape(1, 1, 1, 4)
+    figures = seen("depth", (prediction, target, torch.ones(1, 1, 4, dtype=torch.bool))).compute()
+    assert figures["abs_error"] == pytest.approx((0.25 + 2 + 2) / 4)
+    assert figures["rel_error"] == pytest.approx((0.25 + 0.5 + 2) / 4)
+    assert figures["rmse"] == pytest.approx(math.sqrt((0.0625 + 4 + 4) / 4))
+    assert figures["delta1"] == 0.25
+
+
 def test_depth_sums_do_not_drift() -> None:
     """In float32 a sum of a million small errors beside a large one would lose them."""
     target = torch.ones(1, 1, 1000, 1000)
@@ -301,6 +313,16 @@ def test_angle_limits_are_strict() -> None:
     assert within == pytest.approx([100 * n / 8 for n in (1, 3, 5)])
 
 
+def test_an_angle_at_a_limit_is_not_within_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Published protocols count angles below 11.25, 22.5 and 30 degrees, strictly."""
+    prediction, target, valid = at_angles(torch.tensor([1.0, 2.0, 3.0, 4.0]))
+    exact = torch.tensor([11.25, 22.5, 30.0, 5.0]).reshape(1, 1, 4)
+    monkeypatch.setattr(metrics_module, "_angle", lambda *_: exact)
+    figures = seen("normals", (prediction, target, valid)).compute()
+    within = [figures[name] for name in ("within_11_25", "within_22_5", "within_30")]
+    assert within == [25.0, 50.0, 75.0]
+
+
 def test_f1_is_the_best_over_the_thresholds() -> None:
     prediction, target, valid = draw("edges")
     probability, positive = prediction[:, 0].sigmoid()[valid], target[:, 0][valid] > 0.5
@@ -325,3 +347,11 @@ def test_f1_without_positives_is_nan() -> None:
     prediction, target, valid = draw("edges")
     figures = seen("edges", (prediction, torch.zeros_like(target), valid)).compute()
     assert math.isnan(figures["f1"])
+
+
+def test_f1_at_the_edge_of_its_rules() -> None:
+    """A pixel at the threshold is predicted, and a target of one half is positive."""
+    logits = torch.tensor([0.0, -0.02]).reshape(1, 1, 1, 2)
+    target = torch.tensor([0.5, 0.4]).reshape(1, 1, 1, 2)
+    valid = torch.ones(1, 1, 2, dtype=torch.bool)
+    assert seen("edges", (logits, target, valid)).compute()["f1"] == 1

@@ -79,6 +79,16 @@ def test_distilled_map_reaches_the_decoder_from_all_that_was_added() -> None:
     assert [name for name, g in added.items() if g is None or not g.any()] == []
 
 
+def test_the_encoder_learns_through_the_distilled_map() -> None:
+    """Attention reads maps before the last pooling, so that nothing else leads to the latent."""
+    network = ATINet(TASKS, width=WIDTH, distil_from=0).eval()
+    features = network(images(), NAMES)
+    for task in NAMES:
+        loss = features.of(task)[-1].square().sum()
+        (gradient,) = torch.autograd.grad(loss, features.shared[0], retain_graph=True)
+        assert bool(gradient.any()), task
+
+
 def test_every_added_tensor_matters_for_every_task() -> None:
     network, inputs = ATINet(TASKS, width=WIDTH, distil_from=0).eval(), images()
     before = network(inputs, NAMES)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import pytest
+import torch
 
 from mtlcore.episodes import Episode, LoadedPlan
 from mtlcore.errors import UsageError
@@ -68,6 +69,16 @@ class TestEdgeHead(HeadContract):
 class TestEdgeHeadOfSeveralChannels(HeadContract):
     def make(self, task: Task, features: FeatureInfo) -> RepeatedDeepLab:
         return RepeatedDeepLab(task, features, channels=4, outputs=2)
+
+
+def test_the_head_answers_with_the_mean_of_its_outputs() -> None:
+    """Channel by channel: those of the first come before those of the second."""
+    task = Task(name="normals", kind="normals", channels=3)
+    head = RepeatedDeepLab(task, FeatureInfo((6,), (4,)), channels=4, outputs=2).eval()
+    features = [torch.randn(1, 6, 5, 5)]
+    first, second, third, fourth, fifth, sixth = head.deeplab(features).unbind(1)
+    expected = torch.stack([first + second, third + fourth, fifth + sixth], dim=1) / 2
+    torch.testing.assert_close(head(features), expected)
 
 
 def test_the_heads_outputs_must_be_some() -> None:

@@ -63,6 +63,19 @@ def one_label(batch: Batch, labels: Sequence[str]) -> Batch:
     return attrs.evolve(batch, valid=valid, labelled=known, count=count)
 
 
+def twice(batch: Batch) -> Batch:
+    """Every sample of the batch two times."""
+    return attrs.evolve(
+        batch,
+        inputs=batch.inputs.repeat(2, 1, 1, 1),
+        targets={name: torch.cat([target, target]) for name, target in batch.targets.items()},
+        valid={name: torch.cat([valid, valid]) for name, valid in batch.valid.items()},
+        count={name: 2 * count for name, count in batch.count.items()},
+        labelled={name: flags * 2 for name, flags in batch.labelled.items()},
+        view=batch.view * 2, keys=batch.keys * 2, meta=batch.meta * 2,
+    )  # fmt: skip
+
+
 # Pairs
 
 
@@ -207,6 +220,32 @@ def test_the_discriminator_and_those_that_convince_it_learn_apart() -> None:
     assert not reached("discriminator", judge)
 
 
+def test_the_discriminator_accepts_pairs_of_one_image_and_refuses_those_of_two() -> None:
+    """Both terms by hand, for a judge that is fairly sure of everything."""
+    loss = new(Discriminator, views=1)
+    assert isinstance(loss, Discriminator)
+    with torch.no_grad():
+        loss.judge.output.bias.fill_(2.0)
+    batch = tiny_batch(3, size=(64, 64), absent=["depth"])
+    depth = {"depth": torch.randn(3, 1, 64, 64)}
+    terms = loss(batch, Features(), depth)
+    mapped = loss.space(batch, depth)
+    assert mapped is not None and len(mapped.pairs) == 6
+    accepted, refused = [], []
+    for i, one in enumerate(mapped.pairs):
+        for j, other in enumerate(mapped.pairs):
+            logit = loss.judge(mapped.sources[i : i + 1], mapped.targets[j : j + 1])
+            if i == j:
+                accepted.append(-logit.sigmoid().log())
+            elif one.row != other.row:
+                refused.append(-(1 - logit.sigmoid()).log())
+    assert len(refused) == 6 * 4
+    fit = (torch.cat(accepted).mean() + torch.cat(refused).mean()) / 2
+    assert number(terms["discriminator_fit"]) == pytest.approx(number(fit), rel=1e-4)
+    convinced = torch.cat(accepted).sum() / 3
+    assert number(terms["discriminator"]) == pytest.approx(number(convinced), rel=1e-4)
+
+
 def test_the_discriminator_tells_images_apart_when_it_is_trained() -> None:
     """Its two terms move the way they should: fitting lowers the one, convincing the other."""
     loss = new(Discriminator, views=1)
@@ -240,19 +279,11 @@ def test_contrast_is_between_different_images_alone() -> None:
     expected = (1 - cosine.mean((1, 2))).sum()
     assert number(value) == pytest.approx(number(expected), abs=1e-5)
     # The same image twice: its other copy repels with 1 - d, so every pair's loss is 1.
-    one = tiny_batch(1, size=(64, 64), absent=["depth"])
-    twice = attrs.evolve(
-        one,
-        inputs=one.inputs.repeat(2, 1, 1, 1),
-        targets={k: torch.cat([v, v]) for k, v in one.targets.items()},
-        valid={k: torch.cat([v, v]) for k, v in one.valid.items()},
-        labelled={k: v * 2 for k, v in one.labelled.items()},
-        view=(0, 0), keys=one.keys * 2, meta=one.meta * 2,
-    )  # fmt: skip
+    both = twice(tiny_batch(1, size=(64, 64), absent=["depth"]))
     depth = predictions["depth"].repeat(2, 1, 1, 1)
-    mapped = loss.space(twice, {"depth": depth})
+    mapped = loss.space(both, {"depth": depth})
     assert mapped is not None and len(mapped.pairs) == 4
-    (value,) = loss(twice, Features(), {"depth": depth}).values()
+    (value,) = loss(both, Features(), {"depth": depth}).values()
     far = 1 - torch.nn.functional.cosine_similarity(mapped.sources, mapped.targets, dim=1)
     own = far.mean((1, 2))
     near = []
@@ -304,6 +335,47 @@ def test_the_regularisers_feature_gets_no_gradient() -> None:
     moved = loss(batch, Features(shared=(feature + 1,)), {"depth": prediction})
     assert not torch.equal(moved["mtpsl_regulariser"], terms["mtpsl_regulariser"])
     assert torch.equal(moved["mtpsl"], terms["mtpsl"])
+
+
+def test_consistency_moves_both_views() -> None:
+    """Each towards the other; with mirrored views one gradient is the other's mirror image."""
+    loss = new(Consistency)
+    batch = tiny_batch(4, views=(0, 0, 1, 1), absent=["depth"])
+    depth = torch.randn(4, 1, 8, 12, requires_grad=True)
+    value = loss(batch, Features(), {"depth": depth})["consistency"]
+    (gradient,) = torch.autograd.grad(value, depth)
+    difference = depth.detach()[2:] - depth.detach()[:2].flip(-1)
+    torch.testing.assert_close(gradient[2:], 2 * difference / difference.numel())
+    torch.testing.assert_close(gradient[:2], -gradient[2:].flip(-1))
+
+
+def test_the_perceptual_term_is_of_valid_pixels_alone() -> None:
+    """A prediction that is right there costs nothing, and learns nothing elsewhere."""
+    loss = new(PerceptualMap, views=1)
+    batch = one_label(tiny_batch(2, size=(64, 64)), ["normals"])
+    valid = spread(batch.valid["normals"], batch.targets["normals"])
+    noise = torch.randn(2, 3, 64, 64)
+    right = torch.where(valid, 3 * batch.targets["normals"], noise)
+    terms = loss(batch, Features(), {"normals": right})
+    assert number(terms["perceptual_map"]) == pytest.approx(0, abs=1e-5)
+    noise.requires_grad_()
+    term = loss(batch, Features(), {"normals": noise})["perceptual_map"]
+    assert number(term) > 0.01
+    (gradient,) = torch.autograd.grad(term, noise)
+    assert bool(gradient[valid].any())
+    assert not bool(gradient[~valid].any())
+
+
+def test_the_perceptual_term_leads_from_the_tasks_that_run_to_all_others() -> None:
+    """A labelled task that has stopped learning has no prediction; what is mapped to needs none."""
+    loss = new(PerceptualMap, views=1)
+    batch = tiny_batch(2, size=(64, 64), absent=["depth"])
+    predictions = {"segmentation": torch.randn(2, 4, 64, 64)}
+    assert set(loss.needs(batch, ["segmentation"])) == {"segmentation"}
+    terms = loss(batch, Features(), predictions)
+    assert set(terms) == {"perceptual_map"}
+    predictions["depth"] = torch.randn(2, 1, 64, 64)
+    assert set(loss(batch, Features(), predictions)) == {"perceptual_map", "perceptual_map_fit"}
 
 
 # What has no influence
@@ -407,6 +479,24 @@ def test_samples_without_a_pair_count_in_the_mean() -> None:
     rest = loss(second, Features(shared=(feature,)), {"depth": prediction})
     for name in whole:
         assert number(part[name] + rest[name]) == pytest.approx(number(whole[name]), rel=1e-5)
+
+
+@pytest.mark.parametrize("make", [MTPSL, Consistency, DirectMap, PerceptualMap])
+def test_terms_are_means_over_images(
+    make: Callable[..., CrossTaskLoss], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every image twice: the same terms. Draws of classes are replaced by their probabilities."""
+    monkeypatch.setattr(encoding, "_drawn", lambda logits: logits.softmax(1))
+    loss = new(make)
+    batch = tiny_batch(4, views=(0, 0, 1, 1), size=(64, 64), absent=["depth"])
+    feature = torch.randn(4, 6, 2, 2)
+    predictions = {task.name: torch.randn(4, task.channels, 64, 64) for task in TINY_TASKS}
+    once = loss(batch, Features(shared=(feature,)), predictions)
+    repeated = {name: raw.repeat(2, 1, 1, 1) for name, raw in predictions.items()}
+    both = loss(twice(batch), Features(shared=(feature.repeat(2, 1, 1, 1),)), repeated)
+    assert once.keys() == both.keys()
+    for name, value in once.items():
+        assert number(both[name]) == pytest.approx(number(value), rel=1e-4), name
 
 
 def test_without_regulariser_there_is_no_such_term() -> None:

@@ -32,7 +32,8 @@ def test_is_light() -> None:
     assert_plugin_is_light("mtlcore_paretomtl.plugin")
 
 
-def test_the_preset_touches_the_balancer_only() -> None:
+def test_the_preset_touches_the_balancer_only_and_has_the_authors_values() -> None:
+    """Five preferences, and 2 of 100 epochs to find a start; their weights multiply the losses."""
     (method,) = plugin.mtl_methods()
     (balancer,) = plugin.mtl_balancers()
     preset = {"name": balancer.name, "preferences": 5, "initial": 0.02, "weigh_heads": True}

@@ -32,11 +32,12 @@ def test_is_light() -> None:
     assert_plugin_is_light("mtlcore_pcgrad.plugin")
 
 
-def test_the_preset_touches_the_balancer_only() -> None:
+def test_the_preset_touches_the_balancer_only_and_is_the_papers_algorithm() -> None:
+    """Others in random order, and the sum of what is projected (Algorithm 1)."""
     (method,) = plugin.mtl_methods()
     (balancer,) = plugin.mtl_balancers()
-    assert set(method.read()) == {"balancer"}
-    assert method.read()["balancer"]["name"] == balancer.name == method.name == "pcgrad"
+    assert balancer.name == method.name == "pcgrad"
+    assert method.read() == {"balancer": {"name": "pcgrad", "reduction": "sum", "order": "random"}}
     settings = settings_of(balancer.load())
     assert {s.name: s.default for s in settings} == {"reduction": "sum", "order": "random"}
     assert all(s.meaning for s in settings)
