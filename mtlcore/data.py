@@ -17,6 +17,17 @@ from torch import Tensor
 from mtlcore.errors import MtlError, UsageError, did_you_mean
 from mtlcore.tasks import Task
 
+__all__ = [
+    "Batch",
+    "DataError",
+    "Dataset",
+    "Sample",
+    "check_split",
+    "collate",
+    "empty_batch",
+    "safe_target",
+]
+
 
 class DataError(MtlError):
     """A sample that cannot be read or does not fit its task; the message begins with its path."""

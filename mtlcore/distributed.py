@@ -17,6 +17,12 @@ from torch import Tensor
 from mtlcore.errors import MtlError, describe
 from mtlcore.system import launched_local_rank, launched_rank, launched_world_size
 
+__all__ = [
+    "SINGLE_PROCESS",
+    "Distributed",
+    "init_distributed",
+]
+
 _T = TypeVar("_T")
 # Up to so many elements, tensors travel together.
 _SMALL = 2**16

@@ -10,6 +10,19 @@ import torch
 
 from mtlcore.data import Batch
 
+__all__ = [
+    "BatchPlan",
+    "Episode",
+    "EpisodeSampler",
+    "LoadedPlan",
+    "StepPlan",
+    "accumulated",
+    "batch_bounds",
+    "in_order",
+    "share_of",
+    "shuffled_batches",
+]
+
 
 @attrs.frozen
 class BatchPlan:

@@ -1,7 +1,7 @@
 """The errors that mtlcore shows to people.
 
 A message names the path or key it is about, says what is wrong and what to do. The command line
-prints the message without a traceback and leaves with the class's ``exit_code``.
+prints the message without a traceback and leaves with the class's `exit_code`.
 """
 
 from __future__ import annotations
@@ -9,6 +9,16 @@ from __future__ import annotations
 from collections.abc import Iterable
 from difflib import get_close_matches
 from textwrap import shorten
+
+__all__ = [
+    "ConfigError",
+    "Interrupted",
+    "MtlError",
+    "UsageError",
+    "describe",
+    "did_you_mean",
+    "outline",
+]
 
 
 class MtlError(Exception):
@@ -27,7 +37,7 @@ class ConfigError(UsageError):
     """Every problem of a configuration at once.
 
     Args:
-        problems: One line each, ``path: message``.
+        problems: One line each, `path: message`.
     """
 
     def __init__(self, problems: Iterable[str]) -> None:
@@ -45,7 +55,7 @@ class Interrupted(MtlError):
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """Return ``"; did you mean 'x'?"`` for the closest of the known words, or nothing."""
+    """Return `"; did you mean 'x'?"` for the closest of the known words, or nothing."""
     close = get_close_matches(word, sorted(set(known)), n=2, cutoff=0.6)
     return f"; did you mean {' or '.join(map(repr, close))}?" if close else ""
 

@@ -13,6 +13,15 @@ from torch import Tensor, nn
 from mtlcore.data import Batch
 from mtlcore.models import Features
 
+__all__ = [
+    "CrossTaskLoss",
+    "Loss",
+    "Normalisation",
+    "ScalarLoss",
+    "TaskLosses",
+    "reduce_loss",
+]
+
 Normalisation = Literal["valid", "sample"]
 
 

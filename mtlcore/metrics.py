@@ -11,6 +11,15 @@ from typing import final
 import attrs
 from torch import Tensor
 
+__all__ = [
+    "DELTA_M",
+    "DeltaM",
+    "Metric",
+    "MetricCollection",
+    "MetricValues",
+    "delta_m",
+]
+
 #: Task -> metric -> value.
 MetricValues = dict[str, dict[str, float]]
 

@@ -15,6 +15,18 @@ from torch.nn import Parameter
 from mtlcore.errors import MtlError
 from mtlcore.tasks import Task
 
+__all__ = [
+    "Backbone",
+    "FeatureInfo",
+    "Features",
+    "Head",
+    "MultiTaskModel",
+    "Transition",
+    "check_size",
+    "count_parameters",
+    "made_for",
+]
+
 
 @attrs.frozen
 class FeatureInfo:

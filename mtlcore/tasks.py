@@ -7,6 +7,12 @@ from typing import Literal
 
 import attrs
 
+__all__ = [
+    "Layout",
+    "Task",
+    "task_key",
+]
+
 Layout = Literal["map", "vector", "label"]
 
 # Per kind: the layout of a label, its data type, and the value that stands where a label is

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import re
 from collections.abc import Iterator
 from graphlib import CycleError, TopologicalSorter
@@ -139,9 +140,42 @@ def test_an_arrow_that_runs_up_is_seen() -> None:
     assert found.target == "cli" and level("cli") > level("errors")
 
 
-def test_packages_say_what_they_open() -> None:
-    """Every door has `__all__`, sorted as the linter wants it, and every name is there."""
-    for room in plan():
-        file = PACKAGE / room / "__init__.py"
-        if file.exists() and room not in SHELVES:
-            assert "__all__ = [" in file.read_text("utf-8"), room
+def is_package(module: str) -> bool:
+    return MODULES[module].name == "__init__.py"
+
+
+#: The modules whose names anybody may use: the vocabulary at the top, and every door.
+VOCABULARY = [m for m in MODULES if "." not in m and m not in OUTSIDE and not is_package(m)]
+DOORS = ["", *(m for m in MODULES if m and "." not in m and is_package(m) and m not in SHELVES)]
+
+
+@pytest.mark.parametrize("module", [*VOCABULARY, *DOORS, "testing"])
+def test_what_is_public_is_there(module: str) -> None:
+    imported = importlib.import_module(f"mtlcore.{module}".rstrip("."))
+    names = imported.__all__
+    assert names and len(set(names)) == len(names)
+    assert not [name for name in names if not hasattr(imported, name)]
+
+
+def defined(code: str) -> set[str]:
+    """The names without an underscore that a module defines at its top."""
+    names: set[str] = set()
+    for node in ast.parse(code).body:
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            names.add(node.name)
+        elif isinstance(node, ast.Assign | ast.AnnAssign):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            names |= {name.id for target in targets for name in ast.walk(target)
+                      if isinstance(name, ast.Name)}  # fmt: skip
+    return {name for name in names if not name.startswith("_")}
+
+
+@pytest.mark.parametrize("module", VOCABULARY)
+def test_the_vocabulary_is_public(module: str) -> None:
+    public = set(importlib.import_module(f"mtlcore.{module}").__all__)
+    assert defined(MODULES[module].read_text("utf-8")) == public
+
+
+def test_a_name_that_is_not_listed_is_seen() -> None:
+    code = "import a\nX: int = 1\n_y = Z, W = 1, 2\ndef f(): ...\nclass _C: ...\n"
+    assert defined(code) == {"X", "Z", "W", "f"}

@@ -1,4 +1,4 @@
-"""The command that lets new tasks join a trained run: ``mtl adapt``."""
+"""The command that adds new tasks to a trained run: `mtl adapt`."""
 
 from __future__ import annotations
 
@@ -23,53 +23,54 @@ _SCRATCH = ("scratch: final", "epoch", "seconds")
     multiple=True,
     required=True,
     metavar="NEW...",
-    help="The tasks that join: a,b, or several words, or repeated.",
+    help="The new tasks, as a,b or as several words. Repeatable.",
 )
 @click.option(
     "--train",
     type=click.Choice(["all", "new", "heads"]),
     default="all",
     show_default=True,
-    help="Which tasks learn: all, the new ones through all of the network, or the new "
-    "ones through their own parts, with everything else frozen.",
+    help="Which tasks to train: all; the new ones, through the whole network (new); or the new "
+    "ones, through the parts that are theirs alone, with everything else frozen (heads).",
 )
 @click.option(
     "--data-fraction",
     type=float,
     metavar="SHARE",
-    help="Share of the training samples to use, such as 0.1; same as --set "
-    "data.train_fraction=SHARE.",
+    help="Same as --set data.train_fraction=SHARE: the share of the training samples to use, "
+    "such as 0.1.",
 )
 @click.option(
     "--set",
     "assignments",
     multiple=True,
     metavar="PATH=VALUE",
-    help="Override one value of the run's configuration.",
+    help="Override one value of the run's configuration. Repeatable.",
 )
 @click.option(
     "--target",
     "targets",
     multiple=True,
     metavar="TASK.METRIC=VALUE",
-    help="A figure to reach; default: the final one from scratch, with --from-scratch.",
+    help="A metric's value to reach. Repeatable.  [default, with --from-scratch: the final value "
+    "from scratch]",
 )
 @click.option(
     "--checkpoint",
     type=click.Choice(["best", "last"]),
     default="best",
     show_default=True,
-    help="Start from the best epoch's weights, or the last ones.",
+    help="Start from the weights of the best epoch or the last ones.",
 )
 @click.option(
     "--from-scratch",
     "scratch",
     is_flag=True,
-    help="Train the same with fresh weights too, into OUT/scratch, and compare.",
+    help="Train the same from random weights too, in OUT/scratch, and compare.",
 )
-@click.option("--out", required=True, help="Directory or URL of the new run.")
-@click.option("--resume", is_flag=True, help="Go on with the run in --out.")
-@click.option("--json", "as_json", is_flag=True, help="Print the report as JSON at the end.")
+@click.option("--out", required=True, metavar="DIR", help="Directory or URL of the new run.")
+@click.option("--resume", is_flag=True, help="Resume the run in --out.")
+@click.option("--json", "as_json", is_flag=True, help="Print the report as JSON, and no progress.")
 @click.pass_context
 def adapt(
     ctx: click.Context,
@@ -86,16 +87,19 @@ def adapt(
     resume: bool,
     as_json: bool,
 ) -> None:
-    """Let new tasks join a trained RUN, which stays as it is."""
+    """Add new tasks to a trained RUN.
+
+    The result is a new run; RUN itself stays as it is.
+    """
     with stop_at_once():
         from mtlcore.config import set_layer
         from mtlcore.display import SilentDisplay, make_display
         from mtlcore.runs import ADAPTATION, adapt_run, adapted_config
 
-        found = plugins_of(ctx)
+        plugins = plugins_of(ctx)
     new = [name.strip() for word in (*tasks, *more) for name in word.split(",") if name.strip()]
     config = adapted_config(
-        found,
+        plugins,
         run,
         new,
         train=train,
@@ -103,12 +107,14 @@ def adapt(
         fraction=data_fraction,
         changes=set_layer(assignments),
     )
-    speaks = is_main_process()
-    for note in config.notes if speaks else ():
+    is_main = is_main_process()
+    for note in config.notes if is_main else ():
         click.echo(f"note: {note}", err=True)
-    display = make_display() if speaks and not as_json else SilentDisplay()
-    report = adapt_run(found, config, out, display, scratch=scratch, targets=targets, resume=resume)
-    if not speaks:
+    display = make_display() if is_main and not as_json else SilentDisplay()
+    report = adapt_run(
+        plugins, config, out, display, scratch=scratch, targets=targets, resume=resume
+    )
+    if not is_main:
         return
     if as_json:
         click.echo(json.dumps(report, indent=2))
@@ -124,11 +130,13 @@ def _rows(report: dict[str, Any]) -> list[list[str]]:
     for row in report["rows"]:
         adapted, scratch = row["adapted"], row["scratch"]
         name = row["task"] + (" (new)" if row["new"] else "")
-        wanted = row["target"] is not None
+        has_target = row["target"] is not None
         cells = [name, row["metric"], _figure(row["before"]), _figure(adapted["final"])]
-        cells += [_figure(row["target"]), *_when(adapted, wanted)]
+        cells += [_figure(row["target"]), *_when(adapted, has_target)]
         if compared:
-            cells += [_figure(scratch["final"]), *_when(scratch, wanted)] if scratch else ["-"] * 3
+            cells += (
+                [_figure(scratch["final"]), *_when(scratch, has_target)] if scratch else ["-"] * 3
+            )
         rows.append(cells)
     return rows
 
@@ -137,11 +145,11 @@ def _figure(value: float | None) -> str:
     return "-" if value is None else f"{value:.4g}"
 
 
-def _when(told: dict[str, Any], wanted: bool) -> list[str]:
-    """The epoch and the seconds at which the target was reached."""
-    if told["epoch"] is None:
-        return ["not reached", "-"] if wanted else ["-", "-"]
-    return [str(told["epoch"]), f"{told['seconds']:.1f}"]
+def _when(result: dict[str, Any], has_target: bool) -> list[str]:
+    """Return the epoch and the seconds at which the target was reached."""
+    if result["epoch"] is None:
+        return ["not reached", "-"] if has_target else ["-", "-"]
+    return [str(result["epoch"]), f"{result['seconds']:.1f}"]
 
 
 COMMANDS = [adapt]

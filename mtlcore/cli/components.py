@@ -1,4 +1,4 @@
-"""The commands that look at what is installed: ``mtl plugins``, ``mtl list`` and ``mtl show``."""
+"""The commands that show what is installed: `mtl plugins`, `mtl list` and `mtl show`."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ class KindChoice(click.Choice[str]):
 
 
 def plugins_of(ctx: click.Context) -> Plugins:
-    """Return the plugins a command works with, scanning when the first one asks.
+    """Return the plugins that a command works with, scanning for them once.
 
-    ``ctx.obj`` is the ``Plugins`` itself, None, or the group's options: ``block`` (ids) and
-    ``strict`` (raise if any plugin failed).
+    `ctx.obj` is the `Plugins`, None, or the group's options: `block` (ids) and `strict` (raise
+    if any plugin failed).
     """
     if isinstance(ctx.obj, Plugins):
         return ctx.obj
@@ -44,27 +44,29 @@ def plugins_of(ctx: click.Context) -> Plugins:
 
 
 @click.command()
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-@click.option("--strict-plugins", is_flag=True, help="Exit 1 if any plugin failed.")
+@click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
+@click.option(
+    "--strict-plugins", is_flag=True, help="Exit with status 1 if any plugin failed to load."
+)
 @click.pass_context
 def plugins(ctx: click.Context, as_json: bool, strict_plugins: bool) -> None:
-    """Show every plugin found, working or not, and why not."""
-    found = plugins_of(ctx)
-    data = plugins_data(found)
+    """List all plugins, and why one does not work."""
+    scanned = plugins_of(ctx)
+    data = plugins_data(scanned)
     if as_json:
         _print_json(data)
     else:
         _print_plugins(data)
     if strict_plugins:
-        found.strict()
+        scanned.strict()
 
 
 @click.command("list")
 @click.argument("kind", type=KindChoice(), required=False)
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
 @click.pass_context
 def list_(ctx: click.Context, kind: str | None, as_json: bool) -> None:
-    """List the components of a kind, or of all kinds."""
+    """List the components of one kind or of all kinds."""
     data = list_data(plugins_of(ctx), kind)
     if as_json:
         _print_json(data)
@@ -76,13 +78,22 @@ def list_(ctx: click.Context, kind: str | None, as_json: bool) -> None:
 @click.command()
 @click.argument("kind", type=KindChoice())
 @click.argument("name")
-@click.option("--set", "overrides", multiple=True, metavar="PATH=VALUE", help="For methods.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option(
+    "--set",
+    "overrides",
+    multiple=True,
+    metavar="PATH=VALUE",
+    help="For methods: count the parameters with this value. Repeatable.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
 @click.pass_context
 def show(
     ctx: click.Context, kind: str, name: str, overrides: tuple[str, ...], as_json: bool
 ) -> None:
-    """Show one component: where it comes from, its paper and its settings."""
+    """Show a component's origin, paper and settings.
+
+    For a method, show its preset and how many parameters its network has.
+    """
     data = show_data(plugins_of(ctx), kind, name, overrides)
     if as_json:
         _print_json(data)

@@ -1,4 +1,4 @@
-"""What is installed and what it can do: the data behind ``mtl plugins``, ``list`` and ``show``."""
+"""The data that `mtl plugins`, `mtl list` and `mtl show` print."""
 
 from __future__ import annotations
 
@@ -61,10 +61,10 @@ def show_data(
     """Return everything about one component, ready for JSON.
 
     Args:
-        plugins: Where to look.
-        kind: One of ``KINDS``.
-        name: The component's name, or ``plugin/name``.
-        overrides: ``path=value`` settings under which a method's parameters are counted.
+        plugins: Where the component is looked up.
+        kind: One of `KINDS`.
+        name: The component's name, or `plugin/name`.
+        overrides: `path=value` assignments under which a method's parameters are counted.
     """
     component = plugins.get(kind, name)
     if overrides and kind != "methods":
@@ -92,12 +92,12 @@ def show_data(
 
 
 def about(target: Any) -> str:
-    """Return what the docstring says before its sections: equations, layouts, deviations."""
+    """Return the part of the docstring before its first section."""
     return _SECTION.split(inspect.cleandoc(target.__doc__ or ""), maxsplit=1)[0].strip()
 
 
 def settings_data(target: Any) -> list[dict[str, Any]]:
-    """Return the settings of a class, function or record, those of records in it too."""
+    """Return the settings of a class or function, with those of nested records, ready for JSON."""
     return [_setting(setting) for setting in expanded(settings_of(target))]
 
 
@@ -146,7 +146,7 @@ def _setting(setting: Setting) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    """Return a default as JSON has it; what JSON cannot say, as Python writes it."""
+    """Return a default as JSON has it, or its repr where JSON has no such value."""
     if attrs.has(type(value)):
         return {key: _plain(item) for key, item in attrs.asdict(value, recurse=False).items()}
     if isinstance(value, Mapping):

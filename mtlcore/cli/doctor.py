@@ -1,4 +1,4 @@
-"""What this machine offers a run, and what might stand in its way: ``mtl doctor``."""
+"""The command that looks for problems of an installation: `mtl doctor`."""
 
 from __future__ import annotations
 
@@ -23,10 +23,13 @@ _LITTLE_DISK = 1 << 30
 
 
 @click.command()
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
 @click.pass_context
 def doctor(ctx: click.Context, as_json: bool) -> None:
-    """Show versions, threads, devices, plugins and disk space, and what is wrong with them."""
+    """Show versions, devices and problems.
+
+    Threads, plugins and disk space are shown too. Send the output along with a question.
+    """
     facts = examine(plugins_of(ctx))
     if as_json:
         click.echo(json.dumps(facts, indent=2))
@@ -44,7 +47,7 @@ def doctor(ctx: click.Context, as_json: bool) -> None:
 
 
 def examine(plugins: Plugins) -> dict[str, Any]:
-    """Facts by topic; `problems` lists what needs attention."""
+    """Return facts by topic, ready for JSON; `problems` lists what needs attention."""
     import torch
 
     free = shutil.disk_usage(os.getcwd()).free
@@ -77,10 +80,10 @@ def _devices() -> list[str]:
     import torch
 
     numbers = range(torch.cuda.device_count())
-    found = ["cpu", *(f"cuda:{i} ({torch.cuda.get_device_name(i)})" for i in numbers)]
+    devices = ["cpu", *(f"cuda:{i} ({torch.cuda.get_device_name(i)})" for i in numbers)]
     if torch.backends.mps.is_available():
-        found.append("mps")
-    return found
+        devices.append("mps")
+    return devices
 
 
 def _health(info: Any) -> str:

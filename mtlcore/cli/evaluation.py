@@ -1,4 +1,4 @@
-"""The commands that use trained runs: ``mtl eval`` and ``mtl predict``."""
+"""The commands that use trained runs: `mtl eval` and `mtl predict`."""
 
 from __future__ import annotations
 
@@ -15,25 +15,27 @@ from mtlcore.system import stop_at_once
 
 _WHICH = click.option(
     "--checkpoint", type=click.Choice(["best", "last"]), default="best", show_default=True,
-    help="Weights of the best epoch, or the last ones.",
+    help="Use the weights of the best epoch or the last ones.",
 )  # fmt: skip
-_DEVICE = click.option("--device", help="auto, cpu, cuda, cuda:1; default: the run's.")
+_DEVICE = click.option(
+    "--device", metavar="DEVICE", help="auto, cpu, cuda or cuda:1.  [default: the run's]"
+)
 
 
 @click.command("eval")
 @click.argument("run")
-@click.option("--split", default="val", show_default=True, help="Which split of the data.")
+@click.option("--split", default="val", show_default=True, metavar="NAME", help="The split to use.")
 @click.option(
     "--plugin", "files", multiple=True, metavar="FILE", type=click.Path(),
-    help="A plugin in one file, for what --set names.",
+    help="A plugin file (.py), for components that --set names. Repeatable.",
 )  # fmt: skip
 @click.option(
     "--set", "assignments", multiple=True, metavar="PATH=VALUE",
-    help="Changes of [data] and [metrics].",
+    help="Override one value of [data] or [metrics]. Repeatable.",
 )  # fmt: skip
 @_WHICH
 @_DEVICE
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
 @click.pass_context
 def evaluate(
     ctx: click.Context,
@@ -45,24 +47,27 @@ def evaluate(
     device: str | None,
     as_json: bool,
 ) -> None:
-    """Evaluate a trained RUN on any split, also of other data with the same tasks."""
+    """Evaluate a trained RUN.
+
+    Any split will do, and with --set also other data with the same tasks.
+    """
     with stop_at_once():
         from mtlcore.config import Layer, set_layer
         from mtlcore.runs import evaluate_run, load_run
 
-        found = plugins_of(ctx)
+        plugins = plugins_of(ctx)
     changes = [Layer("--plugin", {"plugins": list(files)}), set_layer(assignments)]
-    trained = load_run(found, run, checkpoint, changes, device)
-    figures, size = evaluate_run(trained, split)
+    trained = load_run(plugins, run, checkpoint, changes, device)
+    metrics, size = evaluate_run(trained, split)
     if as_json:
         from mtlcore.storage import without_nan
 
-        data = {"split": split, "samples": size, "figures": without_nan(figures)}
+        data = {"split": split, "samples": size, "figures": without_nan(metrics)}
         click.echo(json.dumps(data, indent=2, allow_nan=False))
         return
     name = trained.config.dataset.component.spec.name
     click.echo(f"{run} ({checkpoint} checkpoint) on {size} samples of {name} {split}")
-    for task, values in figures.items():
+    for task, values in metrics.items():
         for metric, value in values.items():
             click.echo(f"  {task:<16} {metric:<16} {value:.4g}")
 
@@ -70,8 +75,10 @@ def evaluate(
 @click.command()
 @click.argument("run")
 @click.argument("images", nargs=-1, required=True, metavar="IMAGE...")
-@click.option("--out", required=True, help="Folder for the pictures and arrays.")
-@click.option("--size", help="HEIGHTxWIDTH to run the network at; default: the run's.")
+@click.option("--out", required=True, metavar="DIR", help="Folder to write pictures and arrays to.")
+@click.option(
+    "--size", metavar="HEIGHTxWIDTH", help="Size of the network's input.  [default: the run's]"
+)
 @_WHICH
 @_DEVICE
 @click.pass_context
@@ -84,16 +91,19 @@ def predict(
     checkpoint: Any,
     device: str | None,
 ) -> None:
-    """Predict every task of a trained RUN from photographs of any size."""
+    """Predict the tasks of a trained RUN for images.
+
+    Images may have any size; predictions have the size of their image.
+    """
     with stop_at_once():
         import fsspec
 
         from mtlcore.runs import load_run, predict_image, save_prediction
 
-        found = plugins_of(ctx)
-    wanted = _size(size)
+        plugins = plugins_of(ctx)
+    network_size = _size(size)
     _check_stems(images)
-    trained = load_run(found, run, checkpoint, device=device)
+    trained = load_run(plugins, run, checkpoint, device=device)
     folder = Path(out)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -110,14 +120,14 @@ def predict(
         # KeyError: before fsspec 2026.9, an archive has no such file.
         except (OSError, KeyError, ValueError, ImportError) as error:
             raise UsageError(f"{name}: cannot be read ({describe(error)})") from error
-        _, predictions = predict_image(trained, data, name, wanted)
+        _, predictions = predict_image(trained, data, name, network_size)
         stem = Path(name).stem
         for path in save_prediction(folder, stem, trained.config.tasks, predictions):
             click.echo(str(path))
 
 
 def _check_stems(images: Sequence[str]) -> None:
-    """Predictions are named after their image alone: none may overwrite another's."""
+    """Refuse images of the same name: predictions are named after it alone."""
     seen: dict[str, str] = {}
     for name in images:
         other = seen.setdefault(Path(name).stem, name)

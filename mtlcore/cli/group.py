@@ -68,12 +68,14 @@ def _warnings_as_notes() -> Iterator[None]:
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="mtl")
-@click.option("--no-plugin", "block", multiple=True, metavar="ID", help="Do not load this plugin.")
-@click.option("--strict-plugins", is_flag=True, help="Fail if any installed plugin does.")
-@click.option("--traceback", is_flag=True, help="Show where in the code an error came from.")
+@click.option(
+    "--no-plugin", "block", multiple=True, metavar="ID", help="Do not load this plugin. Repeatable."
+)
+@click.option("--strict-plugins", is_flag=True, help="Fail if any plugin fails to load.")
+@click.option("--traceback", is_flag=True, help="Show the traceback of an error.")
 @click.pass_context
 def main(ctx: click.Context, block: tuple[str, ...], strict_plugins: bool, traceback: bool) -> None:
-    """Train one model on many tasks."""
+    """Train and evaluate multi-task models."""
     if ctx.obj is None:
         ctx.obj = {"block": block, "strict": strict_plugins}
 

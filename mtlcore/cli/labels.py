@@ -1,4 +1,4 @@
-"""The command that converts published label splits: ``mtl labels``."""
+"""The command that converts published label splits: `mtl labels`."""
 
 from __future__ import annotations
 
@@ -12,18 +12,26 @@ from mtlcore.errors import UsageError
 
 @click.command()
 @click.argument("source", type=click.Path())
-@click.option("--tasks", default="", help="Columns of a matrix in order, or keys to keep: a,b,c.")
-@click.option("--out", required=True, help="The JSON file to write, for data.labels.")
+@click.option(
+    "--tasks",
+    default="",
+    metavar="A,B,C",
+    help="The tasks of a matrix's columns in order, or the keys to keep.",
+)
+@click.option("--out", required=True, metavar="FILE", help="The JSON file to write.")
 def labels(source: str, tasks: str, out: str) -> None:
-    """Convert a published label split SOURCE (.npy, .pth, .txt) to what data.labels reads."""
+    """Convert a published label split for data.labels.
+
+    SOURCE is a file of the kind .npy, .pth or .txt.
+    """
     from mtlcore.loading import convert
 
-    found = convert(Path(source), [task.strip() for task in tasks.split(",") if task.strip()])
+    labelled = convert(Path(source), [task.strip() for task in tasks.split(",") if task.strip()])
     try:
-        Path(out).write_text(json.dumps(found) + "\n", "utf-8")
+        Path(out).write_text(json.dumps(labelled) + "\n", "utf-8")
     except OSError as error:
         raise UsageError(f"{out}: cannot be written ({error.strerror})") from error
-    for task, samples in found.items():
+    for task, samples in labelled.items():
         click.echo(f"{task}: {len(samples)} samples")
 
 

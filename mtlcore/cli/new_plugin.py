@@ -1,8 +1,8 @@
-"""The command that writes a plugin for somebody to fill in: ``mtl new-plugin``.
+"""The command that writes the start of a new plugin: `mtl new-plugin`.
 
-What it writes lies in ``mtlcore/templates``: a folder of what all plugins have, and one per kind of
-component. Files end in ``.template``; ``$name`` and its like stand in their text, ``PACKAGE``,
-``MODULE`` and ``dot-`` in their paths.
+The templates are in `mtlcore/templates`: one folder for what all plugins have, and one per kind of
+component. Files end in `.template`. Placeholders are `$name` and its like in their text, and
+`PACKAGE`, `MODULE` and `dot-` in their paths.
 """
 
 from __future__ import annotations
@@ -33,11 +33,16 @@ _ENDING = ".template"
 
 @click.command("new-plugin")
 @click.argument("name")
-@click.option("--kind", type=KindChoice(), required=True, help="Which component it brings.")
-@click.option("--out", default=".", help="Folder to write it into; default: this one.")
+@click.option(
+    "--kind", type=KindChoice(), required=True, help="The kind of component that it brings."
+)
+@click.option("--out", default=".", show_default=True, metavar="DIR", help="Folder to write it to.")
 @click.pass_context
 def new_plugin(ctx: click.Context, name: str, kind: str, out: str) -> None:
-    """Write a whole plugin NAME, which installs, passes its tests and trains, to change at will."""
+    """Write a new plugin to start from.
+
+    It is called NAME, installs, passes its tests and trains; change it at will.
+    """
     check_name(name, plugins_of(ctx))
     folder = Path(out) / f"{_PREFIX}{name}"
     write(folder, rendered(name, kind))
@@ -52,10 +57,10 @@ COMMANDS = [new_plugin]
 
 
 def check_name(name: str, plugins: Plugins) -> None:
-    """Refuse a name that a plugin cannot have, or that somebody else has.
+    """Check that a new plugin can have a name.
 
     Raises:
-        UsageError: saying which rule it breaks, or who has it.
+        UsageError: The name breaks a rule, or is taken.
     """
     if name.startswith(_PREFIX):
         raise UsageError(f"{name}: leave {_PREFIX!r} out, it is put in front of the name")
@@ -82,10 +87,10 @@ def check_name(name: str, plugins: Plugins) -> None:
 
 
 def rendered(name: str, kind: str) -> dict[PurePosixPath, str]:
-    """The files of a plugin: their paths in its folder, and their text.
+    """Return the files of a new plugin: paths within its folder, and texts.
 
     Raises:
-        UsageError: its class would be called like something that its module uses.
+        UsageError: The name of its class would clash with a name that its module uses.
     """
     package = f"mtlcore_{name.replace('-', '_')}"
     class_name = "".join(word.capitalize() for word in name.split("-"))
@@ -98,7 +103,7 @@ def rendered(name: str, kind: str) -> dict[PurePosixPath, str]:
         "core": f"mtlcore>={major}.{minor},<{major}.{minor + 1}",
         "year": str(date.today().year),
     }
-    found: dict[PurePosixPath, str] = {}
+    files: dict[PurePosixPath, str] = {}
     for part in (kind, "common"):
         root = resources.files("mtlcore") / "templates" / part
         for path, text in _files(root, PurePosixPath()):
@@ -110,15 +115,15 @@ def rendered(name: str, kind: str) -> dict[PurePosixPath, str]:
             if path.stem in ("summary", "usage") and part == kind:
                 values[path.stem] = text.rstrip()
             else:
-                found[_renamed(path, package, name)] = text
-    return found
+                files[_renamed(path, package, name)] = text
+    return files
 
 
 def write(folder: Path, files: Mapping[PurePosixPath, str]) -> None:
     """Write a folder, whole or not at all.
 
     Raises:
-        UsageError: there is something in its place, or it cannot be written.
+        UsageError: The folder exists already, or cannot be written.
     """
     if folder.exists() or folder.is_symlink():
         raise UsageError(f"{folder}: exists already; move it away, or choose another --out")
@@ -137,7 +142,7 @@ def write(folder: Path, files: Mapping[PurePosixPath, str]) -> None:
 
 
 def _files(folder: Traversable, at: PurePosixPath) -> Iterator[tuple[PurePosixPath, str]]:
-    """The templates below a folder, without their ending; those beside folders come last."""
+    """Yield the templates below a folder, without their ending; files come after folders."""
     for entry in sorted(folder.iterdir(), key=lambda entry: (entry.is_file(), entry.name)):
         if entry.is_dir():
             yield from _files(entry, at / entry.name)

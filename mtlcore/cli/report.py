@@ -1,4 +1,4 @@
-"""The command that makes a page of a run or a study: ``mtl report``."""
+"""The command that makes a page of a run or a study: `mtl report`."""
 
 from __future__ import annotations
 
@@ -9,10 +9,17 @@ from mtlcore.system import stop_at_once
 
 
 @click.command()
-@click.argument("places", nargs=-1, required=True, metavar="RUN|STUDY")
-@click.option("--out", help="The file to write; default: index.html in the study, or RUN/report.")
+@click.argument("places", nargs=-1, required=True, metavar="RUN|STUDY...")
+@click.option(
+    "--out",
+    metavar="FILE",
+    help="The file to write.  [default: RUN/report/index.html or STUDY/index.html]",
+)
 def report(places: tuple[str, ...], out: str | None) -> None:
-    """Write one page, which needs no network, about a RUN, a STUDY, or several runs compared."""
+    """Write an HTML page about runs or a study.
+
+    Several runs are compared with each other. The page is one file, which needs no network.
+    """
     with stop_at_once():
         from mtlcore.report import default_place, make_report
     if len(places) > 1 and out is None:

@@ -23,11 +23,12 @@ def _configuration(command: Any) -> Any:
         (
             click.argument("config", required=False, type=click.Path()),
             click.option("--plugin", "plugin", multiple=True, metavar="NAME",
-                         help="A plugin, a method or a plugin file; repeat to combine."),
+                         help="A plugin, a method or a plugin file (.py). Repeat to combine."),
             click.option("--set", "assignments", multiple=True, metavar="PATH=VALUE",
-                         help="Override one value of the configuration."),
-            click.option("--seed", type=int, help="Same as --set seed=N."),
-            click.option("--device", help="Same as --set device=D: auto, cpu, cuda, cuda:1."),
+                         help="Override one value of the configuration. Repeatable."),
+            click.option("--seed", type=int, help="Same as --set seed=INTEGER."),
+            click.option("--device", metavar="DEVICE",
+                         help="Same as --set device=DEVICE: auto, cpu, cuda or cuda:1."),
         )
     ):  # fmt: skip
         command = option(command)
@@ -36,10 +37,12 @@ def _configuration(command: Any) -> Any:
 
 @click.command()
 @_configuration
-@click.option("--out", help="Directory or URL of the run; default runs/<method>-<n>.")
-@click.option("--resume", is_flag=True, help="Go on with the run in --out.")
-@click.option("--dry-run", is_flag=True, help="Build everything, take one step, write nothing.")
-@click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON at the end.")
+@click.option("--out", metavar="DIR", help="Directory or URL of the run.  [default: runs/METHOD-N]")
+@click.option("--resume", is_flag=True, help="Resume the run in --out.")
+@click.option(
+    "--dry-run", is_flag=True, help="Build everything and take one step, but write nothing."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON, and no progress.")
 @click.pass_context
 def run(
     ctx: click.Context,
@@ -53,7 +56,11 @@ def run(
     dry_run: bool,
     as_json: bool,
 ) -> None:
-    """Train: the core's defaults, changed by plugins, CONFIG and --set."""
+    """Train a model and write a run directory.
+
+    The configuration is made of the core's defaults, the presets of plugins, the TOML file CONFIG
+    and the values of --set. Later ones override earlier ones.
+    """
     if resume and not out:
         raise UsageError("--resume needs --out DIR: the run to go on with")
     with stop_at_once():
@@ -91,7 +98,7 @@ def run(
 
 @click.command("config")
 @_configuration
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
 @click.pass_context
 def config_(
     ctx: click.Context,
@@ -102,7 +109,10 @@ def config_(
     device: str | None,
     as_json: bool,
 ) -> None:
-    """Show the whole configuration, each value with its origin."""
+    """Show the configuration of a run and its origins.
+
+    The arguments are those of mtl run. Each value is shown with the layer that it comes from.
+    """
     resolved = _resolve(plugins_of(ctx), config, plugin, assignments, seed, device, None)
     _print_notes(resolved)
     if as_json:

@@ -1,4 +1,4 @@
-"""The commands that turn runs into answers: ``mtl study`` and ``mtl compare``."""
+"""The commands that turn runs into answers: `mtl study` and `mtl compare`."""
 
 from __future__ import annotations
 
@@ -14,21 +14,33 @@ from mtlcore.system import stop_at_once
 
 @click.command("study")
 @click.argument("study", type=click.Path())
-@click.option("--out", required=True, help="Directory of the study; an earlier start goes on.")
 @click.option(
-    "--jobs", type=click.IntRange(min=1), default=1, show_default=True, help="Cells at a time."
+    "--out",
+    required=True,
+    metavar="DIR",
+    help="Directory of the study. An unfinished one is resumed.",
+)
+@click.option(
+    "--jobs",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="Number of runs at a time.",
 )
 @click.pass_context
 def study_(ctx: click.Context, study: str, out: str, jobs: int) -> None:
-    """Run the variants and seeds of STUDY, a TOML file, and print their tables."""
+    """Run a study and print its tables.
+
+    STUDY is a TOML file that lists variants and seeds.
+    """
     with stop_at_once():
         from mtlcore.display import StudyDisplay
         from mtlcore.results import as_markdown
         from mtlcore.studies import run_study
 
         blocked = ctx.obj.get("block", ()) if isinstance(ctx.obj, dict) else ()
-        found = plugins_of(ctx)
-    comparison = run_study(found, study, out, jobs, StudyDisplay(), blocked)
+        plugins = plugins_of(ctx)
+    comparison = run_study(plugins, study, out, jobs, StudyDisplay(), blocked)
     click.echo("\n" + as_markdown(comparison))
     click.echo(f"tables: {out}/table.md, table.csv, table.tex, results.json")
     if any(variant.failed for variant in comparison.variants):
@@ -38,13 +50,22 @@ def study_(ctx: click.Context, study: str, out: str, jobs: int) -> None:
 @click.command()
 @click.argument("runs", nargs=-1, required=True, metavar="RUN...")
 @click.option("--baseline", metavar="NAME", help="The variant to compare with.")
-@click.option("--delta-m", "definition", metavar="DEFINITION", help="mtan, cagrad or libmtl.")
-@click.option("--epoch", type=click.Choice(["last", "best"]), help="Whose figures; default: last.")
+@click.option(
+    "--delta-m",
+    "definition",
+    metavar="DEFINITION",
+    help="Definition of delta-m: mtan, cagrad or libmtl.",
+)
+@click.option(
+    "--epoch",
+    type=click.Choice(["last", "best"]),
+    help="Compare metrics of the last evaluations or of the best epoch.",
+)
 @click.option(
     "--target", "targets", multiple=True, metavar="TASK.METRIC=VALUE",
-    help="When was this first reached? Repeat for more.",
+    help="Say when this value was first reached. Repeatable.",
 )  # fmt: skip
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
 def compare(
     runs: tuple[str, ...],
     baseline: str | None,
@@ -53,7 +74,10 @@ def compare(
     targets: tuple[str, ...],
     as_json: bool,
 ) -> None:
-    """Compare finished RUNs over their seeds, or show the tables of a study's directory."""
+    """Compare finished runs over their seeds.
+
+    RUN is the directory of a run or of a study.
+    """
     with stop_at_once():
         from mtlcore.results import Target, as_data, as_markdown
         from mtlcore.results import compare as compared

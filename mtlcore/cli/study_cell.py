@@ -1,7 +1,7 @@
-"""`python -m mtlcore.cli.study_cell ARGUMENTS` is `mtl ARGUMENTS`, but ends with who started it.
+"""`python -m mtlcore.cli.study_cell ARGUMENTS` is `mtl ARGUMENTS` for a cell of a study.
 
-Its standard input is a pipe that nobody writes to. When the other end is closed, by a study that
-stops or by its death, the run stops as after Ctrl-C: it finishes the step and saves.
+Its standard input is a pipe to which nobody writes. When the study closes the other end, or dies,
+the run stops as after Ctrl-C: it finishes the step and saves.
 """
 
 from __future__ import annotations

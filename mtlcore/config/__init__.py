@@ -1,7 +1,9 @@
-"""The configuration of a run: core defaults < plugin presets < file < --set."""
+"""The configuration of a run: core defaults < plugin presets < file < `--set`."""
 
 from mtlcore.config.merging import CORE_DEFAULTS, Layer, file_layer, set_layer
-from mtlcore.config.resolver import Chosen, RunConfig, annotated, resolve
+from mtlcore.config.origins import annotated
+from mtlcore.config.resolver import resolve
+from mtlcore.config.run_config import Chosen, RunConfig
 from mtlcore.config.schema import AugmentConfig, DataConfig, InitialConfig, TrainingConfig
 
 __all__ = [

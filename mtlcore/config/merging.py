@@ -1,8 +1,8 @@
-"""The layers of a configuration and what they are together: each value with its origin.
+"""The layers of a configuration, and merging them: each value keeps its origin.
 
-Tables that name a component (`[data]`, `[model.backbone]`, `[balancer]` ...) hold `name` and that
-component's settings; when a later layer changes the name, the settings of the earlier one go,
-except those that every component of the place understands (`CARRIED`).
+A table that names a component (`[data]`, `[model.backbone]`, `[balancer]` ...) holds `name` and the
+component's settings. When a later layer changes the name, the settings of the earlier component are
+dropped, except those that most components of the kind share (`CARRIED`).
 """
 
 from __future__ import annotations
@@ -36,28 +36,33 @@ CORE_DEFAULTS: dict[str, Any] = {
     "initial": {},
 }
 
-#: Settings of a component's table that survive a change of its name; one that the new component
-#: does not have is dropped then.
+#: Settings that survive a change of the component's name, if the new component has them.
 CARRIED: dict[str, frozenset[str]] = {
     "data": frozenset({"root", "spec"}),
     "model.backbone": frozenset({"width"}),
     "optimizer": frozenset({"lr"}),
 }
+_DATA_KEYS = frozenset(field.name for field in attrs.fields(DataConfig)) - {"name"}
 
 
 @attrs.frozen
 class Layer:
-    """Some values and where they come from."""
+    """Values of a configuration from one source.
+
+    Args:
+        origin: The source, for people.
+        values: Nested tables, as TOML has them.
+    """
 
     origin: str
     values: Mapping[str, Any]
 
 
 def file_layer(path: str) -> Layer:
-    """A configuration file.
+    """Read a configuration file.
 
     Raises:
-        UsageError: it is missing or not TOML.
+        UsageError: The file cannot be read, or is not TOML.
     """
     try:
         return Layer(path, tomllib.loads(Path(path).read_text("utf-8")))
@@ -68,10 +73,10 @@ def file_layer(path: str) -> Layer:
 
 
 def set_layer(assignments: Iterable[str]) -> Layer:
-    """The values of `--set path=value`: TOML where it is TOML, a string otherwise.
+    """Read assignments `path=value` as of `--set`; a value that is not TOML is a string.
 
     Raises:
-        ConfigError: one of them has no `=`.
+        ConfigError: An assignment has no `=`, or contradicts an earlier one.
     """
     values: dict[str, Any] = {}
     problems = []
@@ -99,14 +104,14 @@ def set_layer(assignments: Iterable[str]) -> Layer:
 
 
 @final
-class Merged:
-    """Layers laid over one another.
+class MergedConfig:
+    """Layers merged in order; later values win.
 
     Attributes:
-        tree: the values.
-        origins: path -> where the value comes from.
-        carried: paths of values that came along from another component's table.
-        notes: what was replaced on the way, for people.
+        tree: The values, as nested tables.
+        origins: Path -> where the value comes from.
+        carried: Paths of settings that were written for a component of another name.
+        notes: One line for each component that a later layer replaced.
     """
 
     def __init__(self) -> None:
@@ -116,7 +121,7 @@ class Merged:
         self.notes: list[str] = []
 
     def add(self, layer: Layer) -> None:
-        """Lay one more over the others."""
+        """Merge one more layer over the others."""
         training = layer.values.get("training", {})
         for this, other in (("epochs", "steps"), ("steps", "epochs")):
             # The length of a run is one choice: the later layer's.
@@ -124,42 +129,58 @@ class Merged:
                 self._drop(f"training.{other}")
         self._merge(self.tree, layer.values, "", layer.origin)
 
-    def _merge(self, tree: dict[str, Any], values: Mapping[str, Any], at: str, why: str) -> None:
-        self._rename(tree, values, at, why)
+    def _merge(
+        self, table: dict[str, Any], values: Mapping[str, Any], at: str, origin: str
+    ) -> None:
+        self._change_component(table, values, at, origin)
         for key, value in values.items():
             path = f"{at}.{key}" if at else key
-            if isinstance(value, Mapping) and isinstance(tree.get(key), dict):
-                self._merge(tree[key], value, path, why)
+            if isinstance(value, Mapping) and isinstance(table.get(key), dict):
+                self._merge(table[key], value, path, origin)
                 continue
-            tree[key] = copy.deepcopy(value)
+            table[key] = copy.deepcopy(value)
             self.carried.discard(path)
             for leaf in leaves(path, value):
-                self.origins[leaf] = why
+                self.origins[leaf] = origin
 
-    def _rename(self, tree: dict[str, Any], values: Mapping[str, Any], at: str, why: str) -> None:
-        old, new = (table.get("name") for table in (tree, values))
-        if not isinstance(new, str | None):  # a table of tasks, one of which is called "name"
+    def _change_component(
+        self, table: dict[str, Any], values: Mapping[str, Any], path: str, origin: str
+    ) -> None:
+        """Drop the settings of the component at a path if the values name another one."""
+        name = values.get("name")
+        if not isinstance(name, str | None):  # a table of tasks, one of which is called "name"
             return
-        if at == "balancer" and "chain" in values and tree:
-            self._replace(tree, at, {"update_every"})
-        elif at == "balancer" and new is not None and "chain" in tree:
-            names = [str(link.get("name")) for link in tree["chain"] if isinstance(link, Mapping)]
-            self.notes.append(f"balancer {new} ({why}) replaces the chain {' > '.join(names)}")
-            self._replace(tree, at, {"update_every"})
-        elif new is not None and old is not None and new != old:
-            carried = CARRIED.get(at, frozenset())
-            core = {"update_every"} if at == "balancer" else _core_keys(at)
-            if at == "balancer" and self.origins.get("balancer.name") != "core":
-                self.notes.append(f"balancer {new} ({why}) replaces {old}")
-            if at == "data":
-                # The core's numbers are for its own rooms; other data is used whole.
-                core -= {key for key in core if self.origins.get(f"data.{key}") == "core"}
-            self._replace(tree, at, carried | core)
-            self.carried |= {f"{at}.{key}" for key in tree if key in carried}
+        if path == "balancer":
+            self._change_balancer(table, values, origin)
+        elif name is not None and table.get("name") not in (None, name):
+            carried = CARRIED.get(path, frozenset())
+            keys = _DATA_KEYS if path == "data" else frozenset()
+            # The core's defaults of [data] are for its own rooms; other data is used whole.
+            set_by_user = {key for key in keys if self.origins.get(f"data.{key}") != "core"}
+            self._keep_only(table, path, carried | set_by_user)
+            self.carried |= {f"{path}.{key}" for key in table if key in carried}
 
-    def _replace(self, tree: dict[str, Any], at: str, keep: Iterable[str]) -> None:
-        for key in [key for key in tree if key not in set(keep)]:
-            self._drop(f"{at}.{key}")
+    def _change_balancer(
+        self, table: dict[str, Any], values: Mapping[str, Any], origin: str
+    ) -> None:
+        """Drop what is there if the values name another balancer, or a chain of them."""
+        old, new = table.get("name"), values.get("name")
+        replaced = None  # what to tell people of
+        if "chain" not in values:
+            if new is None or ("chain" not in table and old in (None, new)):
+                return
+            if "chain" in table:
+                links = [link for link in table["chain"] if isinstance(link, Mapping)]
+                replaced = "the chain " + " > ".join(str(link.get("name")) for link in links)
+            elif self.origins.get("balancer.name") != "core":
+                replaced = old
+        if replaced:
+            self.notes.append(f"balancer {new} ({origin}) replaces {replaced}")
+        self._keep_only(table, "balancer", {"update_every"})
+
+    def _keep_only(self, table: dict[str, Any], path: str, keep: Iterable[str]) -> None:
+        for key in [key for key in table if key not in set(keep)]:
+            self._drop(f"{path}.{key}")
 
     def _drop(self, path: str) -> None:
         *parents, last = path.split(".")
@@ -167,17 +188,12 @@ class Merged:
         for parent in parents:
             table = table.get(parent, {})
         table.pop(last, None)
-        for origin in [o for o in self.origins if o == path or o.startswith(path + ".")]:
-            del self.origins[origin]
-
-
-def _core_keys(at: str) -> frozenset[str]:
-    names = {field.name for field in attrs.fields(DataConfig)} if at == "data" else set()
-    return frozenset(names - {"name"})
+        for dropped in [p for p in self.origins if p == path or p.startswith(path + ".")]:
+            del self.origins[dropped]
 
 
 def leaves(path: str, value: Any) -> list[str]:
-    """The paths of the values in a table; a list is one value."""
+    """Return the paths of the values below a path; a list is one value."""
     if isinstance(value, Mapping) and value:
         return [leaf for key, inner in value.items() for leaf in leaves(f"{path}.{key}", inner)]
     return [path]

@@ -1,4 +1,4 @@
-"""Those tables of a configuration that the core itself reads: data, training, initial weights."""
+"""The tables of a configuration that the core itself reads: `data`, `training`, `initial`."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ _POSITIVE_IF_SET = attrs.validators.optional(_POSITIVE)
 
 @attrs.frozen(kw_only=True)
 class AugmentConfig:
-    """Random changes of the training samples, the same for every task of a sample.
+    """Random augmentation of training samples, the same for every task of a sample.
 
     Args:
-        scales: enlargement drawn for each sample, cropped back to size; depth is divided by it.
-        flip: mirror every second sample; normals' x is negated.
+        scales: Factors of enlargement, one drawn for each sample, which is then cropped back to
+            size; its depth is divided by the factor.
+        flip: Mirror samples with probability 1/2; the x component of normals is negated.
     """
 
     scales: tuple[float, ...] = (1.0,)
@@ -25,20 +26,21 @@ class AugmentConfig:
 
 @attrs.frozen(kw_only=True)
 class DataConfig:
-    """What the core itself reads from `[data]`; the rest are the dataset's settings.
+    """What the core itself reads from `[data]`; the other keys are the dataset's settings.
 
     Args:
-        name: of the dataset.
-        root: folder or fsspec URL; data that is made on the fly needs none.
-        size: height and width that the network sees; unset: what the dataset suggests.
-        train: samples to render, or the most to use of the split; unset: all.
-        val: the same for validation.
-        train_fraction: share, above 0 to 1, of the training samples that is used, evenly spread.
-        labels: which training labels are used: "full", "one" or "random" (some of each sample),
+        name: The dataset's name.
+        root: Its folder or fsspec URL; generated data needs none.
+        size: Height and width of the network's input; unset: what the dataset suggests.
+        train: Number of training samples to generate, or the most to use; unset: all.
+        val: The same for validation samples.
+        train_fraction: The share of the training samples to use, above 0 and at most 1, evenly
+            spread.
+        labels: Which training labels are used: "full", "one" or "random" (some of each sample),
             shares such as "segmentation=0.9,depth=0.1", or a .json file, task -> list of samples.
-        on_error: what to do about a sample that cannot be read: stop the run, or skip it.
-        workers: processes that load ahead; 0 loads between the steps.
-        augment: random scaling and flipping of training samples.
+        on_error: Whether a sample that cannot be read stops the run or is skipped.
+        workers: Number of processes that load ahead; 0 loads between the steps.
+        augment: Random scaling and flipping of training samples.
     """
 
     name: str
@@ -58,28 +60,30 @@ class DataConfig:
 
 @attrs.frozen(kw_only=True)
 class TrainingConfig:
-    """How long and how to train.
+    """How to train, and for how long.
 
     Args:
-        epochs: passes over the training samples.
-        steps: the run ends with the epoch that reaches them. Of both, what comes first.
-        batch_size: samples per step and process.
-        accumulate: batches per step; a step then sees so many times batch_size samples.
-        precision: of the arithmetic in backbone and heads; losses are always fp32.
-        compile: the backbone, by torch.compile.
-        threads: that compute; unset: torch's choice.
-        normalisation: a task's loss is the mean over valid elements of the batch ("valid"), or
+        epochs: Passes over the training samples.
+        steps: Number of steps; the run ends with the epoch that reaches it. If epochs is set
+            too, whichever comes first.
+        batch_size: Samples per step and process.
+        accumulate: Batches per step, whose gradients are accumulated.
+        precision: Arithmetic of backbone and heads; losses are always computed in fp32.
+        compile: Compile the backbone with torch.compile.
+        threads: Number of threads for computing; unset: torch's choice.
+        normalisation: A task's loss is the mean over valid elements of the batch ("valid"), or
             over samples of their own means ("sample").
-        sync_buffers: of several processes, running statistics of batch norms are averaged at each
-            evaluation and checkpoint ("epoch") or after every step ("step").
-        evaluate_every: epochs between evaluations; unset: at most ten over the run, and every epoch
-            where there is a patience.
-        average_last: final figures are means over the last so many evaluations.
-        max_skipped: steps in a row without a finite loss and gradient before the run stops.
-        task_patience: epochs without a lower validation loss after which a task learns no more (it
-            leaves the episodes, its head stays as it is); unset: tasks learn to the end.
-        patience: epochs without a lower validation score (the mean of the tasks' losses, each in
-            units of its first one) after which the run ends; unset: it goes on.
+        sync_buffers: With several processes, when running statistics of batch norm are averaged:
+            at each evaluation and checkpoint ("epoch") or after every step ("step").
+        evaluate_every: Epochs between evaluations; unset: at most ten evaluations per run, or one
+            per epoch if a patience is set.
+        average_last: Number of last evaluations over which the final metrics are averaged.
+        max_skipped: Number of consecutive steps without a finite loss and gradient that stop the
+            run.
+        task_patience: Epochs without a lower validation loss after which a task is no longer
+            trained (it leaves the episodes, its head stays as it is); unset: never.
+        patience: Epochs without a lower validation score after which the run ends; unset: never.
+            The score is the mean of the tasks' losses, each divided by its first value.
     """
 
     epochs: int | None = attrs.field(default=None, validator=_POSITIVE_IF_SET)
@@ -100,15 +104,15 @@ class TrainingConfig:
 
 @attrs.frozen(kw_only=True)
 class InitialConfig:
-    """Where the first weights come from, and which tasks learn.
+    """Where the first weights come from, and which tasks are trained.
 
     Args:
-        run: directory or URL of the trained run whose weights are taken; unset: they are drawn.
-        checkpoint: its weights of the best epoch, or the last ones.
-        new: tasks whose parts of the network start anew; the run must have all others.
-        train: which tasks learn: all of them, the new ones through all of the network ("new"), or
-            the new ones through the parts that are theirs alone, with everything else frozen and in
-            evaluation mode ("heads").
+        run: Directory or URL of the trained run to take weights from; unset: initialise anew.
+        checkpoint: Take the weights of its best epoch, or the last ones.
+        new: Tasks whose parts of the network are initialised anew; the run must have all others.
+        train: Which tasks are trained: all of them; only the new ones, through the whole network
+            ("new"); or only the new ones, through the parts that are theirs alone, with everything
+            else frozen and in evaluation mode ("heads").
     """
 
     run: str | None = None

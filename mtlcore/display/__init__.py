@@ -1,10 +1,12 @@
 """What a person sees while a run or a study goes on."""
 
+from mtlcore.display.logging_display import LoggingDisplay
 from mtlcore.display.run import Display, SilentDisplay, clock, make_display
 from mtlcore.display.study import Outlook, StudyDisplay
 
 __all__ = [
     "Display",
+    "LoggingDisplay",
     "Outlook",
     "SilentDisplay",
     "StudyDisplay",

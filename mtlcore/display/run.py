@@ -121,6 +121,10 @@ class Display(abc.ABC):
     def note(self, message: str) -> None:
         """Show a message that stays."""
 
+    def warn(self, message: str) -> None:
+        """Show a message about something unexpected; here like any other."""
+        self.note(message)
+
     @abc.abstractmethod
     def epoch(
         self,
@@ -241,10 +245,7 @@ class PlainDisplay(Display):
         figures: Figures | None,
     ) -> None:
         """Print one line."""
-        parts = [_epoch_of(epoch, epochs), f"loss {_loss_line(losses)}"]
-        if figures is not None:
-            parts.append(f"evaluation {'  '.join(_first(figures))}")
-        self.note(" | ".join([*parts, _time_left(self._pace.seconds_left)]))
+        self.note(epoch_line(epoch, epochs, losses, figures, self._pace.seconds_left))
 
     def stop(self) -> None:
         """Nothing was changed."""
@@ -280,6 +281,20 @@ def make_display(stream: TextIO | None = None) -> Display:
     if stream.isatty() and console.is_interactive:
         return TerminalDisplay(console)
     return PlainDisplay(stream)
+
+
+def epoch_line(
+    epoch: int,
+    epochs: int,
+    losses: Mapping[str, float],
+    figures: Figures | None,
+    seconds_left: float | None,
+) -> str:
+    """Return an epoch as one line: losses, the first metric of each task, the time left."""
+    parts = [_epoch_of(epoch, epochs), f"loss {_loss_line(losses)}"]
+    if figures is not None:
+        parts.append(f"evaluation {'  '.join(_first(figures))}")
+    return " | ".join([*parts, _time_left(seconds_left)])
 
 
 def _epoch_of(epoch: int, epochs: int) -> str:

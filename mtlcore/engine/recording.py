@@ -94,7 +94,7 @@ class Recorder:
         session, progress = self._session, self._session.progress
         progress.skipped += 1
         progress.skipped_in_a_row += 1
-        session.display.note(f"step {progress.step}: skipped, {reason}")
+        session.display.warn(f"step {progress.step}: skipped, {reason}")
         if progress.skipped_in_a_row < session.config.training.max_skipped:
             return
         raise MtlError(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Literal
@@ -17,7 +16,7 @@ from mtlcore.episodes import BatchPlan, LoadedPlan, StepPlan
 from mtlcore.errors import MtlError, describe
 from mtlcore.loading.regimes import LabelRegime
 from mtlcore.loading.transforms import Augmentation, resize
-from mtlcore.system import STOPPING
+from mtlcore.system import leave_to_parent, signals_blocked
 from mtlcore.tasks import Task
 
 OnError = Literal["stop", "skip"]
@@ -164,7 +163,7 @@ class Loader:
             num_workers=workers,
             persistent_workers=workers > 0,
             prefetch_factor=4 if workers else None,
-            worker_init_fn=_leave_signals_to_the_parent,
+            worker_init_fn=_leave_signals_to_parent,
             # Its own generator: the loader draws a seed per epoch, and torch's global stream
             # must not depend on how data is loaded.
             generator=torch.Generator(),
@@ -184,7 +183,8 @@ class Loader:
             yield loaded.batch
 
     def _loaded(self) -> Iterator[Loaded]:
-        with _signals_held_back():
+        # Workers must not start with this process's handlers.
+        with signals_blocked():
             loaded = iter(self._loader)
         with lost_workers_told():
             yield from loaded
@@ -243,17 +243,5 @@ def lost_workers_told() -> Iterator[None]:
         ) from error
 
 
-@contextmanager
-def _signals_held_back() -> Iterator[None]:
-    """Worker processes start without the parent's handlers: Ctrl-C reaches all of a terminal."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def _leave_signals_to_the_parent(_worker: int) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    # torch has its own handler of SIGTERM by now: it was only held back.
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)
+def _leave_signals_to_parent(_worker: int) -> None:
+    leave_to_parent()

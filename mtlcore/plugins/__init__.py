@@ -1,10 +1,10 @@
-"""How components are found: hooks, records, settings."""
+"""Plugins: hooks, records of components, their settings, and looking them up."""
 
 from mtlcore.plugins.catalogue import KNOWN
 from mtlcore.plugins.components import Component, PluginInfo, Selection
 from mtlcore.plugins.hookspecs import hookimpl
 from mtlcore.plugins.manager import STANDARD, Plugins, create
-from mtlcore.plugins.settings import REQUIRED, Setting, expanded, settings_of, structure
+from mtlcore.plugins.settings import REQUIRED, Setting, expanded, settings_of
 from mtlcore.plugins.specs import (
     KINDS,
     BackboneSpec,
@@ -21,6 +21,7 @@ from mtlcore.plugins.specs import (
     hook_name,
     singular,
 )
+from mtlcore.plugins.structuring import structure
 
 __all__ = [
     "KINDS",

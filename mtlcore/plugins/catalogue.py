@@ -1,10 +1,10 @@
-"""What this project has to install, so that a name that is not there can be explained."""
+"""The plugins of this project, so that a message can say which one to install."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
-#: Plugins that can be installed from this project: id -> what they bring under other names.
+#: Id of each plugin of this project -> names of its components and methods that differ from it.
 KNOWN: Mapping[str, tuple[str, ...]] = {
     "atinet": ("ati-net", "atinet-nyuv2"),
     "ira": ("ira-nyuv2", "ira-cityscapes", "ira-vkitti"),

@@ -1,4 +1,4 @@
-"""What a scan of the plugins leaves: what became of each, and the components they bring."""
+"""The result of a scan: what became of each plugin, and the components found."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ class PluginInfo:
         id: Its entry-point name, or the stem of its file.
         distribution: The installed distribution that brings it, or the path of its file.
         version: That distribution's version; empty for a file.
-        status: ``ok``, ``failed``, ``incompatible`` (not imported) or ``blocked`` (not imported).
-        reason: One line that follows the plugin's name, such as ``failed to import: ...``.
+        status: `ok`, `failed`, `incompatible` (not imported) or `blocked` (not imported).
+        reason: One line that follows the plugin's name, such as `failed to import: ...`.
         error: The exception behind the reason, for chaining.
-        seconds: What importing it took.
-        provides: Kind of component -> names.
+        seconds: How long its import took.
+        provides: Kind of component -> names of its components.
     """
 
     id: str
@@ -46,7 +46,15 @@ class PluginInfo:
 @final
 @attrs.frozen
 class Component:
-    """A record, with the plugin it came from."""
+    """A record together with the plugin that it comes from.
+
+    Args:
+        kind: The kind of component, one of `KINDS`.
+        spec: The record.
+        plugin: The plugin's id.
+        distribution: The distribution of the plugin, or the path of its file.
+        version: The distribution's version; empty for a file.
+    """
 
     kind: str
     spec: Spec
@@ -56,7 +64,7 @@ class Component:
 
     @property
     def full_name(self) -> str:
-        """``plugin/name``, which no other plugin can shadow."""
+        """`plugin/name`, which no other plugin can shadow."""
         return f"{self.plugin}/{self.spec.name}"
 
     @property
@@ -75,12 +83,12 @@ class Component:
 @final
 @attrs.frozen
 class Selection:
-    """What ``--plugin WORD`` adds to a configuration.
+    """What `--plugin WORD` adds to a configuration.
 
     Args:
-        plugin: The id of the plugin it came from.
-        preset: The configuration it brings; empty when a file was only to be loaded.
-        component: The method or balancer selected, if any.
+        plugin: The id of the plugin.
+        preset: The configuration that is merged; empty where a plugin file was only loaded.
+        component: The selected method or balancer, if there is one.
     """
 
     plugin: str
@@ -89,6 +97,6 @@ class Selection:
 
     @property
     def method(self) -> MethodSpec | None:
-        """The method's record, when a method was selected."""
+        """The method's record, where a method was selected; None elsewhere."""
         spec = self.component.spec if self.component else None
         return spec if isinstance(spec, MethodSpec) else None

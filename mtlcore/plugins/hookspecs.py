@@ -1,8 +1,8 @@
 """The hooks a plugin can implement: one per kind of component, all of one shape.
 
-A hook takes nothing and yields records (see ``mtlcore.plugins.specs``). It is called once, when the
+A hook takes nothing and yields records (see `mtlcore.plugins.specs`). It is called once, when the
 plugins are loaded, before anything heavy is imported: keep the module it lives in free of torch,
-and point to the component with a ``target`` string. A plugin whose hook raises contributes nothing
+and point to the component with a `target` string. A plugin whose hook raises contributes nothing
 at all.
 """
 
@@ -31,9 +31,9 @@ hookimpl = pluggy.HookimplMarker("mtlcore")
 
 @hookspec
 def mtl_backbones() -> Iterable[BackboneSpec]:
-    """Yield a ``BackboneSpec`` for each network that turns inputs into features.
+    """Yield a `BackboneSpec` for each network that turns inputs into features.
 
-    Called when the plugins are loaded. The target is called as ``target(tasks, **settings)`` once
+    Called when the plugins are loaded. The target is called as `target(tasks, **settings)` once
     per run, when the model is built.
 
     Example::
@@ -53,10 +53,10 @@ def mtl_backbones() -> Iterable[BackboneSpec]:
 
 @hookspec
 def mtl_heads() -> Iterable[HeadSpec]:
-    """Yield a ``HeadSpec`` for each module that turns features into one task's prediction.
+    """Yield a `HeadSpec` for each module that turns features into one task's prediction.
 
-    Called when the plugins are loaded. The target is called as ``target(task, features,
-    **settings)`` once per task that uses it. ``task_kinds`` says which kinds of task it serves.
+    Called when the plugins are loaded. The target is called as `target(task, features,
+    **settings)` once per task that uses it. `task_kinds` says which kinds of task it serves.
 
     Example::
 
@@ -76,10 +76,10 @@ def mtl_heads() -> Iterable[HeadSpec]:
 
 @hookspec
 def mtl_losses() -> Iterable[LossSpec | CrossTaskLossSpec]:
-    """Yield a ``LossSpec`` for each loss of one task, a ``CrossTaskLossSpec`` for one over several.
+    """Yield a `LossSpec` for each loss of one task, a `CrossTaskLossSpec` for one over several.
 
-    Called when the plugins are loaded. A loss's target is called as ``target(task, **settings)``
-    once per task that uses it, a cross-task loss's as ``target(tasks, features, **settings)`` once
+    Called when the plugins are loaded. A loss's target is called as `target(task, **settings)`
+    once per task that uses it, a cross-task loss's as `target(tasks, features, **settings)` once
     per run.
 
     Example::
@@ -105,10 +105,10 @@ def mtl_losses() -> Iterable[LossSpec | CrossTaskLossSpec]:
 
 @hookspec
 def mtl_metrics() -> Iterable[MetricSpec]:
-    """Yield a ``MetricSpec`` for each measure of how good a task's predictions are.
+    """Yield a `MetricSpec` for each measure of how good a task's predictions are.
 
-    Called when the plugins are loaded. The target is called as ``target(task, **settings)`` once
-    per task and split. ``task_kinds`` says which kinds of task it serves.
+    Called when the plugins are loaded. The target is called as `target(task, **settings)` once
+    per task and split. `task_kinds` says which kinds of task it serves.
 
     Example::
 
@@ -128,9 +128,9 @@ def mtl_metrics() -> Iterable[MetricSpec]:
 
 @hookspec
 def mtl_balancers() -> Iterable[BalancerSpec]:
-    """Yield a ``BalancerSpec`` for each way of weighing tasks, their losses or their gradients.
+    """Yield a `BalancerSpec` for each way of weighing tasks, their losses or their gradients.
 
-    Called when the plugins are loaded. The target is called as ``target(**settings)`` once for each
+    Called when the plugins are loaded. The target is called as `target(**settings)` once for each
     place it has in the run's chain of balancers.
 
     Example::
@@ -150,10 +150,10 @@ def mtl_balancers() -> Iterable[BalancerSpec]:
 
 @hookspec
 def mtl_episode_samplers() -> Iterable[EpisodeSamplerSpec]:
-    """Yield an ``EpisodeSamplerSpec`` for each way of planning which samples and tasks steps see.
+    """Yield an `EpisodeSamplerSpec` for each way of planning which samples and tasks steps see.
 
-    Called when the plugins are loaded. The target is called as ``target(tasks, splits,
-    **settings)`` once per run.
+    Called when the plugins are loaded. The target is called as `target(tasks, splits,
+    **settings)` once per run.
 
     Example::
 
@@ -172,9 +172,9 @@ def mtl_episode_samplers() -> Iterable[EpisodeSamplerSpec]:
 
 @hookspec
 def mtl_optimizers() -> Iterable[OptimizerSpec]:
-    """Yield an ``OptimizerSpec`` for each way of turning a step's plan into an update.
+    """Yield an `OptimizerSpec` for each way of turning a step's plan into an update.
 
-    Called when the plugins are loaded. The target is called as ``target(learner, **settings)`` once
+    Called when the plugins are loaded. The target is called as `target(learner, **settings)` once
     per run, after the balancers are prepared.
 
     Example::
@@ -194,9 +194,9 @@ def mtl_optimizers() -> Iterable[OptimizerSpec]:
 
 @hookspec
 def mtl_datasets() -> Iterable[DatasetSpec]:
-    """Yield a ``DatasetSpec`` for each source of samples.
+    """Yield a `DatasetSpec` for each source of samples.
 
-    Called when the plugins are loaded. The target is called as ``target(root, split, **settings)``
+    Called when the plugins are loaded. The target is called as `target(root, split, **settings)`
     once per split that the run reads. Nothing may be downloaded before that.
 
     Example::
@@ -216,7 +216,7 @@ def mtl_datasets() -> Iterable[DatasetSpec]:
 
 @hookspec
 def mtl_methods() -> Iterable[MethodSpec]:
-    """Yield a ``MethodSpec`` for each method: a preset that users name with ``--plugin``.
+    """Yield a `MethodSpec` for each method: a preset that users name with `--plugin`.
 
     Called when the plugins are loaded. The preset is read when the method is selected and merges
     over the core's defaults; users see and override all of it. A plugin's main method has the

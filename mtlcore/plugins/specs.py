@@ -71,12 +71,12 @@ def _words(value: Iterable[str]) -> tuple[str, ...]:
 
 @attrs.frozen(kw_only=True, repr=False)
 class Spec(ABC):
-    """What every record has.
+    """A record: what all of them have in common.
 
     Args:
         name: What users write, in lower case with dashes.
-        summary: One line for ``mtl list``.
-        paper: Where the idea was published: authors, title, year, link.
+        summary: One line for `mtl list`.
+        paper: The publication: authors, title, year, link.
     """
 
     name: str = attrs.field(validator=_check_name)
@@ -88,7 +88,7 @@ class Spec(ABC):
 
     @abstractmethod
     def load(self) -> Any:
-        """Return what the record points to, importing it now."""
+        """Import and return what the record points to."""
 
 
 @attrs.frozen(kw_only=True)
@@ -96,7 +96,7 @@ class ComponentSpec(Spec, ABC):
     """A record with a target: the class or function that makes the component.
 
     Args:
-        target: ``"package.module:Name"``, or the class or function itself (for plugins of one
+        target: `"package.module:Name"`, or the class or function itself (for plugins of one
         file).
     """
 
@@ -123,7 +123,7 @@ class TaskSpec(ComponentSpec, ABC):
     """A component that serves one task at a time.
 
     Args:
-        task_kinds: The kinds of task it serves; ``"*"`` stands for any.
+        task_kinds: The kinds of task it serves; `"*"` stands for any.
         default_for: The kinds for which it is taken when the configuration names none.
     """
 
@@ -133,7 +133,7 @@ class TaskSpec(ComponentSpec, ABC):
     )
 
     def serves(self, task_kind: str) -> bool:
-        """Say whether tasks of this kind are served."""
+        """Return whether it serves tasks of a kind."""
         return task_kind in self.task_kinds or ANY_KIND in self.task_kinds
 
 
@@ -197,8 +197,8 @@ class MethodSpec(Spec):
     """A method: a preset that names components and their settings.
 
     Args:
-        preset: ``"package:file.toml"``, or the preset itself as a dict.
-        requires: What the method is not itself without, such as ``"balancers/ira"``.
+        preset: `"package:file.toml"`, or the preset itself as a dict.
+        requires: Components without which this is not the method, such as `"balancers/ira"`.
     """
 
     preset: str | Mapping[str, Any] = attrs.field(validator=_check_preset)
@@ -219,7 +219,7 @@ class MethodSpec(Spec):
             raise MtlError(f"{self}: cannot read preset '{self.preset}': {error}") from error
 
     def load(self) -> dict[str, Any]:
-        """Return the preset, as ``read`` does."""
+        """Return the preset, as `read` does."""
         return self.read()
 
 

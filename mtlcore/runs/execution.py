@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from mtlcore.config import Layer, RunConfig, file_layer, resolve
-from mtlcore.display import Display, SilentDisplay
+from mtlcore.display import Display, LoggingDisplay, SilentDisplay
 from mtlcore.distributed import Distributed, init_distributed
 from mtlcore.engine import Session, Training, check, parameter_table, restore
 from mtlcore.errors import Interrupted, MtlError, UsageError, describe
@@ -27,6 +27,7 @@ from mtlcore.storage import (
     next_directory,
     stored_config,
 )
+from mtlcore.system import is_main_process
 
 #: Settings that may change on the machine where a run goes on.
 _OF_THE_MACHINE = ("device", "data.root", "data.workers", "training.threads")
@@ -47,7 +48,8 @@ def run(
         plugins: what `--plugin` would name, in order.
         out: directory or fsspec URL; None: `runs/<method>-<n>`.
         resume: go on with what `out` holds.
-        display: what to show meanwhile; None: nothing.
+        display: shows the progress; None: what a terminal would show is logged to `mtlcore`, by
+            the main process alone.
 
     Raises:
         MtlError: the run failed; the message says why and what is saved.
@@ -61,7 +63,11 @@ def run(
             layers = [file_layer(str(config))]
         config = resolve(found, plugins or (), layers)
     location = out or next_directory(config.method)
-    return execute(found, config, location, resume, display or SilentDisplay())
+    if display is None:
+        display = LoggingDisplay() if is_main_process() else SilentDisplay()
+    for note in config.notes:
+        display.warn(note)
+    return execute(found, config, location, resume, display)
 
 
 def try_step(config: RunConfig) -> dict[str, Any]:
@@ -246,12 +252,12 @@ def _note_changes(session: Session, state: Mapping[str, Any]) -> None:
     """Tell what keeps a resumed run from being bit for bit the uninterrupted one."""
     before, now = len(state["ranks"]), session.distributed.world_size
     if before != now:
-        session.display.note(
+        session.display.warn(
             f"the run had {before} processes before and has {now} now: it goes on, but not bit "
             "for bit, with steps of another size"
         )
     if state["threads"] != torch.get_num_threads():
-        session.display.note(
+        session.display.warn(
             f"the run had {state['threads']} threads before and has "
             f"{torch.get_num_threads()} now: it goes on, but not bit for bit "
             f"(training.threads={state['threads']} would)"

@@ -34,7 +34,7 @@ def summarise(session: Session) -> dict[str, Any]:
         "stopped": {"tasks": progress.stopping.stopped, "run": progress.stopping.ended},
         "seconds": session.seconds,
         "seconds_per_step": progress.step_seconds / (progress.timed_steps or math.nan),
-        "peak_memory": progress.peak_memory,
+        "peak_memory": progress.peak_memory or None,
         "skipped_steps": progress.skipped,
         "skipped_samples": sorted(set(session.loader.skipped)),
     }  # fmt: skip

@@ -1,6 +1,8 @@
-"""Many runs: variants and seeds, each cell a process."""
+"""Many runs: the variants and seeds of a study, each cell in a process of its own."""
 
-from mtlcore.studies.study import cells_of, read_study, run_study
+from mtlcore.studies.cells import cells_of
+from mtlcore.studies.running import run_study
+from mtlcore.studies.spec import read_study
 
 __all__ = [
     "cells_of",

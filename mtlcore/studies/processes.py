@@ -1,4 +1,7 @@
-"""The processes of a study's cells: so many at a time, their output in a log, none left behind."""
+"""The processes of a study's cells: a limited number at a time, each with its output in a log.
+
+POSIX only: where there is no lock to inherit, `run_study` has refused before.
+"""
 
 from __future__ import annotations
 
@@ -13,40 +16,42 @@ from typing import final
 
 import attrs
 
-#: Where a cell's output goes, in its directory.
+#: The file of a cell's output, in its directory.
 LOG = "log.txt"
 _POLL = 0.05  # seconds
 
 
 @final
 @attrs.frozen(kw_only=True)
-class Ended:
-    """A process that has ended.
+class CellExit:
+    """How a cell's process ended.
 
     Args:
-        location: of its cell, within the study's folder.
-        code: its exit status, negative for the signal that killed it.
-        seconds: that it ran.
-        said: its output.
+        location: The cell's directory, relative to the study's.
+        code: The exit status; negative for the signal that killed it.
+        seconds: How long it ran.
+        output: What it printed.
     """
 
     location: str
     code: int
     seconds: float
-    said: str
+    output: str
 
     @property
-    def why(self) -> str:
-        """The reason of a failure as one line."""
+    def reason(self) -> str:
+        """The reason of a failure, as one line."""
         if self.code < 0:
             name = signal.Signals(-self.code).name
             memory = ", perhaps for want of memory" if -self.code == signal.SIGKILL else ""
             return f"killed by {name}{memory}"
-        lines = [line.strip() for line in self.said.splitlines() if line.strip()]
-        told = [number for number, line in enumerate(lines) if line.startswith("mtl: ")]
-        # A message of mtl may go on over several lines; of a traceback the last line counts.
-        said = " ".join(lines[told[-1] :]).removeprefix("mtl: ") if told else "".join(lines[-1:])
-        return said or f"ended with status {self.code} and said nothing"
+        lines = [line.strip() for line in self.output.splitlines() if line.strip()]
+        starts = [number for number, line in enumerate(lines) if line.startswith("mtl: ")]
+        if starts:  # a message of mtl may have several lines
+            message = " ".join(lines[starts[-1] :]).removeprefix("mtl: ")
+        else:  # the last line of a traceback says most
+            message = "".join(lines[-1:])
+        return message or f"ended with status {self.code} and said nothing"
 
 
 @attrs.frozen
@@ -59,16 +64,16 @@ class _Running:
 
 @final
 class CellProcesses:
-    """Runs in processes of their own.
+    """The running cells, each a process of its own.
 
-    Each holds the study's lock as long as it lives, and ends when this process does, whatever
+    Each holds the study's lock for as long as it lives, and ends when this process does, whatever
     ends it: see `mtlcore.cli.study_cell`.
 
     Args:
-        folder: of the study.
-        jobs: so many at a time.
-        lock: file descriptor that is locked.
-        blocked: plugins that they must not load.
+        folder: The study's directory.
+        jobs: How many run at a time.
+        lock: File descriptor of the study's lock.
+        blocked: Ids of plugins that they must not load.
     """
 
     def __init__(self, folder: Path, jobs: int, lock: int, blocked: Sequence[str]) -> None:
@@ -79,16 +84,16 @@ class CellProcesses:
 
     @property
     def running(self) -> int:
-        """How many are running."""
+        """The number of running cells."""
         return len(self._running)
 
     def start(self, location: str, threads: int) -> None:
-        """Run, or go on with, the cell whose folder holds its `config.toml`."""
-        place = self._folder / location
-        log = place / LOG
-        arguments = [*self._options, "run", str(place / "config.toml"), "--out", str(place)]
+        """Start or resume the cell whose directory holds its `config.toml`."""
+        directory = self._folder / location
+        log = directory / LOG
+        arguments = [*self._options, "run", str(directory / "config.toml"), "--out", str(directory)]
         with log.open("ab") as output:
-            start = output.seek(0, os.SEEK_END)
+            log_start = output.seek(0, os.SEEK_END)
             process = subprocess.Popen(
                 [sys.executable, "-m", "mtlcore.cli.study_cell", *arguments, "--resume"],
                 stdin=subprocess.PIPE,
@@ -99,41 +104,41 @@ class CellProcesses:
                 # Ctrl-C on a terminal is for the study, which tells its cells once.
                 process_group=0,
             )
-        self._running[location] = _Running(process, log, start, time.monotonic())
+        self._running[location] = _Running(process, log, log_start, time.monotonic())
 
-    def wait(self) -> Ended:
-        """Wait until one of the running ones ends."""
+    def wait(self) -> CellExit:
+        """Wait until one of the running cells ends."""
         while True:
             for location, running in self._running.items():
                 if running.process.poll() is not None:
                     del self._running[location]
-                    return _ended(location, running)
+                    return _conclude(location, running)
             time.sleep(_POLL)
 
-    def stop(self) -> list[Ended]:
-        """Let all finish their step and save; a signal meanwhile stops them at once."""
+    def stop(self) -> list[CellExit]:
+        """Let all cells finish their step and save; a signal meanwhile stops them at once."""
         for running in self._running.values():
             _close(running)
-        ended = []
+        exits = []
         while self._running:
             try:
-                ended.append(self.wait())
+                exits.append(self.wait())
             except KeyboardInterrupt:
                 for running in self._running.values():
                     running.process.terminate()
-        return ended
+        return exits
 
 
-def _ended(location: str, running: _Running) -> Ended:
+def _conclude(location: str, running: _Running) -> CellExit:
     _close(running)
     with running.log.open("rb") as log:
         log.seek(running.log_start)
-        said = log.read().decode("utf-8", "replace")
-    return Ended(
+        output = log.read().decode("utf-8", "replace")
+    return CellExit(
         location=location,
         code=running.process.returncode,
         seconds=time.monotonic() - running.started,
-        said=said,
+        output=output,
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import resource
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,18 +13,23 @@ _STATUS = Path("/proc/self/status")
 
 
 def peak_memory(device: torch.device) -> int:
-    """The most memory in use so far, in bytes.
+    """Return the peak memory use so far, in bytes.
 
-    On a GPU, what torch's tensors took there; elsewhere, all of this process, the libraries that
-    it has loaded included. Processes that load data are not counted.
+    On a GPU this is what torch's tensors took there. Elsewhere it is the resident memory of this
+    process with all the libraries that it has loaded, but without the processes that load data.
+    Where the platform does not say, return 0.
     """
     if device.type == "cuda":
-        import torch  # late: what asks for a signal only stays light
+        import torch
 
         return int(torch.cuda.max_memory_allocated(device))
     if _STATUS.exists():
-        # Not getrusage, which on Linux begins with what the process that started this one had.
+        # Not getrusage: on Linux its peak includes that of the process that started this one.
         line = next(line for line in _STATUS.read_text().splitlines() if line.startswith("VmHWM:"))
         return 1024 * int(line.split()[1])
+    try:
+        import resource
+    except ImportError:
+        return 0
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else 1024 * peak

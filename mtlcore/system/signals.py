@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM outside the training loop, which finishes its step and saves."""
+"""What Ctrl-C (SIGINT) and SIGTERM do outside the training loop, and in worker processes."""
 
 from __future__ import annotations
 
@@ -11,18 +11,20 @@ from typing import NoReturn
 from mtlcore.errors import Interrupted
 
 STOPPING = (signal.SIGINT, signal.SIGTERM)
+# Windows can neither block nor unblock signals.
+_CAN_BLOCK = hasattr(signal, "pthread_sigmask")
 
 
 def stop_by_exception() -> AbstractContextManager[None]:
-    """Either signal raises KeyboardInterrupt, so that whatever is open is left in order."""
+    """Let either signal raise KeyboardInterrupt, so that open files are closed on the way out."""
     return handled(_raise)
 
 
 def stop_at_once() -> AbstractContextManager[None]:
-    """Either signal ends the process with a line and without an exception.
+    """Let either signal end the process with one line and without an exception.
 
-    For the time of imports only, while nothing is open: an exception that comes in the midst of
-    them is swallowed by some libraries and becomes a puzzling other error in some.
+    Meant for the time of imports, while nothing is open yet: some libraries swallow an exception
+    raised while they are imported, and others turn it into a different, misleading error.
     """
     return handled(_leave)
 
@@ -38,7 +40,7 @@ def _leave(_number: int, _frame: object) -> NoReturn:
 
 @contextmanager
 def handled(handler: Callable[[int, object], object]) -> Iterator[None]:
-    """Both signals go to this handler meanwhile."""
+    """Send both signals to a handler within the context; do nothing outside the main thread."""
     try:
         before = {one: signal.signal(one, handler) for one in STOPPING}
     except ValueError:  # not in the main thread: signals are somebody else's business
@@ -49,3 +51,27 @@ def handled(handler: Callable[[int, object], object]) -> Iterator[None]:
     finally:
         for one in STOPPING:
             signal.signal(one, before[one])
+
+
+@contextmanager
+def signals_blocked() -> Iterator[None]:
+    """Hold both signals back within the context, where the platform can; they arrive after it.
+
+    Processes started meanwhile begin with the signals blocked; see `leave_to_parent`.
+    """
+    if not _CAN_BLOCK:
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def leave_to_parent() -> None:
+    """Ignore Ctrl-C in a worker process: a terminal sends it to all, and the parent ends them."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if _CAN_BLOCK:
+        # torch has its own handler of SIGTERM by now: it was only held back.
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)

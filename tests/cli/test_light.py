@@ -2,51 +2,63 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+import mtlcore
+
+PACKAGE = Path(mtlcore.__file__).parent
 HEAVY = {"torch", "numpy", "rich", "cattrs", "fsspec"}
-MODULES = [
-    "mtlcore",
-    "mtlcore.errors",
-    "mtlcore.plugins.specs",
-    "mtlcore.plugins.hookspecs",
-    "mtlcore.plugins",
-    "mtlcore.plugins.settings",
-    "mtlcore.cli.descriptions",
-    "mtlcore.cli.adapt",
-    "mtlcore.cli.components",
-    "mtlcore.standard.plugin",
-]
+ROOMS = ["plugins", "config", "cli", "system"]
+SINGLE = ["mtlcore", "mtlcore.errors", "mtlcore.tasks", "mtlcore.standard.plugin"]
+IMPORT_ALL = """
+import importlib, sys
+for name in sys.argv[1:]:
+    importlib.import_module(name)
+    print(name, *sys.modules)
+"""
 
 
-def loaded_after(code):
-    ending = "\nimport sys; print(*sys.modules)"
-    command = [sys.executable, "-c", code + ending]
+def modules_of(room):
+    """Return the names of a room and of its modules."""
+    names = [path.stem for path in sorted((PACKAGE / room).glob("*.py"))]
+    inner = [f"mtlcore.{room}.{name}" for name in names if name != "__init__"]
+    return [f"mtlcore.{room}", *inner]
+
+
+def loaded_after(code, *arguments):
+    """Return the words that a piece of code prints in a process of its own, by line."""
+    command = [sys.executable, "-c", code, *arguments]
     result = subprocess.run(command, capture_output=True, text=True, check=True)
-    return set(result.stdout.split())
+    return [set(line.split()) for line in result.stdout.splitlines()]
 
 
-@pytest.mark.parametrize("module", MODULES)
-def test_importing_is_light(module):
-    loaded = loaded_after(f"import {module}")
-    assert module in loaded
+@pytest.mark.parametrize(
+    "modules", [*map(modules_of, ROOMS), SINGLE], ids=[*ROOMS, "single modules"]
+)
+def test_importing_is_light(modules):
+    for name, loaded in zip(modules, loaded_after(IMPORT_ALL, *modules), strict=True):
+        assert name in loaded
+        assert not HEAVY & loaded, f"importing {name} imports {HEAVY & loaded}"
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["plugins"], ["list"], ["run", "--help"]], ids=" ".join
+)
+def test_commands_that_only_look_are_light(arguments):
+    code = (
+        "import sys\n"
+        "from mtlcore.cli import main\n"
+        "main(sys.argv[1:], standalone_mode=False)\n"
+        "print('loaded', *sys.modules)"
+    )
+    *_, loaded = loaded_after(code, *arguments)
+    assert {"loaded", "mtlcore.cli.group"} <= loaded
     assert not HEAVY & loaded
 
 
-def test_scanning_and_listing_is_light():
-    code = (
-        "from mtlcore.plugins import Plugins\n"
-        "from mtlcore.cli.descriptions import list_data, plugins_data\n"
-        "plugins = Plugins(entry_points=())\n"
-        "assert plugins_data(plugins) and list_data(plugins) is not None"
-    )
-    assert not HEAVY & loaded_after(code)
-
-
 def test_public_names_are_listed_and_unknown_ones_refused():
-    import mtlcore
-
     assert set(mtlcore.__all__) <= set(dir(mtlcore))
     with pytest.raises(AttributeError, match="nonsense"):
         _ = mtlcore.nonsense

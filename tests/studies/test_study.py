@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import io
 import json
 import os
@@ -25,7 +24,9 @@ from mtlcore.plugins import Plugins
 from mtlcore.results import compare
 from mtlcore.storage import load_checkpoint
 from mtlcore.studies import cells_of, read_study, run_study
-from mtlcore.studies.processes import Ended
+from mtlcore.studies.processes import CellExit
+
+fcntl = pytest.importorskip("fcntl", reason="studies need file locks")
 
 TINY = """
 name = "Tiny"
@@ -407,7 +408,7 @@ def test_killed_studies_leave_nothing_running_and_go_on(
 
 
 def ended(code: int, said: str) -> str:
-    return Ended(location="cells/a", code=code, seconds=1.0, said=said).why
+    return CellExit(location="cells/a", code=code, seconds=1.0, output=said).reason
 
 
 def test_why_a_process_ended() -> None:

@@ -1,0 +1,97 @@
+"""A whole, checked configuration, and the components that it chooses."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import attrs
+
+from mtlcore.config.schema import DataConfig, InitialConfig, TrainingConfig
+from mtlcore.errors import UsageError
+from mtlcore.plugins import Component, singular
+from mtlcore.tasks import Task
+
+
+@attrs.frozen
+class Chosen:
+    """A component and the settings that it is built with.
+
+    Args:
+        component: The component.
+        settings: The settings that the configuration names, converted to the types that the
+            component's target takes.
+    """
+
+    component: Component
+    settings: Mapping[str, Any]
+
+    def make(self, *positional: Any, **extra: Any) -> Any:
+        """Build the component; the positional arguments are the core's.
+
+        Raises:
+            UsageError: The component refuses the value of a setting.
+        """
+        target = self.component.load()
+        try:
+            return target(*positional, **self.settings, **extra)
+        except ValueError as error:
+            name = f"{singular(self.component.kind)} {self.component.spec.name!r}"
+            raise UsageError(f"{name}: {error}") from error
+
+
+@attrs.frozen(kw_only=True)
+class RunConfig:
+    """A whole, checked configuration.
+
+    Args:
+        tree: Every value as TOML has it, defaults of components included.
+        origins: Path -> where the value comes from.
+        notes: One line each on what was replaced or dropped while merging.
+        method: The name of the method.
+        seed: The seed of every random number generator of the run.
+        device: "auto", or a device that torch knows.
+        tasks: The run's tasks, in order.
+        data: What the core itself reads from `[data]`.
+        dataset: The dataset.
+        backbone: The backbone.
+        heads: Task -> its head.
+        losses: Task -> its loss.
+        metrics: Task -> its metrics.
+        cross_task: The losses over several tasks.
+        chain: The balancers, in order.
+        update_every: Steps between two updates of the balancing weights.
+        episodes: The episode sampler.
+        optimizer: The optimizer.
+        training: How long and how to train.
+        initial: Where the first weights come from; None: they are drawn, and all tasks are
+            trained.
+    """
+
+    tree: Mapping[str, Any]
+    origins: Mapping[str, str]
+    notes: tuple[str, ...]
+    method: str
+    seed: int
+    device: str
+    tasks: tuple[Task, ...]
+    data: DataConfig
+    dataset: Chosen
+    backbone: Chosen
+    heads: Mapping[str, Chosen]
+    losses: Mapping[str, Chosen]
+    metrics: Mapping[str, tuple[Chosen, ...]]
+    cross_task: tuple[Chosen, ...]
+    chain: tuple[Chosen, ...]
+    update_every: int
+    episodes: Chosen
+    optimizer: Chosen
+    training: TrainingConfig
+    initial: InitialConfig | None = None
+
+    @property
+    def learning(self) -> tuple[str, ...]:
+        """Names of the tasks that are trained; the others are only evaluated."""
+        if self.initial is None or self.initial.train == "all":
+            return tuple(task.name for task in self.tasks)
+        return tuple(task.name for task in self.tasks if task.name in self.initial.new)

@@ -1,0 +1,89 @@
+"""The tables with an entry per task: heads, losses and metrics."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+
+from mtlcore.config.reader import ConfigReader
+from mtlcore.config.run_config import Chosen
+from mtlcore.errors import UsageError, did_you_mean
+from mtlcore.tasks import Task
+
+_MODEL_KEYS = ("backbone", "head", "heads")
+
+
+def check_keys(reader: ConfigReader, tasks: Sequence[Task]) -> None:
+    """Report unknown keys of `[model]`, and tasks that the run does not have."""
+    for key in reader.table("model"):
+        if key not in _MODEL_KEYS:
+            hint = did_you_mean(key, _MODEL_KEYS)
+            reader.problems.append(f"model.{key}: unknown{hint} (known: {', '.join(_MODEL_KEYS)})")
+    names = [task.name for task in tasks]
+    for path in ("model.heads", "losses", "metrics"):
+        for key in reader.table(path):
+            if names and key not in names:
+                hint = did_you_mean(key, names)
+                reader.problems.append(f"{path}.{key}: the run has no such task{hint}")
+
+
+def read_per_task(
+    reader: ConfigReader, kind: str, tasks: Sequence[Task], path: str, fallback: str | None = None
+) -> dict[str, Chosen]:
+    """Return the component of each task.
+
+    Args:
+        reader: The configuration.
+        kind: The kind of component.
+        tasks: The tasks.
+        path: The table whose keys are tasks.
+        fallback: The table that holds for tasks without one of their own. Where neither names a
+            component, it is the default one for the task's kind.
+    """
+    result = {}
+    for task in tasks:
+        task_path = f"{path}.{task.name}"
+        table = reader.table(task_path)
+        if not table and fallback and reader.table(fallback):
+            table = copy.deepcopy(reader.table(fallback))
+            reader.put(task_path, table, reader.merged.origins.get(f"{fallback}.name", "core"))
+        try:
+            if not table.get("name"):
+                component = reader.plugins.default(kind, task.kind)
+                reader.put(task_path, {"name": component.spec.name, **table}, "default")
+        except UsageError as error:
+            reader.problems.append(f"{task_path}.name: {error}")
+            continue
+        chosen = reader.component(kind, task_path)
+        if chosen is None:
+            continue
+        _check_serves(reader, chosen, task, task_path)
+        result[task.name] = chosen
+    return result
+
+
+def read_metrics(reader: ConfigReader, tasks: Sequence[Task]) -> dict[str, tuple[Chosen, ...]]:
+    """Return the metrics of each task: one is a table, several are a list of tables."""
+    with_list = [task for task in tasks if isinstance(reader.at(f"metrics.{task.name}"), list)]
+    others = [task for task in tasks if task not in with_list]
+    metrics: dict[str, tuple[Chosen, ...]] = {
+        name: (chosen,)
+        for name, chosen in read_per_task(reader, "metrics", others, "metrics").items()
+    }
+    for task in with_list:
+        path = f"metrics.{task.name}"
+        if not reader.at(path):
+            reader.problems.append(f"{path}: an empty list; name at least one metric")
+        metrics[task.name] = reader.components("metrics", path)
+        for number, chosen in enumerate(metrics[task.name]):
+            _check_serves(reader, chosen, task, f"{path}[{number}]")
+    return metrics
+
+
+def _check_serves(reader: ConfigReader, chosen: Chosen, task: Task, path: str) -> None:
+    spec = chosen.component.spec
+    serves = getattr(spec, "serves", None)
+    if serves is None or not serves(task.kind):
+        reader.problems.append(
+            f"{path}.name: {spec.name!r} does not serve tasks of kind {task.kind!r}"
+        )

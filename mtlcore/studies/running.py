@@ -1,0 +1,173 @@
+"""Running a study: which cell is next, and what becomes of each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import tomli_w
+
+from mtlcore.display import Outlook, StudyDisplay, clock
+from mtlcore.errors import Interrupted
+from mtlcore.plugins import Plugins
+from mtlcore.results import Comparison, compare, write_tables
+from mtlcore.studies.cells import Cell, cells_of
+from mtlcore.studies.directory import (
+    StudyState,
+    available_cores,
+    directory_lock,
+    is_finished,
+    make_directory,
+    open_directory,
+    refuse_changed,
+    threads_per_cell,
+    training_seconds,
+    write_text,
+)
+from mtlcore.studies.processes import LOG, CellExit, CellProcesses
+from mtlcore.studies.spec import read_study
+
+
+def run_study(
+    plugins: Plugins,
+    file: str,
+    out: str,
+    jobs: int,
+    display: StudyDisplay,
+    blocked: Sequence[str] = (),
+) -> Comparison:
+    """Run the unfinished cells of a study and write its tables.
+
+    Args:
+        plugins: The plugins whose components the configurations may name.
+        file: Path of the study's file.
+        out: A local directory: new, empty, or that of an earlier start of this study.
+        jobs: How many cells run at a time.
+        display: Shows the progress.
+        blocked: Ids of plugins that the cells must not load either.
+
+    Returns:
+        The comparison that the tables show.
+
+    Raises:
+        UsageError: The directory holds something else, or a cell begun with other settings; or
+            the platform has no file locks.
+        ConfigError: The file or a variant's configuration has mistakes.
+        Interrupted: A signal asked to stop; the cells have saved.
+    """
+    study = read_study(file)
+    folder = open_directory(out)
+    with directory_lock(folder, display.note) as lock:
+        threads = threads_per_cell(folder, jobs)
+        cells = cells_of(study, folder, plugins, threads)
+        refuse_changed(folder, cells)
+        for cell in cells:
+            if is_finished(folder, cell):
+                cell.status = "finished"
+        state = StudyState(study, folder, cells, jobs, threads)
+        state.write()
+        _warn_of_threads(cells, jobs, display)
+        _run_cells(state, CellProcesses(folder, jobs, lock, blocked), display)
+    comparison = compare([str(folder)])
+    write_tables(comparison, folder)
+    return comparison
+
+
+def _warn_of_threads(cells: Sequence[Cell], jobs: int, display: StudyDisplay) -> None:
+    threads, cores = (
+        jobs * max(cell.config.training.threads or 1 for cell in cells),
+        available_cores(),
+    )
+    if threads > cores:
+        display.note(
+            f"{jobs} cells at a time have {threads} threads on {cores} cores: they will wait for "
+            "each other; fewer --jobs, or a smaller training.threads, would not be slower"
+        )
+
+
+def _run_cells(state: StudyState, processes: CellProcesses, display: StudyDisplay) -> None:
+    by_location = {cell.location: cell for cell in state.cells}
+    waiting = [cell for cell in state.cells if cell.status != "finished"]
+    outlook = Outlook(
+        [cell.kind for cell in waiting], len(state.cells) - len(waiting), processes.jobs
+    )
+    for cell in state.cells:
+        if cell.status == "finished":
+            outlook.took(cell.kind, training_seconds(state.folder, cell))
+    try:
+        with display:
+            display.start(state.study.settings.name, outlook)
+            while waiting or processes.running:
+                for cell in _impossible(waiting, by_location):
+                    waiting.remove(cell)
+                    _fail_without_source(cell, by_location, state)
+                    outlook.started(str(cell), cell.kind)
+                    outlook.ended(str(cell))
+                    display.ended(f"{cell}: failed: {cell.reason}")
+                for cell in _ready(waiting, by_location)[: processes.jobs - processes.running]:
+                    waiting.remove(cell)
+                    _start(cell, state, processes)
+                    outlook.started(str(cell), cell.kind)
+                if not processes.running:
+                    continue
+                cell_exit = processes.wait()
+                cell = by_location[cell_exit.location]
+                _conclude(cell, cell_exit, state)
+                outlook.ended(str(cell))
+                if cell.status == "finished":
+                    # Of a cell that went on, this process did the rest only.
+                    seconds = training_seconds(state.folder, cell)
+                    outlook.took(cell.kind, max(cell_exit.seconds, seconds))
+                display.ended(f"{cell}: {_outcome(cell, cell_exit, state)}")
+    except KeyboardInterrupt as error:
+        display.note("stopping: the cells finish their step and save; once more stops at once")
+        for cell_exit in processes.stop():
+            _conclude(by_location[cell_exit.location], cell_exit, state, asked=True)
+        left = sum(cell.status != "finished" for cell in state.cells)
+        raise Interrupted(
+            f"stopped with {left} of {len(state.cells)} cells to do; what was done is saved. Go "
+            f"on with: mtl study {state.study.path} --out {state.folder}"
+        ) from error
+
+
+def _ready(waiting: Sequence[Cell], cells: Mapping[str, Cell]) -> list[Cell]:
+    """Return the cells that start from no other, or from a finished one."""
+    return [c for c in waiting if c.source is None or cells[c.source].status == "finished"]
+
+
+def _impossible(waiting: Sequence[Cell], cells: Mapping[str, Cell]) -> list[Cell]:
+    """Return the cells that start from one that ended without a result."""
+    ended = ("failed", "interrupted")
+    return [c for c in waiting if c.source is not None and cells[c.source].status in ended]
+
+
+def _fail_without_source(cell: Cell, cells: Mapping[str, Cell], state: StudyState) -> None:
+    assert cell.source is not None
+    cell.status, cell.reason = "failed", f"it starts from {cells[cell.source]}, which has no result"
+    make_directory(state.folder / cell.location)
+    state.write()
+
+
+def _start(cell: Cell, state: StudyState, processes: CellProcesses) -> None:
+    directory = state.folder / cell.location
+    make_directory(directory)
+    write_text(directory / "config.toml", tomli_w.dumps(dict(cell.config.tree)))
+    cell.status, cell.reason = "running", None
+    state.write()
+    processes.start(cell.location, cell.config.training.threads or 1)
+
+
+def _conclude(cell: Cell, cell_exit: CellExit, state: StudyState, asked: bool = False) -> None:
+    """Record how a cell ended; `asked` says that the study told it to stop."""
+    if cell_exit.code == 0:
+        cell.status = "finished"
+    else:
+        interrupted = asked or cell_exit.code == Interrupted.exit_code
+        cell.status = "interrupted" if interrupted else "failed"
+        cell.reason = cell_exit.reason
+    state.write()
+
+
+def _outcome(cell: Cell, cell_exit: CellExit, state: StudyState) -> str:
+    if cell.status == "finished":
+        return f"finished in {clock(cell_exit.seconds)}"
+    return f"{cell.status}: {cell.reason} (see {state.folder / cell.location / LOG})"

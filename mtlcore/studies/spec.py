@@ -1,0 +1,208 @@
+"""The file of a study: reading and checking it."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, final
+
+import attrs
+
+from mtlcore.config import CORE_DEFAULTS
+from mtlcore.errors import ConfigError, UsageError
+from mtlcore.plugins import structure
+from mtlcore.results import SINGLE_TASK, Epoch, Target, find_definition
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")
+
+
+@final
+@attrs.frozen(kw_only=True)
+class StudySettings:
+    """The top-level keys of a study's file.
+
+    Args:
+        name: The title of the tables.
+        seeds: The seeds of every variant.
+        baseline: The variant that the others are compared with; unset: the first variant with one
+            model per task, or else the first one.
+        delta_m: The definition of delta-m: "mtan", "cagrad" or "libmtl".
+        epoch: Whether metrics are those of the last evaluations or of the best epoch.
+        targets: `task.metric=value`; the tables say when each was first reached.
+    """
+
+    name: str
+    seeds: tuple[int, ...]
+    baseline: str | None = None
+    delta_m: str = "mtan"
+    epoch: Epoch = "last"
+    targets: tuple[str, ...] = ()
+
+
+@final
+@attrs.frozen(kw_only=True)
+class StudyVariant:
+    """One variant of a study's file.
+
+    Args:
+        name: The variant's name, and that of its folder.
+        plugins: What `--plugin` would name.
+        settings: Its tables of configuration.
+        single_task: Whether each task is trained in a run of its own.
+        starts_from: An earlier variant; each run starts with its weights of the same seed.
+        seeds: Which of the study's seeds it is run with; None: all.
+    """
+
+    name: str
+    plugins: tuple[str, ...]
+    settings: Mapping[str, Any]
+    single_task: bool
+    starts_from: str | None = None
+    seeds: tuple[int, ...] | None = None
+
+
+@final
+@attrs.frozen(kw_only=True)
+class Study:
+    """A study, as its file describes it.
+
+    Args:
+        path: The path of the file.
+        settings: The file's top-level keys.
+        base: Plugins and settings that all variants share.
+        variants: The variants, in the order of the file.
+    """
+
+    path: str
+    settings: StudySettings
+    base: StudyVariant
+    variants: tuple[StudyVariant, ...]
+
+    @property
+    def baseline(self) -> str:
+        """The name of the variant that the others are compared with."""
+        single_task = [variant.name for variant in self.variants if variant.single_task]
+        return self.settings.baseline or [*single_task, self.variants[0].name][0]
+
+
+def read_study(path: str) -> Study:
+    """Read and check a study's file; `cells_of` checks the configurations in it.
+
+    Raises:
+        UsageError: The file cannot be read, or is not TOML.
+        ConfigError: The file has mistakes; the error lists all of them.
+    """
+    try:
+        tree = tomllib.loads(Path(path).read_text("utf-8"))
+    except OSError as error:
+        raise UsageError(f"{path}: cannot read the study ({error.strerror})") from error
+    except ValueError as error:
+        raise UsageError(f"{path}: not TOML: {error}") from error
+    problems = [
+        f"{key}: a setting of the runs; write it into [base] or into a variant"
+        for key in tree
+        if key in CORE_DEFAULTS
+    ]
+    own = {k: v for k, v in tree.items() if k not in ("base", "variants", *CORE_DEFAULTS)}
+    values = structure(StudySettings, own, "", problems)
+    base = _read_variant("base", tree.get("base", {}), "base", problems)
+    tables = tree.get("variants", {})
+    if not isinstance(tables, dict) or not tables:
+        problems.append("variants: name at least one, as a table [variants.NAME]")
+        tables = {}
+    variants = tuple(
+        _read_variant(name, table, f"variants.{name}", problems) for name, table in tables.items()
+    )
+    problems += _setting_problems(values, [variant.name for variant in variants])
+    problems += _start_problems(variants)
+    problems += _seed_problems(variants, values.get("seeds", ()))
+    if problems:
+        raise ConfigError(f"{path}: {problem}" for problem in problems)
+    return Study(path=path, settings=StudySettings(**values), base=base, variants=variants)
+
+
+def _read_variant(name: str, table: Any, path: str, problems: list[str]) -> StudyVariant:
+    if not isinstance(table, Mapping):
+        problems.append(f"{path}: expected a table, got {table!r}")
+        table = {}
+    if not _NAME.fullmatch(name):
+        problems.append(f"{path}: a variant's name is letters, digits and any of _ . + -")
+    plugins = table.get("plugins", [])
+    if not isinstance(plugins, list) or not all(isinstance(word, str) for word in plugins):
+        problems.append(f"{path}.plugins: expected a list of names as for --plugin")
+        plugins = []
+    single_task = table.get("single_task", name == SINGLE_TASK)
+    if not isinstance(single_task, bool):
+        problems.append(f"{path}.single_task: expected true or false, got {single_task!r}")
+    start = table.get("starts_from")
+    if start is not None and (not isinstance(start, str) or path == "base"):
+        problems.append(f"{path}.starts_from: expected, in a variant, the name of another one")
+        start = None
+    seeds = table.get("seeds")
+    if seeds is not None and (not isinstance(seeds, list) or path == "base"):
+        problems.append(f"{path}.seeds: expected, in a variant, a list of some of the study's")
+        seeds = None
+    if "seed" in table:
+        problems.append(f"{path}.seed: the study's seeds are a list, seeds = [0, 1, 2]")
+    settings = {
+        key: value
+        for key, value in table.items()
+        if key not in ("plugins", "single_task", "starts_from", "seeds")
+    }
+    return StudyVariant(
+        name=name,
+        plugins=tuple(plugins),
+        settings=settings,
+        single_task=single_task is True,
+        starts_from=start,
+        seeds=tuple(seeds) if isinstance(seeds, list) else None,
+    )
+
+
+def _start_problems(variants: Sequence[StudyVariant]) -> Iterator[str]:
+    possible: list[str] = []  # earlier variants with one run per seed
+    for variant in variants:
+        path, start = f"variants.{variant.name}", variant.starts_from
+        if start is not None and start not in possible:
+            yield (
+                f"{path}.starts_from: {start!r} is no variant before this one with one run per "
+                f"seed (there are: {', '.join(possible) or 'none'})"
+            )
+        if start is not None and variant.single_task:
+            yield f"{path}.starts_from: a variant with a run per task has no one run to start from"
+        initial = variant.settings.get("initial")
+        if start is not None and isinstance(initial, Mapping) and "run" in initial:
+            yield f"{path}.initial.run: starts_from says already where the weights come from"
+        if not variant.single_task:
+            possible.append(variant.name)
+
+
+def _seed_problems(variants: Sequence[StudyVariant], all_seeds: Sequence[int]) -> Iterator[str]:
+    by_name = {variant.name: variant for variant in variants}
+    for variant in variants:
+        path, seeds = f"variants.{variant.name}.seeds", variant.seeds
+        if seeds is not None and (not seeds or any(seed not in all_seeds for seed in seeds)):
+            yield f"{path}: {list(seeds)} are not some of the study's seeds {list(all_seeds)}"
+        source = by_name.get(variant.starts_from or "")
+        available = all_seeds if source is None or source.seeds is None else source.seeds
+        if source is not None and any(seed not in available for seed in seeds or all_seeds):
+            yield (
+                f"{path}: it starts from {source.name}, which has the seeds {list(available)} only"
+            )
+
+
+def _setting_problems(values: Mapping[str, Any], names: Sequence[str]) -> Iterator[str]:
+    seeds = values.get("seeds", (0,))
+    if not seeds or len(set(seeds)) < len(seeds) or min(seeds) < 0:
+        yield f"seeds: expected different numbers from 0 on, got {list(seeds)}"
+    baseline = values.get("baseline")
+    if baseline is not None and baseline not in names:
+        yield f"baseline: {baseline!r} is no variant (there are: {', '.join(names)})"
+    try:
+        find_definition(values.get("delta_m", "mtan"))
+        for target in values.get("targets", ()):
+            Target.parse(target)
+    except UsageError as error:
+        yield str(error)
