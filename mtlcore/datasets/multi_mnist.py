@@ -11,9 +11,9 @@ import torch
 from numpy.typing import NDArray
 
 from mtlcore.data import DataError, Dataset, Sample, check_split
-from mtlcore.datasets.scenes import hash_uniform
+from mtlcore.datasets.random_numbers import hash_uniform
 from mtlcore.errors import UsageError, describe
-from mtlcore.loading import MissingFile, Root, image_tensor
+from mtlcore.loading import MissingFile, Root, image_tensor, open_root
 from mtlcore.tasks import Task
 
 CLASS_NAMES = tuple("0123456789")
@@ -58,16 +58,14 @@ class MultiMNIST(Dataset):
         val_fraction: float = 1 / 6,
         seed: int = 0,
     ) -> None:
-        if root is None:
-            raise UsageError("data.root: multi-mnist reads files; give the folder they lie in")
+        files = open_root("multi-mnist", root, "the folder they lie in")
         check_split("multi-mnist", split, self.splits)
         if split == "test" and digits == "t10k":
             raise UsageError("data.digits: 't10k' is trained on, nothing is left for a test")
         if not 0 < val_fraction < 1:
             raise UsageError(f"data.val_fraction: {val_fraction} must lie between 0 and 1")
         source = "t10k" if split == "test" else digits
-        self._root, self._split = root, split
-        files = Root(root)
+        self._root, self._split = files, split
         images = _read(files, f"{source}-images-idx3-ubyte", dimensions=3)
         classes = _read(files, f"{source}-labels-idx1-ubyte", dimensions=1)
         if images.shape[1:] != (28, 28) or len(images) != len(classes):
@@ -102,7 +100,7 @@ class MultiMNIST(Dataset):
         canvas[:28, :28] = self._images[index]
         corner = canvas[-28:, -28:]
         np.maximum(corner, self._images[partner], out=corner)
-        key = f"{self._root}/{self._split}/{self._numbers[index]}"
+        key = f"{self._root.root}/{self._split}/{self._numbers[index]}"
         pair = {"upper_left": index, "lower_right": partner}
         return Sample(
             inputs=image_tensor(canvas, key).contiguous(),

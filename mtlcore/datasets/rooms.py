@@ -7,6 +7,7 @@ from typing import Any, final
 import torch
 
 from mtlcore.data import Dataset, Sample, check_split
+from mtlcore.datasets.dense_tasks import DEPTH, EDGES, NORMALS, segmentation
 from mtlcore.datasets.rendering import CLASS_NAMES, render
 from mtlcore.loading import image_tensor
 from mtlcore.tasks import Task
@@ -56,15 +57,10 @@ class Rooms(Dataset):
     def describe(cls, root: str | None, **settings: Any) -> tuple[Task, ...]:
         """Segmentation, depth, normals and edges."""
         return (
-            Task(
-                name="segmentation",
-                kind="segmentation",
-                channels=len(CLASS_NAMES),
-                class_names=CLASS_NAMES,
-            ),
-            Task(name="depth", kind="depth", channels=1, unit="m"),
-            Task(name="normals", kind="normals", channels=3),
-            Task(name="edges", kind="edges", channels=1),
+            segmentation(CLASS_NAMES),
+            DEPTH,
+            NORMALS,
+            EDGES,
         )
 
     def __len__(self) -> int:

@@ -22,7 +22,7 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from mtlcore.data import DataError
-from mtlcore.errors import describe
+from mtlcore.errors import UsageError, describe
 
 _NEAR = ("file", "local", "memory")  # protocols that need no cache
 _OWN_CACHES = ("simplecache", "filecache", "blockcache", "cached")
@@ -138,6 +138,22 @@ class Root:
             if base and not filesystem.exists(base):
                 return MissingFile(f"{self.root}: no such directory")
         return MissingFile(f"{self.where(relative)}: no such file or directory")
+
+
+def open_root(dataset: str, root: str | None, folder: str) -> Root:
+    """Return the folder that a dataset reads from.
+
+    Args:
+        dataset: name of the dataset, for the message.
+        root: what `data.root` gives.
+        folder: which folder that must be, such as "the folder that holds train/".
+
+    Raises:
+        UsageError: `root` is None.
+    """
+    if root is None:
+        raise UsageError(f"data.root: {dataset} reads files; give {folder}")
+    return Root(root)
 
 
 def decode_label(data: bytes, where: str) -> NDArray[Any]:

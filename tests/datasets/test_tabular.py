@@ -18,7 +18,8 @@ import torch
 
 from mtlcore.config import DataConfig
 from mtlcore.data import DataError, collate
-from mtlcore.datasets.tabular import Tabular, Target
+from mtlcore.datasets.table_encoding import Target
+from mtlcore.datasets.tabular import Tabular
 from mtlcore.errors import ConfigError, UsageError
 from mtlcore.plugins import structure
 from mtlcore.testing import DatasetContract
