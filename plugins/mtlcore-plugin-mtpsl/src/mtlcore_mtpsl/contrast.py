@@ -6,7 +6,7 @@ Neither has MTPSL's regulariser: that other images are pushed away takes its pla
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Literal, final
 
 import torch
@@ -14,17 +14,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mtlcore.data import Batch
-from mtlcore.losses import CrossTaskLoss
 from mtlcore.models import FeatureInfo, Features
 from mtlcore.tasks import Task
 from mtlcore_mtpsl.joint import JointSpace, Mapped
 from mtlcore_mtpsl.mapping import distance
 from mtlcore_mtpsl.pairs import mapped_tasks, weights
 from mtlcore_mtpsl.rates import Rates
+from mtlcore_mtpsl.weighted import WeightedLoss
 
 
 @final
-class Contrastive(CrossTaskLoss):
+class Contrastive(WeightedLoss):
     """Mapped prediction and label of one image attract, those of different images repel.
 
     With d(a, b) the mean over positions of 1 - cosine, a pair's loss is
@@ -57,22 +57,19 @@ class Contrastive(CrossTaskLoss):
         mapping: Rates = Rates(),
         film: Rates = Rates(),
     ) -> None:
-        super().__init__()
-        self.views = views if weight else 1
-        self._weight, self._margin, self._rates = weight, margin, (mapping, film)
+        super().__init__(weight, views)
+        self._margin, self._rates = margin, (mapping, film)
         self.space = JointSpace(
             mapped_tasks(tasks, "contrastive"), features.channels[0], "same", None, self.views - 1
         )
 
-    def needs(self, batch: Batch, tasks: Sequence[str]) -> Iterable[str]:
-        """The sources of the batch's pairs."""
-        return self.space.sources(batch, tasks) if self._weight else []
+    def _sources(self, batch: Batch, running: Sequence[str]) -> Collection[str]:
+        return self.space.sources(batch, running)
 
-    def forward(
+    def _terms(
         self, batch: Batch, features: Features, predictions: Mapping[str, Tensor]
     ) -> dict[str, Tensor]:
-        """`contrastive`, a scalar; nothing where there is no pair."""
-        mapped = self.space(batch, predictions) if self._weight else None
+        mapped = self.space(batch, predictions)
         if mapped is None:
             return {}
         counts = self._weight * weights(mapped.pairs, batch, "sum", mapped.sources)
@@ -83,14 +80,12 @@ class Contrastive(CrossTaskLoss):
         return {"contrastive": (counts * losses).sum()}
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """The mapping without FiLM, and FiLM."""
-        mapping, film = self._rates
-        network = self.space.network
-        return [mapping.group(network.other_parameters()), film.group(network.film_parameters())]
+        """Return the groups of the mapping without FiLM and of FiLM."""
+        return self.space.network.groups(*self._rates)
 
 
 @final
-class Discriminator(CrossTaskLoss):
+class Discriminator(WeightedLoss):
     """A network that knows pairs of one image from pairs of two; the mapping is to convince it.
 
     Of m_s and m_t, a mapped prediction and label, D tells how likely they are of one image. Two
@@ -126,24 +121,21 @@ class Discriminator(CrossTaskLoss):
         film: Rates = Rates(),
         judge: Rates = Rates(),
     ) -> None:
-        super().__init__()
-        self.views = views if weight else 1
-        self._weight, self._rates = weight, (mapping, film, judge)
+        super().__init__(weight, views)
+        self._rates = mapping, film, judge
         channels = features.channels[0]
         self.space = JointSpace(
             mapped_tasks(tasks, "discriminator"), channels, "same", None, self.views - 1
         )
         self.judge = Judge(channels)
 
-    def needs(self, batch: Batch, tasks: Sequence[str]) -> Iterable[str]:
-        """The sources of the batch's pairs."""
-        return self.space.sources(batch, tasks) if self._weight else []
+    def _sources(self, batch: Batch, running: Sequence[str]) -> Collection[str]:
+        return self.space.sources(batch, running)
 
-    def forward(
+    def _terms(
         self, batch: Batch, features: Features, predictions: Mapping[str, Tensor]
     ) -> dict[str, Tensor]:
-        """`discriminator` and `discriminator_fit`, scalars; nothing where nothing can be told."""
-        mapped = self.space(batch, predictions) if self._weight else None
+        mapped = self.space(batch, predictions)
         if mapped is None or len({pair.row for pair in mapped.pairs}) < 2:
             return {}
         first, second = other_images(mapped).nonzero().unbind(1)
@@ -159,14 +151,10 @@ class Discriminator(CrossTaskLoss):
         }
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """The mapping without FiLM, FiLM, and the discriminator."""
+        """Return the groups of the mapping without FiLM, of FiLM and of the discriminator."""
         mapping, film, judge = self._rates
-        network = self.space.network
-        return [
-            mapping.group(network.other_parameters()),
-            film.group(network.film_parameters()),
-            judge.group(self.judge.parameters()),
-        ]
+        groups = self.space.network.groups(mapping, film)
+        return [*groups, judge.group(self.judge.parameters())]
 
 
 class Judge(nn.Module):

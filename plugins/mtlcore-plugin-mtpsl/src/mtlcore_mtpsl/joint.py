@@ -56,10 +56,9 @@ class JointSpace(nn.Module):
         self.tasks, self._view = dict(tasks), view
         self.network = MappingNetwork(tasks, channels, code, width)
 
-    def sources(self, batch: Batch, running: Sequence[str]) -> list[str]:
-        """Those of the running tasks whose predictions are mapped."""
-        found = {pair.source for pair in find_pairs(batch, self.tasks, self._view, running)}
-        return [task for task in running if task in found]
+    def sources(self, batch: Batch, running: Sequence[str]) -> set[str]:
+        """Return those of the running tasks whose predictions are mapped."""
+        return {pair.source for pair in find_pairs(batch, self.tasks, self._view, running)}
 
     def forward(self, batch: Batch, predictions: Mapping[str, Tensor]) -> Mapped | None:
         """The mapped pairs; None where there are none."""

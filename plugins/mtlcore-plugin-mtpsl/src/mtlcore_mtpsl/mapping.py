@@ -11,7 +11,7 @@ Here all maps of a step go through it together, and every map is still normalise
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import attrs
 import torch
@@ -22,6 +22,7 @@ from torch.nn import Parameter
 from mtlcore.models import Features
 from mtlcore.standard.segnet import FILTERS, REST, conv, filters_of, scaled
 from mtlcore.tasks import Task
+from mtlcore_mtpsl.rates import Rates
 
 Code = Literal["same", "different", "none"]
 
@@ -192,6 +193,11 @@ class MappingNetwork(nn.Module):
         """All but those of FiLM."""
         film = {id(parameter) for parameter in self.film_parameters()}
         return (parameter for parameter in self.parameters() if id(parameter) not in film)
+
+    def groups(self, rates: Rates, film: Rates) -> list[dict[str, Any]]:
+        """Return the groups for an optimizer: all without FiLM, then FiLM where there is one."""
+        groups = [rates.group(self.other_parameters()), film.group(self.film_parameters())]
+        return [group for group in groups if group["params"]]
 
     def _encode(
         self, maps: Tensor, codes: Tensor | None = None, rows: Tensor | None = None

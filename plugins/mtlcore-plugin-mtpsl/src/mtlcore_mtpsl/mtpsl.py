@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Literal, final
 
 from torch import Tensor
 
 from mtlcore.data import Batch
-from mtlcore.losses import CrossTaskLoss
 from mtlcore.models import FeatureInfo, Features
 from mtlcore.tasks import Task
 from mtlcore_mtpsl.joint import JointSpace
 from mtlcore_mtpsl.mapping import Code, distance, joint_feature
 from mtlcore_mtpsl.pairs import Normalisation, mapped_tasks, weights
 from mtlcore_mtpsl.rates import Rates
+from mtlcore_mtpsl.weighted import WeightedLoss
 
 
 @final
-class MTPSL(CrossTaskLoss):
+class MTPSL(WeightedLoss):
     """Pulls mapped predictions of unlabelled tasks to mapped labels of labelled ones.
 
     Li, Liu and Bilen, CVPR 2022 (arXiv 2111.14893), eq. 4. For each sample and each pair of an
@@ -76,24 +76,21 @@ class MTPSL(CrossTaskLoss):
         mapping: Rates = Rates(),
         film: Rates = Rates(),
     ) -> None:
-        super().__init__()
-        self.views = views if weight else 1
-        self._weight, self._regulariser = weight, regulariser
+        super().__init__(weight, views)
+        self._regulariser = regulariser
         self._normalisation: Normalisation = normalisation
         self._rates = mapping, film
         self.space = JointSpace(
             mapped_tasks(tasks, "mtpsl"), features.channels[0], code, width, self.views - 1
         )
 
-    def needs(self, batch: Batch, tasks: Sequence[str]) -> Iterable[str]:
-        """The sources of the batch's pairs."""
-        return self.space.sources(batch, tasks) if self._weight else []
+    def _sources(self, batch: Batch, running: Sequence[str]) -> Collection[str]:
+        return self.space.sources(batch, running)
 
-    def forward(
+    def _terms(
         self, batch: Batch, features: Features, predictions: Mapping[str, Tensor]
     ) -> dict[str, Tensor]:
-        """`mtpsl` and `mtpsl_regulariser`, scalars; nothing where there is no pair."""
-        mapped = self.space(batch, predictions) if self._weight else None
+        mapped = self.space(batch, predictions)
         if mapped is None:
             return {}
         one, other = mapped.sources, mapped.targets
@@ -106,10 +103,5 @@ class MTPSL(CrossTaskLoss):
         return terms
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """The mapping without FiLM, and FiLM."""
-        mapping, film = self._rates
-        network = self.space.network
-        groups = [mapping.group(network.other_parameters())]
-        if any(True for _ in network.film_parameters()):
-            groups.append(film.group(network.film_parameters()))
-        return groups
+        """Return the groups of the mapping without FiLM and of FiLM."""
+        return self.space.network.groups(*self._rates)
