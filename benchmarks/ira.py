@@ -21,7 +21,7 @@ import torch
 
 from mtlcore.config import Layer, resolve
 from mtlcore.display import SilentDisplay
-from mtlcore.engine import Training
+from mtlcore.engine import Session, Training
 from mtlcore.plugins import Plugins
 from mtlcore.storage import RunDirectory
 
@@ -47,18 +47,15 @@ def prepare(balancer: dict[str, Any]) -> Callable[[], None]:
     torch.set_num_threads(config.training.threads or 1)
     directory = RunDirectory(tempfile.mkdtemp(prefix="mtl-benchmark-"), resume=True)
     directory.open_metrics(0)
-    training = Training(config, directory, SilentDisplay())
-    training.learner.train()
-    plan = next(iter(training.loader.plans(training._plans(training.learner.tasks)[:1])))
+    training = Training(Session(config, directory, SilentDisplay()))
+    training.session.learner.train()
+    plan = next(iter(training.session.loader.plans(training.plan_epoch()[:1])))
     assert plan is not None
 
     def step() -> None:
-        training._enter_step()
-        report = training._step(plan)
+        report = training.step(plan)
         assert report.skipped is None
-        training.progress.step += 1
-        training.progress.done += 1
-        training._record_step(report)
+        training.finish_step(report)
 
     return step
 

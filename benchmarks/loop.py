@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from mtlcore import BackboneSpec, hookimpl
 from mtlcore.config import Layer, resolve
 from mtlcore.display import SilentDisplay
-from mtlcore.engine import Training
+from mtlcore.engine import Session, Training
 from mtlcore.episodes import LoadedPlan
 from mtlcore.losses import Loss, reduce_loss
 from mtlcore.models import Backbone, Features
@@ -77,9 +77,9 @@ def prepare(case: str) -> tuple[Training, LoadedPlan]:
     torch.set_num_threads(config.training.threads or 1)
     directory = RunDirectory(tempfile.mkdtemp(prefix="mtl-benchmark-"), resume=True)
     directory.open_metrics(0)
-    training = Training(config, directory, SilentDisplay())
-    training.learner.train()
-    loaded = next(iter(training.loader.plans(training._plans(training.learner.tasks)[:1])))
+    training = Training(Session(config, directory, SilentDisplay()))
+    training.session.learner.train()
+    loaded = next(iter(training.session.loader.plans(training.plan_epoch()[:1])))
     assert loaded is not None
     return training, loaded
 
@@ -88,19 +88,14 @@ def whole_step(training: Training, plan: LoadedPlan) -> Callable[[], None]:
     """One turn of mtlcore's loop, everything but loading."""
 
     def step() -> None:
-        training._enter_step()
-        report = training._step(plan)
-        training.progress.step += 1
-        training.progress.done += 1
-        training._record_step(report)
-        training._display.step(training.progress.step, report.losses)
+        training.finish_step(training.step(plan))
 
     return step
 
 
 def bare_step(training: Training, plan: LoadedPlan) -> Callable[[], None]:
     """What anybody would write: the same model, losses and optimizer, and nothing else."""
-    learner, batch = training.learner, plan.batches[0]
+    learner, batch = training.session.learner, plan.batches[0]
     model, tasks = learner.model, learner.tasks
     parameters = [p for p in learner.parameters() if p.requires_grad]
     optimizer = torch.optim.Adam(parameters, lr=1e-3, fused=True)
@@ -150,18 +145,17 @@ def waiting(steps: int) -> dict[str, Any]:
     config = resolve(Plugins.from_environment(), selected, [Layer("benchmark", values)])
     torch.set_num_threads(config.training.threads or 1)
     directory = RunDirectory(tempfile.mkdtemp(prefix="mtl-benchmark-"), resume=True)
-    training = Training(config, directory, SilentDisplay())
-    training.learner.train()
-    loaded = iter(training.loader.plans(training._plans(training.learner.tasks)))
+    training = Training(Session(config, directory, SilentDisplay()))
+    training.session.learner.train()
+    loaded = iter(training.session.loader.plans(training.plan_epoch()))
     next(loaded)  # starts the worker
     waited, began = 0.0, time.perf_counter()
     for _ in range(steps - 1):
         asked = time.perf_counter()
         plan = next(loaded)
         waited += time.perf_counter() - asked
-        training._enter_step()
-        training._step(plan)
-        training.progress.step += 1
+        training.step(plan)
+        training.session.progress.step += 1
     total = time.perf_counter() - began
     return {"case": "demo", "waiting_for_data": waited / total}
 

@@ -12,17 +12,28 @@ sys.path.insert(0, str(Path(__file__).parent / "extensions"))
 project = "mtlcore"
 author = "the mtlcore authors"
 copyright = author
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "components"]
-exclude_patterns = ["_build", "extensions"]
+extensions = [
+    "myst_parser",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.napoleon",
+    "sphinx_design",
+    "components",
+    "equations",
+    "house",
+]
+exclude_patterns = ["_build", "extensions", "results/tables"]
 root_doc = "index"
 
 html_theme = "furo"
 html_title = "mtlcore"
 html_copy_source = False
+html_math_renderer = "svg"
+html_static_path = ["static"]
+html_css_files = ["site.css"]
 
 # Words in single backticks are code.
 default_role = "code"
-myst_enable_extensions = ["dollarmath"]
+myst_enable_extensions = ["colon_fence", "dollarmath"]
 myst_heading_anchors = 3
 
 autodoc_member_order = "bysource"

@@ -11,6 +11,9 @@ from typing import final
 import attrs
 from torch import Tensor
 
+#: Task -> metric -> value.
+MetricValues = dict[str, dict[str, float]]
+
 
 class Metric(abc.ABC):
     """Figures of one task: `Metric(task, **settings)`.

@@ -24,7 +24,7 @@ import torch
 from mtlcore.config import Chosen, Layer, RunConfig, resolve, set_layer
 from mtlcore.data import Batch
 from mtlcore.display import SilentDisplay
-from mtlcore.engine import Training, check
+from mtlcore.engine import Session, Training, check
 from mtlcore.episodes import Episode, LoadedPlan
 from mtlcore.errors import UsageError
 from mtlcore.learner import Learner
@@ -275,7 +275,7 @@ class Watching:
 
 
 @contextmanager
-def built(config: RunConfig, place: Path) -> Iterator[Training]:
+def built(config: RunConfig, place: Path) -> Iterator[Session]:
     """A run before its first step.
 
     Raises:
@@ -283,10 +283,10 @@ def built(config: RunConfig, place: Path) -> Iterator[Training]:
     """
     directory = RunDirectory(str(place / "run"), resume=False)
     try:
-        training = Training(config, directory, SilentDisplay())
-        check(training)
+        session = Session(config, directory, SilentDisplay())
+        check(session)
         directory.open_metrics(0)
-        yield training
+        yield session
     finally:
         directory.close()
 
@@ -294,8 +294,8 @@ def built(config: RunConfig, place: Path) -> Iterator[Training]:
 def train(combination: Combination, place: Path) -> None:
     config = configuration(combination, place)
     watching = Watching(config.optimizer)
-    with built(attrs.evolve(config, optimizer=watching), place) as training:
-        training.run()
+    with built(attrs.evolve(config, optimizer=watching), place) as session:
+        Training(session).run()
     (watched,) = watching.made
     assert watched.steps == 2
 

@@ -9,9 +9,19 @@
 ```{mtl-settings} training mtlcore.config.schema:TrainingConfig
 ```
 
-And what a command (here `mtl run`; `mtl` for all of them) says to --help:
+What a command (here `mtl run`; `mtl` for all of them) says to --help:
 
 ```{mtl-help} run
+```
+
+The names of all components of some kinds:
+
+```{mtl-names} backbones balancers
+```
+
+And the changelogs of the core and of the plugins of this repository:
+
+```{mtl-changelogs}
 ```
 """
 
@@ -19,6 +29,7 @@ from __future__ import annotations
 
 import json
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import click
@@ -33,14 +44,14 @@ from mtlcore.plugins import KINDS, Plugins
 _PLUGINS = Plugins()
 
 
-class _Generated(Directive):
+class Generated(Directive):
     """What it makes is Markdown, read as if it stood on the page."""
 
     required_arguments = 1
     final_argument_whitespace = True
 
     def run(self) -> list[nodes.Node]:
-        lines = StringList(self.lines(), source=f"{self.name} {self.arguments[0]}")
+        lines = StringList(self.lines(), source=" ".join([self.name, *self.arguments]))
         place = nodes.Element()
         self.state.nested_parse(lines, self.content_offset, place, match_titles=True)
         return place.children
@@ -49,7 +60,7 @@ class _Generated(Directive):
         raise NotImplementedError
 
 
-class Components(_Generated):
+class Components(Generated):
     """A table of the components of a kind, then each one with its settings."""
 
     def lines(self) -> list[str]:
@@ -58,13 +69,13 @@ class Components(_Generated):
             raise self.error(f"{kind}: no kind of component ({', '.join(KINDS)})")
         found = list_data(_PLUGINS, kind)
         rows = ["| name | plugin | |", "| --- | --- | --- |"]
-        rows += [f"| `{c['name']}` | {c['plugin']} | {_cell(c['summary'])} |" for c in found]
+        rows += [f"| `{c['name']}` | {c['plugin']} | {cell(c['summary'])} |" for c in found]
         # A method's settings are the whole configuration.
         each = [] if kind == "methods" else found
         return rows + [line for c in each for line in _component(kind, c["name"])]
 
 
-class Component(_Generated):
+class Component(Generated):
     """One component's settings."""
 
     def lines(self) -> list[str]:
@@ -72,7 +83,7 @@ class Component(_Generated):
         return _component(kind, name)
 
 
-class Settings(_Generated):
+class Settings(Generated):
     """The settings of a record: their prefix, and where the record is."""
 
     def lines(self) -> list[str]:
@@ -82,7 +93,7 @@ class Settings(_Generated):
         return _table([{**s, "name": f"{prefix}.{s['name']}"} for s in settings])
 
 
-class Help(_Generated):
+class Help(Generated):
     """What a command says of itself and its options."""
 
     def lines(self) -> list[str]:
@@ -95,6 +106,34 @@ class Help(_Generated):
             command = main.commands[name]
             context = click.Context(command, info_name=name, parent=context)
         return ["```text", *command.get_help(context).splitlines(), "```"]
+
+
+class Names(Generated):
+    """The components of each kind, by name."""
+
+    def lines(self) -> list[str]:
+        rows = ["| | how many | which |", "| --- | ---: | --- |"]
+        for kind in self.arguments[0].split():
+            names = [f"`{c['name']}`" for c in list_data(_PLUGINS, kind)]
+            rows.append(f"| {kind} | {len(names)} | {', '.join(names)} |")
+        return rows
+
+
+class Changelogs(Generated):
+    """Of the core, then of each plugin, with the title that the distribution has."""
+
+    required_arguments = 0
+
+    def lines(self) -> list[str]:
+        root = Path(self.state.document.settings.env.srcdir).parent
+        found = []
+        for path in (root / "CHANGELOG.md", *sorted(root.glob("plugins/*/CHANGELOG.md"))):
+            self.state.document.settings.env.note_dependency(str(path))
+            name = "mtlcore" if path.parent == root else path.parent.name
+            _, *rest = path.read_text("utf-8").splitlines()
+            # Versions become parts of their distribution.
+            found += [f"## {name}", *(f"#{r}" if r.startswith("## ") else r for r in rest), ""]
+        return found
 
 
 def _component(kind: str, name: str) -> list[str]:
@@ -110,11 +149,11 @@ def _table(settings: Any) -> list[str]:
     for setting in settings:
         default = "required" if setting["required"] else f"`{json.dumps(setting['default'])}`"
         cells = (f"`{setting['name']}`", f"`{setting['type']}`", default, setting["meaning"])
-        rows.append(f"| {' | '.join(map(_cell, cells))} |")
+        rows.append(f"| {' | '.join(map(cell, cells))} |")
     return rows
 
 
-def _cell(text: str) -> str:
+def cell(text: str) -> str:
     return " ".join(text.split()).replace("|", "\\|")
 
 
@@ -123,4 +162,6 @@ def setup(app: Any) -> dict[str, bool]:
     app.add_directive("mtl-component", Component)
     app.add_directive("mtl-settings", Settings)
     app.add_directive("mtl-help", Help)
+    app.add_directive("mtl-names", Names)
+    app.add_directive("mtl-changelogs", Changelogs)
     return {"parallel_read_safe": True}

@@ -83,28 +83,28 @@ class TaskGradients:
         self._losses: list[tuple[str, Tensor]] = []
         self._scale = 1.0
 
-    def collect_sum(self, losses: Sequence[Tensor], keep_graph: bool = False) -> None:
+    def collect_sum(self, losses: Sequence[Tensor], retain_graph: bool = False) -> None:
         """Add the gradient of a sum of losses, for every parameter: one backward pass.
 
         Args:
             losses: scalars.
-            keep_graph: whether another pass follows.
+            retain_graph: whether another pass follows.
         """
-        keep_graph = keep_graph or bool(self._cut or self._losses)
+        retain_graph = retain_graph or bool(self._cut or self._losses)
         total = torch.stack([*losses]).sum()
         if self._sums_only:
-            total.backward(retain_graph=keep_graph)  # type: ignore[no-untyped-call]
+            total.backward(retain_graph=retain_graph)  # type: ignore[no-untyped-call]
         else:
-            self._add(self._all, _gradients(total, self._all, keep_graph))
+            self._add(self._all, _gradients(total, self._all, retain_graph))
 
     def collect_rows(
-        self, losses: Mapping[str, Tensor], keep_graph: bool = False, cut: Sequence[Tensor] = ()
+        self, losses: Mapping[str, Tensor], retain_graph: bool = False, cut: Sequence[Tensor] = ()
     ) -> None:
         """Add a row per task: one backward pass each, through its own head only.
 
         Args:
             losses: per present task.
-            keep_graph: whether another pass follows.
+            retain_graph: whether another pass follows.
             cut: the features that rows are of where the scope is "features".
 
         Raises:
@@ -119,15 +119,15 @@ class TaskGradients:
             self._rows.extend(measured)
         elif self._scope == "last_shared":
             self._losses += losses.items()
-        keep_graph = keep_graph or self._scope != "shared"
+        retain_graph = retain_graph or self._scope != "shared"
         for number, (task, loss) in enumerate(losses.items()):
-            self._collect_row(task, loss, measured, keep_graph or number < len(losses) - 1)
+            self._collect_row(task, loss, measured, retain_graph or number < len(losses) - 1)
 
     def collect_weighted(
         self,
         losses: Mapping[str, Tensor],
         weights: Mapping[str, Sequence[float]],
-        keep_graph: bool = False,
+        retain_graph: bool = False,
     ) -> None:
         """Add the gradients of losses whose weights are known: no rows, one pass through the trunk.
 
@@ -136,7 +136,7 @@ class TaskGradients:
         Args:
             losses: per present task.
             weights: per task that of its gradient at the shared parameters, and at its own.
-            keep_graph: whether another pass follows.
+            retain_graph: whether another pass follows.
         """
         if not losses:
             return
@@ -149,7 +149,7 @@ class TaskGradients:
         )
         self._add(self._others, _gradients(outputs, self._others, True))
         self._add(own, _gradients(outputs, own, True, heads))
-        self._add(self._shared, _gradients(outputs, self._shared, keep_graph, shared))
+        self._add(self._shared, _gradients(outputs, self._shared, retain_graph, shared))
 
     def unscale(self, scale: float) -> None:
         """Divide everything collected by the factor that the losses were multiplied by."""
@@ -285,11 +285,11 @@ class TaskGradients:
         self._distributed.all_reduce(mine)
 
     def _collect_row(
-        self, task: str, loss: Tensor, measured: Sequence[Tensor], retain: bool
+        self, task: str, loss: Tensor, measured: Sequence[Tensor], retain_graph: bool
     ) -> None:
         # On its own, so that what autograd returned is gone before the next pass.
         own = self._own[task]
-        found = _gradients(loss, [*measured, *own, *self._others], retain)
+        found = _gradients(loss, [*measured, *own, *self._others], retain_graph)
         row, rest = found[: len(measured)], found[len(measured) :]
         self._rows.add(task, row, rest)
         mine = rest[: len(own)]
@@ -302,14 +302,14 @@ class TaskGradients:
         starts: list[tuple[Tensor, Tensor]]
         if self._scope == "features":
             found = zip(self._cut, self._rows.direction(weights), strict=True)
-            starts = [(x, slope) for x, slope in found if slope is not None]
+            starts = [(x, grad_output) for x, grad_output in found if grad_output is not None]
         else:
             of = dict(zip(self._rows.tasks, weights, strict=True))
             starts = [(loss, torch.full_like(loss, of[task])) for task, loss in self._losses]
-        outputs, slopes = [x for x, _ in starts], [slope for _, slope in starts]
+        outputs, grad_outputs = [x for x, _ in starts], [grad_output for _, grad_output in starts]
         if not outputs:
             return [None] * len(self._shared)
-        row = _gradients(outputs, self._shared, False, slopes)
+        row = _gradients(outputs, self._shared, False, grad_outputs)
         return _scaled(row, 1 / self._scale)
 
     def _write(self, accumulate: bool) -> None:
@@ -401,12 +401,12 @@ def own_leaves(
 def _gradients(
     outputs: Tensor | Sequence[Tensor],
     inputs: Sequence[Tensor],
-    retain: bool,
-    slopes: Sequence[Tensor] | None = None,
+    retain_graph: bool,
+    grad_outputs: Sequence[Tensor] | None = None,
 ) -> Row:
     if not inputs:
         return []
-    return torch.autograd.grad(outputs, inputs, slopes, retain, allow_unused=True)
+    return torch.autograd.grad(outputs, inputs, grad_outputs, retain_graph, allow_unused=True)
 
 
 def _added(first: Row, second: Row) -> Row:

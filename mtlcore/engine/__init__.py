@@ -8,12 +8,14 @@ from mtlcore.engine.building import (
     parameter_table,
     pick_device,
 )
+from mtlcore.engine.checkpointing import restore
 from mtlcore.engine.checks import check
-from mtlcore.engine.evaluation import Figures, evaluate
+from mtlcore.engine.evaluation import evaluate
+from mtlcore.engine.session import Session
 from mtlcore.engine.training import Training
 
 __all__ = [
-    "Figures",
+    "Session",
     "Training",
     "build_learner",
     "check",
@@ -23,4 +25,5 @@ __all__ = [
     "open_split",
     "parameter_table",
     "pick_device",
+    "restore",
 ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from mtlcore.config import RunConfig
 from mtlcore.data import DataError, Sample
 from mtlcore.engine.building import make_metrics
-from mtlcore.engine.training import Training
+from mtlcore.engine.session import Session
 from mtlcore.episodes import EpisodeSampler
 from mtlcore.errors import UsageError
 from mtlcore.learner import Learner, check_backbone
@@ -14,7 +14,7 @@ from mtlcore.models import check_size
 from mtlcore.optimizers import Optimizer
 
 
-def check(training: Training) -> None:
+def check(session: Session) -> None:
     """Refuse what can be known to fail before the first step.
 
     Raises:
@@ -23,23 +23,23 @@ def check(training: Training) -> None:
             a task that cannot stand together, or an optimizer without the query batches it needs.
         DataError: no sample can be read.
     """
-    _check_ranks(training.learner)
-    make_metrics(training.config)
-    _check_queries(training.optimizer, training.sampler, training.config)
-    sample = _first_readable(training)
-    check_size(sample.inputs.shape[1:], training.config.training.batch_size,
-               training.learner.model.backbone)  # fmt: skip
-    check_backbone(training.learner, sample.inputs[None].to(training.device))
+    _check_ranks(session.learner)
+    make_metrics(session.config)
+    _check_queries(session.optimizer, session.sampler, session.config)
+    sample = _first_readable(session)
+    check_size(sample.inputs.shape[1:], session.config.training.batch_size,
+               session.learner.model.backbone)  # fmt: skip
+    check_backbone(session.learner, sample.inputs[None].to(session.device))
 
 
-def _first_readable(training: Training) -> Sample:
-    split = training.splits["train"]
+def _first_readable(session: Session) -> Sample:
+    split = session.splits["train"]
     errors = []
     for index in range(len(split)):
         try:
             return split.sample(index)
         except DataError as error:
-            if training.config.data.on_error == "stop":
+            if session.config.data.on_error == "stop":
                 raise stop_at(error) from error
             errors.append(str(error))
     raise DataError(f"none of the {len(split)} training samples can be read; first: {errors[0]}")

@@ -1,4 +1,4 @@
-"""Figures over a split: of a model, and of the best constants that look at no image."""
+"""Metrics over a split: of a model, and of the best constants that look at no image."""
 
 from __future__ import annotations
 
@@ -12,10 +12,9 @@ from mtlcore.distributed import SINGLE_PROCESS, Distributed
 from mtlcore.engine.constant_baselines import ConstantFit, Extent
 from mtlcore.learner import Learner
 from mtlcore.losses import Loss, ScalarLoss, reduce_loss
-from mtlcore.metrics import Metric
+from mtlcore.metrics import Metric, MetricValues
 from mtlcore.tasks import Task
 
-Figures = dict[str, dict[str, float]]
 _EXTENTS: tuple[Extent, ...] = ("global", "pixel")
 
 
@@ -26,11 +25,15 @@ def evaluate(
     metrics: Mapping[str, Metric],
     device: torch.device,
     distributed: Distributed = SINGLE_PROCESS,
-) -> Figures:
-    """Per task its metrics, and "loss": its raw loss pooled over the valid elements.
+) -> MetricValues:
+    """Return per task its metrics, and as "loss" its raw loss pooled over the valid elements.
 
-    Every rank brings batches of its own, and all get the figures over all of them. The model is
-    in evaluation mode meanwhile; its state is as before afterwards.
+    Args:
+        learner: In evaluation mode meanwhile, and afterwards in the state it had before.
+        batches: Those of this rank; None for a batch of which no sample could be read.
+        metrics: A fresh one per task.
+        device: Where the learner is.
+        distributed: The processes whose batches are judged together; all get the same values.
     """
     tasks = tuple(learner.model.tasks)
     sums = {task: torch.zeros((), dtype=torch.float64, device=device) for task in tasks}
@@ -59,27 +62,27 @@ def evaluate(
     for other in others:
         for task in tasks:
             merged[task].merge(other[task])
-    figures = {task: merged[task].compute() for task in tasks}
+    values = {task: merged[task].compute() for task in tasks}
     pooled = distributed.all_reduce_floats([float(sums[task]) for task in tasks])
     numbers = distributed.all_reduce_floats([counts[task] for task in tasks])
     for task, total, number in zip(tasks, pooled, numbers, strict=True):
-        figures[task] = {**figures[task], "loss": total / number if number else float("nan")}
-    return figures
+        values[task] = {**values[task], "loss": total / number if number else float("nan")}
+    return values
 
 
-def constant_figures(
+def evaluate_constants(
     tasks: Sequence[Task],
     training: Iterable[Batch | None],
     validation: Callable[[], Iterable[Batch | None]],
     make_metrics: Callable[[], dict[str, Metric]],
-) -> dict[str, Figures]:
-    """What the best constants reach: "global" and "pixel", task -> metric -> value.
+) -> dict[str, MetricValues]:
+    """Return what the best constants reach: "global" and "pixel", task -> metric -> value.
 
     Args:
-        tasks: a task whose kind has no best constant is left out.
-        training: the batches whose labels the constants are fitted on.
-        validation: gives the batches that they are judged on.
-        make_metrics: gives a fresh metric per task.
+        tasks: A task whose kind has no best constant is left out.
+        training: The batches whose labels the constants are fitted on.
+        validation: Called for the batches that they are judged on.
+        make_metrics: Called for a fresh metric per task.
     """
     fit = ConstantFit(tasks)
     for batch in training:

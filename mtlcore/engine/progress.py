@@ -8,8 +8,8 @@ from typing import Any, final
 import attrs
 
 from mtlcore.balancing import LossBalancer
-from mtlcore.engine.evaluation import Figures
 from mtlcore.engine.stopping import Stopping
+from mtlcore.metrics import MetricValues
 from mtlcore.optimizers import StepReport
 
 
@@ -28,8 +28,8 @@ class Progress:
         skipped: steps that learnt nothing, and how many of them were the last ones in a row.
         window: sums of what was measured since the last record, as metric -> task -> [sum, n].
         losses: the same of this epoch's losses.
-        evaluations: epoch -> figures, in order.
-        best: epoch, score and figures of the best evaluation.
+        evaluations: epoch and metrics of each evaluation, in order.
+        best: epoch, score and metrics of the best evaluation.
         stopping: which tasks learn no more, and what that is decided by.
     """
 
@@ -44,9 +44,9 @@ class Progress:
     skipped_in_a_row: int = 0
     window: dict[str, dict[str, list[float]]] = attrs.field(factory=dict)
     losses: dict[str, list[float]] = attrs.field(factory=dict)
-    evaluations: list[tuple[int, Figures]] = attrs.field(factory=list)
+    evaluations: list[tuple[int, MetricValues]] = attrs.field(factory=list)
     best: dict[str, Any] | None = None
-    constants: dict[str, Figures] | None = None
+    constants: dict[str, MetricValues] | None = None
     stopping: Stopping = attrs.field(factory=Stopping)
 
     def measure(self, metric: str, values: Mapping[str, float]) -> None:

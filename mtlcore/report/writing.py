@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from mtlcore.engine import Training
+from mtlcore.engine import Session
 from mtlcore.episodes import in_order
 from mtlcore.report.curves import save_curves, save_weights
 from mtlcore.report.panels import PanelSample, save_panels, save_samples
@@ -13,14 +13,14 @@ from mtlcore.storage import RunDirectory
 _PICTURES = 6
 
 
-def write_report(training: Training, directory: RunDirectory) -> list[str]:
+def write_report(session: Session, directory: RunDirectory) -> list[str]:
     """Write `report/`; returns notes for people, such as what could not be drawn."""
     folder = directory.path / "report"
     folder.mkdir(exist_ok=True)
-    samples = panel_samples(training)
+    samples = panel_samples(session)
     if samples:
-        save_panels(folder / "predictions.png", samples, training.config.tasks)
-        save_samples(folder / "samples", samples, training.config.tasks)
+        save_panels(folder / "predictions.png", samples, session.config.tasks)
+        save_samples(folder / "samples", samples, session.config.tasks)
     records = list(directory.metrics())
     notes = [
         save_curves(folder / "curves.png", records),
@@ -30,17 +30,17 @@ def write_report(training: Training, directory: RunDirectory) -> list[str]:
 
 
 @torch.no_grad()
-def panel_samples(training: Training) -> list[PanelSample]:
+def panel_samples(session: Session) -> list[PanelSample]:
     """The same few, evenly spread samples of the validation split with their predictions."""
-    learner = training.learner
+    learner = session.learner
     tasks = tuple(learner.model.tasks)
-    plans = in_order("val", len(training.splits["val"]), 1, _PICTURES)
+    plans = in_order("val", len(session.splits["val"]), 1, _PICTURES)
     learner.eval()
     samples = []
-    for batch in training.loader.batches(plans):
+    for batch in session.loader.batches(plans):
         if batch is None or batch.inputs.dim() != 4:
             continue
-        here = batch.to(training.device)
+        here = batch.to(session.device)
         predictions = learner.predict(here.inputs, tasks)
         samples.append(
             PanelSample(

@@ -1,4 +1,4 @@
-"""mtlcore from Python: `create` a component, `run` a configuration."""
+"""Run a configuration in a directory: fresh, or from its last checkpoint."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import torch
 from mtlcore.config import Layer, RunConfig, file_layer, resolve
 from mtlcore.display import Display, SilentDisplay
 from mtlcore.distributed import Distributed, init_distributed
-from mtlcore.engine import Training, check, parameter_table
+from mtlcore.engine import Session, Training, check, parameter_table, restore
 from mtlcore.errors import Interrupted, MtlError, UsageError, describe
 from mtlcore.plugins import Plugins
 from mtlcore.report import write_report
@@ -27,6 +27,9 @@ from mtlcore.storage import (
     next_directory,
     stored_config,
 )
+
+#: Settings that may change on the machine where a run goes on.
+_OF_THE_MACHINE = ("device", "data.root", "data.workers", "training.threads")
 
 
 def run(
@@ -62,27 +65,28 @@ def run(
 
 
 def try_step(config: RunConfig) -> dict[str, Any]:
-    """Build everything and take one step on real data; nothing is left behind.
+    """Build everything, take one step on real data, and leave nothing behind.
+
+    Returns:
+        Facts about the run, and the losses of the step.
 
     Raises:
-        MtlError: whatever would stop the run at its first step.
+        MtlError: Whatever would stop the run at its first step.
     """
-
     with tempfile.TemporaryDirectory(prefix="mtl-dry-run-") as place:
-        directory = RunDirectory(place, resume=True)
-        training = Training(config, directory, SilentDisplay())
-        check(training)
-        load_initial(training.learner, config)
-        report = training.first_step()
+        session = Session(config, RunDirectory(place, resume=True), SilentDisplay())
+        check(session)
+        load_initial(session.learner, config)
+        report = Training(session).first_step()
     if report.skipped is not None:
         raise MtlError(f"the first step learns nothing: {report.skipped}")
     return {
         "method": config.method,
-        "device": str(training.device),
-        "epochs": training.epochs,
-        "steps": training.total_steps,
-        "samples": {name: len(split) for name, split in training.splits.items()},
-        "parameters": parameter_table(training.learner),
+        "device": str(session.device),
+        "epochs": session.epochs,
+        "steps": session.total_steps,
+        "samples": {name: len(split) for name, split in session.splits.items()},
+        "parameters": parameter_table(session.learner),
         "losses": report.losses,
     }
 
@@ -90,35 +94,48 @@ def try_step(config: RunConfig) -> dict[str, Any]:
 def execute(
     plugins: Plugins, config: RunConfig, location: str, resume: bool, display: Display
 ) -> dict[str, Any]:
-    """Run a resolved configuration in a directory; returns the summary.
+    """Run a resolved configuration in a directory.
+
+    Args:
+        plugins: Where its components come from.
+        config: The resolved configuration.
+        location: Directory or URL of the run.
+        resume: Whether to go on from the directory's last checkpoint.
+        display: What to show meanwhile.
+
+    Returns:
+        The summary. Of several processes that torchrun started, all but the main one return an
+        empty one.
 
     Raises:
-        UsageError: the directory is not empty, or holds a run of other settings. In one of
-            several processes that torchrun started, all but the first return an empty summary.
-        MtlError: the run failed.
+        UsageError: The directory is not empty, or holds a run of other settings.
+        MtlError: The run failed.
     """
     with init_distributed() as distributed, _directory(location, resume, distributed) as directory:
-        checkpoint = distributed.broadcast(
-            lambda: _checkpoint(directory, config) if resume else None
-        )
-        summary = directory.read_json("summary.json") if checkpoint else None
+        state = distributed.broadcast(lambda: _checkpoint(directory, config) if resume else None)
+        summary = directory.read_json("summary.json") if state else None
         if distributed.any_of([summary is not None])[0]:
             display.note(f"{location}: this run is finished, nothing to do")
             return summary or {}
-        return _train(plugins, config, directory, checkpoint, display, distributed)
-
-
-#: What may be other on the machine where a run goes on.
-OF_THE_MACHINE = ("device", "data.root", "data.workers", "training.threads")
+        if config.training.threads is not None:
+            torch.set_num_threads(config.training.threads)
+        session = Session(config, directory, display, distributed)
+        check(session)
+        about = _begin(session, plugins, state)
+        with _failure_recorded(directory, about):
+            with display:
+                display.start(session.total_steps, session.progress.step, _title(session))
+                Training(session).run()
+            return _finish(session, about) if distributed.is_main_process else {}
 
 
 @contextmanager
 def _directory(location: str, resume: bool, distributed: Distributed) -> Iterator[RunDirectory]:
-    """The run's directory; for any but the first process one that is thrown away."""
+    """Open the run's directory; for any but the main process one that is thrown away."""
     with (
-        tempfile.TemporaryDirectory(prefix="mtl-rank-")
-        if not distributed.is_main_process
-        else nullcontext(location) as place
+        nullcontext(location)
+        if distributed.is_main_process
+        else tempfile.TemporaryDirectory(prefix="mtl-rank-") as place
     ):
         directory = RunDirectory(place, resume or not distributed.is_main_process)
         try:
@@ -128,7 +145,7 @@ def _directory(location: str, resume: bool, distributed: Distributed) -> Iterato
 
 
 def _checkpoint(directory: RunDirectory, config: RunConfig) -> dict[str, Any] | None:
-    """The state to go on from; None where the run never got that far."""
+    """Return the state to go on from; None where the run never got that far."""
     if not directory.checkpoint.exists():
         return None
     stored = stored_config(str(directory.path))
@@ -137,80 +154,76 @@ def _checkpoint(directory: RunDirectory, config: RunConfig) -> dict[str, Any] | 
             f"{directory.location}/config.toml: is missing, so that the run cannot go on; put it "
             "back, or start a run of its own with another --out"
         )
-    changed = [path for path in changed_settings(stored, config.tree) if path not in OF_THE_MACHINE]
+    changed = [
+        path for path in changed_settings(stored, config.tree) if path not in _OF_THE_MACHINE
+    ]
     if changed:
         raise UsageError(
             f"{directory.location}: --resume goes on with the run's own settings, and these "
             f"differ: {', '.join(changed)}. Leave them out, or start a run of its own with "
-            f"another --out (only {', '.join(OF_THE_MACHINE)} may change)"
+            f"another --out (only {', '.join(_OF_THE_MACHINE)} may change)"
         )
     return load_checkpoint(directory.checkpoint)
 
 
-def _train(
-    plugins: Plugins,
-    config: RunConfig,
-    directory: RunDirectory,
-    checkpoint: dict[str, Any] | None,
-    display: Display,
-    distributed: Distributed,
-) -> dict[str, Any]:
-
-    if config.training.threads is not None:
-        torch.set_num_threads(config.training.threads)
-    training = Training(config, directory, display, distributed)
-    check(training)
-    if checkpoint is not None:
-        training.resume(checkpoint)
-        _warn_of_changes(checkpoint, distributed, display)
+def _begin(session: Session, plugins: Plugins, state: dict[str, Any] | None) -> dict[str, Any]:
+    """Restore what there is, or start from initial weights; return what run.json tells."""
+    directory, config = session.directory, session.config
+    if state is not None:
+        restore(session, state)
+        _note_changes(session, state)
     else:
-        for note in load_initial(training.learner, config):
-            display.note(note)
-    directory.open_metrics(
-        checkpoint["metrics_length"] if checkpoint and distributed.is_main_process else 0
-    )
-    about = provenance(plugins, config, training.device, distributed.world_size)
-    # A run that goes on is given its own settings: where those came from, its first part tells.
-    before = directory.read_json("run.json") if checkpoint is not None else None
+        for note in load_initial(session.learner, config):
+            session.display.note(note)
+    # The metrics of other ranks are thrown away.
+    kept = state["metrics_length"] if state and session.distributed.is_main_process else 0
+    directory.open_metrics(kept)
+    about = provenance(plugins, config, session.device, session.distributed.world_size)
+    # A resumed run is given its own settings: where those came from, its first part tells.
+    before = directory.read_json("run.json") if state is not None else None
     about["origins"] = (before or {}).get("origins", dict(config.origins))
     directory.write_config(config.tree)
     directory.write_json("run.json", {**about, "status": "running", "reason": None})
-    names = ", ".join(task.name for task in config.tasks)
+    return about
+
+
+def _title(session: Session) -> str:
+    config = session.config
     title = (
-        f"{config.method} learns {names} from {config.dataset.component.spec.name}: "
-        f"{training.epochs} epochs of {training.steps_per_epoch} steps on {training.device}"
+        f"{config.method} learns {', '.join(task.name for task in config.tasks)} from "
+        f"{config.dataset.component.spec.name}: {session.epochs} epochs of "
+        f"{session.steps_per_epoch} steps on {session.device}"
     )
-    if distributed.world_size > 1:
-        title += f", {distributed.world_size} processes"
-    with _failure_told(directory, about):
-        with display:
-            display.start(training.total_steps, training.progress.step, title)
-            training.run()
-        if not distributed.is_main_process:
-            return {}
-        try:
-            notes = write_report(training, directory)
-        except OSError as error:
-            place = directory.path / "report"
-            raise MtlError(f"{place}: cannot be written ({describe(error)})") from error
-        for note in notes:
-            display.note(note)
-        summary = summarise(training)
-        directory.write_json("run.json", {**about, "status": "finished", "reason": None})
-        # Last: --resume takes a run that has it for finished.
-        directory.write_json("summary.json", summary)
+    processes = session.distributed.world_size
+    return f"{title}, {processes} processes" if processes > 1 else title
+
+
+def _finish(session: Session, about: Mapping[str, Any]) -> dict[str, Any]:
+    """Write report and summary of a trained session; return the summary."""
+    directory = session.directory
+    try:
+        notes = write_report(session, directory)
+    except OSError as error:
+        place = directory.path / "report"
+        raise MtlError(f"{place}: cannot be written ({describe(error)})") from error
+    for note in notes:
+        session.display.note(note)
+    summary = summarise(session)
+    directory.write_json("run.json", {**about, "status": "finished", "reason": None})
+    # Last: --resume takes a run that has it for finished.
+    directory.write_json("summary.json", summary)
     return summary
 
 
 @contextmanager
-def _failure_told(directory: RunDirectory, about: Mapping[str, Any]) -> Iterator[None]:
+def _failure_recorded(directory: RunDirectory, about: Mapping[str, Any]) -> Iterator[None]:
     """Let run.json say why the run ended before its time."""
-
     try:
         yield
     except BaseException as error:
-        stopped = isinstance(error, Interrupted | KeyboardInterrupt | BrokenPipeError)
-        status, reason = "interrupted" if stopped else "failed", str(error) or type(error).__name__
+        interrupted = isinstance(error, Interrupted | KeyboardInterrupt | BrokenPipeError)
+        status = "interrupted" if interrupted else "failed"
+        reason = str(error) or type(error).__name__
         # Where the disk is full this fails too, but the first error is the one to show.
         with suppress(MtlError):
             directory.write_json("run.json", {**about, "status": status, "reason": reason})
@@ -229,18 +242,17 @@ def _failure_told(directory: RunDirectory, about: Mapping[str, Any]) -> Iterator
         raise
 
 
-def _warn_of_changes(
-    checkpoint: Mapping[str, Any], distributed: Distributed, display: Display
-) -> None:
-    before, now = len(checkpoint["ranks"]), distributed.world_size
+def _note_changes(session: Session, state: Mapping[str, Any]) -> None:
+    """Tell what keeps a resumed run from being bit for bit the uninterrupted one."""
+    before, now = len(state["ranks"]), session.distributed.world_size
     if before != now:
-        display.note(
-            f"the run had {before} processes before and has {now} now: "
-            "it goes on, but not bit for bit, with steps of another size"
+        session.display.note(
+            f"the run had {before} processes before and has {now} now: it goes on, but not bit "
+            "for bit, with steps of another size"
         )
-    if checkpoint["threads"] != torch.get_num_threads():
-        display.note(
-            f"the run had {checkpoint['threads']} threads before and has "
+    if state["threads"] != torch.get_num_threads():
+        session.display.note(
+            f"the run had {state['threads']} threads before and has "
             f"{torch.get_num_threads()} now: it goes on, but not bit for bit "
-            f"(training.threads={checkpoint['threads']} would)"
+            f"(training.threads={state['threads']} would)"
         )

@@ -14,7 +14,6 @@ import torch.nn.functional as F
 
 from mtlcore.config import Layer, RunConfig, resolve
 from mtlcore.engine import (
-    Figures,
     build_learner,
     evaluate,
     make_loader,
@@ -26,6 +25,7 @@ from mtlcore.episodes import in_order
 from mtlcore.errors import MtlError, UsageError, describe, outline
 from mtlcore.learner import Learner
 from mtlcore.loading import decode_image
+from mtlcore.metrics import MetricValues
 from mtlcore.plugins import Plugins
 from mtlcore.report import colour
 from mtlcore.storage import BEST, LAST, load_checkpoint, stored_config, written_whole
@@ -125,8 +125,8 @@ def _local(path: str) -> Path:
         raise MtlError(f"{path}: cannot be read ({describe(error)})") from error
 
 
-def evaluate_run(trained: Trained, split: str) -> tuple[Figures, int]:
-    """Figures on a split of the run's data (or of what `[data]` was changed to), and its size.
+def evaluate_run(trained: Trained, split: str) -> tuple[MetricValues, int]:
+    """MetricValues on a split of the run's data (or of what `[data]` was changed to), and its size.
 
     Raises:
         UsageError: no such split, or an empty one.

@@ -90,12 +90,12 @@ def test_prepare_may_look_at_the_training_labels(tmp_path, reads):
 
 
 def test_nothing_is_read_for_one_that_does_not_look(tmp_path, monkeypatch):
-    from mtlcore.engine import Training
+    from mtlcore.engine import Session
 
     def refuse(self):
         raise AssertionError("read")
 
-    monkeypatch.setattr(Training, "_for_balancers", refuse)
+    monkeypatch.setattr(Session, "_batches_for_balancers", refuse)
     mtlcore.run({**CONFIG, "balancer": {"name": "ignorant"}}, out=str(tmp_path / "run"))
 
 

@@ -271,7 +271,7 @@ def test_weights_that_are_known_need_no_rows(scale):
     weights = {t: [s, h] for t, s, h in zip(NAMES, shared, own, strict=True)}
     for batch, names in ((0, NAMES), (1, NAMES)):
         losses = {t: loss * scale for t, loss in problem.losses(names, batch).items()}
-        gradients.collect_weighted(losses, weights, keep_graph=True)
+        gradients.collect_weighted(losses, weights, retain_graph=True)
         gradients.collect_sum([losses["red"] * 0])
     gradients.unscale(scale)
     result = gradients.apply(Ones(), context())
@@ -419,7 +419,7 @@ def test_cross_terms_weigh_one_under_every_balancer(weights):
     problem = Problem()
     gradients = problem.gradients()
     losses = problem.losses()
-    gradients.collect_rows(losses, keep_graph=True)
+    gradients.collect_rows(losses, retain_graph=True)
     gradients.collect_sum([losses["red"] * 0.5])
     gradients.apply(Given(weights), context())
     head = problem.own["red"]

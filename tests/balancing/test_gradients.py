@@ -386,7 +386,7 @@ def test_micro_batches_of_other_scopes(scope):
         (beside,) = jacobian({"extra": cut.square().sum()}, shared)
         whole[0] += beside / WEIGHTS[0]
         scaled = {name: loss * scale for name, loss in losses.items()}
-        gradients.collect_rows(scaled, keep_graph=True, cut=(cut,))
+        gradients.collect_rows(scaled, retain_graph=True, cut=(cut,))
         gradients.collect_sum([extra])
     gradients.unscale(scale)
     apply(gradients, given)

@@ -14,6 +14,7 @@ and Python between `<!-- test` and `-->` on lines of their own runs where it sta
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import re
@@ -22,8 +23,10 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
+from itertools import combinations
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import attrs
 import pytest
@@ -39,6 +42,7 @@ PAGES = sorted(
     if "_build" not in path.parts
 )
 NAMES = [str(path.relative_to(ROOT)) for path in PAGES]
+SVG = "{http://www.w3.org/2000/svg}"
 LANGUAGES = {"python", "sh", "toml", "json", "text"}
 SMALL = "--set=data.train=6 --set=data.val=2 --set=data.size=32x32 --set=training.epochs=1 "
 SMALL += "--set=training.batch_size=3 --set=data.workers=0"
@@ -260,3 +264,117 @@ def test_every_plugin_has_a_page() -> None:
     for folder in (ROOT / "plugins").iterdir():
         page = DOCS / "methods" / f"{folder.name.removeprefix('mtlcore-plugin-')}.md"
         assert page.is_file(), page
+
+
+@pytest.mark.parametrize("page", sorted(DOCS.glob("results/*.md")), ids=lambda page: page.stem)
+def test_a_results_page_opens_with_its_answer_and_folds_the_rest(page: Path) -> None:
+    first, *folded = re.split(r"^:::\{dropdown\} .+$", page.read_text("utf-8"), flags=re.MULTILINE)
+    title, answer, table, *rest = first.strip().split("\n\n")
+    assert title.startswith("# ")
+    assert answer.startswith("**") and answer.count("\n") < 10
+    assert all(line.startswith("|") for line in table.splitlines())
+    assert not rest
+    assert folded
+    for part in folded:
+        assert part.endswith(("\n:::\n", "\n:::\n\n")), "text that is not folded"
+
+
+# The drawing of the house, docs/extensions/rooms.py.
+
+
+@pytest.fixture
+def rooms(monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.syspath_prepend(DOCS / "extensions")
+    return importlib.import_module("rooms")
+
+
+TABLE = """
+## The rooms
+
+| room | what is decided there |
+| --- | --- |
+| `errors.py` | what a mistake says |
+| `tasks.py` | names; see `engine/` |
+| `engine/` | steps |
+
+## Rules
+"""
+PACKAGE = {
+    "__init__.py": "",
+    "errors.py": '"""Mistakes.\n\nMore."""\n',
+    "tasks.py": '"""Tasks: <a> & b."""\nfrom house.errors import Mistake\n',
+    "engine/__init__.py": '"""Steps."""\nfrom .loop import run\n',
+    "engine/loop.py": "def run():\n    from ..tasks import Task\n    from house import errors\n",
+}
+
+
+def write_package(place: Path, **changed: str) -> Path:
+    for name, text in {**PACKAGE, **changed}.items():
+        path = place / "house" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return place / "house"
+
+
+def test_the_house_is_what_its_imports_say(rooms: Any, tmp_path: Path) -> None:
+    names = rooms.ordered_names(TABLE)
+    assert names == ["errors.py", "tasks.py", "engine/"]
+    found = rooms.read_rooms(write_package(tmp_path), names)
+    assert [room.summary for room in found] == ["Mistakes.", "Tasks: <a> & b.", "Steps."]
+    assert [sorted(room.imports) for room in found] == [
+        [],
+        ["errors.py"],
+        ["errors.py", "tasks.py"],
+    ]
+    assert rooms.floors(found) == {"errors.py": 0, "tasks.py": 1, "engine/": 2}
+    # The import that the way through tasks.py implies is not drawn.
+    assert rooms.direct(found)["engine/"] == {"tasks.py"}
+    assert rooms.upward(found) == []
+    drawing = ElementTree.fromstring(rooms.draw(found))
+    paths = [path.attrib["class"] for path in drawing.findall(f"{SVG}path")]
+    assert sorted(paths) == ["f1 t0", "f2 t1"]
+    heights = [float(rect.attrib["y"]) for rect in drawing.iter(f"{SVG}rect")]
+    assert heights == sorted(heights, reverse=True), "the last of the table stands on top"
+
+
+def test_an_import_that_goes_up_is_drawn_as_one(rooms: Any, tmp_path: Path) -> None:
+    package = write_package(tmp_path, **{"errors.py": "import house.engine.loop\n"})
+    found = rooms.read_rooms(package, rooms.ordered_names(TABLE))
+    assert rooms.upward(found) == [("errors.py", "engine/")]
+    drawing = ElementTree.fromstring(rooms.draw(found))
+    paths = [path.attrib["class"] for path in drawing.findall(f"{SVG}path")]
+    assert sorted(paths) == ["f1 t0", "f2 t1", "up f0 t2"]
+
+
+def test_the_house_and_its_table_must_agree(rooms: Any, tmp_path: Path) -> None:
+    package = write_package(tmp_path, **{"extra.py": ""})
+    with pytest.raises(ValueError, match=r"extra\.py has no row; gone/ is not in house/"):
+        rooms.read_rooms(package, ["errors.py", "tasks.py", "engine/", "gone/"])
+    with pytest.raises(ValueError, match=r"tasks\.py has two rows"):
+        rooms.read_rooms(package, ["errors.py", "tasks.py", "engine/", "extra.py", "tasks.py"])
+    with pytest.raises(ValueError, match="## The rooms"):
+        rooms.ordered_names("# Architecture\n\n| room |\n| --- |\n| `engine/` |\n")
+
+
+def test_arrows_pass_beside_rooms_that_they_skip(rooms: Any) -> None:
+    names = [f"m{i}.py" for i in range(6)]
+    chain = [rooms.Room(name, "", 1, frozenset(names[:i][-1:])) for i, name in enumerate(names)]
+    far = rooms.Room("far.py", "", 1, frozenset({"side.py", "m4.py"}))
+    drawing = ElementTree.fromstring(
+        rooms.draw([rooms.Room("side.py", "", 1, frozenset()), *chain, far])
+    )
+    boxes = [
+        {key: float(rect.attrib[key]) for key in ("x", "y", "width", "height")}
+        for rect in drawing.iter(f"{SVG}rect")
+    ]
+    for one, other in combinations(boxes, 2):
+        apart = abs(one["y"] - other["y"]) > one["height"]
+        assert apart or abs(one["x"] - other["x"]) > min(one["width"], other["width"])
+    # From far.py on floor 5 to side.py on floor 0: a piece per floor, past every box between.
+    pieces = [p for p in drawing.findall(f"{SVG}path") if p.attrib["class"].endswith(" t0")]
+    assert len(pieces) == 5
+    ends = [re.findall(r"[-\d.]+,[-\d.]+", piece.attrib["d"])[-1] for piece in pieces]
+    for x, y in (map(float, end.split(",")) for end in ends):
+        for box in boxes[1:]:
+            inside = box["x"] < x < box["x"] + box["width"]
+            assert not (inside and box["y"] < y < box["y"] + box["height"])

@@ -14,7 +14,7 @@ from mtlcore.config import Layer, resolve
 from mtlcore.episodes import Episode, LoadedPlan
 from mtlcore.learner import Learner
 from mtlcore.optimizers import GradientDescent, Schedule
-from mtlcore.optimizers.update import LossScale
+from mtlcore.optimizers.loss_scale import LossScale
 from mtlcore.plugins import Plugins
 from mtlcore.runs import try_step
 from mtlcore.standard.balancers import Uncertainty

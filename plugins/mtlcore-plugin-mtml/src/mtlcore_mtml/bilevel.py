@@ -182,7 +182,7 @@ class MTML(Optimizer):
                     shares = {task: weight * share for task, share in shares.items()}
                     # Through the inner step the next batch comes back to the same graph.
                     keep = self._second_order and number < len(query) - 1
-                    self._update.add(learner, found, shares, weight * part, keep_graph=keep)
+                    self._update.add(learner, found, shares, weight * part, retain_graph=keep)
         report = self._update.finish(learner)
         if report.skipped is not None:
             copy_all([kept for _, kept in self._saved], [p for p, _ in self._saved])

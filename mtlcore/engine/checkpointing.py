@@ -1,0 +1,112 @@
+"""The checkpoint of a run: what it holds, and how a session goes on from it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import attrs
+import torch
+
+from mtlcore.engine.progress import Progress
+from mtlcore.engine.session import Session
+from mtlcore.engine.stopping import Stopping
+from mtlcore.errors import MtlError, outline
+from mtlcore.learner import Learner
+from mtlcore.storage import BEST, save_checkpoint
+from mtlcore.system import peak_memory
+
+_PARTS = ("learner", "optimizer", "progress", "random", "ranks", "metrics_length", "threads")
+
+
+def save_last(session: Session) -> None:
+    """Write the checkpoint from which a run goes on as if nothing had happened."""
+    random = {
+        "epoch_start": session.epoch_start,
+        "balancing": session.balancing_generator.get_state(),
+    }
+    ranks = session.distributed.all_gather(_state_of_rank(session))
+    if not session.distributed.is_main_process:
+        return
+    progress = session.progress
+    progress.peak_memory = max(progress.peak_memory, peak_memory(session.device))
+    tree = attrs.asdict(progress, recurse=False)
+    tree["stopping"] = attrs.asdict(progress.stopping, recurse=False)
+    state = {
+        "learner": dict(session.learner.state_dict()),
+        "optimizer": session.optimizer.state_dict(),
+        "progress": {**tree, "seconds": session.seconds},
+        "random": random,
+        "ranks": ranks,
+        "metrics_length": session.directory.metrics_length(),
+        "threads": torch.get_num_threads(),
+    }
+    save_checkpoint(session.directory.checkpoint, state)
+    session.directory.upload()
+
+
+def save_best(session: Session) -> None:
+    """Write the learner's weights as those of the best epoch."""
+    if session.distributed.is_main_process:
+        state = {"learner": dict(session.learner.state_dict())}
+        save_checkpoint(session.directory.path / BEST, state)
+
+
+def restore(session: Session, state: Mapping[str, Any]) -> None:
+    """Let a session go on from the state of a checkpoint.
+
+    Raises:
+        MtlError: It belongs to another model, or is not the last checkpoint of a run.
+    """
+    checkpoint = session.directory.checkpoint
+    missing = [part for part in _PARTS if part not in state]
+    if missing:
+        raise MtlError(
+            f"{checkpoint}: holds no {', '.join(missing)}: it is not what a run can go on from; "
+            "start one of its own with another --out"
+        )
+    try:
+        session.learner.load_state_dict(state["learner"])
+        session.optimizer.load_state_dict(state["optimizer"])
+        progress = state["progress"]
+        stopping = Stopping(**progress.get("stopping", {}))
+        session.progress = Progress(**{**progress, "stopping": stopping})
+    except (RuntimeError, KeyError, ValueError, TypeError) as error:
+        raise MtlError(f"{checkpoint}: belongs to another model: {outline(error)}") from error
+    session.epoch_start = state["random"]["epoch_start"]
+    session.balancing_generator.set_state(state["random"]["balancing"])
+    session.data_generator.set_state(session.epoch_start)
+    rank = session.distributed.rank
+    if rank < len(state["ranks"]):  # the run may have had fewer processes
+        _restore_rank(session, state["ranks"][rank])
+
+
+def average_buffers(learner: Learner) -> None:
+    """Average running statistics over the processes, as each has seen its own samples only."""
+    distributed = learner.distributed
+    if distributed.world_size == 1:
+        return
+    buffers = [b for b in learner.model.buffers() if b.is_floating_point()]
+    distributed.all_reduce(buffers)
+    for buffer in buffers:
+        buffer /= distributed.world_size
+
+
+def _state_of_rank(session: Session) -> dict[str, Any]:
+    """Return what each process has of its own: random streams and, of several, buffers."""
+    state: dict[str, Any] = {"torch": torch.get_rng_state()}
+    if session.device.type == "cuda":
+        state["cuda"] = torch.cuda.get_rng_state(session.device)
+    if session.distributed.world_size > 1:
+        buffers = session.learner.model.named_buffers()
+        state["buffers"] = {name: buffer.cpu().clone() for name, buffer in buffers}
+    return state
+
+
+def _restore_rank(session: Session, state: Mapping[str, Any]) -> None:
+    torch.set_rng_state(state["torch"])
+    if "cuda" in state and session.device.type == "cuda":
+        torch.cuda.set_rng_state(state["cuda"], session.device)
+    for name, buffer in session.learner.model.named_buffers():
+        if name in state.get("buffers", ()):
+            buffer.copy_(state["buffers"][name])

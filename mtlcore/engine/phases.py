@@ -1,0 +1,43 @@
+"""The start of a step: where in the run it stands, and whether the backbone enters a phase."""
+
+from __future__ import annotations
+
+from mtlcore.engine.seeding import seeded
+from mtlcore.engine.session import Session
+from mtlcore.models import Backbone, Transition
+
+
+def enter_step(session: Session) -> None:
+    """Tell the learner which step comes next, and let the backbone enter a phase that is due."""
+    context, progress = session.learner.context, session.progress
+    context.step, context.epoch = progress.step, progress.epoch
+    context.progress = progress.step / session.total_steps
+    context.generator, context.losses = session.balancing_generator, {}
+    backbone = session.learner.model.backbone
+    # A frozen backbone enters no phase: what that would re-initialise could not learn.
+    if type(backbone).at_progress is Backbone.at_progress or session.backbone_is_frozen:
+        return
+    with seeded(session.device, session.config.seed + progress.step):
+        transition = backbone.at_progress(context.progress)
+        if transition is not None:
+            _apply(transition, session)
+
+
+def _apply(transition: Transition, session: Session) -> None:
+    """Carry the consequences of a phase to heads, balancer, optimizer and early stopping."""
+    model = session.learner.model
+    parameters = dict(model.backbone.named_parameters())
+    initialised = [parameters[name] for name in transition.reset]
+    if transition.reset_heads:
+        for task in model.tasks:
+            model.head(task).reset_parameters()
+            initialised += list(model.head(task).parameters())
+    # What a phase re-initialised must learn again, also for tasks that had stopped.
+    session.progress.stopping.reset_due = True
+    if transition.reset_balancer:
+        session.learner.balancing.reset()
+    session.optimizer.reset_state(initialised)
+    session.display.note(
+        f"step {session.progress.step}: the backbone enters its next phase"
+        + (f" ({len(initialised)} tensors start anew)" if initialised else "")
+    )

@@ -1,0 +1,132 @@
+"""A run in progress: everything that it works with, built from its configuration."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from typing import final
+
+import attrs
+import torch
+
+from mtlcore.config import RunConfig
+from mtlcore.data import Batch
+from mtlcore.display import Display
+from mtlcore.distributed import SINGLE_PROCESS, Distributed
+from mtlcore.engine.building import build_learner, make_loader, open_splits, pick_device
+from mtlcore.engine.progress import Progress
+from mtlcore.episodes import BatchPlan, EpisodeSampler, in_order
+from mtlcore.learner import Learner
+from mtlcore.optimizers import Optimizer
+from mtlcore.storage import RunDirectory
+
+# Constants, and what balancers fit, are fitted on at most this many training samples, evenly
+# spread: medians keep labels.
+_FITTING_SAMPLES = 1000
+
+
+@attrs.frozen
+class _LazyBatches:
+    """Batches that are loaded only when somebody iterates, each time from the first one."""
+
+    load: Callable[[], Iterator[Batch]]
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self.load()
+
+
+@final
+class Session:
+    """The parts of one run, shared by all that train, evaluate, record and save it.
+
+    Args:
+        config: A checked and complete configuration.
+        directory: Where everything is written.
+        display: What a person sees.
+        distributed: The processes that train together. Each has a directory; only that of the main
+            process stays.
+
+    Attributes:
+        device: Where the learner is.
+        splits: The training and the validation split.
+        learner: All that learns.
+        sampler: Plans the steps.
+        loader: Loads plans as batches.
+        optimizer: Turns a loaded plan into an update.
+        progress: Where the run stands; part of every checkpoint.
+        backbone_is_frozen: Whether only heads learn.
+        global_batch_size: Samples of a step over all processes.
+        steps_per_epoch: Updates of one epoch.
+        epochs: Epochs of the whole run.
+        balancing_generator: Source of randomness of balancers; the same on every rank.
+        data_generator: Source of randomness of plans; the same on every rank.
+        epoch_start: State of `data_generator` at the start of the current epoch.
+
+    Raises:
+        UsageError: Components that cannot work together, or not in several processes.
+    """
+
+    def __init__(
+        self,
+        config: RunConfig,
+        directory: RunDirectory,
+        display: Display,
+        distributed: Distributed = SINGLE_PROCESS,
+    ) -> None:
+        self.config, self.directory, self.display = config, directory, display
+        self.distributed = distributed
+        self.device = pick_device(config.device, distributed)
+        self.splits = open_splits(config)
+        torch.manual_seed(config.seed)
+        self.learner: Learner = build_learner(config, distributed).to(self.device)
+        self.backbone_is_frozen = config.initial is not None and config.initial.train == "heads"
+        if self.backbone_is_frozen:
+            self.learner.model.freeze(config.learning)
+        sizes = {name: len(split) for name, split in self.splits.items()}
+        self.sampler: EpisodeSampler = config.episodes.make(config.learning, sizes)
+        self.global_batch_size = config.training.batch_size * distributed.world_size
+        plans = self.sampler.steps(self.global_batch_size)
+        self.steps_per_epoch: int = -(-plans // config.training.accumulate)
+        self.epochs = self._number_of_epochs()
+        self.balancing_generator = torch.Generator().manual_seed(2 * config.seed + 1)
+        self.data_generator = torch.Generator().manual_seed(2 * config.seed + 2)
+        self.epoch_start = self.data_generator.get_state()
+        self.loader = make_loader(config, self.splits, self.learner.views)
+        if config.training.compile:
+            self.learner.model.backbone.compile()
+        self.learner.balancing.prepare(config.tasks, _LazyBatches(self._batches_for_balancers))
+        self.learner.to(self.device)
+        if not distributed.is_main_process:
+            # All ranks start from the same weights, and draw dropout each for itself.
+            torch.manual_seed(config.seed + distributed.rank)
+        self.optimizer: Optimizer = config.optimizer.make(self.learner)
+        self.progress = Progress()
+        self._started = time.monotonic()
+
+    @property
+    def total_steps(self) -> int:
+        """Steps of the whole run."""
+        return self.epochs * self.steps_per_epoch
+
+    @property
+    def seconds(self) -> float:
+        """Time spent so far, that of earlier processes of this run included."""
+        return self.progress.seconds + time.monotonic() - self._started
+
+    def fitting_plans(self) -> tuple[list[BatchPlan], int]:
+        """Return evenly spread training samples to fit something on, and their number."""
+        size = len(self.splits["train"])
+        used = min(size, _FITTING_SAMPLES)
+        return in_order("train", size, self.config.training.batch_size, used), used
+
+    def _number_of_epochs(self) -> int:
+        epochs, steps = self.config.training.epochs, self.config.training.steps
+        limits = [epochs, None if steps is None else -(-steps // self.steps_per_epoch)]
+        return min(limit for limit in limits if limit is not None)
+
+    def _batches_for_balancers(self) -> Iterator[Batch]:
+        plans, used = self.fitting_plans()
+        self.display.note(f"the balancer looks at the labels of {used} training samples")
+        for batch in self.loader.batches(plans):
+            if batch is not None:
+                yield batch

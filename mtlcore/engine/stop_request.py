@@ -1,0 +1,66 @@
+"""Ctrl-C and SIGTERM while a run trains: the step is finished, the state saved."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import final
+
+from mtlcore.engine.session import Session
+from mtlcore.errors import Interrupted
+from mtlcore.system import STOPPING, handled
+
+
+class StopRequested(Exception):
+    """A signal asked to stop; raised where a checkpoint can hold the state."""
+
+
+@final
+class StopRequest:
+    """Hears signals for a session.
+
+    Args:
+        session: The run to stop.
+    """
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._signal: int | None = None
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Let the first signal ask to stop after the step, and a second one stop at once.
+
+        Of several processes each hears the first one only: torchrun passes on what the terminal
+        has sent already.
+        """
+        before = {number: signal.getsignal(number) for number in STOPPING}
+
+        def request(number: int, _frame: object) -> None:
+            self._signal = number
+            if self._session.distributed.world_size > 1:
+                return
+            for other in STOPPING:
+                signal.signal(other, before[other])
+            # A print that the signal interrupted refuses a second one.
+            with suppress(RuntimeError):
+                self._session.display.note("stopping after this step; once more stops at once")
+
+        with handled(request):
+            yield
+
+    def check(self) -> None:
+        """Raise `StopRequested` if a signal came, on every rank after the same step."""
+        requested, distributed = self._signal is not None, self._session.distributed
+        if distributed.any_of([requested])[0] if distributed.world_size > 1 else requested:
+            raise StopRequested
+
+    def interruption(self) -> Interrupted:
+        """Return the error that tells how to go on from what was saved."""
+        session = self._session
+        name = signal.Signals(self._signal or signal.SIGINT).name
+        return Interrupted(
+            f"stopped by {name} after step {session.progress.step} of {session.total_steps}; "
+            f"saved. Go on with: mtl run --resume --out {session.directory.location}"
+        )

@@ -1,0 +1,120 @@
+"""Judging a run while it trains: evaluations, the best epoch, early stopping, constants."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import final
+
+from mtlcore.data import Batch
+from mtlcore.engine.building import make_metrics
+from mtlcore.engine.checkpointing import save_best
+from mtlcore.engine.evaluation import evaluate, evaluate_constants
+from mtlcore.engine.recording import Recorder
+from mtlcore.engine.seeding import seeded
+from mtlcore.engine.session import Session
+from mtlcore.engine.stop_request import StopRequest
+from mtlcore.engine.stopping import score
+from mtlcore.episodes import BatchPlan, in_order
+from mtlcore.metrics import MetricValues
+
+
+@final
+class Validation:
+    """Evaluates a session on its validation split and decides by what it finds.
+
+    Args:
+        session: The run.
+        recorder: Writes the metrics.
+        stop: Is heeded between batches.
+    """
+
+    def __init__(self, session: Session, recorder: Recorder, stop: StopRequest) -> None:
+        self._session, self._recorder, self._stop = session, recorder, stop
+
+    def fit_constants(self) -> dict[str, MetricValues]:
+        """Return the metrics of the best constant predictors, fitted on training labels."""
+        session = self._session
+        plans, used = session.fitting_plans()
+        session.display.note(f"fitting the best constant predictors on {used} training samples")
+        return evaluate_constants(
+            session.config.tasks,
+            self._batches(plans),
+            lambda: self._batches(self._plans()),
+            lambda: make_metrics(session.config),
+        )
+
+    def is_due(self) -> bool:
+        """Whether the model is evaluated after the current epoch."""
+        session, training = self._session, self._session.config.training
+        patient = training.task_patience is not None or training.patience is not None
+        every = training.evaluate_every or (1 if patient else -(-session.epochs // 10))
+        left = session.epochs - 1 - session.progress.epoch
+        # Counted from the end, so that the last epochs are always among the evaluated ones.
+        return left % every == 0 or left < training.average_last
+
+    def evaluate(self) -> MetricValues:
+        """Evaluate the model, record its metrics, and keep its weights if they are the best."""
+        session, progress = self._session, self._session.progress
+        rank, world_size = session.distributed.rank, session.distributed.world_size
+        batches = self._batches(self._plans()[rank::world_size])
+        # An interrupted evaluation is repeated on resuming: what it draws must not count.
+        with seeded(session.device, session.config.seed + progress.step):
+            metrics = evaluate(
+                session.learner,
+                batches,
+                make_metrics(session.config),
+                session.device,
+                session.distributed,
+            )
+        self._recorder.evaluation(metrics)
+        progress.evaluations.append((progress.epoch, metrics))
+        losses = self._losses(metrics)
+        session.optimizer.after_evaluation(sum(losses.values()))
+        self._keep_best(metrics, losses)
+        return metrics
+
+    def stop_early(self, metrics: MetricValues) -> None:
+        """Let tasks stop learning, or the run end, whose patience is over."""
+        training, progress = self._session.config.training, self._session.progress
+        if training.task_patience is None and training.patience is None:
+            return
+        epoch = progress.epoch + 1
+        stops = progress.stopping.update(
+            epoch,
+            self._losses(metrics),
+            self._losses(progress.evaluations[0][1]),
+            task_patience=training.task_patience,
+            patience=training.patience,
+        )
+        self._recorder.stops(epoch, stops)
+
+    def _keep_best(self, metrics: MetricValues, losses: Mapping[str, float]) -> None:
+        progress = self._session.progress
+        value = score(losses, self._losses(progress.evaluations[0][1]))
+        if progress.best is not None and value >= progress.best["score"]:
+            return
+        progress.best = {
+            "epoch": progress.epoch + 1,
+            "split": "val",
+            "score": value,
+            "metrics": metrics,
+        }
+        save_best(self._session)
+
+    def _losses(self, metrics: MetricValues) -> dict[str, float]:
+        """Return the validation losses of the tasks that learn."""
+        return {task: metrics[task]["loss"] for task in self._session.config.learning}
+
+    def _plans(self) -> list[BatchPlan]:
+        size = len(self._session.splits["val"])
+        return in_order("val", size, self._session.config.training.batch_size)
+
+    def _batches(self, plans: Sequence[BatchPlan]) -> Iterator[Batch | None]:
+        # Several processes stop together; here each has batches of its own, or none.
+        alone = self._session.distributed.world_size == 1
+        for batch in self._session.loader.batches(plans):
+            if alone:
+                self._stop.check()
+            yield batch
+        if alone:
+            self._stop.check()

@@ -1,0 +1,66 @@
+"""What an optimizer is: a plan in, one update out."""
+
+from __future__ import annotations
+
+import abc
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import attrs
+from torch.nn import Parameter
+
+from mtlcore.balancing import BalancingResult
+from mtlcore.episodes import LoadedPlan
+from mtlcore.learner import Learner
+
+
+@attrs.frozen(kw_only=True)
+class StepReport:
+    """What a step did.
+
+    Args:
+        losses: Raw loss per present task.
+        cross: Value per cross-task term.
+        balancing: Weights, cosines and solver status.
+        learning_rate: Learning rate of the first parameter group.
+        skipped: Why the step was skipped, naming the task; None if it was taken.
+    """
+
+    losses: dict[str, float]
+    cross: dict[str, float] = attrs.field(factory=dict)
+    balancing: BalancingResult = attrs.field(factory=BalancingResult)
+    learning_rate: float = math.nan
+    skipped: str | None = None
+
+
+class Optimizer(abc.ABC):
+    """Turns a loaded plan into one update: `Optimizer(learner, **settings)`.
+
+    A skipped step leaves parameters, buffers and every state as they were.
+
+    Attributes:
+        needs_queries: Whether every episode of its plans must have a query batch.
+    """
+
+    needs_queries: bool = False
+
+    @abc.abstractmethod
+    def step(self, learner: Learner, plan: LoadedPlan) -> StepReport:
+        """Learn from one plan; `learner.context` says where in the run it stands."""
+
+    @abc.abstractmethod
+    def reset_state(self, parameters: Iterable[Parameter]) -> None:
+        """Drop the state, such as moments, of parameters that were re-initialised."""
+
+    @abc.abstractmethod
+    def after_evaluation(self, loss: float) -> None:
+        """Receive the sum of the validation losses, which a plateau schedule needs."""
+
+    @abc.abstractmethod
+    def state_dict(self) -> dict[str, Any]:
+        """Return everything needed to go on, as a tree of tensors and JSON values."""
+
+    @abc.abstractmethod
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what `state_dict` returned."""

@@ -1,0 +1,77 @@
+"""How the learning rate changes over a run."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Literal, final
+
+import attrs
+
+
+@final
+@attrs.frozen(kw_only=True)
+class Schedule:
+    """A schedule of the learning rate; fractions are of the whole run.
+
+    Args:
+        name: Shape of the schedule.
+        at: For "step": the fractions of the run at which the rate is multiplied by `gamma`.
+        gamma: For "step" and "plateau": the factor.
+        power: For "poly": the exponent of (1 - progress).
+        patience: For "plateau": evaluations without a lower validation loss before the rate falls.
+        warmup: Fraction of the run over which the rate rises linearly from zero.
+    """
+
+    name: Literal["constant", "step", "cosine", "poly", "plateau"] = "constant"
+    at: tuple[float, ...] = (0.5,)
+    gamma: float = 0.5
+    power: float = 0.9
+    patience: int = 10
+    warmup: float = 0.0
+
+    def factor(self, progress: float) -> float:
+        """Return the factor on the base rate when the fraction `progress` of the run is done."""
+        shape = 1.0
+        if self.name == "step":
+            shape = self.gamma ** sum(progress >= point for point in self.at)
+        elif self.name == "cosine":
+            shape = 0.5 * (1 + math.cos(math.pi * progress))
+        elif self.name == "poly":
+            shape = (1 - progress) ** self.power
+        # The first step of a warm-up must not be lost to a rate of zero.
+        rising = min(1.0, (progress + 1e-3) / self.warmup) if self.warmup else 1.0
+        return shape * rising
+
+
+@final
+class Plateau:
+    """Counts evaluations without improvement, as torch's `ReduceLROnPlateau` does.
+
+    Args:
+        patience: Evaluations without a lower loss that are waited for.
+
+    Attributes:
+        falls: How often the rate has fallen.
+    """
+
+    def __init__(self, patience: int) -> None:
+        self._patience = patience
+        self._best, self._waited = math.inf, 0
+        self.falls = 0
+
+    def update(self, loss: float) -> None:
+        """Count an evaluation by its loss."""
+        if loss < self._best:
+            self._best, self._waited = loss, 0
+            return
+        self._waited += 1
+        if self._waited > self._patience:
+            self.falls, self._waited = self.falls + 1, 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state as a JSON tree."""
+        return {"best": self._best, "waited": self._waited, "falls": self.falls}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what `state_dict` returned."""
+        self._best, self._waited, self.falls = state["best"], state["waited"], state["falls"]
