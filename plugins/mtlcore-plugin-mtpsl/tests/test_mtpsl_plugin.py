@@ -14,8 +14,7 @@ import torch
 import mtlcore
 from mtlcore.config import Layer, resolve
 from mtlcore.display import SilentDisplay
-from mtlcore.engine import Interrupted
-from mtlcore.errors import ConfigError
+from mtlcore.errors import ConfigError, Interrupted
 from mtlcore.loading import draw_regime
 from mtlcore.loading.regimes import LabelRegime
 from mtlcore.plugins import Plugins
