@@ -31,15 +31,15 @@ class Cityscapes(Dataset):
     """`{train,val}/{image,label_2,label_7,label_19,depth}/{i}.npy`: 2,975 and 500, 128x256.
 
     Tasks: segmentation (-1 is invalid) and inverse_depth. What the files call depth is the
-    disparity as Cityscapes stores it divided by 65,535 (0 is invalid, the largest 0.49): it grows
-    as things come nearer and is without a unit, so that a relative error of it is none of metres.
-    Which photograph of Cityscapes a number stands for was never published.
+    disparity that Cityscapes stores, divided by 65,535 (0 is invalid, the largest value is 0.49).
+    It is larger for nearer things and has no unit, so its relative error is not that of a depth in
+    metres. Which photograph of Cityscapes a number stands for was never published.
 
     Args:
         root: the folder that holds `train` and `val`, a local path or an fsspec URL.
         split: "train" or "val".
-        classes: background and foreground (2), Cityscapes' categories (7) or its classes (19);
-            the 7 are also looked for in `label/`, LibMTL's name for them.
+        classes: 2 (background and foreground), 7 (Cityscapes' categories) or 19 (its classes).
+            With 7, the folder may also be called `label`, as LibMTL has it.
 
     Raises:
         UsageError: there is no such split, or no root.
@@ -59,7 +59,7 @@ class Cityscapes(Dataset):
     def describe(
         cls, root: str | None, *, classes: Literal[2, 7, 19] = 7, **settings: Any
     ) -> tuple[Task, ...]:
-        """Segmentation and inverse depth."""
+        """Return the tasks: segmentation and inverse depth."""
         return (
             segmentation(CLASS_NAMES[classes]),
             inverse_depth(),
@@ -69,7 +69,7 @@ class Cityscapes(Dataset):
         return len(self._numbers)
 
     def __getitem__(self, index: int) -> Sample:
-        """One photograph and its two labels.
+        """Return one photograph and its two labels.
 
         Raises:
             DataError: a file is missing or unreadable, an image is not in [0, 1], or a label has

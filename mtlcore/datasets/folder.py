@@ -1,4 +1,4 @@
-"""Own photographs: a directory per kind of label, and a `dataset.toml` that says how to read them.
+"""Photographs of your own: a directory per kind of label, and a `dataset.toml` that describes them.
 
     size = [96, 128]                      # height, width for the network; default: the images' own
     image = "{split}/rgb/{name}.png"      # 8-bit PNG, JPEG or .npy
@@ -49,8 +49,8 @@ class Folder(Dataset):
     Args:
         root: the folder with the files, a local path or an fsspec URL.
         split: what `{split}` stands for in the patterns, usually "train" or "val".
-        spec: the description: a path inside the root, else one of its own (relative to the working
-            directory, absolute, or a URL).
+        spec: the description: a path inside the root; if there is no such file, a path relative to
+            the working directory; an absolute path; or a URL.
 
     Raises:
         UsageError: there is no root.
@@ -70,21 +70,21 @@ class Folder(Dataset):
     def describe(
         cls, root: str | None, *, spec: str = "dataset.toml", **settings: Any
     ) -> tuple[Task, ...]:
-        """The tasks of the description, in its order."""
+        """Return the tasks of the description, in its order."""
         return tuple(label.task for label in load_description(_open_root(root), spec).labels)
 
     @classmethod
     def default_size(
         cls, root: str | None, *, spec: str = "dataset.toml", **settings: Any
     ) -> tuple[int, int] | None:
-        """The height and width the description asks for; None: the images' own."""
+        """Return the height and width in the description; None: the images' own."""
         return load_description(_open_root(root), spec).size
 
     def __len__(self) -> int:
         return len(self._names)
 
     def __getitem__(self, index: int) -> Sample:
-        """One photograph at its own size, with those labels that it has.
+        """Return one photograph at its own size, with the labels that it has.
 
         Raises:
             DataError: a file is unreadable, or a label has another size than its image.

@@ -149,7 +149,7 @@ def make_table_lamp(stream: Stream) -> Piece:
 
 
 def make_hanging_lamp(stream: Stream) -> Piece:
-    """A globe on a cord below z = 0, the height it is hung from."""
+    """Return a globe on a cord, hanging down from z = 0."""
     radius, cord = stream.uniform(0.15, 0.28), stream.uniform(0.05, 0.15)
     material = make_material(stream)
     parts: list[Part] = [
@@ -180,7 +180,7 @@ def make_picture(stream: Stream) -> Piece:
 
 
 def make_window(stream: Stream) -> Piece:
-    """A pane behind a bar, upright or level."""
+    """Return a pane behind a vertical or a horizontal bar."""
     x, z = stream.uniform(0.45, 1.0), stream.uniform(0.4, 0.65)
     bar: Vector = (0.03, 0.05, z) if stream.chance(0.5) else (x, 0.05, 0.03)
     parts: list[Part] = [

@@ -24,8 +24,8 @@ _SIDE = 36
 class MultiMNIST(Dataset):
     """Pairs of MNIST digits on a canvas of 36x36, made from the raw idx files (plain or .gz).
 
-    Tasks: upper_left and lower_right, the class of either digit. The digits overlap by 20 pixels;
-    where they do, the brighter one is seen (Sabour, Frosst and Hinton, "Dynamic Routing Between
+    Tasks: upper_left and lower_right, the class of either digit. The digits overlap by 20 pixels,
+    where the brighter pixel is seen (Sabour, Frosst and Hinton, "Dynamic Routing Between
     Capsules", NIPS 2017; Sener and Koltun, NeurIPS 2018). The grey picture is repeated in three
     channels.
 
@@ -37,14 +37,14 @@ class MultiMNIST(Dataset):
         root: the folder with the files, a local path or an fsspec URL.
         split: "train", "val" or "test"; the first two share the digits of `digits`, "test" has
             those of `t10k`.
-        digits: the files that training and validation are made from, by the beginning of their
-            names.
-        val_fraction: part of those digits that is kept for validation.
-        seed: of the partners and of who is kept for validation.
+        digits: the files that training and validation are made from: "train" or "t10k", with which
+            their names begin.
+        val_fraction: fraction of these digits that is kept for validation.
+        seed: of the choice of partners and of the digits for validation.
 
     Raises:
         UsageError: there is no such split or no root, or the fraction is not between 0 and 1.
-        DataError: a file is missing or no idx file of 28x28 digits.
+        DataError: a file is missing, or is not an idx file of 28x28 digits.
     """
 
     splits = ("train", "val", "test")
@@ -83,7 +83,7 @@ class MultiMNIST(Dataset):
 
     @classmethod
     def describe(cls, root: str | None, **settings: Any) -> tuple[Task, ...]:
-        """The upper left and the lower right digit."""
+        """Return the tasks: the upper left and the lower right digit."""
         upper_left, lower_right = (
             Task(name=name, kind="classification", channels=10, class_names=CLASS_NAMES)
             for name in ("upper_left", "lower_right")
@@ -94,7 +94,7 @@ class MultiMNIST(Dataset):
         return len(self._numbers)
 
     def __getitem__(self, index: int) -> Sample:
-        """One pair of digits; its key ends in the number of the first digit in its file."""
+        """Return one pair of digits; its key ends in the number of the first digit in its file."""
         partner = self._partners[index]
         canvas = np.zeros((_SIDE, _SIDE), dtype=np.uint8)
         canvas[:28, :28] = self._images[index]

@@ -70,7 +70,7 @@ class NYUDMT(Dataset):
     def describe(
         cls, root: str | None, *, classes: Classes = 40, **settings: Any
     ) -> tuple[Task, ...]:
-        """Segmentation, depth, normals and edges."""
+        """Return the tasks: segmentation, depth, normals and edges."""
         names = CLASS_NAMES if classes == 40 else (_BACKGROUND, *CLASS_NAMES)
         return (
             segmentation(names),
@@ -83,7 +83,7 @@ class NYUDMT(Dataset):
         return len(self._names)
 
     def __getitem__(self, index: int) -> Sample:
-        """One photograph at its own size with those labels that it has.
+        """Return one photograph at its own size with the labels that it has.
 
         Raises:
             DataError: the photograph is missing, or a file is unreadable or of another layout.

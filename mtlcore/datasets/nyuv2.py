@@ -45,7 +45,7 @@ class NYUv2(Dataset):
 
     @classmethod
     def describe(cls, root: str | None, **settings: Any) -> tuple[Task, ...]:
-        """Segmentation, depth and normals."""
+        """Return the tasks: segmentation, depth and normals."""
         return (
             segmentation(CLASS_NAMES),
             DEPTH,
@@ -56,7 +56,7 @@ class NYUv2(Dataset):
         return len(self._numbers)
 
     def __getitem__(self, index: int) -> Sample:
-        """One photograph and its three labels.
+        """Return one photograph and its three labels.
 
         Raises:
             DataError: a file is missing or unreadable, an image is not in [0, 1], or a label has

@@ -94,7 +94,7 @@ class PascalContext(Dataset):
 
     @classmethod
     def describe(cls, root: str | None, **settings: Any) -> tuple[Task, ...]:
-        """Segmentation, human parts, edges, normals and saliency."""
+        """Return the tasks: segmentation, human parts, edges, normals and saliency."""
         return (
             segmentation(CLASS_NAMES),
             segmentation(PART_NAMES, "human_parts"),
@@ -107,7 +107,7 @@ class PascalContext(Dataset):
         return len(self._names)
 
     def __getitem__(self, index: int) -> Sample:
-        """One photograph at its own size with those labels that it has.
+        """Return one photograph at its own size with the labels that it has.
 
         Raises:
             DataError: the photograph is missing, or a file is unreadable or of another layout.

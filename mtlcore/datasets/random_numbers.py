@@ -19,14 +19,14 @@ def hash64(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
 
 
 def hash_uniform(start: int, count: int) -> NDArray[np.float64]:
-    """``count`` numbers in [0, 1), on every platform the same: the splitmix64 run of ``start``."""
+    """Return `count` numbers in [0, 1), the sequence of splitmix64 from `start`."""
     steps = np.arange(1, count + 1, dtype=np.uint64) * _GOLDEN
     mixed = hash64(steps + np.uint64(start & _MASK))
     return (mixed >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
 class Stream:
-    """Random draws from integer keys alone, independent of any library's generators."""
+    """A stream of random numbers that depends on integer keys alone, on no library."""
 
     _BLOCK = 256
 

@@ -168,7 +168,7 @@ def _make_light(stream: Stream, size: Vector, intensity: float) -> Light:
 
 
 def make_scene(seed: int, index: int) -> Scene:
-    """The room of (seed, index): the same on every platform and at every resolution."""
+    """Return the room of (seed, index), the same on every platform and at every resolution."""
     stream = Stream(seed, index)
     size = (stream.uniform(2.8, 5.0), stream.uniform(3.2, 5.5), stream.uniform(2.3, 2.9))
     camera = _make_camera(stream, size)

@@ -22,14 +22,14 @@ _YES_OR_NO = {"0": 0.0, "1": 1.0, "false": 0.0, "true": 1.0}
 
 @attrs.frozen(kw_only=True)
 class Target:
-    """What one task is to predict of a row.
+    """What one task predicts from a row.
 
     Args:
-        kind: of task.
+        kind: of the task.
         column: its column's name or number (from 0); several for the values of a regression or the
             labels (0 and 1, false and true) of a multilabel task.
-        classes: the texts that stand for the classes of a classification, in their order.
-        otherwise: the class of every text that is none of them; by default such a text is refused.
+        classes: of a classification: the texts that stand for its classes, in their order.
+        otherwise: the class of any other text; by default any other text is an error.
         unit: of a regression's values.
     """
 
@@ -54,7 +54,7 @@ class Target:
 
     @property
     def columns(self) -> tuple[str | int, ...]:
-        """`column` as a tuple."""
+        """The columns, as a tuple."""
         return self.column if isinstance(self.column, tuple) else (self.column,)
 
 
@@ -100,17 +100,17 @@ def input_columns(
 
 
 class RowEncoder:
-    """How rows become vectors: (numbers, a flag where one may be missing), then categories.
+    """Turns rows into vectors: standardised numbers, flags of missing ones, one-hot categories.
 
     Args:
-        table: what is learnt from.
-        rows: of it that are for training.
-        used: the input columns, by number.
-        categorical: those that are no numbers.
+        table: that means, deviations and categories are taken from.
+        rows: its training rows.
+        used: indices of the input columns.
+        categorical: indices of columns that are categories even where they look like numbers.
         missing: texts that stand for a missing value.
 
     Attributes:
-        width: values of a vector.
+        width: number of values in a vector.
     """
 
     def __init__(
@@ -147,7 +147,7 @@ class RowEncoder:
     def encode(
         self, table: Table, rows: NDArray[np.int64]
     ) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
-        """The dense values (rows, D), and the places (rows, M) that hold a 1."""
+        """Return dense values (rows, D), and the indices (rows, M) of the entries that are 1."""
         dense = np.empty((len(rows), self._dense), dtype=np.float32)
         at = 0
         for i, (mean, deviation, flag) in self._scales.items():
@@ -209,7 +209,7 @@ def read_labels(
     target: Target,
     missing: frozenset[str],
 ) -> tuple[Tensor, Tensor]:
-    """Targets and masks of all rows: (rows,) of classes, else (rows, columns) of values."""
+    """Return targets and masks: (rows,) for classes, otherwise (rows, columns)."""
     convert = _CONVERSIONS[target.kind](target, missing)
     found = np.empty((len(rows), len(columns)))
     for at, i in enumerate(columns):

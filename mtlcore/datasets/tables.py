@@ -30,13 +30,13 @@ ColumnNames = Literal["header", "numbers"] | tuple[str, ...]
 
 @attrs.frozen
 class Column:
-    """The different texts of a column, and for each row which of them it has."""
+    """The distinct texts of a column, and for each row the index of its text."""
 
     texts: tuple[str, ...]
     codes: NDArray[np.int32]
 
     def used(self, rows: NDArray[np.int64]) -> list[int]:
-        """Which texts some rows have."""
+        """Return the codes that occur in these rows."""
         found: list[int] = np.flatnonzero(np.bincount(self.codes[rows])).tolist()
         return found
 

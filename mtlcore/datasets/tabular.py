@@ -27,35 +27,35 @@ from mtlcore.tasks import Task
 class Tabular(Dataset):
     """A table whose rows are samples, with a task per column (or group of columns) to predict.
 
-    Inputs are vectors: numbers standardised by mean and deviation; for each column of numbers with
-    missing ones, which become the mean, a 1 where a number is missing; and a place per category
-    (one-hot), a missing one being a category of its own. What is a number, the means, deviations
-    and categories are taken from the training rows alone; a category not seen there is all zeros.
-    Columns that hold a label are no inputs, whichever of them a run learns. A missing label is not
-    valid. Spaces around a value do not count.
+    An input is a vector. Columns of numbers are standardised by mean and standard deviation; a
+    missing number becomes the mean, and a second value per such column is 1 where a number is
+    missing. Other columns are one-hot encoded, and missing is a category of its own. What is a
+    number, means, deviations and categories are taken from the training rows alone; a category that
+    does not occur there is all zeros. Columns that hold labels are never inputs, whichever tasks a
+    run learns. A missing label is not valid. Spaces around a value are ignored.
 
-    The length of the vectors depends on the training rows; a backbone that must be told is told
-    what `input_width` gives. (With another number `mlp` says what a sample has.)
+    The length of the vectors depends on the training rows; `input_width` returns it for a backbone
+    that must be told. (`mlp` names the right number if it was told another.)
 
     Args:
         root: the folder the file lies in, a local path or an fsspec URL.
         split: "train" or "val"; with `{split}` in `file`, also "test".
-        file: CSV or Parquet, in which `{split}` stands for the split; without it training and
-            validation share the rows of one file.
-        targets: per task what it predicts.
-        inputs: columns to use, by name or number; unset: all that hold no label.
+        file: CSV or Parquet; `{split}` in its name stands for the split. Without `{split}`,
+            training and validation share the rows of one file.
+        targets: task name -> what the task predicts.
+        inputs: input columns, by name or number; unset: all that hold no label.
         categorical: columns that are categories even where they look like numbers.
         ignore: columns that are no inputs.
         columns: where a CSV file's names come from: its first line ("header"), nowhere ("numbers":
             "0", "1", ...) or this list. Parquet has its own.
-        missing: texts that stand for a missing value; the empty one and NaN always do.
-        val_fraction: part of the rows of one file that is kept for validation.
-        seed: of who is kept.
+        missing: texts that stand for a missing value, beside the empty text and NaN.
+        val_fraction: fraction of the rows of a shared file that is kept for validation.
+        seed: of the choice of these rows.
 
     Raises:
         UsageError: there is no root or no such split, or pyarrow is needed and not installed.
-        ConfigError: a setting names a column that is not there, or one that cannot be used so.
-        DataError: the file is missing, unreadable or no table, or a value does not fit its column.
+        ConfigError: a setting names a column that does not exist or cannot be used in this way.
+        DataError: the file is missing or not a table, or a value does not fit its column.
     """
 
     splits = ("train", "val", "test")
@@ -106,7 +106,7 @@ class Tabular(Dataset):
 
     @classmethod
     def describe(cls, root: str | None, **settings: Any) -> tuple[Task, ...]:
-        """A task per entry of `targets`, in its order."""
+        """Return a task per entry of `targets`, in its order."""
         targets: dict[str, Target] = settings["targets"]
         tasks, problems = [], []
         for name, target in targets.items():
@@ -128,14 +128,14 @@ class Tabular(Dataset):
 
     @classmethod
     def input_width(cls, root: str | None, **settings: Any) -> int:
-        """How many values the inputs have; reads the training rows."""
+        """Return the number of values in an input vector; reads the training rows."""
         return cls(root, "train", **settings)._width
 
     def __len__(self) -> int:
         return len(self._rows)
 
     def __getitem__(self, index: int) -> Sample:
-        """One row; its key ends in its number in the file, from 1 and without the header."""
+        """Return one row; its key ends in its number in the file, from 1 and without the header."""
         numbers = self._numbers[index]
         inputs = np.zeros(self._width + 1, dtype=np.float32)  # the last is for unseen categories
         inputs[: len(numbers)] = numbers

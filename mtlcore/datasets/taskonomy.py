@@ -37,10 +37,9 @@ class Taskonomy(Dataset):
     unit length; grey is invalid; the camera frame is the files' own) and edges (`edge_texture`,
     16-bit strengths as parts of 65535). Segmentation consists of another network's predictions.
 
-    Buildings are shared out as in the authors' tables, `splits_taskonomy.zip`: put one of them,
-    such as `train_val_test_tiny.csv` (25, 5 and 5 buildings), beside the buildings. Buildings of
-    the table that were not downloaded are left out; a domain that a view has no file of is a
-    missing label.
+    Buildings are split as in the authors' tables, `splits_taskonomy.zip`: put one of them, such as
+    `train_val_test_tiny.csv` (25, 5 and 5 buildings), beside the buildings. Buildings that were not
+    downloaded are left out; where a view has no file of a domain, the label is missing.
 
     Args:
         root: the folder that holds the buildings, a local path or an fsspec URL.
@@ -52,8 +51,8 @@ class Taskonomy(Dataset):
         depth: the distance from the camera's centre ("euclidean") or along its axis ("zbuffer").
 
     Raises:
-        UsageError: there is no root or no such split, or the folder names no building or domain.
-        DataError: the table is missing or another one, or none of the split's buildings is there.
+        UsageError: there is no root or no such split, or `folder` lacks {building} or {domain}.
+        DataError: the table is missing or of another form, or no building of the split is there.
     """
 
     splits = ("train", "val", "test")
@@ -92,7 +91,7 @@ class Taskonomy(Dataset):
 
     @classmethod
     def describe(cls, root: str | None, **settings: Any) -> tuple[Task, ...]:
-        """Segmentation, depth, normals and edges."""
+        """Return the tasks: segmentation, depth, normals and edges."""
         return (
             segmentation(CLASS_NAMES),
             DEPTH,
@@ -104,7 +103,7 @@ class Taskonomy(Dataset):
         return len(self._views)
 
     def __getitem__(self, index: int) -> Sample:
-        """One view with those labels that it has.
+        """Return one view with the labels that it has.
 
         Raises:
             DataError: a file is unreadable, or has another size or encoding than it should.

@@ -34,13 +34,13 @@ class VirtualKITTI(Dataset):
     """`SceneXX/<variation>/frames/{rgb,depth,classSegmentation}/Camera_<n>/`, 375x1242.
 
     Tasks: segmentation (14 classes) and inverse_depth (1/m). Unpack the archives rgb, depth,
-    classSegmentation and textgt over one another; a label whose archive is missing is a missing
-    label.
+    classSegmentation and textgt into the same folder; where an archive is missing, so are its
+    labels.
 
     * Class colours are those of `SceneXX/<variation>/colors.txt`, or where there is no such file
       the ones that all of them hold. Black, "Undefined", is invalid.
-    * The 16-bit depths count centimetres. 65535 is the sky and all that is 655.35 m away or
-      farther; it is kept as 1/655.35 and thereby wrong by at most that. 0 is invalid.
+    * The 16-bit depths count centimetres. 65535 is the sky and everything 655.35 m away or
+      farther; it becomes 1/655.35, an error of at most that much. 0 is invalid.
     * The authors publish no split. Of each scene the last tenth of the frames is for validation,
       in all variations and cameras alike: frames drawn at random would leave nearly the same
       picture in training, an instant earlier or in other weather.
@@ -48,12 +48,12 @@ class VirtualKITTI(Dataset):
     Args:
         root: the folder that holds `Scene01` and others, a local path or an fsspec URL.
         split: "train" or "val".
-        variations: such as "clone", "fog", "15-deg-left"; None: all that a scene has.
+        variations: such as "clone", "fog", "15-deg-left"; unset: all that a scene has.
         cameras: 0 (left), 1 (right) or both.
 
     Raises:
-        UsageError: there is no root or no such split, or a setting names what no scene has.
-        DataError: the root holds no scene, or none of these pictures.
+        UsageError: there is no root or no such split, or no scene has one of the variations.
+        DataError: the root holds no scene, or no picture of these variations and cameras.
     """
 
     def __init__(
@@ -93,7 +93,7 @@ class VirtualKITTI(Dataset):
 
     @classmethod
     def describe(cls, root: str | None, **settings: Any) -> tuple[Task, ...]:
-        """Segmentation and inverse depth."""
+        """Return the tasks: segmentation and inverse depth."""
         return (
             segmentation(CLASS_NAMES),
             inverse_depth("1/m"),
@@ -103,7 +103,7 @@ class VirtualKITTI(Dataset):
         return len(self._frames)
 
     def __getitem__(self, index: int) -> Sample:
-        """One picture with those labels that it has.
+        """Return one picture with the labels that it has.
 
         Raises:
             DataError: a file is unreadable, or has another size or encoding than it should.

@@ -1,4 +1,4 @@
-"""From files to batches."""
+"""Reading files, augmenting samples and loading batches."""
 
 from mtlcore.loading.files import (
     MissingFile,

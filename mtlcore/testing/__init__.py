@@ -1,4 +1,4 @@
-"""The contracts as test classes: subclass one, say how yours is made, let pytest collect it::
+"""The contracts as test classes: subclass one, write `make`, and pytest collects its checks::
 
     from mtlcore.testing import GradientBalancerContract
 
@@ -6,8 +6,8 @@
         def make(self):
             return SignVote(quorum=0.4)
 
-What a contract needs to know besides, and the claims that a component may not want to make, are
-class attributes: switch one off where everybody can see it. Nothing here needs pytest itself.
+Whatever else a contract needs to know is a class attribute. So are claims that not every component
+can make: set one to False, and the contract does not check it. Nothing here imports pytest.
 """
 
 from importlib import import_module

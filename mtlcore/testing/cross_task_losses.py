@@ -28,13 +28,14 @@ _NORMALISATIONS: tuple[Normalisation, ...] = ("valid", "sample")
 
 
 class CrossTaskLossContract:
-    """Subclass it, write `make`, and pytest checks the loss between tasks.
+    """Subclass it, write `make`, and pytest checks the cross-task loss.
 
     Attributes:
         tasks: of the run.
-        features: what the backbone announces.
-        size: of the input; a multiple of all its strides.
-        views: number of the view of each sample of the batch; as many as the loss asks for.
+        features: channels and strides of the backbone's maps.
+        size: height and width of the input, multiples of all strides.
+        views: for each sample of the batch the number of its view; as many views as the loss asks
+            for.
     """
 
     tasks: tuple[Task, ...] = TINY_TASKS
@@ -43,11 +44,11 @@ class CrossTaskLossContract:
     views: tuple[int, ...] = (0, 0, 0, 0)
 
     def make(self, tasks: Sequence[Task], features: FeatureInfo) -> CrossTaskLoss:
-        """The loss."""
+        """Return the loss."""
         raise NotImplementedError
 
     def batch(self, absent: Sequence[str] = ()) -> Batch:
-        """A batch in which some tasks have no label."""
+        """Return a batch in which some tasks have no label."""
         return tiny_batch(
             len(self.views), tasks=self.tasks, size=self.size, absent=absent, views=self.views
         )

@@ -42,7 +42,7 @@ class _GradientsContract:
     scales: tuple[float, ...] = (1e-12, 1e-6, 1.0, 1e6, 1e12)
 
     def make(self) -> Any:
-        """The balancer."""
+        """Return the balancer."""
         raise NotImplementedError
 
     def _answer(self, balancer: Any, rows: Tensor, context: BalancerContext | None) -> Tensor:
@@ -244,7 +244,7 @@ class GramianBalancerContract(_GradientsContract):
     per_task_state: bool = False
 
     def make(self) -> GramianBalancer:
-        """The balancer."""
+        """Return the balancer."""
         raise NotImplementedError
 
     def test_needs_no_preparation(self) -> None:
@@ -301,7 +301,7 @@ class GradientBalancerContract(_GradientsContract):
     """Subclass it, write `make`, and pytest checks the balancer of gradients."""
 
     def make(self) -> GradientBalancer:
-        """The balancer."""
+        """Return the balancer."""
         raise NotImplementedError
 
     def test_elementwise_means_elementwise(self) -> None:

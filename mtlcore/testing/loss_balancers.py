@@ -52,11 +52,11 @@ class LossBalancerContract:
     names_tasks: bool = False
 
     def make(self) -> LossBalancer:
-        """The balancer."""
+        """Return the balancer."""
         raise NotImplementedError
 
     def batch(self) -> Batch:
-        """What it may look at in `prepare` and, with `needs_maps`, in a step."""
+        """Return the batch for `prepare` and, with `needs_maps`, for each step."""
         return tiny_batch(tasks=self.tasks)
 
     def test_every_present_task_keeps_its_loss(self) -> None:

@@ -36,7 +36,7 @@ class _TaskLossContract:
     differentiable: bool = True
 
     def make(self, task: Task) -> Loss | ScalarLoss:
-        """The loss."""
+        """Return the loss."""
         raise NotImplementedError
 
     def draw(self, batch: int, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
@@ -190,7 +190,7 @@ class LossContract(_TaskLossContract):
     """Subclass it, set `task`, write `make`, and pytest checks the elementwise loss."""
 
     def make(self, task: Task) -> Loss:
-        """The loss."""
+        """Return the loss."""
         raise NotImplementedError
 
     def test_map_is_shaped_like_the_mask(self) -> None:
@@ -227,7 +227,7 @@ class ScalarLossContract(_TaskLossContract):
     """Subclass it, set `task`, write `make`, and pytest checks the loss of whole batches."""
 
     def make(self, task: Task) -> ScalarLoss:
-        """The loss."""
+        """Return the loss."""
         raise NotImplementedError
 
     def test_is_a_scalar(self) -> None:

@@ -1,4 +1,4 @@
-"""The semi-supervised baseline: what a network says of a crop is the crop of what it says."""
+"""The semi-supervised baseline: the prediction on a crop equals the crop of the prediction."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Consistency(WeightedLoss):
     pixel are compared as they are. It learns nothing itself.
 
     Args:
-        weight: of it; with 0 there is no second view.
+        weight: of the loss; with 0 there is no second view.
     """
 
     def __init__(

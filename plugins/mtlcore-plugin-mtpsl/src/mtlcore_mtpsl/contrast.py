@@ -25,7 +25,7 @@ from mtlcore_mtpsl.weighted import WeightedLoss
 
 @final
 class Contrastive(WeightedLoss):
-    """Mapped prediction and label of one image attract, those of different images repel.
+    """Mapped prediction and label attract if they are of one image, and repel otherwise.
 
     With d(a, b) the mean over positions of 1 - cosine, a pair's loss is
 
@@ -36,11 +36,13 @@ class Contrastive(WeightedLoss):
     pair, the second term is 0. The paper (Li, Liu and Bilen, CVPR 2022) gives no margin.
 
     Args:
-        weight: of it; with 0 there is neither a second view nor any mapping.
-        margin: distance from which on other images repel no more; distances end at 1.
-        views: of each image; the last one carries this loss, the first the supervised ones.
+        weight: of the loss; with 0 there is neither a second view nor any mapping.
+        margin: distance beyond which other images no longer repel; distances of ReLU maps are at
+            most 1.
+        views: number of views of each image; the last one carries this loss, the first one the
+            supervised losses.
         mapping: learning rate and schedule of the mapping without FiLM.
-        film: the same of FiLM.
+        film: the same for FiLM.
 
     Raises:
         UsageError: fewer than two tasks have a value per pixel.
@@ -86,7 +88,7 @@ class Contrastive(WeightedLoss):
 
 @final
 class Discriminator(WeightedLoss):
-    """A network that knows pairs of one image from pairs of two; the mapping is to convince it.
+    """A discriminator between pairs of maps from one image and pairs from two images.
 
     Of m_s and m_t, a mapped prediction and label, D tells how likely they are of one image. Two
     terms, both cross-entropies: `discriminator_fit`, by which D alone learns to accept a prediction
@@ -101,10 +103,11 @@ class Discriminator(WeightedLoss):
     Args:
         weight: of the mapping's and the network's term; with 0 nothing is mapped and D rests, and
             there is no second view.
-        views: of each image; the last one carries this loss, the first the supervised ones.
+        views: number of views of each image; the last one carries this loss, the first one the
+            supervised losses.
         mapping: learning rate and schedule of the mapping without FiLM.
-        film: the same of FiLM.
-        judge: the same of D.
+        film: the same for FiLM.
+        judge: the same for D.
 
     Raises:
         UsageError: fewer than two tasks have a value per pixel.
@@ -176,13 +179,13 @@ class Judge(nn.Module):
         self.output = nn.Linear(hidden, 1)
 
     def forward(self, one: Tensor, other: Tensor) -> Tensor:
-        """(N, C, h, w) twice -> (N,)."""
+        """Return the logits for two maps (N, C, h, w) each, (N,)."""
         logit: Tensor = self.output(self.layers(torch.cat([one, other], dim=1)).mean((2, 3)))
         return logit.squeeze(1)
 
 
 def other_images(mapped: Mapped) -> Tensor:
-    """For every source of a pair which targets are of other images: (P, P), boolean."""
+    """Return for every source whether each target is of another image: (P, P) boolean."""
     rows = torch.tensor([pair.row for pair in mapped.pairs], device=mapped.sources.device)
     return rows[:, None] != rows[None, :]
 

@@ -44,7 +44,7 @@ class TaskMap(nn.Module):
         self.head = ConvHead(target, FeatureInfo((scaled(FILTERS[0], width),), (1,)))
 
     def forward(self, encoded: Tensor) -> Tensor:
-        """(N, source.channels, H, W) -> (N, target.channels, H, W)."""
+        """Predict the target, (N, source.channels, H, W) -> (N, target.channels, H, W)."""
         height, width = encoded.shape[2:]
         # As the network's own inputs are padded, below and on the right; zeros mean "no label".
         read = self.encoder(F.pad(encoded, (0, -width % _STRIDE, 0, -height % _STRIDE)))
@@ -140,8 +140,9 @@ class DirectMap(_MapLoss):
     value per pixel take no part.
 
     Args:
-        weight: of it; with 0 there is neither a second view nor any map.
-        views: of each image; the last one carries this loss, the first the supervised ones.
+        weight: of the loss; with 0 there is neither a second view nor any map.
+        views: number of views of each image; the last one carries this loss, the first one the
+            supervised losses.
         mapping: learning rate and schedule of the maps.
 
     Raises:
@@ -192,7 +193,8 @@ class PerceptualMap(_MapLoss):
 
     Args:
         weight: of the network's term; with 0 there is neither a second view nor any map.
-        views: of each image; the last one carries this loss, the first the supervised ones.
+        views: number of views of each image; the last one carries this loss, the first one the
+            supervised losses.
         mapping: learning rate and schedule of the maps.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Cross-task consistency in a joint space of each pair of tasks: what MTPSL adds to supervision."""
+"""MTPSL: cross-task consistency in a joint space of each pair of tasks."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from mtlcore_mtpsl.weighted import WeightedLoss
 
 @final
 class MTPSL(WeightedLoss):
-    """Pulls mapped predictions of unlabelled tasks to mapped labels of labelled ones.
+    """Pull mapped predictions of unlabelled tasks to mapped labels of labelled ones.
 
     Li, Liu and Bilen, CVPR 2022 (arXiv 2111.14893), eq. 4. For each sample and each pair of an
     unlabelled task s and a labelled task t (all ordered pairs where a sample has all labels), with
@@ -47,16 +47,17 @@ class MTPSL(WeightedLoss):
     map has another size than SegNet's, it is averaged to that of the joint space.
 
     Args:
-        weight: of everything; with 0 there is neither a second view nor any mapping.
+        weight: of both terms; with 0 there is neither a second view nor any mapping.
         regulariser: weight of the distances to the backbone's map; 0: none.
         normalisation: "sum" adds up a sample's pairs; "mean" divides by its number of unlabelled
             tasks.
         code: what the mapping is conditioned on: "same", the pair; "different", the pair and which
             of its two maps it is; "none", nothing.
-        views: of each image; the last one carries this loss, the first the supervised ones.
+        views: number of views of each image; the last one carries this loss, the first one the
+            supervised losses.
         width: factor on the filters of the mapping; unset: that of the backbone's deepest map.
         mapping: learning rate and schedule of the mapping without FiLM.
-        film: the same of FiLM.
+        film: the same for FiLM.
 
     Raises:
         UsageError: fewer than two tasks have a value per pixel.
