@@ -6,8 +6,13 @@ PLUGINS := $(sort $(wildcard plugins/*))
 STAMP := $(VENV)/.installed
 # Threads of numerical libraries: two test workers share the processor.
 ONE_THREAD := OMP_NUM_THREADS=1
+# The lower bounds' environment. Its torch is that of constraints.txt, because older ones bring CUDA
+# where no CPU wheel is at hand; `make test-lower TORCH=2.6.0` takes the declared bound.
+LOWER := .venv-lower
+TORCH ?= $(shell sed -n 's/^torch==//p' constraints.txt)
+LOWER_STAMP := $(LOWER)/.installed-torch-$(TORCH)
 
-.PHONY: install demo test test-all docs lint clean
+.PHONY: install demo test test-all test-lower docs lint clean
 
 install: $(STAMP)
 
@@ -34,6 +39,20 @@ test-all: install
 		MTL_PLUGINS=$${plugin##*-plugin-} $(ONE_THREAD) $(BIN)/pytest $$plugin/tests; \
 	done
 
+# The core's fast tests with every declared lower bound at once.
+test-lower: $(LOWER_STAMP)
+	$(ONE_THREAD) $(LOWER)/bin/pytest -n 2 --dist worksteal -m "not slow" tests
+
+$(LOWER_STAMP): pyproject.toml tools/lower_bounds.py $(wildcard plugins/*/pyproject.toml)
+	$(PYTHON) -m venv $(LOWER)
+	rm -f $(LOWER)/.installed-*
+	$(LOWER)/bin/pip install --quiet --disable-pip-version-check packaging
+	$(LOWER)/bin/python tools/lower_bounds.py torch==$(TORCH) > $(LOWER)/lower.txt
+	$(LOWER)/bin/pip install --quiet --disable-pip-version-check -r $(LOWER)/lower.txt
+	$(LOWER)/bin/pip install --quiet --disable-pip-version-check --no-build-isolation \
+		-c $(LOWER)/lower.txt -e . $(foreach plugin,$(PLUGINS),-e ./$(plugin))
+	touch $@
+
 # The site, in docs/_build; a warning is an error.
 docs: $(STAMP)-docs
 	$(BIN)/sphinx-build -q -W --keep-going -b html docs docs/_build
@@ -49,4 +68,47 @@ lint: install
 	$(BIN)/mypy mtlcore $(foreach plugin,$(PLUGINS),$(plugin)/src)
 
 clean:
-	rm -rf $(VENV)
+	rm -rf $(VENV) $(LOWER)
+
+# What the workflows of .github/ call besides.
+.PHONY: linkcheck test-newest dist wheels release-check
+
+# Follows every link that leaves the site; needs a network.
+linkcheck: $(STAMP)-docs
+	$(BIN)/sphinx-build -q --keep-going -b linkcheck docs docs/_build/linkcheck
+
+# The core's tests with the newest release of everything, torch too: constraints.txt is left out.
+test-newest:
+	$(PYTHON) -m venv --clear $(VENV)-newest
+	$(VENV)-newest/bin/pip install --quiet --disable-pip-version-check \
+		-e '.[plots,http,matlab,parquet,test]' $(foreach plugin,$(PLUGINS),-e ./$(plugin))
+	$(VENV)-newest/bin/pip list
+	$(ONE_THREAD) $(VENV)-newest/bin/pytest -n 2 --dist worksteal -m "not slow" tests
+
+# Source distributions and wheels of the core and of every plugin, in dist/.
+dist:
+	rm -rf dist
+	$(PYTHON) -m venv --clear $(VENV)-build
+	$(VENV)-build/bin/pip install --quiet --disable-pip-version-check -c constraints.txt \
+		build hatchling
+	@set -e; for folder in . $(PLUGINS); do \
+		$(VENV)-build/bin/python -m build --no-isolation --outdir dist $$folder; \
+	done
+
+# The wheels work in an empty environment, and every plugin is found there.
+wheels: export PYTHONPATH :=
+wheels: dist
+	$(PYTHON) -m venv --clear $(VENV)-wheels
+	$(VENV)-wheels/bin/pip install --quiet --disable-pip-version-check -c constraints.txt dist/*.whl
+	$(VENV)-wheels/bin/pip install --quiet --disable-pip-version-check --no-index 'mtlcore[all]'
+	$(VENV)-wheels/bin/pip check
+	$(VENV)-wheels/bin/mtl --strict-plugins plugins
+	$(VENV)-wheels/bin/mtl list balancers
+	@for plugin in $(notdir $(PLUGINS)); do \
+		$(VENV)-wheels/bin/mtl plugins --json | grep -q "\"$$plugin\"" || \
+			{ echo "$$plugin: its wheel brings no plugin" >&2; exit 1; }; \
+	done
+
+# The distributions agree; with TAG=v0.2.0, they are ready to be published under it.
+release-check:
+	$(PYTHON) tools/release_check.py $(TAG)

@@ -36,6 +36,11 @@ default_role = "code"
 myst_enable_extensions = ["colon_fence", "dollarmath"]
 myst_heading_anchors = 3
 
+# Links that lead out of the site: `make linkcheck`.
+linkcheck_ignore = [r"https://example\.invalid/"]
+linkcheck_retries = 3
+linkcheck_timeout = 30
+
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 autodoc_default_options = {

@@ -23,22 +23,22 @@ _DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class Learner(nn.Module):
-    """Batches in, task losses out.
+    """Turns a batch into task losses.
 
     Args:
-        model: backbone and heads.
-        losses: per task name.
-        cross_task: any number of losses between tasks.
-        balancing: the chain.
-        normalisation: see `mtlcore.losses.reduce_loss`.
-        precision: of the arithmetic in backbone and heads; predictions and losses are fp32.
-        distributed: the processes that train it together.
+        model: Backbone and heads.
+        losses: A loss per task name.
+        cross_task: Any number of losses between tasks.
+        balancing: The chain of balancers.
+        normalisation: See `mtlcore.losses.reduce_loss`.
+        precision: Arithmetic of backbone and heads; predictions and losses are fp32.
+        distributed: The processes that train together.
 
     Raises:
-        UsageError: a part of it is wrapped in torch's DistributedDataParallel.
+        UsageError: A part of the model is wrapped in torch's DistributedDataParallel.
 
     Attributes:
-        context: of the current step; the training loop keeps it up to date.
+        context: What balancers may know of the current step; the training loop keeps it up to date.
     """
 
     def __init__(
@@ -73,22 +73,26 @@ class Learner(nn.Module):
 
     @property
     def distributed(self) -> Distributed:
-        """The processes that train it together."""
+        """The processes that train together."""
         return self.context.distributed
 
     @property
     def views(self) -> int:
-        """Views of every training sample that a batch must hold."""
+        """Number of views of every training sample that a batch must hold."""
         return max((loss.views for loss in self._cross_task()), default=1)
 
     def forward(self, batch: Batch, tasks: Sequence[str]) -> TaskLosses:
-        """Losses of those of `tasks` that have a label in the batch, loss balancers included.
+        """Compute the losses of those tasks that have a label in the batch, and balance them.
 
-        A task that no term uses is absent: its head is not run.
+        A task that no loss and no cross-task term uses is absent: its head does not run.
+
+        Args:
+            batch: A batch on the learner's device.
+            tasks: The tasks that learn.
 
         Raises:
-            UsageError: the batch has fewer views of its samples than `views`, or two cross-task
-                losses give a term of the same name.
+            UsageError: The batch has fewer views of its samples than `views`, or two cross-task
+                losses return a term of the same name.
         """
         if len(batch) and max(batch.view) + 1 < self.views:
             raise UsageError(
@@ -119,7 +123,7 @@ class Learner(nn.Module):
         )
 
     def predict(self, inputs: Tensor, tasks: Sequence[str]) -> dict[str, Tensor]:
-        """Predictions of the named tasks at the inputs' size, in fp32."""
+        """Return the predictions of the named tasks at the inputs' size, in fp32."""
         return self._run(inputs, tasks)[1]
 
     def losses_at(
@@ -130,28 +134,28 @@ class Learner(nn.Module):
         *,
         keep_buffers: bool = True,
     ) -> TaskLosses:
-        """`forward` at other parameters, by their names.
+        """Call `forward` with other parameters.
 
         Args:
-            parameters: replacements for some or all of `named_parameters()`; gradients reach them.
-            batch: as in `forward`.
-            tasks: as in `forward`.
-            keep_buffers: leave buffers (running statistics) as they are; without, the pass changes
-                them as `forward` does.
+            parameters: Replacements for some or all of `named_parameters()`; gradients reach them.
+            batch: As in `forward`.
+            tasks: As in `forward`.
+            keep_buffers: Leave buffers, such as running statistics, as they are. If False, the
+                pass updates them as `forward` does.
         """
         buffers: dict[str, Tensor] = {}
         if keep_buffers:
             buffers = {name: buffer.clone() for name, buffer in self.named_buffers()}
-        found = torch.func.functional_call(self, {**parameters, **buffers}, (batch, tasks))
-        assert isinstance(found, TaskLosses)
-        return found
+        losses = torch.func.functional_call(self, {**parameters, **buffers}, (batch, tasks))
+        assert isinstance(losses, TaskLosses)
+        return losses
 
     def task_gradients(self, *, entangled: bool = False) -> TaskGradients:
-        """A collector over all parameters as they are now.
+        """Return a collector of gradients over all parameters.
 
         Args:
-            entangled: whether a task's loss may reach what belongs to other tasks alone, as it
-                does through the gradient of an inner step.
+            entangled: Whether a task's loss may reach parameters of other single tasks, as it does
+                through the gradient of an inner step.
         """
         model = self.model
         own = {task: model.task_parameters(task) for task in model.tasks}
@@ -170,7 +174,7 @@ class Learner(nn.Module):
         )  # fmt: skip
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """Groups for an optimizer: what components ask for themselves, then all the rest."""
+        """Return groups for an optimizer: those that components ask for, and the rest first."""
         groups: list[dict[str, Any]] = []
         for module in self.modules():
             own = getattr(module, "parameter_groups", None)
@@ -220,15 +224,16 @@ class Learner(nn.Module):
 
 
 def check_backbone(learner: Learner, inputs: Tensor) -> None:
-    """Refuse a backbone that cannot read a sample, or has no place where the balancer compares.
+    """Refuse a backbone that cannot read a sample, or lacks what the balancer's scope needs.
 
-    A compiled one is not run, as that would compile it for a single sample.
+    A compiled backbone is not run, because that would compile it for a single sample.
 
     Args:
-        inputs: (1, ...), any sample; the backbone is run on it and left as it was.
+        learner: The learner whose backbone is checked; it is left as it was.
+        inputs: (1, ...), any sample.
 
     Raises:
-        UsageError: it cannot; for the place, as `TaskGradients` does in the first step.
+        UsageError: The backbone cannot work.
     """
     backbone = learner.model.backbone
     scope = learner.balancing.scope

@@ -14,7 +14,8 @@ from mtlcore.balancing.contracts import (
     LossBalancer,
     RowBalancer,
 )
-from mtlcore.balancing.gradients import MISSING, TaskGradients, own_leaves
+from mtlcore.balancing.gradients import MISSING, TaskGradients
+from mtlcore.balancing.graphs import own_leaves
 from mtlcore.balancing.rows import SMALL
 
 __all__ = [

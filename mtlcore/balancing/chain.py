@@ -20,15 +20,15 @@ from mtlcore.tasks import Task
 
 
 class Balancing(nn.Module):
-    """The chain of a run.
+    """The chain of a run's balancers.
 
     Args:
-        balancers: any number of loss balancers, then at most one of the other kinds.
-        update_every: ask the last one only every so many steps and reuse its weights between; a
-            task that it was not asked about for long keeps its own.
+        balancers: Any number of loss balancers, then at most one balancer of gradients.
+        update_every: Ask the balancer of gradients only every so many steps, and reuse its
+            weights between. A task that was absent when it was asked keeps its last weight.
 
     Raises:
-        UsageError: the order is another.
+        UsageError: The balancers are in another order, or the weights cannot be reused.
     """
 
     def __init__(self, balancers: Sequence[Balancer], update_every: int = 1) -> None:
@@ -50,18 +50,18 @@ class Balancing(nn.Module):
 
     @property
     def finisher(self) -> RowBalancer | None:
-        """The balancer of gradients, if there is one."""
+        """The balancer of gradients at the end of the chain; None if there is none."""
         last = self._chain[-1] if self._chain else None
         return last if isinstance(last, RowBalancer) else None
 
     @property
     def scope(self) -> Scope:
-        """Which gradients are compared; without a balancer of gradients, none are."""
+        """The scope of the balancer of gradients; "shared" if there is none."""
         return "shared" if self.finisher is None else self.finisher.scope
 
     @property
     def loss_balancers(self) -> Sequence[LossBalancer]:
-        """The balancers of losses, in order."""
+        """The loss balancers, in order."""
         return self._of_losses
 
     def prepare(self, tasks: Sequence[Task], data: Iterable[Batch] | None = None) -> None:
@@ -70,13 +70,13 @@ class Balancing(nn.Module):
             balancer.prepare(tasks, data)
 
     def transform(self, losses: dict[str, Tensor], context: BalancerContext) -> dict[str, Tensor]:
-        """The losses after every loss balancer; a batch without labels has none to balance."""
+        """Return the losses after every loss balancer; no losses are returned unchanged."""
         for balancer in self.loss_balancers if losses else ():
             losses = balancer.transform(losses, context)
         return losses
 
     def after_step(self, context: BalancerContext) -> None:
-        """Tell every balancer of a step that was taken."""
+        """Let every balancer update its state after a step that was taken."""
         for balancer in self._chain:
             balancer.after_step(context)
 
@@ -87,20 +87,21 @@ class Balancing(nn.Module):
             balancer.reset()
 
     def reused_weights(self, tasks: Sequence[str], step: int) -> Mapping[str, list[float]] | None:
-        """The last weights where this step is between two updates and all tasks have some.
+        """Return the last weights if this step lies between two updates and all tasks have some.
 
         Args:
-            tasks: of the run, so that all ranks and micro-batches of a step do the same.
+            tasks: All tasks of the run, so that all ranks and micro-batches do the same.
+            step: Number of the step, from 0.
 
         Returns:
-            Per task that of its gradient at the shared parameters, and at its own.
+            Per task, the weight at the shared parameters and the weight at its own; or None.
         """
         if step % self.update_every == 0 or any(t not in self._last_weights for t in tasks):
             return None
         return self._last_weights
 
     def remember(self, result: BalancingResult) -> None:
-        """Keep the weights of a step that was taken, if there are steps that will reuse them."""
+        """Keep the weights of a step that was taken, if later steps may reuse them."""
         if self.update_every > 1:
             new = {task: [result.weights[task], head] for task, head in result.heads.items()}
             self._last_weights = {**self._last_weights, **new}

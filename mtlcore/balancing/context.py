@@ -21,17 +21,17 @@ class BalancerContext:
     """What a balancer may know of the step it works in.
 
     Args:
-        tasks: all tasks of the run.
-        generator: the only source of randomness, the same on every rank.
-        step: number of the step, from 0.
-        epoch: number of the epoch, from 0.
-        progress: part of the run done, 0 to 1.
-        present: the tasks that this step has losses for.
-        losses: their mean raw losses; empty until gradients are balanced.
-        maps: elementwise losses of view 0 where the balancer `needs_maps`.
-        batch: the batch they are of.
-        reevaluate: computes the present tasks' losses once more at the updated parameters.
-        distributed: the processes that train together; each sees its own part of a step.
+        tasks: All tasks of the run.
+        generator: The only source of randomness, the same on every rank.
+        step: Number of the step, from 0.
+        epoch: Number of the epoch, from 0.
+        progress: The fraction of the run that is done, 0 to 1.
+        present: The tasks that have a loss in this step.
+        losses: Mean raw loss per present task; empty until gradients are balanced.
+        maps: Elementwise losses of view 0, per task, if the balancer `needs_maps`.
+        batch: The batch of these maps.
+        reevaluate: Computes the present tasks' losses again at the updated parameters.
+        distributed: The processes that train together; each sees its own part of a step.
     """
 
     tasks: tuple[str, ...]
@@ -52,10 +52,11 @@ class BalancingResult:
     """What a step's balancing decided.
 
     Args:
-        weights: per present task, of its row in the shared update; empty for a sum of losses.
-        heads: the same at the parameters of one task alone; empty where nothing new was decided.
-        cosines: per pair of present tasks, of their gradients; empty without a Gramian.
-        status: of the balancer's solver; "not finite" means that nothing may be learnt from.
+        weights: Weight of each present task's row in the shared update; empty for a sum of losses.
+        heads: Weight of each present task's gradient at its own parameters; empty if nothing new
+            was decided.
+        cosines: Cosine of the gradients of each pair of present tasks; empty without a Gramian.
+        status: How the balancer's solver ended; after "not finite" the step is skipped.
     """
 
     weights: dict[str, float] = attrs.field(factory=dict)

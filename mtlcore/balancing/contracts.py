@@ -1,16 +1,16 @@
-"""What a balancer is: of losses, of the Gramian of the task gradients, or of the gradients.
+"""The contracts of balancers: of losses, of the Gramian of the task gradients, of the gradients.
 
-Which gradients a `GramianBalancer` compares is its `scope`:
+The `scope` of a balancer of gradients says which gradients it compares:
 
-* "shared": those of all shared parameters; K backward passes through the trunk.
-* "features": those of the tensors where the trunk ends (`Features.cut`); K passes through the heads
-  and one, of the weighted sum, through the trunk.
-* "last_shared": those of `Backbone.last_shared_parameters()`; K passes through heads down to these,
-  then one of the weighted losses through everything.
+* "shared": those of all shared parameters. K backward passes run through the trunk.
+* "features": those of the tensors where the trunk ends (`Features.cut`). K passes run through the
+  heads, and one, of the weighted sum, through the trunk.
+* "last_shared": those of `Backbone.last_shared_parameters()`. K passes run through the heads down
+  to these parameters, then one, of the weighted losses, through everything.
 
-The last two need the graph of a step until its update: with micro-batches, that of all of them.
+The last two keep the graph of a step until its update: with micro-batches, the graphs of all.
 
-Equal weighting is the sum of the losses (weights 1), and heads weigh 1.
+Equal weighting is the sum of the losses (weights 1); heads have weight 1.
 """
 
 from __future__ import annotations
@@ -24,22 +24,23 @@ from torch import Tensor, nn
 from torch.nn import Parameter
 
 from mtlcore.balancing.context import BalancerContext, BalancingResult, Scope, Status
-from mtlcore.balancing.gradients import TaskGradients, own_leaves
+from mtlcore.balancing.gradients import TaskGradients
+from mtlcore.balancing.graphs import own_leaves
 from mtlcore.data import Batch
 from mtlcore.tasks import Task
 
 
 class Balancer(nn.Module, abc.ABC):
-    """What all balancers have in common; made without positional arguments.
+    """Base of all balancers; the constructor takes settings only.
 
-    State lives in buffers, parameters (both under `Task.key`) and `get_extra_state` (a JSON
-    tree), and changes only in `after_step`, which a skipped step never calls.
+    State lives in buffers, in parameters (both under `Task.key`) and in `get_extra_state` (a JSON
+    tree). It changes only in `after_step`, which is not called after a skipped step.
 
     Attributes:
-        affine: whether its answer is affine in the losses. If not, accumulating gradients and
+        affine: Whether the result is affine in the losses. If not, gradient accumulation and
             several processes give another result than one large batch.
-        batches: how many independent batches a step needs.
-        generator: where randomness comes from without a context; None: torch's global one.
+        batches: Number of independent batches that a step needs.
+        generator: Source of randomness without a context; None: torch's global generator.
     """
 
     affine: bool = True
@@ -47,19 +48,24 @@ class Balancer(nn.Module, abc.ABC):
     generator: torch.Generator | None = None
 
     def prepare(self, tasks: Sequence[Task], data: Iterable[Batch] | None = None) -> None:
-        """Make room for the tasks before the optimizer is built; calling it again adds new ones."""
+        """Allocate state for the tasks, before the optimizer is built.
+
+        Args:
+            tasks: All tasks; a second call adds new ones and keeps what is known of the others.
+            data: Batches of training labels, loaded only when iterated.
+        """
         return
 
     def after_step(self, context: BalancerContext) -> None:
-        """Learn from a step that was taken."""
+        """Update the state after a step that was taken."""
         return
 
     def reset(self) -> None:
-        """Drop what was learnt; called where a backbone enters a phase that asks for it."""
+        """Drop what was learnt; called when a backbone enters a phase that asks for it."""
         return
 
     def random(self, context: BalancerContext | None) -> torch.Generator | None:
-        """The generator to draw from."""
+        """Return the generator to draw from."""
         return self.generator if context is None else context.generator
 
     def backward(
@@ -99,9 +105,7 @@ class Balancer(nn.Module, abc.ABC):
         if context is None:
             names = tuple(losses)
             context = BalancerContext(tasks=names, present=names, generator=self.generator)
-        result = self._backward(losses, list(shared_params), context, features, last_shared_params)
-        context.losses = {task: float(loss.detach()) for task, loss in losses.items()}
-        return result
+        return self._backward(losses, list(shared_params), context, features, last_shared_params)
 
     @abc.abstractmethod
     def _backward(
@@ -115,12 +119,12 @@ class Balancer(nn.Module, abc.ABC):
 
 
 class LossBalancer(Balancer):
-    """K losses in, K losses out.
+    """A balancer that turns K losses into K losses.
 
     Attributes:
-        needs_maps: it works on elementwise losses, `BalancerContext.maps`.
-        sums_over_ranks: what it gathers from maps it adds up over the processes, through
-            `BalancerContext.distributed`, so that it may work in several of them.
+        needs_maps: Whether it reads elementwise losses, `BalancerContext.maps`.
+        sums_over_ranks: Whether it sums what it gathers from maps over the processes, through
+            `BalancerContext.distributed`; without, it is refused in several processes.
     """
 
     needs_maps: bool = False
@@ -128,17 +132,18 @@ class LossBalancer(Balancer):
 
     @abc.abstractmethod
     def transform(self, losses: dict[str, Tensor], context: BalancerContext) -> dict[str, Tensor]:
-        """The losses (scalars by task) whose sum is learnt from.
+        """Return the losses, scalars by task, whose sum is differentiated.
 
         Args:
-            losses: of the present tasks only; they must not be edited in place.
+            losses: Losses of the present tasks; they must not be edited in place.
+            context: What is known of the step.
         """
 
     def current_weights(self) -> Mapping[str, float | Mapping[str, float]]:
-        """Weight per task for the record; empty where it has none worth showing.
+        """Return the weight of each task for the record; empty if there is none worth showing.
 
-        A task with several, such as one per class, gives them by name; they are recorded as the
-        metrics `weight/<name>` of that task.
+        A task with several weights, such as one per class, gives them by name; they are recorded
+        as the metrics `weight/<name>` of that task.
         """
         return {}
 
@@ -151,15 +156,16 @@ class LossBalancer(Balancer):
         last_shared_params: Iterable[Parameter],
     ) -> BalancingResult:
         balanced = self.transform(dict(losses), context)
+        context.losses = {task: float(loss.detach()) for task, loss in losses.items()}
         torch.stack([*balanced.values()]).sum().backward()  # type: ignore[no-untyped-call]
         return BalancingResult()
 
 
 class RowBalancer(Balancer):
-    """What balancers of task gradients have in common; subclass one of its two kinds.
+    """Base of balancers of task gradients; subclass one of its two kinds.
 
     Attributes:
-        scope: which gradients the rows are of (see `mtlcore.balancing.contracts`).
+        scope: Which gradients are compared: "shared", "features" or "last_shared".
     """
 
     scope: Scope = "shared"
@@ -184,44 +190,54 @@ class RowBalancer(Balancer):
 
 
 class GramianBalancer(RowBalancer):
-    """A function of the inner products of the task gradients."""
+    """A balancer that weights the task gradients by their inner products."""
 
     @abc.abstractmethod
     def weights(self, gramian: Tensor, context: BalancerContext | None = None) -> Tensor:
-        """The weight of each task's gradient.
+        """Return the weight of each task's gradient.
 
         Args:
-            gramian: (K, K) float64 on the CPU, finite; entry i, j is `g_i . g_j`.
+            gramian: (K, K) float64 on the CPU, finite; entry i, j is the inner product of the
+                gradients of `context.present[i]` and `context.present[j]`.
+            context: What is known of the step; None outside a training loop.
 
         Returns:
-            (K,) float64 for the shared parameters, or (2, K) where the second row weighs heads.
+            (K,) float64 for the shared parameters, or (2, K) whose second row weights the heads.
         """
 
     @property
     def status(self) -> Status:
-        """How the last call ended."""
+        """How the last call of `weights` ended."""
         return "converged"
 
     def decide(self, gradients: TaskGradients, context: BalancerContext) -> BalancingResult:
-        """Weigh the rows by what `weights` says of their Gramian."""
+        """Weight the rows by what `weights` returns for their Gramian."""
         return gradients.weigh(partial(self.weights, context=context), lambda: self.status)
 
 
 class GradientBalancer(RowBalancer):
-    """A function of the task gradients themselves.
+    """A balancer that combines the task gradients themselves.
 
     Attributes:
-        elementwise: coordinates do not depend on one another, so that the core may call it per
-            parameter and nothing need be concatenated.
+        elementwise: Whether each coordinate of the result depends on that coordinate of the rows
+            only. The core then calls `combine` per parameter and concatenates nothing.
     """
 
     elementwise: bool = False
 
     @abc.abstractmethod
     def combine(self, rows: Tensor, context: BalancerContext | None = None) -> Tensor:
-        """(K, P) task gradients -> (P,) direction; `rows` must not be edited."""
+        """Return the direction of the update.
+
+        Args:
+            rows: (K, P) task gradients, in the order of `context.present`; not to be edited.
+            context: What is known of the step; None outside a training loop.
+
+        Returns:
+            (P,).
+        """
 
     def decide(self, gradients: TaskGradients, context: BalancerContext) -> BalancingResult:
-        """Take the direction that `combine` makes of the rows."""
+        """Use the direction that `combine` returns."""
         gradients.combine(partial(self.combine, context=context), self.elementwise)
         return BalancingResult()

@@ -1,7 +1,7 @@
 """The gradients of the tasks: collected as rows, balanced, and written to `.grad`.
 
-Nothing but this divides, scales or writes gradients for a balancer. A step collects, from one or
-more batches, what its kind of balancing needs: a sum, rows, or a weighted sum, and applies once.
+No other code divides, scales or writes gradients for a balancer. A step collects what its kind of
+balancing needs (a sum, rows or a weighted sum) from one or more batches, and applies it once.
 """
 
 from __future__ import annotations
@@ -9,23 +9,24 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import chain, combinations
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
 from torch.nn import Parameter
 
 from mtlcore.balancing.context import BalancerContext, BalancingResult, Scope, Status
+from mtlcore.balancing.graphs import gradients
 from mtlcore.balancing.rows import Row, SharedRows
 from mtlcore.distributed import SINGLE_PROCESS, Distributed
 from mtlcore.errors import UsageError
 
-# Those of the tasks' gradients at the shared parameters, and at their own.
+# Weights of the tasks' gradients at the shared parameters, and at parameters of single tasks.
 Weights = tuple[list[float], list[float]]
 
 
 class Decider(Protocol):
-    """Who makes an update of the rows: a balancer of task gradients."""
+    """Turns rows into an update: a balancer of task gradients."""
 
     def decide(self, gradients: TaskGradients, context: BalancerContext) -> BalancingResult:
         """Call `weigh` or `combine`, once."""
@@ -35,19 +36,19 @@ class TaskGradients:
     """Collects a row of gradients per task and writes what the balancer makes of them.
 
     Args:
-        shared: parameters that more than one task's loss may reach.
-        own: per task the parameters that only its loss reaches; where losses are entangled (see
-            `Learner.task_gradients`), those that weigh as heads do.
-        others: parameters that learn from the plain sum of all losses (a balancer's own, those
-            of losses); they weigh 1 under every balancer.
-        scope: which gradients the rows are of.
+        shared: Parameters that more than one task's loss may reach.
+        own: Per task, the parameters that only its loss reaches; if losses are entangled (see
+            `Learner.task_gradients`), those that are weighted as heads are.
+        others: Parameters that learn from the plain sum of all losses, such as those of losses and
+            balancers; every balancer weights them 1.
+        scope: Which gradients the rows hold.
         last: those of `shared` that rows are of where the scope is "last_shared".
-        distributed: the processes whose gradients are added up.
-        sums_only: no rows will be collected, so that autograd itself may add to `.grad`; whoever
-            wants fresh gradients then empties it before.
+        distributed: The processes whose gradients are added up.
+        sums_only: No rows will be collected, so that autograd itself may add to `.grad`; the
+            caller empties `.grad` before.
 
     Raises:
-        UsageError: the scope is "last_shared", and there is no such parameter.
+        UsageError: The scope is "last_shared", and there is no such parameter.
     """
 
     def __init__(
@@ -84,31 +85,31 @@ class TaskGradients:
         self._scale = 1.0
 
     def collect_sum(self, losses: Sequence[Tensor], retain_graph: bool = False) -> None:
-        """Add the gradient of a sum of losses, for every parameter: one backward pass.
+        """Add the gradient of a sum of losses for every parameter, in one backward pass.
 
         Args:
-            losses: scalars.
-            retain_graph: whether another pass follows.
+            losses: Scalars.
+            retain_graph: Whether another backward pass follows.
         """
         retain_graph = retain_graph or bool(self._cut or self._losses)
         total = torch.stack([*losses]).sum()
         if self._sums_only:
             total.backward(retain_graph=retain_graph)  # type: ignore[no-untyped-call]
         else:
-            self._add(self._all, _gradients(total, self._all, retain_graph))
+            self._add(self._all, gradients(total, self._all, retain_graph))
 
     def collect_rows(
         self, losses: Mapping[str, Tensor], retain_graph: bool = False, cut: Sequence[Tensor] = ()
     ) -> None:
-        """Add a row per task: one backward pass each, through its own head only.
+        """Add a row per task, in one backward pass each, which runs through its own head only.
 
         Args:
-            losses: per present task.
-            retain_graph: whether another pass follows.
-            cut: the features that rows are of where the scope is "features".
+            losses: A scalar per present task.
+            retain_graph: Whether another backward pass follows.
+            cut: The features whose gradients are the rows if the scope is "features".
 
         Raises:
-            UsageError: the scope is "features", and there is no cut.
+            UsageError: The scope is "features", and there is no cut.
         """
         measured: Sequence[Tensor] = self._measured
         if self._scope == "features":
@@ -129,14 +130,15 @@ class TaskGradients:
         weights: Mapping[str, Sequence[float]],
         retain_graph: bool = False,
     ) -> None:
-        """Add the gradients of losses whose weights are known: no rows, one pass through the trunk.
+        """Add gradients of losses whose weights are known: no rows, one pass through the trunk.
 
-        Another goes as far as what belongs to single tasks, as weights differ between the two.
+        Parameters of single tasks have other weights than shared ones; a second pass reaches them
+        and goes no further.
 
         Args:
-            losses: per present task.
-            weights: per task that of its gradient at the shared parameters, and at its own.
-            retain_graph: whether another pass follows.
+            losses: A scalar per present task.
+            weights: Per task, the weight at the shared parameters and the weight at its own.
+            retain_graph: Whether another backward pass follows.
         """
         if not losses:
             return
@@ -147,12 +149,12 @@ class TaskGradients:
             [torch.full_like(loss, weights[task][place]) for task, loss in losses.items()]
             for place in (0, 1)
         )
-        self._add(self._others, _gradients(outputs, self._others, True))
-        self._add(own, _gradients(outputs, own, True, heads))
-        self._add(self._shared, _gradients(outputs, self._shared, retain_graph, shared))
+        self._add(self._others, gradients(outputs, self._others, True))
+        self._add(own, gradients(outputs, own, True, heads))
+        self._add(self._shared, gradients(outputs, self._shared, retain_graph, shared))
 
     def unscale(self, scale: float) -> None:
-        """Divide everything collected by the factor that the losses were multiplied by."""
+        """Divide everything collected by the loss scale."""
         # What still has to go through the trunk stays large, as half precision needs it.
         self._scale = scale if self._scope != "shared" else 1.0
         if self._scope != "features":
@@ -166,9 +168,9 @@ class TaskGradients:
             torch._foreach_mul_(distinct, 1 / scale)
 
     def gramian(self) -> tuple[tuple[str, ...], Tensor]:
-        """The tasks that have a row, and their (K, K) float64 Gramian on the CPU.
+        """Return the tasks that have a row, and their (K, K) float64 Gramian on the CPU.
 
-        What a task does not reach counts as zero for it.
+        Parameters that a task does not reach count as zeros in its row.
         """
         gramian = self._rows.gramian()
         if self._scope == "features":
@@ -180,14 +182,14 @@ class TaskGradients:
     def apply(
         self, finisher: Decider | None, context: BalancerContext, accumulate: bool = False
     ) -> BalancingResult:
-        """Write `.grad` of every parameter; None where no loss reached it. Clears the rows.
+        """Write `.grad` of every parameter (None if no loss reached it) and clear the rows.
+
+        Nothing is written if the Gramian or the balancer's answer is not finite.
 
         Args:
-            finisher: the balancer that is asked; None where there are no rows.
-            context: of the step.
-            accumulate: whether the gradient is added to what `.grad` holds, in place.
-
-        Nothing is written where the Gramian or the answer is not finite.
+            finisher: The balancer that decides; None if there are no rows.
+            context: What the balancer may know of the step.
+            accumulate: Add the gradient to what `.grad` holds, in place.
         """
         if finisher is not None and self._distributed.world_size > 1:
             self._share_rows(context.tasks)
@@ -248,13 +250,13 @@ class TaskGradients:
             self._add(self._own[task], row)
 
     def clear(self) -> None:
-        """Forget what was collected."""
+        """Drop what was collected."""
         self._rows.clear()
         self._own_rows, self._sums, self._direction = {}, {}, ()
         self._cut, self._losses, self._scale = [], [], 1.0
 
     def _share_rows(self, tasks: Sequence[str]) -> None:
-        """Add up the rows of all ranks; a task that only others have gets a row too."""
+        """Sum the rows over all ranks; a task that only other ranks have gets a row too."""
         present = {
             task for found in self._distributed.all_gather(self._rows.tasks) for task in found
         }
@@ -268,7 +270,7 @@ class TaskGradients:
             self._rows.sum_over(self._distributed)
 
     def _share_sums(self) -> None:
-        """Add up what every rank has collected beside the rows."""
+        """Sum what every rank has collected beside the rows."""
         held = [p.grad if self._sums_only else self._sums.get(id(p)) for p in self._all]
         anywhere = self._distributed.any_of([gradient is not None for gradient in held])
         mine = []
@@ -289,7 +291,7 @@ class TaskGradients:
     ) -> None:
         # On its own, so that what autograd returned is gone before the next pass.
         own = self._own[task]
-        found = _gradients(loss, [*measured, *own, *self._others], retain_graph)
+        found = gradients(loss, [*measured, *own, *self._others], retain_graph)
         row, rest = found[: len(measured)], found[len(measured) :]
         self._rows.add(task, row, rest)
         mine = rest[: len(own)]
@@ -298,7 +300,7 @@ class TaskGradients:
         self._add(self._others, rest[len(own) :])
 
     def _through_trunk(self, weights: Sequence[float]) -> Row:
-        """The weighted sum of the tasks' gradients at the shared parameters, in one pass."""
+        """Return the weighted sum of the tasks' gradients at the shared parameters, in one pass."""
         starts: list[tuple[Tensor, Tensor]]
         if self._scope == "features":
             found = zip(self._cut, self._rows.direction(weights), strict=True)
@@ -309,7 +311,7 @@ class TaskGradients:
         outputs, grad_outputs = [x for x, _ in starts], [grad_output for _, grad_output in starts]
         if not outputs:
             return [None] * len(self._shared)
-        row = _gradients(outputs, self._shared, False, grad_outputs)
+        row = gradients(outputs, self._shared, False, grad_outputs)
         return _scaled(row, 1 / self._scale)
 
     def _write(self, accumulate: bool) -> None:
@@ -355,58 +357,8 @@ MISSING = {
 
 
 def _learning(parameters: Iterable[Parameter]) -> list[Parameter]:
-    """Those that are not frozen, each once."""
+    """Return the parameters that require gradients, each once."""
     return list({id(p): p for p in parameters if p.requires_grad}.values())
-
-
-def _leaves(loss: Tensor) -> list[Parameter]:
-    """The leaves that a loss reaches, each once, in the order of a walk through its graph."""
-    found = []
-    waiting: list[Any] = [] if loss.grad_fn is None else [loss.grad_fn]
-    seen = {None, *waiting}
-    for node in waiting:
-        following = node.next_functions
-        if not following and hasattr(node, "variable"):
-            found.append(node.variable)
-        for other, _ in following:
-            if other not in seen:
-                seen.add(other)
-                waiting.append(other)
-    return found
-
-
-def own_leaves(
-    losses: Mapping[str, Tensor], shared: Sequence[Parameter]
-) -> dict[str, list[Parameter]]:
-    """Per task the parameters beside `shared` that its loss reaches, found through the graph.
-
-    Raises:
-        UsageError: two losses reach one of them.
-    """
-    common = set(map(id, shared))
-    own = {task: [p for p in _leaves(x) if id(p) not in common] for task, x in losses.items()}
-    seen: dict[int, str] = {}
-    for task, parameters in own.items():
-        for parameter in parameters:
-            first = seen.setdefault(id(parameter), task)
-            if first != task:
-                raise UsageError(
-                    f"the losses of {first} and {task} both reach a parameter of shape "
-                    f"{tuple(parameter.shape)} that is not in `shared_params`; its gradient would "
-                    "not be balanced: name every parameter that several tasks use"
-                )
-    return own
-
-
-def _gradients(
-    outputs: Tensor | Sequence[Tensor],
-    inputs: Sequence[Tensor],
-    retain_graph: bool,
-    grad_outputs: Sequence[Tensor] | None = None,
-) -> Row:
-    if not inputs:
-        return []
-    return torch.autograd.grad(outputs, inputs, grad_outputs, retain_graph, allow_unused=True)
 
 
 def _added(first: Row, second: Row) -> Row:
@@ -422,7 +374,7 @@ def _scaled(row: Row, weight: float) -> Row:
 
 
 def _both(weights: Tensor) -> Weights:
-    """A balancer's answer, where heads weigh 1 unless it says otherwise."""
+    """Split a balancer's answer; heads are weighted 1 unless it says otherwise."""
     values = weights.tolist()
     return (values, [1.0] * len(values)) if weights.dim() == 1 else (values[0], values[1])
 

@@ -107,7 +107,8 @@ def predict(
             raise UsageError(
                 f"{name}: is a folder; name the photographs in it, such as {Path(name) / '*.png'}"
             ) from error
-        except (OSError, ValueError, ImportError) as error:
+        # KeyError: before fsspec 2026.9, an archive has no such file.
+        except (OSError, KeyError, ValueError, ImportError) as error:
             raise UsageError(f"{name}: cannot be read ({describe(error)})") from error
         _, predictions = predict_image(trained, data, name, wanted)
         stem = Path(name).stem

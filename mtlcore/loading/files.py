@@ -72,6 +72,9 @@ class Root:
             if _is_far(self.root):
                 return _cached(filesystem, path, self.where(relative)).read_bytes()
             contents: bytes = filesystem.cat_file(path)
+        except KeyError as error:  # before fsspec 2026.9: an archive has no such file
+            missing = not self.exists(relative)
+            raise self._explain(relative, FileNotFoundError() if missing else error) from error
         except Exception as error:  # a network's file system raises what its libraries raise
             raise self._explain(relative, error) from error
         return contents
@@ -99,10 +102,13 @@ class Root:
         """
         try:
             filesystem, base = self._open()
-            paths = filesystem.ls(_join(base, relative_dir), detail=False)
+            path = _join(base, relative_dir)
+            paths = filesystem.ls(path, detail=False)
+            if path and not paths:  # before fsspec 2026.9: empty, or an archive has no such folder
+                filesystem.info(path)
         except Exception as error:
             raise self._explain(relative_dir, error) from error
-        return sorted(path.rstrip("/").rpartition("/")[2] for path in paths)
+        return sorted(name.rstrip("/").rpartition("/")[2] for name in paths)
 
     def numbers(self, folder: str) -> builtins.list[int]:
         """Return the numbers of the files 0.npy, 1.npy, ... in a folder, sorted.

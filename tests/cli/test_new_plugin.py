@@ -9,11 +9,13 @@ import shlex
 import subprocess
 import sys
 import sysconfig
+import tomllib
 import venv
 import zipfile
 from pathlib import Path
 
 import pytest
+import yaml
 from click.testing import CliRunner, Result
 
 import mtlcore.testing
@@ -179,7 +181,8 @@ def test_it_is_a_whole_distribution(written: Path, kind: str) -> None:
     files = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
     assert {
         "pyproject.toml", "README.md", "CHANGELOG.md", "LICENSE", ".gitignore",
-        ".github/workflows/test.yml", f"src/{package}/__init__.py", f"src/{package}/py.typed",
+        ".github/workflows/tests.yml", ".pre-commit-config.yaml",
+        f"src/{package}/__init__.py", f"src/{package}/py.typed",
         f"src/{package}/plugin.py", f"tests/test_{name.replace('-', '_')}.py",
     } < files  # fmt: skip
     for file in files:
@@ -187,6 +190,33 @@ def test_it_is_a_whole_distribution(written: Path, kind: str) -> None:
         assert not re.search(r"\$(?!\{\{)", text), f"{file}: a placeholder is left"
         assert "MODULE" not in file + text and "PACKAGE" not in file + text
     assert not list(folder.parent.glob(".*"))
+
+
+def test_they_have_the_habits_of_this_repository(written: Path) -> None:
+    folder = written / f"mtlcore-plugin-{NAMES['methods']}"
+    workflow, ours = (
+        yaml.safe_load((place / ".github/workflows/tests.yml").read_text())
+        for place in (folder, ROOT)
+    )
+    assert workflow["jobs"]["test"]["strategy"] == ours["jobs"]["test"]["strategy"]
+    assert workflow["permissions"] == ours["permissions"]
+    assert workflow["concurrency"] == ours["concurrency"]
+    uses = [step["uses"] for step in workflow["jobs"]["test"]["steps"] if "uses" in step]
+    assert uses == [s["uses"] for s in ours["jobs"]["test"]["steps"] if "uses" in s]
+    revisions = [
+        repo["rev"]
+        for place in (folder, ROOT)
+        for repo in yaml.safe_load((place / ".pre-commit-config.yaml").read_text())["repos"]
+        if repo["repo"].endswith("/ruff-pre-commit")
+    ]
+    assert len(revisions) == 2 and len(set(revisions)) == 1
+    projects = [
+        tomllib.loads((place / "pyproject.toml").read_text())["project"] for place in (folder, ROOT)
+    ]
+    assert projects[0]["classifiers"] == projects[1]["classifiers"]
+    assert all(project["authors"] for project in projects)
+    changelog = (folder / "CHANGELOG.md").read_text()
+    assert f"## {projects[0]['version']} (unreleased)" in changelog
 
 
 def test_they_are_listed(python: Path, tmp_path: Path) -> None:

@@ -212,7 +212,7 @@ def test_a_display_that_never_started_stops_without_a_trace() -> None:
 
 def test_messages_are_shown_as_they_are() -> None:
     display, stream = terminal(Clock(), width=30)
-    message = "/data/[bold]/:smile:/" + "long " * 10
+    message = "/data/[bold]/:smile:/" + "long " * 10 + "end"
     display.note(message)
     assert stream.getvalue().rstrip("\n") == message
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -72,6 +73,7 @@ def test_other_splits_and_other_data(run: Path) -> None:
         (["eval", "{run}", "--split", "holiday"], "no split 'holiday'"),
         (["eval", "{run}/report"], "no run there"),
         (["predict", "{run}", "gone.png", "--out", "x"], "gone.png: cannot be read"),
+        (["predict", "{run}", "zip://gone.png::a.zip", "--out", "x"], "a.zip: cannot be read"),
         (["predict", "{run}", ".", "--out", "x"], ".: is a folder; name the photographs in it"),
         (["predict", "{run}", "gone.png", "--out", "x", "--size", "big"], "HEIGHTxWIDTH"),
     ],
@@ -80,6 +82,8 @@ def test_mistakes(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], message: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    with zipfile.ZipFile("a.zip", "w") as archive:
+        archive.writestr("other.png", b"")
     result = mtl(*(argument.format(run=run) for argument in arguments))
     assert result.exit_code == 2, result.output
     assert message in result.stderr
