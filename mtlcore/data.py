@@ -1,7 +1,8 @@
-"""Samples and batches: one kind of missing label, whatever the reason it is missing.
+"""Samples and batches, with a mask that says which labels are there.
 
-A label that was never made, an ignore value, a hole of the sensor and a padded pixel all become
-`valid == False`, and `collate` writes the task's safe value there, so that no loss sees garbage.
+A label that was never made, an ignore value, a hole of the sensor and a padded pixel are all the
+same: `valid` is False there, and `collate` writes the task's safe value, so that no loss computes
+NaN from a placeholder.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ __all__ = [
 
 
 class DataError(MtlError):
-    """A sample that cannot be read or does not fit its task; the message begins with its path."""
+    """Raised where a sample cannot be read or does not fit its task; names the file first."""
 
 
 @attrs.frozen(kw_only=True)
@@ -39,12 +40,13 @@ class Sample:
 
     Args:
         inputs: float32; an image is (3, H, W) in [0, 1].
-        targets: per task its label, shaped `task.target_shape((H, W))`; a missing task has none.
-        valid: per task of `targets` a boolean mask, shaped `task.valid_shape((H, W))`.
+        targets: task name -> label of shape `task.target_shape((H, W))`. A task without a label
+            has no entry.
+        valid: task name -> boolean mask of shape `task.valid_shape((H, W))`, for each of `targets`.
         key: where it comes from (a path, or "rooms/train/17"), for messages and pictures.
-        sources: where labels come from that have files of their own, by task, for messages.
-        view: which view of its example this is; supervised losses use view 0 only.
-        meta: what a view needs to be told apart: where `Augmentation` made it of view 0, the crop.
+        sources: task name -> path of its label, where that is a file of its own; for messages.
+        view: number of this view of the example; supervised losses use view 0 only.
+        meta: further facts, such as the crop by which `Augmentation` made this view.
     """
 
     inputs: Tensor
@@ -58,19 +60,19 @@ class Sample:
 
 @attrs.frozen(kw_only=True)
 class Batch:
-    """Samples of one step, every task filled in.
+    """A batch of samples, with an entry for every task.
 
-    Where samples have several views, all views 0 come first, then all views 1 in the same order of
-    samples, and so on.
+    Where samples have several views, view 0 of all samples comes first, then view 1 of all samples
+    in the same order, and so on.
 
     Args:
         inputs: (B, ...) float32.
-        targets: per task `(B, *target_shape)`, safe values where not valid.
-        valid: per task `(B, *valid_shape)` boolean.
-        count: per task the number of valid elements in view 0, a Python int made in `collate`:
-            asking what is present never waits for a device.
-        labelled: per task and sample (of every view) whether it has a valid element.
-        view: per sample which view it is.
+        targets: task name -> `(B, *target_shape)`; the task's safe value where it is not valid.
+        valid: task name -> `(B, *valid_shape)` boolean.
+        count: task name -> number of valid elements in view 0. A Python int, so that reading it
+            never waits for a device.
+        labelled: task name -> for each sample (of every view) whether it has a valid element.
+        view: for each sample the number of its view.
         keys: the samples' keys.
         meta: the samples' meta.
     """
@@ -88,7 +90,7 @@ class Batch:
         return len(self.keys)
 
     def to(self, device: torch.device) -> Batch:
-        """The same batch on another device."""
+        """Return the batch on another device, or itself if it is there already."""
         if self.inputs.device == device:
             return self
         return attrs.evolve(
@@ -99,7 +101,7 @@ class Batch:
         )
 
     def first_views(self) -> Batch:
-        """Its views 0, in order: what supervised losses see; itself where there are no others."""
+        """Return the samples of view 0, which supervised losses see."""
         rows = [i for i, view in enumerate(self.view) if view == 0]
         if len(rows) == len(self):
             return self
@@ -115,20 +117,22 @@ class Batch:
         )
 
     def present(self, tasks: Sequence[str]) -> tuple[str, ...]:
-        """Those of `tasks` that have at least one valid label in this batch."""
+        """Return those of `tasks` that have at least one valid label in view 0."""
         return tuple(name for name in tasks if self.count[name] > 0)
 
 
 class Dataset(abc.ABC):
-    """A source of samples: `Dataset(root, split, **settings)`; opening it reads no sample.
+    """A dataset, made as `Dataset(root, split, **settings)`; the constructor reads no sample.
 
-    `root` is a local path or an fsspec URL, or None for data that needs no files.
+    `root` is a local path or an fsspec URL, or None for data that needs no files. Unlike a
+    `torch.utils.data.Dataset` it declares its tasks and says which labels are valid.
 
     Attributes:
-        splits: their names.
-        renders_size: takes a keyword `size` (height, width) and gives samples of that size, so
-            that the core need not resize them.
-        unlimited: takes a keyword `samples`, the number to make, because it has no end of its own.
+        splits: names of its splits.
+        renders_size: whether it takes a setting `size` (height, width) and returns samples of
+            that size, so that they are not resized.
+        unlimited: whether it takes a setting `samples`, the number of samples per split, because
+            it generates as many as are asked for.
     """
 
     splits: tuple[str, ...] = ("train", "val")
@@ -138,20 +142,25 @@ class Dataset(abc.ABC):
     @classmethod
     @abc.abstractmethod
     def describe(cls, root: str | None, **settings: Any) -> tuple[Task, ...]:
-        """The tasks it has labels for, without touching a sample."""
+        """Return the tasks that it has labels for, without reading a sample.
+
+        Args:
+            root: as in the constructor.
+            settings: as in the constructor; those that do not matter here may be missing.
+        """
 
     @classmethod
     def default_size(cls, root: str | None, **settings: Any) -> tuple[int, int] | None:
-        """Height and width that suit it where `data.size` names none; None: the samples' own."""
+        """Return the height and width used if `data.size` is not set; None: the images' own."""
         return None
 
     @abc.abstractmethod
     def __len__(self) -> int:
-        """Number of samples in the split."""
+        """Return the number of samples in the split."""
 
     @abc.abstractmethod
     def __getitem__(self, index: int) -> Sample:
-        """One sample at its own size.
+        """Return one sample at its own size.
 
         Raises:
             DataError: it cannot be read; the message names the file and the reason.
@@ -159,10 +168,15 @@ class Dataset(abc.ABC):
 
 
 def check_split(dataset: str, split: str, splits: Sequence[str]) -> None:
-    """Refuse a split that a dataset does not have.
+    """Raise an error if a dataset has no such split.
+
+    Args:
+        dataset: name of the dataset, for the message.
+        split: that is asked for.
+        splits: that there are.
 
     Raises:
-        UsageError: naming those it has.
+        UsageError: there is no such split; the message names those that there are.
     """
     if split not in splits:
         raise UsageError(
@@ -172,11 +186,15 @@ def check_split(dataset: str, split: str, splits: Sequence[str]) -> None:
 
 
 def collate(samples: Sequence[Sample], tasks: Sequence[Task]) -> Batch:
-    """Stack samples of one size; fill in missing labels; count the valid ones.
+    """Stack samples of one size into a batch and fill in missing labels.
+
+    Args:
+        samples: at least one; their inputs have one shape.
+        tasks: labels of other tasks are dropped.
 
     Raises:
-        DataError: inputs of different shapes, a label whose shape, class or value does not fit
-            its task (out of range, NaN or infinite where valid).
+        DataError: inputs differ in shape or are not finite, or a label does not fit its task (its
+            shape, a class out of range, NaN or infinity where it is valid).
     """
     first = samples[0].inputs.shape
     for sample in samples:
@@ -210,7 +228,7 @@ def collate(samples: Sequence[Sample], tasks: Sequence[Task]) -> Batch:
 
 
 def empty_batch(tasks: Sequence[Task]) -> Batch:
-    """A batch without samples: the share of a process that has none of a small batch."""
+    """Return a batch without samples: the share of a process that gets none of a small batch."""
     return Batch(
         inputs=torch.empty(0),
         targets={},
@@ -224,7 +242,12 @@ def empty_batch(tasks: Sequence[Task]) -> Batch:
 
 
 def safe_target(task: Task, size: tuple[int, ...]) -> Tensor:
-    """A target in which every value is the task's safe value."""
+    """Return a target in which every value is the task's safe value.
+
+    Args:
+        task: whose target it is.
+        size: height and width of the image.
+    """
     shape = task.target_shape(size)
     fill = torch.tensor(task.safe_value, dtype=getattr(torch, task.dtype))
     if len(task.safe_value) == 1:

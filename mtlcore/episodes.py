@@ -1,4 +1,7 @@
-"""What a step works on: plans, not tensors, so that workers can fetch ahead."""
+"""Plans of training steps: which samples to load and which tasks to learn from them.
+
+Plans hold indices, not tensors, so that worker processes can load batches ahead of time.
+"""
 
 from __future__ import annotations
 
@@ -26,13 +29,13 @@ __all__ = [
 
 @attrs.frozen
 class BatchPlan:
-    """Which samples to load.
+    """The samples of one batch.
 
     Args:
         split: of the dataset.
-        indices: into the split.
+        indices: of the samples in the split.
         seed: of everything random in loading them.
-        augment: whether to change them at random, as training does.
+        augment: whether to augment them, as training does.
     """
 
     split: str
@@ -43,12 +46,13 @@ class BatchPlan:
 
 @attrs.frozen
 class Episode:
-    """Tasks to learn together, and from which batches of the step.
+    """Tasks that are learnt together, and the batches of the step that they are learnt from.
 
     Args:
-        tasks: names; a task that stopped early is simply not among them.
-        support: number of the batch in the plan that is learnt from.
-        query: number of the batch that judges the adapted model; None in plain training.
+        tasks: their names; a task that stopped early is not among them.
+        support: index in the plan of the batch to learn from.
+        query: index in the plan of the batch on which the adapted model is evaluated; None in
+            plain training.
     """
 
     tasks: tuple[str, ...]
@@ -58,7 +62,7 @@ class Episode:
 
 @attrs.frozen
 class StepPlan:
-    """One step: plain training has one batch and one episode, meta-learning two and many."""
+    """One step: one batch and one episode in plain training, more of both in meta-learning."""
 
     batches: tuple[BatchPlan, ...]
     episodes: tuple[Episode, ...]
@@ -66,44 +70,49 @@ class StepPlan:
 
 @attrs.frozen
 class LoadedPlan:
-    """A plan whose batches are loaded."""
+    """A `StepPlan` with its batches loaded."""
 
     batches: tuple[Batch, ...]
     episodes: tuple[Episode, ...]
 
 
 class EpisodeSampler(abc.ABC):
-    """Plans the steps of an epoch: `EpisodeSampler(tasks, splits, **settings)`.
+    """A planner of the steps of an epoch, made as `EpisodeSampler(tasks, splits, **settings)`.
 
-    `tasks` are names, `splits` the number of samples per split.
+    `tasks` are names of tasks; `splits` maps each split to its number of samples.
 
     Attributes:
-        has_queries: every episode that it plans has a query batch.
+        has_queries: whether every episode that it plans has a query batch.
     """
 
     has_queries: bool = False
 
     @abc.abstractmethod
     def steps(self, batch_size: int) -> int:
-        """Number of plans in an epoch."""
+        """Return the number of plans in an epoch."""
 
     @abc.abstractmethod
     def epoch(
         self, tasks: Sequence[str], batch_size: int, generator: torch.Generator
     ) -> Iterator[StepPlan]:
-        """The plans of one epoch for the tasks still learning, drawn from `generator` alone.
+        """Yield the plans of one epoch, `steps(batch_size)` of them.
 
-        Tasks stop early, down to a last one. Where fewer are left than a sampler can combine, it
-        plans one episode of all that are left; the number of plans stays `steps(batch_size)`.
+        Args:
+            tasks: names of the tasks that are still learning; tasks may stop early until one is
+                left. Where they are fewer than the sampler combines, it plans one episode of all
+                of them.
+            batch_size: number of samples in a batch.
+            generator: the only source of randomness.
         """
 
 
 def shuffled_batches(
     split: str, size: int, batch_size: int, generator: torch.Generator
 ) -> list[BatchPlan]:
-    """Every index of a split once, in random order, in batches.
+    """Return batches that hold every sample of a split once, in random order.
 
-    A remainder of one sample joins the batch before it: batch norm cannot train on one small map.
+    If a single sample would be left over, it joins the last batch, as batch norm cannot train on
+    one sample whose map is a single pixel.
     """
     order = torch.randperm(size, generator=generator).tolist()
     bounds = batch_bounds(size, batch_size)
@@ -115,7 +124,7 @@ def shuffled_batches(
 
 
 def batch_bounds(size: int, batch_size: int) -> list[tuple[int, int]]:
-    """Begin and end of each batch of an epoch."""
+    """Return begin and end of each batch of an epoch."""
     begins = list(range(0, size, batch_size))
     if len(begins) > 1 and batch_size > 1 and size - begins[-1] == 1:
         begins.pop()
@@ -123,7 +132,7 @@ def batch_bounds(size: int, batch_size: int) -> list[tuple[int, int]]:
 
 
 def accumulated(plans: Iterable[StepPlan], number: int) -> list[StepPlan]:
-    """Every `number` plans as one step; what is left over at the end makes a smaller one."""
+    """Join every `number` plans into one step; the last step may have fewer."""
     plans = list(plans)
     if number == 1:
         return plans
@@ -143,7 +152,13 @@ def _joined(plans: Sequence[StepPlan]) -> StepPlan:
 
 
 def share_of(plan: StepPlan, rank: int, size: int) -> StepPlan:
-    """What one of `size` processes loads of a plan: every `size`-th sample of each batch."""
+    """Return what one process loads of a plan: every `size`-th sample of each batch.
+
+    Args:
+        plan: of all processes.
+        rank: of the process.
+        size: number of processes.
+    """
     batches = tuple(
         attrs.evolve(batch, indices=batch.indices[rank::size], seed=batch.seed + rank)
         for batch in plan.batches
@@ -152,7 +167,7 @@ def share_of(plan: StepPlan, rank: int, size: int) -> StepPlan:
 
 
 def in_order(split: str, size: int, batch_size: int, used: int | None = None) -> list[BatchPlan]:
-    """Plans that go through a split once, in order; or through `used` evenly spread samples."""
+    """Return batches that hold a split once, in order, or `used` samples spread evenly over it."""
     used = size if used is None else min(used, size)
     return [
         BatchPlan(split, tuple(i * size // used for i in range(begin, end)))

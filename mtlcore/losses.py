@@ -1,4 +1,4 @@
-"""Losses per task and across tasks, and the one rule by which a map becomes a scalar."""
+"""Losses of one task and across tasks, and how elementwise losses are reduced."""
 
 from __future__ import annotations
 
@@ -26,60 +26,93 @@ Normalisation = Literal["valid", "sample"]
 
 
 class Loss(nn.Module, abc.ABC):
-    """A loss with a value per element: `Loss(task, **settings)`. The core reduces it."""
+    """A loss with a value per element, made as `Loss(task, **settings)`; see `reduce_loss`."""
 
     @abc.abstractmethod
     def elementwise(self, prediction: Tensor, target: Tensor) -> Tensor | tuple[Tensor, Tensor]:
-        """A map shaped like the task's mask, or the map and the weight of each element.
+        """Compute the loss of each element.
 
-        With weights the map is already multiplied by them, and the core divides by their sum.
-        Elements that are not valid hold the task's safe value; what comes out for them must be
-        finite and is ignored.
+        Args:
+            prediction: raw output of the head, (B, task.channels, ...).
+            target: `(B, *target_shape)`; the task's safe value where it is not valid.
+
+        Returns:
+            A tensor of the shape of the task's mask, `(B, *valid_shape)`; or two such tensors, the
+            weighted losses and the weights, and the sum of the losses is divided by the sum of
+            the weights. Values where the target is not valid are ignored, but must be finite.
         """
 
 
 class ScalarLoss(nn.Module, abc.ABC):
-    """A loss that is not a sum over elements: `ScalarLoss(task, **settings)`."""
+    """A loss that is no mean over elements, made as `ScalarLoss(task, **settings)`."""
 
     @abc.abstractmethod
     def forward(self, prediction: Tensor, target: Tensor, valid: Tensor) -> Tensor:
-        """A scalar over the valid elements; at least one is valid."""
+        """Compute the loss of a batch.
+
+        Args:
+            prediction: raw output of the head, (B, task.channels, ...).
+            target: `(B, *target_shape)`.
+            valid: `(B, *valid_shape)` boolean, with at least one True.
+
+        Returns:
+            A scalar that depends on valid elements alone.
+        """
 
 
 class CrossTaskLoss(nn.Module, abc.ABC):
-    """A loss between tasks: `CrossTaskLoss(tasks, features, **settings)`; may own parameters.
+    """A loss between tasks, made as `CrossTaskLoss(tasks, features, **settings)`.
 
-    Its terms are added with weight 1, outside the balancing. What it learns trains with the rest;
-    `parameter_groups()` may give it a learning rate ("lr") and a schedule ("schedule") of its own.
+    Its terms are added to the total with weight 1 and are not balanced. It may have parameters,
+    which are trained with the model's; a method `parameter_groups()` may give them their own
+    learning rate ("lr") and schedule ("schedule").
 
     Attributes:
-        views: of every training sample that a batch must hold, 1 to 4; a setting may decide it.
+        views: number of views of every training sample in a batch, 1 to 4. The constructor may set
+            it.
     """
 
     views: int = 1
 
     @abc.abstractmethod
     def needs(self, batch: Batch, tasks: Sequence[str]) -> Iterable[str]:
-        """Those of `tasks` whose heads must run on this batch, labelled or not."""
+        """Return the tasks whose heads must run on this batch, labelled there or not.
+
+        Args:
+            batch: with `views` views of every sample.
+            tasks: names of the tasks that are learning; the answer is among them.
+        """
 
     @abc.abstractmethod
     def forward(
         self, batch: Batch, features: Features, predictions: Mapping[str, Tensor]
     ) -> dict[str, Tensor]:
-        """Scalars by the name of their term; none at all where nothing applies."""
+        """Compute the terms of the loss.
+
+        Args:
+            batch: with `views` views of every sample.
+            features: the backbone's, of all samples.
+            predictions: task name -> raw output of its head, of all samples; at least for the
+                tasks that `needs` names.
+
+        Returns:
+            Name of a term -> scalar; empty where the loss does not apply to the batch.
+        """
 
 
 @attrs.frozen(kw_only=True)
 class TaskLosses:
-    """The losses of one batch; scalars stay separate tensors, each with a graph of its own.
+    """The losses of one batch, every scalar a tensor with its own graph.
+
+    A task is present if the batch has a valid label for it.
 
     Args:
-        raw: per present task its loss.
-        balanced: the same after the loss balancers.
-        cross: the cross-task terms.
-        valid: per present task its mask (view 0).
-        count: per present task its number of valid elements.
-        maps: per present task its elementwise loss where a balancer asked for maps.
+        raw: present task -> its loss.
+        balanced: present task -> its loss after the loss balancers.
+        cross: name of a cross-task term -> its value.
+        valid: present task -> its mask in view 0.
+        count: present task -> its number of valid elements.
+        maps: present task -> its elementwise loss; empty unless a balancer needs maps.
         cut: the backbone's `Features.cut`.
     """
 
@@ -99,16 +132,19 @@ def reduce_loss(
     valid: Tensor,
     normalisation: Normalisation = "valid",
 ) -> tuple[Tensor, Tensor | None]:
-    """The scalar of a task and, where it has one, its map.
-
-    "valid": the sum over valid elements divided by the sum of their weights, over the batch.
-    "sample": that quotient per sample, summed over samples with labels, divided by the batch
-    size, so that a sample without labels counts as zero (MTPSL's convention).
+    """Reduce a task's loss to a scalar.
 
     Args:
-        prediction: (B, ...), as the head gives it.
-        target: (B, ...), safe values where not valid.
-        valid: (B, ...) boolean with at least one True.
+        loss: of the task.
+        prediction: raw output of the head, (B, task.channels, ...).
+        target: `(B, *target_shape)`; the task's safe value where it is not valid.
+        valid: `(B, *valid_shape)` boolean, with at least one True.
+        normalisation: "valid" divides the sum over all valid elements of the batch by the sum of
+            their weights. "sample" does so for each sample, and divides the sum of the results by
+            the batch size, so that a sample without labels counts as zero (MTPSL's convention).
+
+    Returns:
+        The scalar, and the elementwise losses `(B, *valid_shape)`, None for a `ScalarLoss`.
     """
     if isinstance(loss, ScalarLoss):
         if normalisation == "valid":

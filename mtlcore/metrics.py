@@ -1,4 +1,4 @@
-"""Metrics: pooled over a whole split, never a mean of batch means."""
+"""Metrics: accumulated over a whole split, never a mean of batch means."""
 
 from __future__ import annotations
 
@@ -25,38 +25,47 @@ MetricValues = dict[str, dict[str, float]]
 
 
 class Metric(abc.ABC):
-    """Figures of one task: `Metric(task, **settings)`.
+    """Metrics of one task, computed together: `Metric(task, **settings)`.
 
     Attributes:
-        higher_is_better: per figure that `compute` returns its direction; the first is the one
-            by which the task is judged where a single figure is needed.
+        higher_is_better: name of each metric that `compute` returns -> whether higher values are
+            better. The first metric stands for the task where a single number is needed.
     """
 
     higher_is_better: Mapping[str, bool]
 
     @abc.abstractmethod
     def update(self, prediction: Tensor, target: Tensor, valid: Tensor) -> None:
-        """Take in a batch: raw predictions (B, C, ...), targets and masks as in `Batch`."""
+        """Accumulate a batch.
+
+        Args:
+            prediction: raw output of the head, (B, task.channels, ...).
+            target: `(B, *target_shape)`.
+            valid: `(B, *valid_shape)` boolean; may be all False.
+        """
 
     @abc.abstractmethod
     def compute(self) -> dict[str, float]:
-        """The figures over everything seen; NaN where nothing valid was seen."""
+        """Return the metrics over everything accumulated; NaN where nothing valid was seen."""
 
     @abc.abstractmethod
     def merge(self, other: Metric) -> None:
-        """Take in what another instance (of another process) has seen."""
+        """Add what another instance, in another process, has accumulated."""
 
     @abc.abstractmethod
     def reset(self) -> None:
-        """Forget everything."""
+        """Drop everything that was accumulated."""
 
 
 @final
 class MetricCollection(Metric):
-    """Metrics of one task as one: all see the same, and their figures follow one another.
+    """Several `Metric`s of one task behind one interface.
+
+    Args:
+        metrics: their results are returned in this order.
 
     Raises:
-        ValueError: two of them have a figure of the same name.
+        ValueError: two of them have a metric of the same name.
     """
 
     def __init__(self, metrics: Sequence[Metric]) -> None:
@@ -70,22 +79,22 @@ class MetricCollection(Metric):
         }
 
     def update(self, prediction: Tensor, target: Tensor, valid: Tensor) -> None:
-        """Every metric takes in the batch."""
+        """Accumulate a batch in every metric."""
         for metric in self._metrics:
             metric.update(prediction, target, valid)
 
     def compute(self) -> dict[str, float]:
-        """The figures of the first, then of the second, and so on."""
+        """Return the metrics of the first, then of the second, and so on."""
         return {name: value for metric in self._metrics for name, value in metric.compute().items()}
 
     def merge(self, other: Metric) -> None:
-        """Merge each with its counterpart."""
+        """Merge each metric with its counterpart."""
         assert isinstance(other, MetricCollection)
         for mine, theirs in zip(self._metrics, other._metrics, strict=True):
             mine.merge(theirs)
 
     def reset(self) -> None:
-        """Every metric forgets."""
+        """Reset every metric."""
         for metric in self._metrics:
             metric.reset()
 
@@ -93,15 +102,16 @@ class MetricCollection(Metric):
 @final
 @attrs.frozen(kw_only=True)
 class DeltaM:
-    """A published way to make one number of a model's gains over a baseline, in percent.
+    """A published definition of delta_m: a model's mean gain over a baseline, in percent.
 
     Args:
         name: as users write it.
-        formula: in words, for the tables.
+        formula: in words, for tables.
         papers: that use it.
-        first_only: only the first metric of each task counts.
-        pooled: the mean is over all metrics; without it, over tasks of the mean over their metrics.
-        higher_is_better: its sign convention.
+        first_only: whether only the first metric of each task counts.
+        pooled: whether the mean is taken over all metrics; if not, over tasks, of the mean over
+            each task's metrics.
+        higher_is_better: whether a positive value is a gain.
     """
 
     name: str
@@ -112,7 +122,7 @@ class DeltaM:
     higher_is_better: bool = True
 
 
-#: The definitions of delta_m in use; numbers of different ones cannot be compared.
+#: The definitions of delta_m in use; values of different definitions cannot be compared.
 DELTA_M: Mapping[str, DeltaM] = {
     definition.name: definition
     for definition in (
@@ -141,22 +151,23 @@ DELTA_M: Mapping[str, DeltaM] = {
 def delta_m(
     values: Mapping[str, Mapping[str, float]],
     baseline: Mapping[str, Mapping[str, float]],
-    directions: Mapping[str, Mapping[str, bool]],
+    higher_is_better: Mapping[str, Mapping[str, bool]],
     definition: DeltaM,
 ) -> float:
-    """What a model gains over a named baseline, in percent; see the definition for the sign.
+    """Compute the mean gain of a model over a baseline, in percent.
 
-    A metric's relative gain is `(value - base) / base`, turned round where lower is better; it is
-    NaN where the base is zero.
+    The relative gain of a metric is `(value - base) / base`, negated where lower is better; it is
+    NaN where the base is zero. The definition says whether a positive result is a gain.
 
     Args:
         values: task -> metric -> value.
-        baseline: the same of the baseline, usually the single-task models.
-        directions: the metrics that count, in order: task -> metric -> whether higher is better.
+        baseline: the same for the baseline, usually the single-task models.
+        higher_is_better: task -> metric -> whether higher values are better; the metrics that
+            count, in their order.
         definition: one of `DELTA_M`.
     """
     gains = []
-    for task, metrics in directions.items():
+    for task, metrics in higher_is_better.items():
         counted = list(metrics.items())[:1] if definition.first_only else list(metrics.items())
         gains.append(
             [

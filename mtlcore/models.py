@@ -1,4 +1,4 @@
-"""Backbones announce what they give, heads read it, and one model runs both for the tasks asked."""
+"""Backbones, heads, and the model that runs a backbone with one head per task."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ __all__ = [
 
 @attrs.frozen
 class FeatureInfo:
-    """What a backbone announces about the maps that every head receives, in their order.
+    """Channels and strides of the feature maps that a head receives, in their order.
 
     Args:
         channels: of each map.
-        strides: of each map: input side divided by map side.
+        strides: of each map: the height of the input divided by the height of the map.
     """
 
     channels: tuple[int, ...]
@@ -47,9 +47,11 @@ class Features:
 
     Args:
         shared: maps that all tasks share, the deepest (largest stride) first.
-        per_task: per task the maps that are its own, appended to the shared ones for its head.
-        cut: the tensors that every path from shared parameters to a loss crosses; empty where
-            the backbone has no such place, and balancing on features is refused then.
+        per_task: task name -> maps of this task alone; its head receives them after the shared
+            ones.
+        cut: tensors such that every path from a shared parameter to a loss crosses one of them.
+            Balancers with the scope "features" compare gradients there; empty where there are no
+            such tensors, and these balancers are refused.
     """
 
     shared: tuple[Tensor, ...] = ()
@@ -57,7 +59,7 @@ class Features:
     cut: tuple[Tensor, ...] = ()
 
     def of(self, task: str) -> tuple[Tensor, ...]:
-        """The maps that the head of `task` receives, as announced in `out_channels`."""
+        """Return the maps that the head of `task` receives: the shared ones, then its own."""
         return (*self.shared, *self.per_task.get(task, ()))
 
 
@@ -66,8 +68,9 @@ class Transition:
     """What a backbone changed in itself at a point of the training.
 
     Args:
-        reset: names (in the backbone) of parameters it re-initialised; the optimizer forgets them.
-        reset_heads: whether the heads start anew as well.
+        reset: names, within the backbone, of the parameters that it re-initialised; the optimizer
+            drops their state.
+        reset_heads: whether the heads are re-initialised as well.
         reset_balancer: whether the balancer is reset as well.
     """
 
@@ -77,12 +80,13 @@ class Transition:
 
 
 class Backbone(nn.Module, abc.ABC):
-    """Turns inputs into features: `Backbone(tasks, **settings)`.
+    """A network from inputs to features, made as `Backbone(tasks, **settings)`.
 
     Attributes:
-        out_channels: channels of each map in `Features.of(task)`, the same for every task.
-        strides: their strides.
-        input_multiple: the sides of an input must be multiples of this; the model pads.
+        out_channels: channels of each map in `Features.of(task)`; the same for every task.
+        strides: strides of the same maps.
+        input_multiple: number that the height and width of an image must be multiples of;
+            `MultiTaskModel` pads to it.
     """
 
     out_channels: tuple[int, ...]
@@ -91,52 +95,73 @@ class Backbone(nn.Module, abc.ABC):
 
     @abc.abstractmethod
     def forward(self, inputs: Tensor, tasks: Sequence[str]) -> Features:
-        """Features of `inputs` (B, C, H, W) for the named tasks; others need not be computed."""
+        """Compute the features.
+
+        Args:
+            inputs: (B, 3, H, W), or (B, F) where the dataset's inputs are vectors.
+            tasks: names of the tasks whose heads will run; what only other tasks need may be
+                left out.
+        """
 
     def task_parameters(self, task: str) -> Iterable[Parameter]:
-        """The parameters that only this task's loss can reach; all others are shared."""
+        """Return the parameters that only this task's loss can reach; all others are shared."""
         return ()
 
     def last_shared_parameters(self) -> Iterable[Parameter]:
-        """The shared parameters nearest to the heads, such as the last layer of the trunk.
+        """Return the last shared parameters before the heads, such as those of the last layer.
 
-        Some balancers compare the tasks' gradients there alone (their scope is "last_shared").
-        None: they are refused.
+        Balancers with the scope "last_shared" compare the tasks' gradients at these parameters.
+        If it returns none, such balancers are refused.
         """
         return ()
 
     def at_progress(self, fraction: float) -> Transition | None:
-        """Called before every step with the part of the run done, 0 to 1.
+        """Enter the next phase if it is time; called before every step.
 
-        A backbone with phases changes itself here, once, and says what it changed. Whether it
-        has done so must be part of its state (a buffer, or `get_extra_state` as JSON).
+        Whether a phase has begun must be part of the state (a buffer, or `get_extra_state` with
+        JSON values).
+
+        Args:
+            fraction: part of the run that is done, 0 to 1.
+
+        Returns:
+            What the backbone changed in itself, at the one step at which it does; otherwise None.
         """
         return None
 
 
 class Head(nn.Module, abc.ABC):
-    """Turns a task's features into its prediction: `Head(task, features, **settings)`.
+    """A network from a task's features to its prediction: `Head(task, features, **settings)`.
 
-    `features` is a `FeatureInfo`. Predictions are raw (logits, unnormalised normals) and have
-    the resolution of the (padded) input.
+    `features` is a `FeatureInfo`. Predictions are raw (logits, unnormalised normals) and have the
+    resolution of the padded input.
     """
 
     @abc.abstractmethod
     def forward(self, features: Sequence[Tensor]) -> Tensor:
-        """Maps as announced -> (B, task.channels, H, W), or (B, task.channels) without maps."""
+        """Compute the prediction.
+
+        Args:
+            features: maps (B, C, H / stride, W / stride) or vectors (B, C), as the `FeatureInfo`
+                says.
+
+        Returns:
+            (B, task.channels, H, W) for a task with the layout "map", otherwise
+            (B, task.channels).
+        """
 
     @abc.abstractmethod
     def reset_parameters(self) -> None:
-        """Draw all parameters anew, as in construction."""
+        """Re-initialise all parameters and buffers, as the constructor does."""
 
 
 class MultiTaskModel(nn.Module):
     """A backbone with one head per task.
 
     Args:
-        tasks: in the order of the configuration.
+        tasks: of the model, in their order.
         backbone: made for these tasks.
-        heads: per task name its head.
+        heads: task name -> head.
     """
 
     def __init__(
@@ -149,20 +174,22 @@ class MultiTaskModel(nn.Module):
         self._frozen: list[nn.Module] = []
 
     def train(self, mode: bool = True) -> Self:
-        """Set the mode of all modules but the frozen ones, which stay in evaluation mode."""
+        """Set the mode of all modules except frozen ones, which stay in evaluation mode."""
         super().train(mode)
         for module in self._frozen:
             module.train(False)
         return self
 
     def freeze(self, learning: Iterable[str]) -> None:
-        """Let only the parts made for these tasks learn: what `Task.key` stands in the name of.
+        """Freeze everything that is not made for one of these tasks.
 
-        All other parameters need no gradient any more, and modules without such a part stay in
-        evaluation mode: batch norm uses its running statistics and keeps them, dropout is off.
+        A module or parameter is made for a task if its path contains `Task.key`. All other
+        parameters get `requires_grad = False`, and modules that hold no part of these tasks stay
+        in evaluation mode: batch norm uses its running statistics and leaves them alone, dropout
+        is off.
 
         Args:
-            learning: names of tasks.
+            learning: names of the tasks that go on learning.
         """
         keys = {self.tasks[name].key for name in learning}
         for name, parameter in self.named_parameters():
@@ -179,11 +206,19 @@ class MultiTaskModel(nn.Module):
         self.train(self.training)
 
     def forward(self, inputs: Tensor, tasks: Sequence[str]) -> dict[str, Tensor]:
-        """Predictions of the named tasks at the inputs' size."""
+        """Predict the named tasks at the size of the inputs.
+
+        Args:
+            inputs: (B, 3, H, W) or (B, F).
+            tasks: names of the tasks to predict; other heads do not run.
+
+        Returns:
+            Task name -> (B, task.channels, H, W) or (B, task.channels).
+        """
         return self.predict(self.features(inputs, tasks), tasks, tuple(inputs.shape[2:]))
 
     def features(self, inputs: Tensor, tasks: Sequence[str]) -> Features:
-        """The backbone's features; images are padded (edge values) to its multiple first."""
+        """Compute the backbone's features, of images padded to `input_multiple` by edge values."""
         if inputs.dim() == 4:
             multiple = self.backbone.input_multiple
             height, width = inputs.shape[2:]
@@ -196,7 +231,7 @@ class MultiTaskModel(nn.Module):
     def predict(
         self, features: Features, tasks: Sequence[str], size: tuple[int, ...]
     ) -> dict[str, Tensor]:
-        """Run the heads of `tasks` only and cut what was padded off."""
+        """Run the heads of `tasks` and crop maps to `size`, which removes the padding."""
         predictions = {}
         for name in tasks:
             prediction: Tensor = self.head(name)(features.of(name))
@@ -206,31 +241,36 @@ class MultiTaskModel(nn.Module):
         return predictions
 
     def head(self, task: str) -> Head:
-        """The head of a task."""
+        """Return the head of a task."""
         head = self.heads[self.tasks[task].key]
         assert isinstance(head, Head)
         return head
 
     def task_parameters(self, task: str) -> list[Parameter]:
-        """What only this task's loss reaches: its head and its part of the backbone."""
+        """Return the parameters that only this task's loss reaches, in backbone and head."""
         return [*self.backbone.task_parameters(task), *self.head(task).parameters()]
 
     def shared_parameters(self) -> list[Parameter]:
-        """Everything else, in order of registration."""
+        """Return the parameters that belong to no single task, in order of registration."""
         own = {id(p) for task in self.tasks for p in self.task_parameters(task)}
         return [p for p in self.parameters() if id(p) not in own]
 
 
 def made_for(name: str, keys: Collection[str]) -> bool:
-    """Whether a module or tensor is of one of these tasks: a `Task.key` is part of its path."""
+    """Return whether the path of a module or tensor contains one of these keys (see `Task.key`)."""
     return any(part in keys for part in name.split("."))
 
 
 def check_size(size: Sequence[int], batch: int, backbone: Backbone) -> None:
-    """Refuse an input so small that the deepest map is one pixel of one sample.
+    """Raise an error if the deepest map is a single pixel of a single sample.
+
+    Args:
+        size: height and width of the inputs; empty for vectors.
+        batch: number of samples.
+        backbone: whose strides are looked at.
 
     Raises:
-        MtlError: batch norm has nothing to normalise over there.
+        MtlError: it is; batch norm would have a single value per channel.
     """
     stride = max(backbone.strides)
     if batch == 1 and size and all(-(-side // stride) <= 1 for side in size):
@@ -241,5 +281,5 @@ def check_size(size: Sequence[int], batch: int, backbone: Backbone) -> None:
 
 
 def count_parameters(parameters: Iterable[Parameter]) -> int:
-    """Number of scalars, each tensor counted once."""
+    """Return the number of scalars, counting each tensor once."""
     return sum(p.numel() for p in {id(p): p for p in parameters}.values())

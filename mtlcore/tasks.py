@@ -32,9 +32,12 @@ _UNKNOWN: tuple[Layout, str, tuple[float, ...]] = ("map", "float32", (0.0,))
 
 
 def task_key(name: str) -> str:
-    """The name under which modules and parameters of the task called `name` are kept.
+    """Return the key of a task in `nn.ModuleDict` and `nn.ParameterDict`.
 
-    Torch's containers refuse some plain names (`type`, `keys`, `half`), so it is prefixed.
+    These containers refuse some names (`type`, `keys`, `half`), so the name gets a prefix.
+
+    Args:
+        name: of the task.
     """
     return f"task_{name}"
 
@@ -49,17 +52,24 @@ def _check_name(_instance: Task, _attribute: object, value: str) -> None:
 
 @attrs.frozen(kw_only=True)
 class Task:
-    """One thing to predict.
+    """One thing that a model predicts.
 
     Args:
         name: its name in configurations, metrics and files, unique in a run.
-        kind: what sort of task it is (an open set); heads, losses and metrics say which they serve.
-        channels: outputs of its head; for classes, their number.
-        class_names: one per class, empty where the task has none.
-        unit: of its values, such as "m".
-        layout: "map" (a value per pixel), "vector" (per sample) or "label" (one class per sample).
-        dtype: of its target, "int64" or "float32".
-        safe_value: what collate writes where a label is missing; one number, or one per channel.
+        kind: such as "depth" or "segmentation"; any name is allowed. Heads, losses and metrics say
+            which kinds they serve.
+        channels: number of outputs of its head; for classes, their number.
+        class_names: one name per class; empty where there are no classes or no names.
+        unit: of its values, such as "m"; empty where they have none.
+        layout: of a target: "map" (values per pixel), "vector" (values per sample) or "label" (one
+            class per sample). By default that of the kind.
+        dtype: of a target, "int64" or "float32". By default that of the kind.
+        safe_value: what `collate` writes where a label is missing: one number, or one per channel.
+            By default that of the kind.
+
+    Raises:
+        ValueError: the name is not lower-case letters, digits and underscores, or the numbers of
+            channels and class names differ.
     """
 
     name: str = attrs.field(validator=_check_name)
@@ -87,11 +97,19 @@ class Task:
 
     @property
     def key(self) -> str:
-        """The name under which modules and parameters of this task are kept, see `task_key`."""
+        """The task's key in `nn.ModuleDict` and `nn.ParameterDict`; see `task_key`."""
         return task_key(self.name)
 
     def target_shape(self, size: tuple[int, ...]) -> tuple[int, ...]:
-        """Shape of one sample's target where a map has `size` (height, width)."""
+        """Return the shape of one sample's target.
+
+        Args:
+            size: height and width of the sample's image; ignored unless the layout is "map".
+
+        Returns:
+            `()` for a label, `(channels,)` for a vector, `size` for a map of classes and
+            `(channels, *size)` for any other map.
+        """
         if self.layout == "label":
             return ()
         if self.layout == "vector":
@@ -99,7 +117,13 @@ class Task:
         return size if self.dtype == "int64" else (self.channels, *size)
 
     def valid_shape(self, size: tuple[int, ...]) -> tuple[int, ...]:
-        """Shape of one sample's mask: a vector has one flag per value, a map one per pixel."""
+        """Return the shape of one sample's mask.
+
+        A vector has one flag per value; a map has one flag per pixel, whatever its channels.
+
+        Args:
+            size: height and width of the sample's image; ignored unless the layout is "map".
+        """
         if self.layout == "map":
             return size
         return (self.channels,) if self.layout == "vector" else ()

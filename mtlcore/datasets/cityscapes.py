@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Any, Literal, final
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from mtlcore.data import DataError, Dataset, Sample, check_split
-from mtlcore.errors import UsageError
-from mtlcore.loading import Root, decode_image, decode_label
+from mtlcore.data import Dataset, Sample, check_split
+from mtlcore.datasets.dense_tasks import inverse_depth, segmentation
+from mtlcore.datasets.photographs import Label, make_sample, read_label, read_photograph
+from mtlcore.loading import open_root
 from mtlcore.tasks import Task
 
 # In the order of Cityscapes' own numbers; the files themselves do not name their classes.
@@ -31,15 +31,15 @@ class Cityscapes(Dataset):
     """`{train,val}/{image,label_2,label_7,label_19,depth}/{i}.npy`: 2,975 and 500, 128x256.
 
     Tasks: segmentation (-1 is invalid) and inverse_depth. What the files call depth is the
-    disparity as Cityscapes stores it divided by 65,535 (0 is invalid, the largest 0.49): it grows
-    as things come nearer and is without a unit, so that a relative error of it is none of metres.
-    Which photograph of Cityscapes a number stands for was never published.
+    disparity that Cityscapes stores, divided by 65,535 (0 is invalid, the largest value is 0.49).
+    It is larger for nearer things and has no unit, so its relative error is not that of a depth in
+    metres. Which photograph of Cityscapes a number stands for was never published.
 
     Args:
         root: the folder that holds `train` and `val`, a local path or an fsspec URL.
         split: "train" or "val".
-        classes: background and foreground (2), Cityscapes' categories (7) or its classes (19);
-            the 7 are also looked for in `label/`, LibMTL's name for them.
+        classes: 2 (background and foreground), 7 (Cityscapes' categories) or 19 (its classes).
+            With 7, the folder may also be called `label`, as LibMTL has it.
 
     Raises:
         UsageError: there is no such split, or no root.
@@ -47,10 +47,8 @@ class Cityscapes(Dataset):
     """
 
     def __init__(self, root: str | None, split: str, *, classes: Literal[2, 7, 19] = 7) -> None:
-        if root is None:
-            raise UsageError("data.root: cityscapes reads files; give the folder that holds train/")
+        self._root = open_root("cityscapes", root, "the folder that holds train/")
         check_split("cityscapes", split, self.splits)
-        self._root = Root(root)
         self._split = split
         self._numbers = self._root.numbers(f"{split}/image")
         own = self._root.exists(f"{split}/label_{classes}")
@@ -61,51 +59,34 @@ class Cityscapes(Dataset):
     def describe(
         cls, root: str | None, *, classes: Literal[2, 7, 19] = 7, **settings: Any
     ) -> tuple[Task, ...]:
-        """Segmentation and inverse depth."""
+        """Return the tasks: segmentation and inverse depth."""
         return (
-            Task(
-                name="segmentation",
-                kind="segmentation",
-                channels=classes,
-                class_names=CLASS_NAMES[classes],
-            ),
-            Task(name="inverse_depth", kind="inverse-depth", channels=1),
+            segmentation(CLASS_NAMES[classes]),
+            inverse_depth(),
         )
 
     def __len__(self) -> int:
         return len(self._numbers)
 
     def __getitem__(self, index: int) -> Sample:
-        """One photograph and its two labels.
+        """Return one photograph and its two labels.
 
         Raises:
             DataError: a file is missing or unreadable, an image is not in [0, 1], or a label has
                 another size than its image.
         """
         number = self._numbers[index]
-        path = f"{self._split}/image/{number}.npy"
-        key = self._root.where(path)
-        inputs = decode_image(self._root.read_bytes(path), key)
+        inputs, key = read_photograph(self._root, f"{self._split}/image/{number}.npy")
         size = inputs.shape[1:]
-        classes = self._read(f"{self._split}/{self._label}/{number}.npy", size).astype(np.int64)
-        inverse = self._read(f"{self._split}/depth/{number}.npy", size).astype(np.float32)
-        pairs = {
+        classes = self._read(self._label, number, size).astype(np.int64)
+        inverse = self._read("depth", number, size).astype(np.float32)
+        labels: dict[str, Label] = {
             "segmentation": (classes, classes != -1),
             "inverse_depth": (inverse[None], inverse > 0),
         }
-        return Sample(
-            inputs=inputs,
-            targets={name: torch.from_numpy(values) for name, (values, _) in pairs.items()},
-            valid={name: torch.from_numpy(known) for name, (_, known) in pairs.items()},
-            key=key,
-        )
+        return make_sample(inputs, labels, key)
 
-    def _read(self, path: str, size: tuple[int, ...]) -> NDArray[Any]:
-        """A label of one channel as (H, W)."""
-        where = self._root.where(path)
-        array = decode_label(self._root.read_bytes(path), where)
-        if array.shape not in (tuple(size), (*size, 1)):
-            raise DataError(
-                f"{where}: shape {array.shape} where the image's {tuple(size)} was expected"
-            )
-        return array.reshape(size)
+    def _read(self, folder: str, number: int, size: tuple[int, ...]) -> NDArray[Any]:
+        """Return a label of one channel, (H, W)."""
+        path = f"{self._split}/{folder}/{number}.npy"
+        return read_label(self._root, path, 1, size=size)[..., 0]

@@ -1,4 +1,4 @@
-"""Several datasets as one, each labelled for its own tasks."""
+"""Several datasets as one, each with labels for its own tasks."""
 
 from __future__ import annotations
 
@@ -63,9 +63,9 @@ class _Source:
 class Concat(Dataset):
     """The samples of several datasets, one dataset after the other.
 
-    A sample has the labels of its own dataset; all other tasks are missing for it. Tasks of the
-    same name are one task and must agree in everything (kind, channels, class names, unit ...);
-    `tasks` in a source renames them, to tell two apart or to make them one. Set `data.size` where
+    A sample has the labels of its own dataset; labels of all other tasks are missing. Tasks of the
+    same name are one task and must agree in everything (kind, channels, class names, unit ...).
+    `tasks` renames tasks of a source, to keep two apart or to make them one. Set `data.size` if
     images differ in size.
 
         [[data.sources]]
@@ -77,17 +77,18 @@ class Concat(Dataset):
         size = [288, 384]
         tasks = { segmentation = "room_parts" }
 
-    Datasets are found among mtlcore's own and the installed plugins'.
+    A source may be any dataset of mtlcore or of an installed plugin.
 
     Args:
-        root: of those sources that name none.
-        split: every source is opened at it.
-        sources: per dataset its name, its root, `tasks` (new names for some of them) and its own
-            settings; one that is rendered takes `samples` (for each split) and `size` here.
+        root: of the sources that name no root of their own.
+        split: of every source.
+        sources: one table per dataset: its name, its root, `tasks` (new names for some of its
+            tasks) and its own settings. A rendered dataset takes `samples` (per split) and `size`.
 
     Raises:
-        ConfigError: what is wrong with a source, or two tasks of one name differ.
-        DataError, UsageError: as the datasets themselves raise them.
+        ConfigError: a source is wrong, or two tasks of the same name differ.
+        DataError: raised by one of the datasets.
+        UsageError: raised by one of the datasets.
     """
 
     splits = ("train", "val", "test")
@@ -103,12 +104,12 @@ class Concat(Dataset):
 
     @classmethod
     def describe(cls, root: str | None, **settings: Any) -> tuple[Task, ...]:
-        """The tasks of all sources, in the order in which they are first met."""
+        """Return the tasks of all sources, in the order of their first occurrence."""
         return _merged(_sources(root, settings["sources"]))
 
     @classmethod
     def default_size(cls, root: str | None, **settings: Any) -> tuple[int, int] | None:
-        """What those sources suggest that suggest a size, if it is one and the same."""
+        """Return the size that the sources suggest, if all that suggest one agree."""
         sizes = {
             source.target.default_size(source.root, **source.settings)
             for source in _sources(root, settings["sources"])
@@ -119,10 +120,10 @@ class Concat(Dataset):
         return self._starts[-1]
 
     def __getitem__(self, index: int) -> Sample:
-        """A sample of one of the datasets with its labels under their names here.
+        """Return a sample of one of the datasets, its labels under the new names of their tasks.
 
         Raises:
-            DataError: as the dataset raises it.
+            DataError: raised by the dataset.
         """
         index = range(len(self))[index]
         which = bisect_right(self._starts, index) - 1

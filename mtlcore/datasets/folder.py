@@ -1,4 +1,4 @@
-"""Own photographs: a directory per kind of label, and a `dataset.toml` that says how to read them.
+"""Photographs of your own: a directory per kind of label, and a `dataset.toml` that describes them.
 
     size = [96, 128]                      # height, width for the network; default: the images' own
     image = "{split}/rgb/{name}.png"      # 8-bit PNG, JPEG or .npy
@@ -20,43 +20,26 @@ are expected in the camera's frame: x right, y down, z forward, facing the camer
 from __future__ import annotations
 
 import re
-import tomllib
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any, final
 
-import attrs
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from mtlcore.data import DataError, Dataset, Sample
-from mtlcore.errors import ConfigError, UsageError, did_you_mean
-from mtlcore.loading import MissingFile, Root, decode_image, decode_label, unit_normals
+from mtlcore.datasets.folder_description import Description, LabelFiles, load_description
+from mtlcore.loading import (
+    MissingFile,
+    Root,
+    decode_image,
+    decode_label,
+    open_root,
+    unit_normals,
+)
 from mtlcore.tasks import Task
-
-_CHANNELS = {"depth": 1, "normals": 3, "edges": 1}
-
-
-@attrs.frozen(kw_only=True)
-class _Label:
-    """How one task's files are read; numbers per channel are shaped (C, 1, 1)."""
-
-    task: Task
-    file: str
-    scale: NDArray[np.float32]
-    offset: NDArray[np.float32]
-    invalid: NDArray[np.float64] | None
-
-
-@attrs.frozen(kw_only=True)
-class _Spec:
-    image: str
-    labels: tuple[_Label, ...]
-    names: str | None
-    size: tuple[int, int] | None
 
 
 @final
@@ -66,8 +49,8 @@ class Folder(Dataset):
     Args:
         root: the folder with the files, a local path or an fsspec URL.
         split: what `{split}` stands for in the patterns, usually "train" or "val".
-        spec: the description: a path inside the root, else one of its own (relative to the working
-            directory, absolute, or a URL).
+        spec: the description: a path inside the root; if there is no such file, a path relative to
+            the working directory; an absolute path; or a URL.
 
     Raises:
         UsageError: there is no root.
@@ -78,8 +61,8 @@ class Folder(Dataset):
     def __init__(self, root: str | None, split: str, *, spec: str = "dataset.toml") -> None:
         self._root = _open_root(root)
         self._split = split
-        self._spec = _load_spec(self._root, spec)
-        self._names = _list_names(self._root, self._spec, split)
+        self._description = load_description(self._root, spec)
+        self._names = _list_names(self._root, self._description, split)
         self._warn_of_absent_labels()
         self._warn_of_lost_labels()
 
@@ -87,30 +70,30 @@ class Folder(Dataset):
     def describe(
         cls, root: str | None, *, spec: str = "dataset.toml", **settings: Any
     ) -> tuple[Task, ...]:
-        """The tasks of the description, in its order."""
-        return tuple(label.task for label in _load_spec(_open_root(root), spec).labels)
+        """Return the tasks of the description, in its order."""
+        return tuple(label.task for label in load_description(_open_root(root), spec).labels)
 
     @classmethod
     def default_size(
         cls, root: str | None, *, spec: str = "dataset.toml", **settings: Any
     ) -> tuple[int, int] | None:
-        """The height and width the description asks for; None: the images' own."""
-        return _load_spec(_open_root(root), spec).size
+        """Return the height and width in the description; None: the images' own."""
+        return load_description(_open_root(root), spec).size
 
     def __len__(self) -> int:
         return len(self._names)
 
     def __getitem__(self, index: int) -> Sample:
-        """One photograph at its own size, with those labels that it has.
+        """Return one photograph at its own size, with the labels that it has.
 
         Raises:
             DataError: a file is unreadable, or a label has another size than its image.
         """
-        path = self._path(self._spec.image, self._names[index])
+        path = self._path(self._description.image, self._names[index])
         key = self._root.where(path)
         inputs = decode_image(self._root.read_bytes(path), key)
         targets, valid, sources = {}, {}, {}
-        for label in self._spec.labels:
+        for label in self._description.labels:
             path = self._path(label.file, self._names[index])
             try:
                 data = self._root.read_bytes(path)
@@ -132,7 +115,7 @@ class Folder(Dataset):
 
     def _warn_of_absent_labels(self) -> None:
         """A misspelt pattern would look like labels that were never made."""
-        for label in self._spec.labels:
+        for label in self._description.labels:
             paths = (self._path(label.file, name) for name in self._names)
             if not any(map(self._root.exists, paths)):
                 warnings.warn(
@@ -143,9 +126,9 @@ class Folder(Dataset):
 
     def _warn_of_lost_labels(self) -> None:
         """A label whose file is named otherwise than its image would count as never made."""
-        image, labels = self._spec.image, self._spec.labels
+        image, labels = self._description.image, self._description.labels
         # A list of names may leave images out, whose labels are not lost.
-        names = self._names if self._spec.names is None else self._listed(image)
+        names = self._names if self._description.names is None else self._listed(image)
         read = {self._path(p, name) for p in (image, *(x.file for x in labels)) for name in names}
         for label in labels:
             if not names or ("{split}" in image and "{split}" not in label.file):
@@ -168,15 +151,10 @@ class Folder(Dataset):
 
 
 def _open_root(root: str | None) -> Root:
-    if root is None:
-        raise UsageError("data.root: folder reads files; give the folder they lie in")
-    return Root(root)
+    return open_root("folder", root, "the folder they lie in")
 
 
-# ---------------------------------------------------------------------------- reading a sample
-
-
-def _list_names(root: Root, spec: _Spec, split: str) -> list[str]:
+def _list_names(root: Root, spec: Description, split: str) -> list[str]:
     if spec.names is not None:
         lines = root.read_bytes(_fill(spec.names, split)).decode().splitlines()
         names = [line.strip() for line in lines if line.strip()]
@@ -217,7 +195,7 @@ def _planes(task: Task, raw: NDArray[Any], where: str) -> NDArray[Any]:
     return planes
 
 
-def _decode(label: _Label, planes: NDArray[Any]) -> tuple[Tensor, Tensor]:
+def _decode(label: LabelFiles, planes: NDArray[Any]) -> tuple[Tensor, Tensor]:
     valid = _known(label.invalid, planes)
     if label.task.dtype == "int64":
         classes = planes[0].astype(np.int64) + int(label.offset[0, 0, 0])
@@ -237,181 +215,3 @@ def _known(invalid: NDArray[np.float64] | None, planes: NDArray[Any]) -> NDArray
     for plane, value in zip(planes, invalid[:, 0, 0].tolist(), strict=True):
         known |= ~np.isnan(plane) if np.isnan(value) else plane != value
     return known
-
-
-# ------------------------------------------------------------------- reading the description
-
-
-def _load_spec(root: Root, spec: str) -> _Spec:
-    where, data = _read_spec(root, spec)
-    try:
-        table = tomllib.loads(data.decode())
-    except ValueError as error:  # not TOML, or not UTF-8
-        raise ConfigError([f"{where}: {error}"]) from error
-    problems: list[str] = []
-    parsed = _parse(table, problems)
-    if problems or parsed is None:
-        raise ConfigError(f"{where}: {problem}" for problem in problems)
-    return parsed
-
-
-def _read_spec(root: Root, spec: str) -> tuple[str, bytes]:
-    # The root comes first: a dataset.toml that happens to lie in the working directory must not
-    # describe another folder's files.
-    own_path = "://" in spec or Path(spec).expanduser().is_absolute()
-    places = [(Root(spec), "")] if own_path else [(root, spec), (Root(spec), "")]
-    missing = []
-    for place, relative in places:
-        try:
-            return place.where(relative), place.read_bytes(relative)
-        except MissingFile as error:
-            missing.append(error)
-    if not own_path and not root.exists(""):
-        raise missing[0]
-    first, *others = (place.where(relative) for place, relative in places)
-    nor = "".join(f", nor {other}" for other in others)
-    raise ConfigError(
-        [f"{first}: no such file{nor}; it says how the dataset's files are read (data.spec)"]
-    )
-
-
-def _parse(table: dict[str, Any], problems: list[str]) -> _Spec | None:
-    _check(table, "", _TOP_KEYS, ("image", "tasks"), problems)
-    tasks = table.get("tasks")
-    labels = (
-        [_parse_label(name, entry, problems) for name, entry in tasks.items()]
-        if isinstance(tasks, dict)
-        else []
-    )
-    if problems:
-        return None
-    if "{split}" not in table["image"] + table.get("names", ""):
-        problems.append("image: has no {split}, so that training and validation would be the same")
-    return _Spec(
-        image=table["image"],
-        labels=tuple(label for label in labels if label is not None),
-        names=table.get("names"),
-        size=tuple(table["size"]) if "size" in table else None,
-    )
-
-
-def _parse_label(name: str, entry: Any, problems: list[str]) -> _Label | None:
-    path = f"tasks.{name}"
-    if not isinstance(entry, dict):
-        problems.append(f"{path}: must be a table, [{path}]")
-        return None
-    before = len(problems)
-    _check(entry, f"{path}.", _LABEL_KEYS, ("kind", "file"), problems)
-    if len(problems) > before:
-        return None
-    kind, classes = entry["kind"], tuple(entry.get("classes", ()))
-    channels = entry.get("channels", len(classes) or _CHANNELS.get(kind))
-    if channels is None:
-        key, what = ("classes", "names") if kind == "segmentation" else ("channels", "number")
-        problems.append(f"{path}.{key}: missing; a task of kind {kind!r} needs their {what}")
-        return None
-    try:
-        task = Task(
-            name=name,
-            kind=kind,
-            channels=channels,
-            class_names=classes,
-            unit=entry.get("unit", ""),
-        )
-        _check_task(task, entry)
-        return _Label(
-            task=task,
-            file=entry["file"],
-            scale=_per_channel(entry, "scale", 1.0, task).astype(np.float32),
-            offset=_per_channel(entry, "offset", 0.0, task).astype(np.float32),
-            invalid=_per_channel(entry, "invalid", 0.0, task) if "invalid" in entry else None,
-        )
-    except ValueError as error:
-        problems.append(f"{path}: {error}")
-        return None
-
-
-def _check_task(task: Task, entry: Mapping[str, Any]) -> None:
-    if task.layout != "map":
-        raise ValueError(f"kind {task.kind!r} has no value per pixel; folder reads maps only")
-    if task.channels != _CHANNELS.get(task.kind, task.channels):
-        raise ValueError(f"channels must be {_CHANNELS[task.kind]} for kind {task.kind!r}")
-    if task.dtype == "int64" and ("scale" in entry or not isinstance(entry.get("offset", 0), int)):
-        raise ValueError("class numbers have no scale, and only a whole offset")
-
-
-def _per_channel(
-    entry: Mapping[str, Any], key: str, default: float, task: Task
-) -> NDArray[np.float64]:
-    """The number or numbers of a key as (C, 1, 1)."""
-    channels = 1 if task.dtype == "int64" else task.channels
-    numbers = np.atleast_1d(np.asarray(entry.get(key, default), dtype=np.float64))
-    if len(numbers) not in (1, channels):
-        raise ValueError(f"{key} has {len(numbers)} numbers for {channels} channel(s)")
-    return np.broadcast_to(numbers.reshape(-1, 1, 1), (channels, 1, 1))
-
-
-def _check(
-    table: Mapping[str, Any],
-    path: str,
-    known: Mapping[str, tuple[str, Callable[[Any], bool]]],
-    required: Sequence[str],
-    problems: list[str],
-) -> None:
-    """Add a problem for every key that is unknown, missing or has a value of another sort."""
-    for key, value in table.items():
-        if key not in known:
-            problems.append(f"{path}{key}: no such key{did_you_mean(key, known)}")
-        elif not known[key][1](value):
-            problems.append(f"{path}{key}: {value!r} is not {known[key][0]}")
-    problems.extend(f"{path}{key}: missing" for key in required if key not in table)
-
-
-def _is_text(value: Any) -> bool:
-    return isinstance(value, str) and bool(value)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _is_positive(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value > 0
-
-
-def _is_list(value: Any, check: Callable[[Any], bool]) -> bool:
-    return isinstance(value, list) and bool(value) and all(map(check, value))
-
-
-def _is_pattern(value: Any) -> bool:
-    fields = re.findall(r"\{(.*?)\}", value) if isinstance(value, str) else []
-    return fields.count("name") == 1 and set(fields) <= {"name", "split"}
-
-
-_NUMBERS = (
-    "a number, or a list of one per channel",
-    lambda value: _is_number(value) or _is_list(value, _is_number),
-)
-_PATTERN = ("a path with {name} once, and {split} where it depends on that", _is_pattern)
-_TOP_KEYS: dict[str, tuple[str, Callable[[Any], bool]]] = {
-    "size": (
-        "[height, width] in pixels",
-        lambda value: _is_list(value, _is_positive) and len(value) == 2,
-    ),
-    "image": _PATTERN,
-    "names": ("a path, with {split}", _is_text),
-    "tasks": (
-        "a table with an entry per task",
-        lambda value: isinstance(value, dict) and value != {},
-    ),
-}
-_LABEL_KEYS: dict[str, tuple[str, Callable[[Any], bool]]] = {
-    "kind": ("the name of a kind of task", _is_text),
-    "file": _PATTERN,
-    "classes": ("a list of class names", lambda value: _is_list(value, _is_text)),
-    "channels": ("a whole number from 1", _is_positive),
-    "scale": _NUMBERS,
-    "offset": _NUMBERS,
-    "invalid": _NUMBERS,
-    "unit": ("a text", _is_text),
-}

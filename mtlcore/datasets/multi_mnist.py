@@ -11,9 +11,9 @@ import torch
 from numpy.typing import NDArray
 
 from mtlcore.data import DataError, Dataset, Sample, check_split
-from mtlcore.datasets.scenes import hash_uniform
+from mtlcore.datasets.random_numbers import hash_uniform
 from mtlcore.errors import UsageError, describe
-from mtlcore.loading import MissingFile, Root, image_tensor
+from mtlcore.loading import MissingFile, Root, image_tensor, open_root
 from mtlcore.tasks import Task
 
 CLASS_NAMES = tuple("0123456789")
@@ -24,8 +24,8 @@ _SIDE = 36
 class MultiMNIST(Dataset):
     """Pairs of MNIST digits on a canvas of 36x36, made from the raw idx files (plain or .gz).
 
-    Tasks: upper_left and lower_right, the class of either digit. The digits overlap by 20 pixels;
-    where they do, the brighter one is seen (Sabour, Frosst and Hinton, "Dynamic Routing Between
+    Tasks: upper_left and lower_right, the class of either digit. The digits overlap by 20 pixels,
+    where the brighter pixel is seen (Sabour, Frosst and Hinton, "Dynamic Routing Between
     Capsules", NIPS 2017; Sener and Koltun, NeurIPS 2018). The grey picture is repeated in three
     channels.
 
@@ -37,14 +37,14 @@ class MultiMNIST(Dataset):
         root: the folder with the files, a local path or an fsspec URL.
         split: "train", "val" or "test"; the first two share the digits of `digits`, "test" has
             those of `t10k`.
-        digits: the files that training and validation are made from, by the beginning of their
-            names.
-        val_fraction: part of those digits that is kept for validation.
-        seed: of the partners and of who is kept for validation.
+        digits: the files that training and validation are made from: "train" or "t10k", with which
+            their names begin.
+        val_fraction: fraction of these digits that is kept for validation.
+        seed: of the choice of partners and of the digits for validation.
 
     Raises:
         UsageError: there is no such split or no root, or the fraction is not between 0 and 1.
-        DataError: a file is missing or no idx file of 28x28 digits.
+        DataError: a file is missing, or is not an idx file of 28x28 digits.
     """
 
     splits = ("train", "val", "test")
@@ -58,16 +58,14 @@ class MultiMNIST(Dataset):
         val_fraction: float = 1 / 6,
         seed: int = 0,
     ) -> None:
-        if root is None:
-            raise UsageError("data.root: multi-mnist reads files; give the folder they lie in")
+        files = open_root("multi-mnist", root, "the folder they lie in")
         check_split("multi-mnist", split, self.splits)
         if split == "test" and digits == "t10k":
             raise UsageError("data.digits: 't10k' is trained on, nothing is left for a test")
         if not 0 < val_fraction < 1:
             raise UsageError(f"data.val_fraction: {val_fraction} must lie between 0 and 1")
         source = "t10k" if split == "test" else digits
-        self._root, self._split = root, split
-        files = Root(root)
+        self._root, self._split = files, split
         images = _read(files, f"{source}-images-idx3-ubyte", dimensions=3)
         classes = _read(files, f"{source}-labels-idx1-ubyte", dimensions=1)
         if images.shape[1:] != (28, 28) or len(images) != len(classes):
@@ -85,7 +83,7 @@ class MultiMNIST(Dataset):
 
     @classmethod
     def describe(cls, root: str | None, **settings: Any) -> tuple[Task, ...]:
-        """The upper left and the lower right digit."""
+        """Return the tasks: the upper left and the lower right digit."""
         upper_left, lower_right = (
             Task(name=name, kind="classification", channels=10, class_names=CLASS_NAMES)
             for name in ("upper_left", "lower_right")
@@ -96,13 +94,13 @@ class MultiMNIST(Dataset):
         return len(self._numbers)
 
     def __getitem__(self, index: int) -> Sample:
-        """One pair of digits; its key ends in the number of the first digit in its file."""
+        """Return one pair of digits; its key ends in the number of the first digit in its file."""
         partner = self._partners[index]
         canvas = np.zeros((_SIDE, _SIDE), dtype=np.uint8)
         canvas[:28, :28] = self._images[index]
         corner = canvas[-28:, -28:]
         np.maximum(corner, self._images[partner], out=corner)
-        key = f"{self._root}/{self._split}/{self._numbers[index]}"
+        key = f"{self._root.root}/{self._split}/{self._numbers[index]}"
         pair = {"upper_left": index, "lower_right": partner}
         return Sample(
             inputs=image_tensor(canvas, key).contiguous(),

@@ -7,9 +7,16 @@ from typing import Any, Literal, final
 import numpy as np
 
 from mtlcore.data import Dataset, Sample, check_split
-from mtlcore.datasets.mt_files import Pair, fit, labelled, read_label, read_names, read_photograph
-from mtlcore.errors import UsageError
-from mtlcore.loading import Root, unit_normals
+from mtlcore.datasets.dense_tasks import DEPTH, EDGES, NORMALS, segmentation
+from mtlcore.datasets.photographs import (
+    Label,
+    find_label,
+    make_sample,
+    read_names,
+    read_photograph,
+    resize_nearest,
+)
+from mtlcore.loading import open_root, unit_normals
 from mtlcore.tasks import Task
 
 CLASS_NAMES = (
@@ -54,10 +61,8 @@ class NYUDMT(Dataset):
     splits = ("train", "val", "test")
 
     def __init__(self, root: str | None, split: str, *, classes: Classes = 40) -> None:
-        if root is None:
-            raise UsageError("data.root: nyud-mt reads files; give the folder that holds gt_sets/")
+        self._root = open_root("nyud-mt", root, "the folder that holds gt_sets/")
         check_split("nyud-mt", split, self.splits)
-        self._root = Root(root)
         self._names = read_names(self._root, f"gt_sets/{split}.txt")
         self._classes = classes
 
@@ -65,20 +70,20 @@ class NYUDMT(Dataset):
     def describe(
         cls, root: str | None, *, classes: Classes = 40, **settings: Any
     ) -> tuple[Task, ...]:
-        """Segmentation, depth, normals and edges."""
+        """Return the tasks: segmentation, depth, normals and edges."""
         names = CLASS_NAMES if classes == 40 else (_BACKGROUND, *CLASS_NAMES)
         return (
-            Task(name="segmentation", kind="segmentation", channels=classes, class_names=names),
-            Task(name="depth", kind="depth", channels=1, unit="m"),
-            Task(name="normals", kind="normals", channels=3),
-            Task(name="edges", kind="edges", channels=1),
+            segmentation(names),
+            DEPTH,
+            NORMALS,
+            EDGES,
         )
 
     def __len__(self) -> int:
         return len(self._names)
 
     def __getitem__(self, index: int) -> Sample:
-        """One photograph at its own size with those labels that it has.
+        """Return one photograph at its own size with the labels that it has.
 
         Raises:
             DataError: the photograph is missing, or a file is unreadable or of another layout.
@@ -92,34 +97,34 @@ class NYUDMT(Dataset):
             "normals": self._normals(name, size),
             "edges": self._edges(name, size),
         }
-        return labelled(inputs, labels, key)
+        return make_sample(inputs, labels, key)
 
-    def _segmentation(self, name: str, size: tuple[int, int]) -> Pair | None:
-        raw = read_label(self._root, f"segmentation/{name}.png", 1, eight_bit=True)
+    def _segmentation(self, name: str, size: tuple[int, int]) -> Label | None:
+        raw = find_label(self._root, f"segmentation/{name}.png", 1, bits=8)
         if raw is None:
             return None
-        stored = fit(raw[..., 0], size).astype(np.int64)
+        stored = resize_nearest(raw[..., 0], size).astype(np.int64)
         if self._classes == 41:
             return stored, np.ones(size, dtype=np.bool_)
         return stored - 1, stored != 0
 
-    def _depth(self, name: str, size: tuple[int, int]) -> Pair | None:
-        raw = read_label(self._root, f"depth/{name}.npy", 1)
+    def _depth(self, name: str, size: tuple[int, int]) -> Label | None:
+        raw = find_label(self._root, f"depth/{name}.npy", 1)
         if raw is None:
             return None
-        depth = fit(raw[..., 0], size).astype(np.float32)
+        depth = resize_nearest(raw[..., 0], size).astype(np.float32)
         return depth[None], depth != 0
 
-    def _normals(self, name: str, size: tuple[int, int]) -> Pair | None:
-        raw = read_label(self._root, f"normals/{name}.npy", 3)
+    def _normals(self, name: str, size: tuple[int, int]) -> Label | None:
+        raw = find_label(self._root, f"normals/{name}.npy", 3)
         if raw is None:
             return None
-        normals = fit(raw, size).transpose(2, 0, 1).astype(np.float32, order="C")
+        normals = resize_nearest(raw, size).transpose(2, 0, 1).astype(np.float32, order="C")
         return normals, unit_normals(normals)
 
-    def _edges(self, name: str, size: tuple[int, int]) -> Pair | None:
-        raw = read_label(self._root, f"edge/{name}.npy", 1)
+    def _edges(self, name: str, size: tuple[int, int]) -> Label | None:
+        raw = find_label(self._root, f"edge/{name}.npy", 1)
         if raw is None:
             return None
-        edges = fit(raw[..., 0], size) > 0.5
+        edges = resize_nearest(raw[..., 0], size) > 0.5
         return edges[None].astype(np.float32), np.ones(size, dtype=np.bool_)

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, final
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
-from mtlcore.data import DataError, Dataset, Sample, check_split
-from mtlcore.errors import UsageError
-from mtlcore.loading import Root, decode_image, decode_label, unit_normals
+from mtlcore.data import Dataset, Sample, check_split
+from mtlcore.datasets.dense_tasks import DEPTH, NORMALS, segmentation
+from mtlcore.datasets.photographs import Label, make_sample, read_label, read_photograph
+from mtlcore.loading import open_root, unit_normals
 from mtlcore.tasks import Task
 
 CLASS_NAMES = (
     "bed", "books", "ceiling", "chair", "floor", "furniture", "objects",
     "picture", "sofa", "table", "tv", "wall", "window",
 )  # fmt: skip
-_FOLDERS = {"segmentation": ("label", 1), "depth": ("depth", 1), "normals": ("normal", 3)}
 
 
 @final
@@ -39,74 +38,60 @@ class NYUv2(Dataset):
     """
 
     def __init__(self, root: str | None, split: str) -> None:
-        if root is None:
-            raise UsageError("data.root: nyuv2 reads files; give the folder that holds train/")
+        self._root = open_root("nyuv2", root, "the folder that holds train/")
         check_split("nyuv2", split, self.splits)
-        self._root = Root(root)
         self._split = split
         self._numbers = self._root.numbers(f"{split}/image")
 
     @classmethod
     def describe(cls, root: str | None, **settings: Any) -> tuple[Task, ...]:
-        """Segmentation, depth and normals."""
+        """Return the tasks: segmentation, depth and normals."""
         return (
-            Task(
-                name="segmentation",
-                kind="segmentation",
-                channels=len(CLASS_NAMES),
-                class_names=CLASS_NAMES,
-            ),
-            Task(name="depth", kind="depth", channels=1, unit="m"),
-            Task(name="normals", kind="normals", channels=3),
+            segmentation(CLASS_NAMES),
+            DEPTH,
+            NORMALS,
         )
 
     def __len__(self) -> int:
         return len(self._numbers)
 
     def __getitem__(self, index: int) -> Sample:
-        """One photograph and its three labels.
+        """Return one photograph and its three labels.
 
         Raises:
             DataError: a file is missing or unreadable, an image is not in [0, 1], or a label has
                 another size than its image.
         """
         number = self._numbers[index]
-        path = f"{self._split}/image/{number}.npy"
-        key = self._root.where(path)
-        inputs = decode_image(self._root.read_bytes(path), key)
-        targets, valid = {}, {}
-        for name, (folder, channels) in _FOLDERS.items():
-            planes = self._read(f"{self._split}/{folder}/{number}.npy", channels, inputs.shape[1:])
-            targets[name], valid[name] = _DECODERS[name](planes)
-        return Sample(inputs=inputs, targets=targets, valid=valid, key=key)
-
-    def _read(self, path: str, channels: int, size: tuple[int, ...]) -> NDArray[Any]:
-        where = self._root.where(path)
-        array = decode_label(self._root.read_bytes(path), where)
-        array = array[..., None] if array.ndim == 2 else array
-        if array.shape != (*size, channels):
-            raise DataError(
-                f"{where}: shape {array.shape} where the image's {tuple(size)} and {channels} "
-                "channel(s) were expected"
-            )
-        return array.transpose(2, 0, 1)
+        inputs, key = read_photograph(self._root, f"{self._split}/image/{number}.npy")
+        labels = {}
+        for name, (folder, channels, decode) in _FILES.items():
+            path = f"{self._split}/{folder}/{number}.npy"
+            raw = read_label(self._root, path, channels, size=inputs.shape[1:])
+            labels[name] = decode(raw.transpose(2, 0, 1))
+        return make_sample(inputs, labels, key)
 
 
-def _segmentation(planes: NDArray[Any]) -> tuple[Tensor, Tensor]:
+def _segmentation(planes: NDArray[Any]) -> Label:
     classes = planes[0].astype(np.int64, order="C")
-    return torch.from_numpy(classes), torch.from_numpy(classes != -1)
+    return classes, classes != -1
 
 
-def _depth(planes: NDArray[Any]) -> tuple[Tensor, Tensor]:
+def _depth(planes: NDArray[Any]) -> Label:
     depth = planes.astype(np.float32, order="C")
-    return torch.from_numpy(depth), torch.from_numpy(depth[0] != 0)
+    return depth, depth[0] != 0
 
 
-def _normals(planes: NDArray[Any]) -> tuple[Tensor, Tensor]:
-    # Whether a normal is there is asked of its length: its channels may well add up to zero.
+def _normals(planes: NDArray[Any]) -> Label:
+    # The length tells whether there is a normal: its channels may well add up to zero.
     normals = planes.astype(np.float32, order="C")
     known = unit_normals(normals)
-    return torch.from_numpy(normals), torch.from_numpy(known)
+    return normals, known
 
 
-_DECODERS = {"segmentation": _segmentation, "depth": _depth, "normals": _normals}
+# Per task the folder of its files, their channels, and how the planes (C, H, W) are decoded.
+_FILES: dict[str, tuple[str, int, Callable[[NDArray[Any]], Label]]] = {
+    "segmentation": ("label", 1, _segmentation),
+    "depth": ("depth", 1, _depth),
+    "normals": ("normal", 3, _normals),
+}

@@ -10,9 +10,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mtlcore.data import DataError, Dataset, Sample, check_split
-from mtlcore.datasets.mt_files import Pair, fit, labelled, read_label, read_names, read_photograph
+from mtlcore.datasets.dense_tasks import EDGES, NORMALS, segmentation
+from mtlcore.datasets.photographs import (
+    Label,
+    find_label,
+    make_sample,
+    read_names,
+    read_photograph,
+    resize_nearest,
+)
 from mtlcore.errors import UsageError, describe
-from mtlcore.loading import MissingFile, Root, unit_normals
+from mtlcore.loading import MissingFile, open_root, unit_normals
 from mtlcore.standard.edges import thin
 from mtlcore.tasks import Task
 
@@ -79,33 +87,19 @@ class PascalContext(Dataset):
     """
 
     def __init__(self, root: str | None, split: str) -> None:
-        if root is None:
-            raise UsageError(
-                "data.root: pascal-context reads files; give the folder that holds JPEGImages/"
-            )
-        check_split("pascal-context", split, self.splits)
         _scipy_io()
-        self._root = Root(root)
+        self._root = open_root("pascal-context", root, "the folder that holds JPEGImages/")
+        check_split("pascal-context", split, self.splits)
         self._names = read_names(self._root, f"ImageSets/Context/{split}.txt")
 
     @classmethod
     def describe(cls, root: str | None, **settings: Any) -> tuple[Task, ...]:
-        """Segmentation, human parts, edges, normals and saliency."""
+        """Return the tasks: segmentation, human parts, edges, normals and saliency."""
         return (
-            Task(
-                name="segmentation",
-                kind="segmentation",
-                channels=len(CLASS_NAMES),
-                class_names=CLASS_NAMES,
-            ),
-            Task(
-                name="human_parts",
-                kind="segmentation",
-                channels=len(PART_NAMES),
-                class_names=PART_NAMES,
-            ),
-            Task(name="edges", kind="edges", channels=1),
-            Task(name="normals", kind="normals", channels=3),
+            segmentation(CLASS_NAMES),
+            segmentation(PART_NAMES, "human_parts"),
+            EDGES,
+            NORMALS,
             Task(name="saliency", kind="saliency", channels=1),
         )
 
@@ -113,7 +107,7 @@ class PascalContext(Dataset):
         return len(self._names)
 
     def __getitem__(self, index: int) -> Sample:
-        """One photograph at its own size with those labels that it has.
+        """Return one photograph at its own size with the labels that it has.
 
         Raises:
             DataError: the photograph is missing, or a file is unreadable or of another layout.
@@ -129,18 +123,18 @@ class PascalContext(Dataset):
             "normals": None if classes is None else self._normals(name, classes, size),
             "saliency": self._saliency(name, size),
         }
-        return labelled(inputs, labels, key)
+        return make_sample(inputs, labels, key)
 
-    def _segmentation(self, name: str, size: tuple[int, int]) -> Pair | None:
+    def _segmentation(self, name: str, size: tuple[int, int]) -> Label | None:
         raw = self._png(f"semseg/VOC12/{name}.png", 1)
         if raw is None:
             raw = self._png(f"semseg/pascal-context/{name}.png", 1)
         if raw is None:
             return None
-        classes = fit(raw[..., 0], size).astype(np.int64)
+        classes = resize_nearest(raw[..., 0], size).astype(np.int64)
         return classes, classes != 255
 
-    def _human_parts(self, name: str, size: tuple[int, int]) -> Pair | None:
+    def _human_parts(self, name: str, size: tuple[int, int]) -> Label | None:
         path = f"human_parts/{name}.mat"
         anno = self._mat(path, "anno")
         if anno is None:
@@ -151,7 +145,9 @@ class PascalContext(Dataset):
             raise DataError(
                 f"{self._root.where(path)}: 'anno' is not as in PASCAL-Part: {describe(error)}"
             ) from error
-        return None if parts is None else (fit(parts, size), np.ones(size, dtype=np.bool_))
+        if parts is None:
+            return None
+        return resize_nearest(parts, size), np.ones(size, dtype=np.bool_)
 
     def _classes(self, name: str) -> NDArray[Any] | None:
         """(H, W) numbers of PASCAL-Context's 459 classes."""
@@ -163,27 +159,27 @@ class PascalContext(Dataset):
             )
         return classes
 
-    def _normals(self, name: str, classes: NDArray[Any], size: tuple[int, int]) -> Pair | None:
+    def _normals(self, name: str, classes: NDArray[Any], size: tuple[int, int]) -> Label | None:
         raw = self._png(f"normals_distill/{name}.png", 3)
         if raw is None:
             return None
-        planes = fit(raw, size).transpose(2, 0, 1)
+        planes = resize_nearest(raw, size).transpose(2, 0, 1)
         normals: NDArray[np.float32] = planes.astype(np.float32, order="C")
         normals *= 2 / 255
         normals -= 1
-        known = np.isin(fit(classes, size), _WITH_NORMALS) & unit_normals(normals)
+        known = np.isin(resize_nearest(classes, size), _WITH_NORMALS) & unit_normals(normals)
         return normals, known
 
-    def _saliency(self, name: str, size: tuple[int, int]) -> Pair | None:
+    def _saliency(self, name: str, size: tuple[int, int]) -> Label | None:
         raw = self._png(f"sal_distill/{name}.png", 1)
         if raw is None:
             return None
-        salient = fit(raw[..., 0], size) > 127
+        salient = resize_nearest(raw[..., 0], size) > 127
         return salient[None].astype(np.float32), np.ones(size, dtype=np.bool_)
 
     def _png(self, path: str, channels: int) -> NDArray[Any] | None:
         """(H, W, channels) values of 8 bits; None where there is no such file."""
-        return read_label(self._root, path, channels, eight_bit=True)
+        return find_label(self._root, path, channels, bits=8)
 
     def _mat(self, path: str, variable: str) -> NDArray[Any] | None:
         """A variable of a MATLAB file; None where there is no such file."""
@@ -229,10 +225,10 @@ def _parts(anno: NDArray[Any]) -> NDArray[np.int64] | None:
     return numbers
 
 
-def _edges(classes: NDArray[Any], size: tuple[int, int]) -> Pair:
+def _edges(classes: NDArray[Any], size: tuple[int, int]) -> Label:
     """Where the Laplacian of the class numbers is not 0, thinned."""
     padded = np.pad(classes.astype(np.int64), 1, mode="reflect")
     across = padded[1:-1, :-2] + padded[1:-1, 2:]
     down = padded[:-2, 1:-1] + padded[2:, 1:-1]
     borders = thin(across + down != 4 * padded[1:-1, 1:-1])
-    return fit(borders, size)[None].astype(np.float32), np.ones(size, dtype=np.bool_)
+    return resize_nearest(borders, size)[None].astype(np.float32), np.ones(size, dtype=np.bool_)

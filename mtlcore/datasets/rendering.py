@@ -18,16 +18,9 @@ import attrs
 import numpy as np
 from numpy.typing import NDArray
 
-from mtlcore.datasets.scenes import (
-    CLASS_NAMES,
-    TEXTURE_KINDS,
-    Camera,
-    Material,
-    Scene,
-    Shape,
-    hash_uniform,
-    make_scene,
-)
+from mtlcore.datasets.random_numbers import hash_uniform
+from mtlcore.datasets.scene import CLASS_NAMES, TEXTURE_KINDS, Camera, Material, Scene, Shape
+from mtlcore.datasets.scene_layout import make_scene
 
 __all__ = ["CLASS_NAMES", "Rendering", "render"]
 

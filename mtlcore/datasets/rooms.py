@@ -7,6 +7,7 @@ from typing import Any, final
 import torch
 
 from mtlcore.data import Dataset, Sample, check_split
+from mtlcore.datasets.dense_tasks import DEPTH, EDGES, NORMALS, segmentation
 from mtlcore.datasets.rendering import CLASS_NAMES, render
 from mtlcore.loading import image_tensor
 from mtlcore.tasks import Task
@@ -16,17 +17,18 @@ _SCENES_PER_SPLIT = 1 << 40  # every split has its own range of scene numbers
 
 @final
 class Rooms(Dataset):
-    """Furnished rooms rendered from (seed, index); every label is valid everywhere.
+    """Furnished rooms, rendered from (seed, index); every label is valid everywhere.
 
     Tasks: segmentation, depth (m), normals (camera frame: x right, y down, z forward, facing the
-    camera) and edges. No scene is in two splits, and more samples only add scenes at the end.
+    camera) and edges. No scene is in two splits; with more samples, scenes are added at the
+    end.
 
     Args:
         root: not used, there are no files.
         split: "train", "val" or "test".
-        samples: how many rooms.
-        size: height and width to render at; nothing is resized afterwards.
-        seed: another seed, other rooms.
+        samples: number of rooms in the split.
+        size: height and width of the images.
+        seed: of the rooms.
 
     Raises:
         UsageError: there is no such split.
@@ -54,24 +56,19 @@ class Rooms(Dataset):
 
     @classmethod
     def describe(cls, root: str | None, **settings: Any) -> tuple[Task, ...]:
-        """Segmentation, depth, normals and edges."""
+        """Return the tasks: segmentation, depth, normals and edges."""
         return (
-            Task(
-                name="segmentation",
-                kind="segmentation",
-                channels=len(CLASS_NAMES),
-                class_names=CLASS_NAMES,
-            ),
-            Task(name="depth", kind="depth", channels=1, unit="m"),
-            Task(name="normals", kind="normals", channels=3),
-            Task(name="edges", kind="edges", channels=1),
+            segmentation(CLASS_NAMES),
+            DEPTH,
+            NORMALS,
+            EDGES,
         )
 
     def __len__(self) -> int:
         return len(self._indices)
 
     def __getitem__(self, index: int) -> Sample:
-        """One room at the size asked for."""
+        """Return one room at the size asked for."""
         index = self._indices[index]
         key = f"rooms/{self._split}/{index}"
         room = render(self._seed, self._first + index, *self._size)

@@ -9,12 +9,13 @@ from collections.abc import Callable
 from typing import Any, Literal, final
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from mtlcore.data import DataError, Dataset, Sample, check_split
+from mtlcore.datasets.dense_tasks import DEPTH, EDGES, NORMALS, segmentation
+from mtlcore.datasets.photographs import Label, find_label, make_sample, read_photograph
 from mtlcore.errors import UsageError
-from mtlcore.loading import MissingFile, Root, decode_image, decode_label, unit_normals
+from mtlcore.loading import MissingFile, Root, open_root, unit_normals
 from mtlcore.tasks import Task
 
 CLASS_NAMES = (
@@ -26,8 +27,6 @@ _NO_DEPTH = 65_535
 _SHORTEST_NORMAL = 64  # in grey levels, of 127; around (127, 127, 127) there is none
 _FIELDS = ("building", "domain")
 
-_Pair = tuple[NDArray[Any], NDArray[np.bool_]]
-
 
 @final
 class Taskonomy(Dataset):
@@ -38,10 +37,9 @@ class Taskonomy(Dataset):
     unit length; grey is invalid; the camera frame is the files' own) and edges (`edge_texture`,
     16-bit strengths as parts of 65535). Segmentation consists of another network's predictions.
 
-    Buildings are shared out as in the authors' tables, `splits_taskonomy.zip`: put one of them,
-    such as `train_val_test_tiny.csv` (25, 5 and 5 buildings), beside the buildings. Buildings of
-    the table that were not downloaded are left out; a domain that a view has no file of is a
-    missing label.
+    Buildings are split as in the authors' tables, `splits_taskonomy.zip`: put one of them, such as
+    `train_val_test_tiny.csv` (25, 5 and 5 buildings), beside the buildings. Buildings that were not
+    downloaded are left out; where a view has no file of a domain, the label is missing.
 
     Args:
         root: the folder that holds the buildings, a local path or an fsspec URL.
@@ -53,8 +51,8 @@ class Taskonomy(Dataset):
         depth: the distance from the camera's centre ("euclidean") or along its axis ("zbuffer").
 
     Raises:
-        UsageError: there is no root or no such split, or the folder names no building or domain.
-        DataError: the table is missing or another one, or none of the split's buildings is there.
+        UsageError: there is no root or no such split, or `folder` lacks {building} or {domain}.
+        DataError: the table is missing or of another form, or no building of the split is there.
     """
 
     splits = ("train", "val", "test")
@@ -68,12 +66,10 @@ class Taskonomy(Dataset):
         folder: str = "{building}/{domain}",
         depth: Literal["euclidean", "zbuffer"] = "euclidean",
     ) -> None:
-        if root is None:
-            raise UsageError("data.root: taskonomy reads files; give the folder of the buildings")
-        check_split("taskonomy", split, self.splits)
         if any(f"{{{field}}}" not in folder for field in _FIELDS):
             raise UsageError(f"data.folder: {folder!r} must hold {{building}} and {{domain}}")
-        self._root = Root(root)
+        self._root = open_root("taskonomy", root, "the folder of the buildings")
+        check_split("taskonomy", split, self.splits)
         self._folder = folder
         self._domains = {
             "segmentation": "segment_semantic",
@@ -95,52 +91,32 @@ class Taskonomy(Dataset):
 
     @classmethod
     def describe(cls, root: str | None, **settings: Any) -> tuple[Task, ...]:
-        """Segmentation, depth, normals and edges."""
+        """Return the tasks: segmentation, depth, normals and edges."""
         return (
-            Task(
-                name="segmentation",
-                kind="segmentation",
-                channels=len(CLASS_NAMES),
-                class_names=CLASS_NAMES,
-            ),
-            Task(name="depth", kind="depth", channels=1, unit="m"),
-            Task(name="normals", kind="normals", channels=3),
-            Task(name="edges", kind="edges", channels=1),
+            segmentation(CLASS_NAMES),
+            DEPTH,
+            NORMALS,
+            EDGES,
         )
 
     def __len__(self) -> int:
         return len(self._views)
 
     def __getitem__(self, index: int) -> Sample:
-        """One view with those labels that it has.
+        """Return one view with the labels that it has.
 
         Raises:
             DataError: a file is unreadable, or has another size or encoding than it should.
         """
         building, view = self._views[index]
-        path = self._path(building, "rgb", view)
-        key = self._root.where(path)
-        inputs = decode_image(self._root.read_bytes(path), key)
-        targets, valid = {}, {}
+        inputs, key = read_photograph(self._root, self._path(building, "rgb", view))
+        labels = {}
         for name, domain in self._domains.items():
+            decode, channels, bits = _DECODERS[name]
             path = self._path(building, domain, view)
-            where = self._root.where(path)
-            try:
-                raw = decode_label(self._root.read_bytes(path), where)
-            except MissingFile:
-                continue
-            decode, channels, width = _DECODERS[name]
-            shape = (*inputs.shape[1:], channels)
-            if raw.shape != shape and (*raw.shape, 1) != shape:
-                raise DataError(
-                    f"{where}: shape {raw.shape} where {shape} was expected, as {key} is "
-                    f"{tuple(shape[:2])} (height x width)"
-                )
-            if (raw.dtype.itemsize == 1) != (width == 1):
-                raise DataError(f"{where}: must be a PNG of {8 * width} bits, not {raw.dtype}")
-            values, known = decode(raw.reshape(shape))
-            targets[name], valid[name] = torch.from_numpy(values), torch.from_numpy(known)
-        return Sample(inputs=inputs, targets=targets, valid=valid, key=key)
+            raw = find_label(self._root, path, channels, size=inputs.shape[1:], bits=bits)
+            labels[name] = None if raw is None else decode(raw)
+        return make_sample(inputs, labels, key)
 
     def _path(self, building: str, domain: str, view: str = "") -> str:
         folder = self._folder.replace("{building}", building).replace("{domain}", domain)
@@ -191,18 +167,18 @@ def _buildings(root: Root, table: str, split: str) -> list[str]:
     return buildings
 
 
-def _segmentation(raw: NDArray[Any]) -> _Pair:
+def _segmentation(raw: NDArray[Any]) -> Label:
     classes = raw[..., 0].astype(np.int64) - 1
     return classes, classes >= 0
 
 
-def _depth(raw: NDArray[Any]) -> _Pair:
+def _depth(raw: NDArray[Any]) -> Label:
     # A distance of 0 is none, too: nothing lies in the camera's centre.
     known = (raw[..., 0] != _NO_DEPTH) & (raw[..., 0] > 0)
     return raw.transpose(2, 0, 1) * _METRES, known
 
 
-def _normals(raw: NDArray[Any]) -> _Pair:
+def _normals(raw: NDArray[Any]) -> Label:
     normals: NDArray[np.float32] = raw.transpose(2, 0, 1).astype(np.float32, order="C")
     normals -= 127
     known = np.einsum("chw,chw->hw", normals, normals) > _SHORTEST_NORMAL**2
@@ -210,14 +186,14 @@ def _normals(raw: NDArray[Any]) -> _Pair:
     return normals, known
 
 
-def _edges(raw: NDArray[Any]) -> _Pair:
+def _edges(raw: NDArray[Any]) -> Label:
     return raw.transpose(2, 0, 1) / np.float32(65_535), np.ones(raw.shape[:2], dtype=np.bool_)
 
 
-# How a task's files are decoded, their channels and the bytes of a value.
-_DECODERS: dict[str, tuple[Callable[[NDArray[Any]], _Pair], int, int]] = {
-    "segmentation": (_segmentation, 1, 1),
-    "depth": (_depth, 1, 2),
-    "normals": (_normals, 3, 1),
-    "edges": (_edges, 1, 2),
+# Per task how its files are decoded, their channels and the bits of a value.
+_DECODERS: dict[str, tuple[Callable[[NDArray[Any]], Label], int, Literal[8, 16]]] = {
+    "segmentation": (_segmentation, 1, 8),
+    "depth": (_depth, 1, 16),
+    "normals": (_normals, 3, 8),
+    "edges": (_edges, 1, 16),
 }

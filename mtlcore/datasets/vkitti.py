@@ -6,12 +6,13 @@ import re
 from typing import Any, final
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from mtlcore.data import DataError, Dataset, Sample, check_split
+from mtlcore.datasets.dense_tasks import inverse_depth, segmentation
+from mtlcore.datasets.photographs import Label, find_label, make_sample, read_photograph
 from mtlcore.errors import UsageError, did_you_mean
-from mtlcore.loading import MissingFile, Root, decode_image, decode_label
+from mtlcore.loading import MissingFile, open_root
 from mtlcore.tasks import Task
 
 _COLOURS = {
@@ -33,13 +34,13 @@ class VirtualKITTI(Dataset):
     """`SceneXX/<variation>/frames/{rgb,depth,classSegmentation}/Camera_<n>/`, 375x1242.
 
     Tasks: segmentation (14 classes) and inverse_depth (1/m). Unpack the archives rgb, depth,
-    classSegmentation and textgt over one another; a label whose archive is missing is a missing
-    label.
+    classSegmentation and textgt into the same folder; where an archive is missing, so are its
+    labels.
 
     * Class colours are those of `SceneXX/<variation>/colors.txt`, or where there is no such file
       the ones that all of them hold. Black, "Undefined", is invalid.
-    * The 16-bit depths count centimetres. 65535 is the sky and all that is 655.35 m away or
-      farther; it is kept as 1/655.35 and thereby wrong by at most that. 0 is invalid.
+    * The 16-bit depths count centimetres. 65535 is the sky and everything 655.35 m away or
+      farther; it becomes 1/655.35, an error of at most that much. 0 is invalid.
     * The authors publish no split. Of each scene the last tenth of the frames is for validation,
       in all variations and cameras alike: frames drawn at random would leave nearly the same
       picture in training, an instant earlier or in other weather.
@@ -47,12 +48,12 @@ class VirtualKITTI(Dataset):
     Args:
         root: the folder that holds `Scene01` and others, a local path or an fsspec URL.
         split: "train" or "val".
-        variations: such as "clone", "fog", "15-deg-left"; None: all that a scene has.
+        variations: such as "clone", "fog", "15-deg-left"; unset: all that a scene has.
         cameras: 0 (left), 1 (right) or both.
 
     Raises:
-        UsageError: there is no root or no such split, or a setting names what no scene has.
-        DataError: the root holds no scene, or none of these pictures.
+        UsageError: there is no root or no such split, or no scene has one of the variations.
+        DataError: the root holds no scene, or no picture of these variations and cameras.
     """
 
     def __init__(
@@ -63,10 +64,8 @@ class VirtualKITTI(Dataset):
         variations: tuple[str, ...] | None = None,
         cameras: tuple[int, ...] = (0,),
     ) -> None:
-        if root is None:
-            raise UsageError("data.root: vkitti reads files; give the folder that holds Scene01/")
+        self._root = open_root("vkitti", root, "the folder that holds Scene01/")
         check_split("vkitti", split, self.splits)
-        self._root = Root(root)
         scenes = {
             scene: [name for name in self._root.list(scene) if name[0] != "."]
             for scene in self._root.list("")
@@ -94,48 +93,39 @@ class VirtualKITTI(Dataset):
 
     @classmethod
     def describe(cls, root: str | None, **settings: Any) -> tuple[Task, ...]:
-        """Segmentation and inverse depth."""
+        """Return the tasks: segmentation and inverse depth."""
         return (
-            Task(
-                name="segmentation",
-                kind="segmentation",
-                channels=len(CLASS_NAMES),
-                class_names=CLASS_NAMES,
-            ),
-            Task(name="inverse_depth", kind="inverse-depth", channels=1, unit="1/m"),
+            segmentation(CLASS_NAMES),
+            inverse_depth("1/m"),
         )
 
     def __len__(self) -> int:
         return len(self._frames)
 
     def __getitem__(self, index: int) -> Sample:
-        """One picture with those labels that it has.
+        """Return one picture with the labels that it has.
 
         Raises:
             DataError: a file is unreadable, or has another size or encoding than it should.
         """
         variation, camera, number = self._frames[index]
-        path = _path(variation, "rgb", camera, f"rgb_{number:05d}.jpg")
-        key = self._root.where(path)
-        inputs = decode_image(self._root.read_bytes(path), key)
-        size = (inputs.shape[1], inputs.shape[2])
-        targets, valid = {}, {}
-        colours = self._read(variation, "classSegmentation", "classgt", camera, number, (*size, 3))
-        if colours is not None:
-            where, pixels = colours
-            classes = self._classes(variation, pixels, where)
-            targets["segmentation"] = torch.from_numpy(classes.clip(0))
-            valid["segmentation"] = torch.from_numpy(classes >= 0)
-        depth = self._read(variation, "depth", "depth", camera, number, size)
-        if depth is not None:
-            where, centimetres = depth
-            if centimetres.dtype.itemsize == 1:
-                raise DataError(f"{where}: must be a PNG of 16 bits, not {centimetres.dtype}")
-            known = centimetres > 0
-            inverse = np.float32(100) / centimetres.clip(1).astype(np.float32)
-            targets["inverse_depth"] = torch.from_numpy(inverse)[None]
-            valid["inverse_depth"] = torch.from_numpy(known)
-        return Sample(inputs=inputs, targets=targets, valid=valid, key=key)
+        inputs, key = read_photograph(
+            self._root, _path(variation, "rgb", camera, f"rgb_{number:05d}.jpg")
+        )
+        size = inputs.shape[1:]
+        labels: dict[str, Label] = {}
+        path = _path(variation, "classSegmentation", camera, f"classgt_{number:05d}.png")
+        pixels = find_label(self._root, path, 3, size=size)
+        if pixels is not None:
+            classes = self._classes(variation, pixels, self._root.where(path))
+            labels["segmentation"] = (classes.clip(0), classes >= 0)
+        path = _path(variation, "depth", camera, f"depth_{number:05d}.png")
+        centimetres = find_label(self._root, path, 1, size=size, bits=16)
+        if centimetres is not None:
+            planes = centimetres.transpose(2, 0, 1)
+            inverse = np.float32(100) / planes.clip(1).astype(np.float32, order="C")
+            labels["inverse_depth"] = (inverse, planes[0] > 0)
+        return make_sample(inputs, labels, key)
 
     def _frames_of(
         self, scene: str, variations: list[str], cameras: tuple[int, ...], split: str
@@ -158,23 +148,6 @@ class VirtualKITTI(Dataset):
             for number in found
             if (number in held_out) == (split == "val")
         ]
-
-    def _read(
-        self, variation: str, kind: str, name: str, camera: int, number: int, shape: tuple[int, ...]
-    ) -> tuple[str, NDArray[Any]] | None:
-        """A label's file and values; None where there is no such file."""
-        path = _path(variation, kind, camera, f"{name}_{number:05d}.png")
-        where = self._root.where(path)
-        try:
-            values = decode_label(self._root.read_bytes(path), where)
-        except MissingFile:
-            return None
-        if values.shape != shape:
-            raise DataError(
-                f"{where}: shape {values.shape} where {shape} was expected, as the picture is "
-                f"{shape[:2]} (height x width)"
-            )
-        return where, values
 
     def _classes(self, variation: str, pixels: NDArray[Any], where: str) -> NDArray[np.int64]:
         """(H, W, 3) colours to classes, -1 where undefined."""

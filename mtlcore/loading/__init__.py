@@ -1,4 +1,4 @@
-"""From files to batches."""
+"""Reading files, augmenting samples and loading batches."""
 
 from mtlcore.loading.files import (
     MissingFile,
@@ -6,6 +6,7 @@ from mtlcore.loading.files import (
     decode_image,
     decode_label,
     image_tensor,
+    open_root,
     unit_normals,
 )
 from mtlcore.loading.labels import convert
@@ -27,6 +28,7 @@ __all__ = [
     "draw_regime",
     "image_tensor",
     "lost_workers_told",
+    "open_root",
     "stop_at",
     "unit_normals",
 ]

@@ -1,6 +1,6 @@
-"""Where the data lies and how its files become arrays: the one place that knows fsspec and Pillow.
+"""Reading files by fsspec, and decoding images and labels.
 
-Local paths, `zip://`, `memory://`, `https://` and everything else that fsspec opens are read alike.
+Local paths, `zip://`, `memory://`, `https://` and everything else that fsspec opens will do.
 Files from a network are kept in `$MTLCORE_CACHE` (default `~/.cache/mtlcore`) and never fetched
 twice; they are not checked for a newer version.
 """
@@ -22,7 +22,7 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from mtlcore.data import DataError
-from mtlcore.errors import describe
+from mtlcore.errors import UsageError, describe
 
 _NEAR = ("file", "local", "memory")  # protocols that need no cache
 _OWN_CACHES = ("simplecache", "filecache", "blockcache", "cached")
@@ -31,15 +31,15 @@ _EIGHT_BIT_MODES = ("L", "LA", "P", "RGB", "RGBA")
 
 
 class MissingFile(DataError):
-    """There is no such file; a label that may be missing is told from an unreadable one by this."""
+    """Raised where there is no such file: a missing label is told from an unreadable one."""
 
 
 @final
 class Root:
-    """A folder somewhere: a local path or an fsspec URL, chained ones (`zip://sub::file.zip`) too.
+    """A folder: a local path or an fsspec URL, also a chained one (`zip://sub::file.zip`).
 
-    The file system is opened on first use, and again in a forked or spawned process: open files and
-    connections must not be shared by two processes. A `memory://` root does not reach spawned ones.
+    The file system is opened on first use, and again in each forked or spawned process, because
+    processes must not share connections. Spawned processes do not see a `memory://` root.
     """
 
     def __init__(self, root: str) -> None:
@@ -53,14 +53,14 @@ class Root:
         return f"Root({self.root!r})"
 
     def where(self, relative: str) -> str:
-        """The full path or URL of a file, for messages."""
+        """Return the full path or URL of a file, for messages."""
         links = self.root.split("::")
         first = next((i for i, link in enumerate(links) if "://" in link), len(links) - 1)
         links[first] = _join(links[first], relative)
         return "::".join(links)
 
     def read_bytes(self, relative: str) -> bytes:
-        """The contents of a file; an empty `relative` is the root itself, where that is a file.
+        """Return the contents of a file; an empty `relative` means the root itself.
 
         Raises:
             MissingFile: there is no such file, or no such root.
@@ -80,10 +80,10 @@ class Root:
         return contents
 
     def exists(self, relative: str) -> bool:
-        """Whether there is such a file or directory; False where the root is missing.
+        """Return whether there is such a file or directory; False if the root is missing.
 
         Raises:
-            DataError: it cannot be told, with the reason.
+            DataError: the file system cannot tell; the message says why.
         """
         try:
             filesystem, base = self._open()
@@ -94,7 +94,7 @@ class Root:
             raise self._explain(relative, error) from error
 
     def list(self, relative_dir: str) -> list[str]:
-        """The sorted names (not paths) of what is in a directory.
+        """Return the sorted names (not paths) of what a directory holds.
 
         Raises:
             MissingFile: there is no such directory, or no such root.
@@ -111,7 +111,7 @@ class Root:
         return sorted(name.rstrip("/").rpartition("/")[2] for name in paths)
 
     def numbers(self, folder: str) -> builtins.list[int]:
-        """The numbers of a folder's files 0.npy, 1.npy, ..., in order.
+        """Return the numbers of the files 0.npy, 1.npy, ... in a folder, sorted.
 
         Raises:
             DataError: the folder is missing or empty, or holds something else.
@@ -146,8 +146,28 @@ class Root:
         return MissingFile(f"{self.where(relative)}: no such file or directory")
 
 
+def open_root(dataset: str, root: str | None, folder: str) -> Root:
+    """Return the folder that a dataset reads from.
+
+    Args:
+        dataset: name of the dataset, for the message.
+        root: what `data.root` gives.
+        folder: which folder that must be, such as "the folder that holds train/".
+
+    Raises:
+        UsageError: `root` is None.
+    """
+    if root is None:
+        raise UsageError(f"data.root: {dataset} reads files; give {folder}")
+    return Root(root)
+
+
 def decode_label(data: bytes, where: str) -> NDArray[Any]:
-    """The raw values of a label: PNG (8 or 16 bit) or .npy.
+    """Return the raw values of a label: PNG (8 or 16 bits) or .npy.
+
+    Args:
+        data: contents of the file.
+        where: its path, for messages.
 
     Returns:
         (H, W) or (H, W, C) in the file's own data type; indices where a PNG has a palette.
@@ -167,10 +187,14 @@ def decode_label(data: bytes, where: str) -> NDArray[Any]:
 
 
 def decode_image(data: bytes, where: str) -> Tensor:
-    """An input image: JPEG or PNG, grey or colour of 8 bits, or .npy (uint8, or float in [0, 1]).
+    """Return an input image: JPEG or PNG of 8 bits, or .npy (uint8, or float in [0, 1]).
 
-    Pixels are taken as stored: a rotation noted in a photograph's EXIF data is not applied, since
-    labels lie on the stored pixels.
+    Pixels are taken as stored: a rotation in the EXIF data is not applied, because labels lie on
+    the stored pixels.
+
+    Args:
+        data: contents of the file.
+        where: its path, for messages.
 
     Returns:
         (3, H, W) float32 in [0, 1].
@@ -191,7 +215,11 @@ def decode_image(data: bytes, where: str) -> Tensor:
 
 
 def image_tensor(pixels: NDArray[Any], where: str) -> Tensor:
-    """(H, W, 3), (H, W, 1) or (H, W) pixels, uint8 or float in [0, 1], as a (3, H, W) tensor.
+    """Convert pixels to a (3, H, W) float32 tensor in [0, 1].
+
+    Args:
+        pixels: (H, W, 3), (H, W, 1) or (H, W); uint8, or float in [0, 1].
+        where: path of the image, for messages.
 
     Raises:
         DataError: another shape, or floats that are plainly not in [0, 1].
@@ -215,7 +243,7 @@ def image_tensor(pixels: NDArray[Any], where: str) -> Tensor:
 
 
 def unit_normals(normals: NDArray[np.float32]) -> NDArray[np.bool_]:
-    """Scale (3, H, W) normals to unit length in place; says where (H, W) there is a direction."""
+    """Scale (3, H, W) normals to unit length in place; return (H, W), where they are not zero."""
     length = np.sqrt(np.einsum("chw,chw->hw", normals, normals))
     known: NDArray[np.bool_] = length > 1e-6
     np.divide(normals, length, out=normals, where=known)

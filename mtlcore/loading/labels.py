@@ -1,4 +1,4 @@
-"""Published label splits, converted once to the JSON that `data.labels` reads.
+"""Published lists of labelled samples, converted to the JSON that `data.labels` reads.
 
 Two forms are in use: a matrix of zeros and ones (samples x tasks, MTPSL's for NYUv2 and Cityscapes)
 and a dictionary task -> list of image names (for PASCAL-Context), which is a pickle inside an .npy
@@ -30,15 +30,15 @@ _ALLOWED = {
 
 
 def convert(path: Path, tasks: Sequence[str]) -> dict[str, list[int | str]]:
-    """Task -> samples, by number or by name, from a published file.
+    """Read a published file: task -> its labelled samples, by number or by name.
 
     Args:
-        path: .npy, .pt or .pth with a matrix; .txt or .csv with one; .npy with a dictionary.
-        tasks: names of a matrix's columns in order; of a dictionary's keys, those to keep (all
-            where it is empty).
+        path: .npy, .pt, .pth, .txt or .csv with a matrix, or .npy with a dictionary.
+        tasks: names of the columns of a matrix, in order; or the keys of a dictionary to keep
+            (empty: all).
 
     Raises:
-        UsageError: unreadable, or neither of both forms.
+        UsageError: the file is unreadable, or holds neither form.
     """
     try:
         content = _read(path)

@@ -39,12 +39,12 @@ class Split:
     Args:
         dataset: where samples come from.
         tasks: that the run learns.
-        size: height and width to fit every image to; None: as they are.
-        limit: use this many samples at most, evenly spread over the split; None: all.
+        size: height and width to resize every image to; None: none is resized.
+        limit: largest number of samples to use, spread evenly over the split; None: all.
 
     Attributes:
-        available: samples that the dataset has.
-        regime: which labels may be seen; None: all.
+        available: number of samples in the dataset.
+        regime: which labels are used; None: all.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class Split:
         return self._length
 
     def sample(self, index: int) -> Sample:
-        """A sample at the run's size with the run's tasks only."""
+        """Return a sample at the run's size, with labels of the run's tasks only."""
         number = index * len(self._dataset) // self._length
         sample = self._dataset[number]
         names = {task.name for task in self._tasks}
@@ -80,15 +80,16 @@ class Split:
 
 
 class PlanReader(TorchDataset[Loaded]):
-    """Loads the batch of a plan; runs inside workers.
+    """Loads the batch of a plan; runs inside worker processes.
 
     Args:
-        splits: by name.
-        tasks: to collate.
-        augmentation: for the batches that ask for it.
-        views: of each sample in the batches that ask for augmentation. View 0 is what a batch of
-            one view would hold, and every other one an augmentation of view 0.
-        on_error: "stop" raises at a sample that cannot be read, "skip" leaves it out and says so.
+        splits: name -> split.
+        tasks: of the batches.
+        augmentation: for plans with `augment`; None: there is none.
+        views: number of views of each sample, for plans with `augment`. View 0 is the same as with
+            one view; each other view is an augmentation of view 0.
+        on_error: what to do at a sample that cannot be read: "stop" raises an error, "skip" leaves
+            the sample out and reports it.
     """
 
     def __init__(
@@ -140,15 +141,15 @@ class PlanReader(TorchDataset[Loaded]):
 
 
 class Loader:
-    """Loads plans ahead of the step that needs them.
+    """Loads batches ahead of the step that needs them.
 
     Args:
-        reader: what loads.
-        workers: processes; 0 loads in this one.
+        reader: loads one batch.
+        workers: number of worker processes; with 0 this process loads.
         on_error: as in `PlanReader`.
 
     Attributes:
-        skipped: messages of the samples left out so far.
+        skipped: messages about the samples that were left out so far.
     """
 
     def __init__(self, reader: PlanReader, workers: int, on_error: OnError) -> None:
@@ -170,10 +171,10 @@ class Loader:
         )
 
     def batches(self, plans: Sequence[BatchPlan]) -> Iterator[Batch | None]:
-        """The batch of each plan, in order.
+        """Yield the batch of each plan, in order; None where it has no readable sample.
 
         Raises:
-            DataError: a sample cannot be read, and the run is to stop at that.
+            DataError: a sample cannot be read, and `on_error` is "stop".
         """
         self._queue.plans = plans
         for loaded in self._loaded():
@@ -190,12 +191,12 @@ class Loader:
             yield from loaded
 
     def plans(self, plans: Sequence[StepPlan], shared: bool = False) -> Iterator[LoadedPlan | None]:
-        """Step plans with their batches; None where a batch has no readable sample.
+        """Yield step plans with their batches; None where a batch has no readable sample.
 
         Args:
             plans: what to load, in order.
-            shared: other processes load their part of them: a batch without a sample is an empty
-                one, because theirs may have some.
+            shared: whether other processes load their share of the same plans. A batch without
+                samples is then an empty one, as theirs may have some.
         """
         batches = self.batches([batch for plan in plans for batch in plan.batches])
         instead = empty_batch(self._tasks) if shared else None
@@ -220,16 +221,16 @@ class _Queue(Iterable[BatchPlan]):
 
 
 def stop_at(error: DataError | str) -> DataError:
-    """The error that ends a run at a sample, with the way round it."""
+    """Return the error that ends a run at an unreadable sample, with the setting that skips it."""
     return DataError(f"{error}\n(--set data.on_error=skip leaves such samples out)")
 
 
 @contextmanager
 def lost_workers_told() -> Iterator[None]:
-    """Tell of a worker that was killed; torch raises that wherever the process then is.
+    """Explain the error that torch raises when a worker process was killed.
 
     Raises:
-        MtlError: with what helps where memory was short.
+        MtlError: a worker was killed; the message says what helps where memory is short.
     """
     try:
         yield

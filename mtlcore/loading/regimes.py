@@ -1,7 +1,7 @@
-"""Which labels of the training samples a run may use: partial supervision by design.
+"""Partial supervision by design: which labels of the training samples a run may use.
 
-Published regimes (Li, Liu and Bilen, MTPSL, CVPR 2022): "one" gives every sample one label,
-"random" between one and K - 1 of them.
+Published regimes (Li, Liu and Bilen, MTPSL, CVPR 2022): "one" keeps one label of every sample,
+"random" between 1 and K - 1 of its K labels.
 """
 
 from __future__ import annotations
@@ -23,41 +23,41 @@ _RATIOS = re.compile(r"\s*([a-z][a-z0-9_]*)\s*=\s*([0-9.]+)\s*")
 @final
 @attrs.frozen
 class LabelRegime:
-    """Per task the training samples whose label counts.
+    """The training samples whose labels are used, for each task.
 
     Args:
-        kept: task -> numbers of samples, or stems of their files.
+        kept: task -> samples, by number or by the stem of their file.
     """
 
     kept: Mapping[str, frozenset[int | str]]
 
     def tasks(self, index: int, key: str) -> frozenset[str]:
-        """The tasks whose label sample `index`, read from `key`, may show."""
+        """Return the tasks whose labels are used of sample `index`, which was read from `key`."""
         stem = PurePosixPath(key).stem
         return frozenset(
             task for task, samples in self.kept.items() if index in samples or stem in samples
         )
 
     def counts(self) -> dict[str, int]:
-        """Number of labelled samples per task."""
+        """Return the number of labelled samples per task."""
         return {task: len(samples) for task, samples in self.kept.items()}
 
     def to_json(self) -> dict[str, list[int | str]]:
-        """What `data.labels = "FILE.json"` reads."""
+        """Return the content of a file that `data.labels = "FILE.json"` reads."""
         return {task: sorted(samples, key=str) for task, samples in self.kept.items()}
 
 
 def draw_regime(
     labels: str, tasks: Sequence[str], samples: int, generator: torch.Generator
 ) -> LabelRegime | None:
-    """The regime that `data.labels` asks for; None where every label counts.
+    """Draw the regime that `data.labels` asks for; return None if all labels are used.
 
     Args:
         labels: "full"; "one"; "random"; ratios such as "segmentation=0.9,depth=0.1"; or the path
-            of a JSON file, task -> list of sample numbers or file stems.
-        tasks: of the run.
-        samples: in the training split.
-        generator: every draw comes from it.
+            of a JSON file: task -> list of sample numbers or file stems.
+        tasks: names of the run's tasks.
+        samples: number of samples in the training split.
+        generator: the only source of randomness.
 
     Raises:
         UsageError: none of these, ratios that do not fit, or an unreadable file.

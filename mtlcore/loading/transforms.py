@@ -1,7 +1,7 @@
-"""Changes of a sample's geometry, made once for the image, every label and every mask.
+"""Resizing, cropping and flipping of a sample: its image, labels and masks together.
 
-Labels and masks are resampled by picking one source pixel for each new one, never by averaging: a
-mean of two classes is no class, and a mean with a hole in it is no depth.
+Labels and masks are resampled by nearest pixels, never by averaging: the mean of two classes is no
+class, and a mean with a hole in it is no depth.
 """
 
 from __future__ import annotations
@@ -60,16 +60,16 @@ _PLAIN = _Rule()  # classes, and maps of a kind that is not listed
 
 
 def resize(sample: Sample, tasks: Sequence[Task], size: Size) -> Sample:
-    """The sample at another size; values stay as they are, normals also where the aspect changes.
+    """Resize a sample; the values of labels stay the same, even if the aspect ratio changes.
 
-    The image is resampled bilinearly with antialiasing, labels and masks by the nearest pixel. Only
-    shrinking edges are pooled: they are one pixel wide, and picking pixels would lose whole lines.
-    A new pixel is an edge where any of the old pixels that it covers is one; its label is valid
-    then, or where all of them are. (An old pixel may be covered by two new ones.)
+    The image is resampled bilinearly with antialiasing, labels and masks by nearest pixels. Edges
+    are max-pooled when they shrink, as they are one pixel wide and whole lines would be lost: a new
+    pixel is an edge if any old pixel that it covers is one. It is valid then, or if all old pixels
+    that it covers are valid.
 
     Args:
         sample: its inputs are (C, H, W).
-        tasks: labels of other tasks are dropped; those that are no maps are kept untouched.
+        tasks: labels of other tasks are dropped; labels that are no maps stay as they are.
         size: the new height and width.
     """
     height, width = sample.inputs.shape[1:]
@@ -87,9 +87,9 @@ def resize(sample: Sample, tasks: Sequence[Task], size: Size) -> Sample:
 
 
 def flip(sample: Sample, tasks: Sequence[Task]) -> Sample:
-    """The sample seen in a mirror, left and right exchanged; the normals' x changes its sign.
+    """Flip a sample horizontally; the x component of normals changes its sign.
 
-    This is another possible photograph where the camera's axis goes through the picture's middle.
+    The result is a possible photograph if the principal point is the centre of the image.
     """
 
     def change(task: Task, target: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
@@ -99,17 +99,17 @@ def flip(sample: Sample, tasks: Sequence[Task]) -> Sample:
 
 
 def zoom(sample: Sample, tasks: Sequence[Task], box: Box, scale: float) -> Sample:
-    """A part of the sample, enlarged to the size of the whole.
+    """Crop a sample and enlarge the crop to the size of the whole.
 
-    Depth is divided by the scale, as if the camera had come nearer (the convention of MTAN's
-    augmentation), and inverse depth multiplied by it. Normals keep their values, as there, although
-    a scene whose depth is compressed has slightly different ones.
+    As in MTAN's augmentation, depth is divided by the scale, as if the camera had come nearer, and
+    inverse depth is multiplied by it. Normals keep their values, although those of a scene with
+    compressed depth would differ slightly.
 
     Args:
         sample: its inputs are (C, H, W).
-        tasks: labels of other tasks are dropped; those that are no maps are kept untouched.
-        box: top, left, height and width of the part in pixels.
-        scale: how much larger things look.
+        tasks: labels of other tasks are dropped; labels that are no maps stay as they are.
+        box: top, left, height and width of the crop in pixels.
+        scale: factor by which things look larger.
     """
     height, width = sample.inputs.shape[1:]
     size = (height, width)
@@ -130,21 +130,30 @@ def _at_least_one(_instance: object, _attribute: object, value: tuple[float, ...
 @final
 @attrs.frozen
 class Augmentation:
-    """Random enlarged crops and mirror images: MTAN's have scales (1, 1.2, 1.5) and flips.
+    """Random crops, enlarged, and horizontal flips.
+
+    MTAN's augmentation has the scales (1, 1.2, 1.5) and flips.
 
     Args:
-        scales: one is drawn for each sample; 1 is the whole picture, 1.5 a crop of two thirds.
-        flip: mirror every second sample on average.
+        scales: one of them is drawn for each sample; 1 is the whole image, 1.5 a crop of two thirds
+            of its height and width.
+        flip: whether to flip each sample with a probability of one half.
     """
 
     scales: tuple[float, ...] = attrs.field(default=(1.0,), validator=_at_least_one)
     flip: bool = False
 
     def __call__(self, sample: Sample, tasks: Sequence[Task], generator: torch.Generator) -> Sample:
-        """The augmented sample, a function of the generator's state alone.
+        """Augment a sample.
 
-        Its meta says `crop` (top, left, height and width in the sample's pixels), `scale` and
-        `flip`: what `as_seen_in` reads.
+        Args:
+            sample: its inputs are (C, H, W).
+            tasks: labels of other tasks are dropped.
+            generator: the only source of randomness.
+
+        Returns:
+            The augmented sample. Its `meta` holds `crop` (top, left, height and width in pixels of
+            the given sample), `scale` and `flip`, which `as_seen_in` reads.
         """
         which, down, right, mirror = torch.rand(4, generator=generator).tolist()
         scale = self.scales[int(which * len(self.scales))]
@@ -162,14 +171,17 @@ class Augmentation:
 
 
 def as_seen_in(task: Task, maps: Tensor, meta: Mapping[str, Any]) -> Tensor:
-    """What a network says of a picture, changed as `Augmentation` has changed the picture itself.
+    """Transform a prediction as `Augmentation` has transformed the image that it belongs to.
 
     Unlike a label it is resampled bilinearly, so that gradients reach every pixel of the crop.
 
     Args:
-        task: by whose kind values change, as those of labels do.
-        maps: (C, H, W), values of the task in the picture.
-        meta: of the sample that the augmentation made of that picture.
+        task: whose prediction it is; values change as its labels do.
+        maps: (C, H, W), predicted from the image before augmentation.
+        meta: of the augmented sample.
+
+    Returns:
+        (C, H, W), comparable with the prediction from the augmented image.
     """
     top, left, rows, columns = meta["crop"]
     height, width = maps.shape[1:]

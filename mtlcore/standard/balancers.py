@@ -1,4 +1,4 @@
-"""Balancers of losses that every comparison needs: equal, fixed, uncertainty, DWA, RLW, GLS."""
+"""Balancers of losses: equal, fixed, uncertainty, DWA, RLW, GLS."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Fixed(LossBalancer):
     """A weighted sum with constant weights.
 
     Args:
-        weights: per task its weight; a task that is not named weighs 1.
+        weights: task name -> weight; a task that is not named has the weight 1.
     """
 
     def __init__(self, *, weights: dict[str, float]) -> None:
@@ -34,10 +34,10 @@ class Fixed(LossBalancer):
         self._weights = dict(weights)
 
     def prepare(self, tasks: Sequence[Task], data: Iterable[Batch] | None = None) -> None:
-        """Check the names.
+        """Check the names of the tasks.
 
         Raises:
-            UsageError: a weight for a task that the run does not have.
+            UsageError: there is a weight for a task that the run does not have.
         """
         unknown = sorted(set(self._weights) - {task.name for task in tasks})
         if unknown:
@@ -66,12 +66,12 @@ class Uncertainty(LossBalancer):
     * "half-log": exp(-s) L + s / 2 (Aligned-MTL's code)
     * "revised": exp(-s) L / 2 + log(1 + exp(s)) (Liebel & Koerner 2018, ln(1 + sigma^2))
 
-    A task without labels in a step leaves no trace, also not in its s.
+    A task without labels in a step does not change its s.
 
     Args:
-        form: which of the four.
-        initial: value of s at the start.
-        lr: learning rate of s; None: the run's.
+        form: one of the four.
+        initial: initial value of s.
+        lr: learning rate of s; unset: the run's.
     """
 
     def __init__(
@@ -89,7 +89,7 @@ class Uncertainty(LossBalancer):
                 self.log_variance[task.key] = nn.Parameter(torch.tensor(self._initial))
 
     def parameter_groups(self) -> Iterator[dict[str, Any]]:
-        """Its own group: decay would pull the variances towards 1."""
+        """Return a group without weight decay, which would pull the variances towards 1."""
         group: dict[str, Any] = {"params": self.log_variance.values(), "weight_decay": 0.0}
         yield group if self._lr is None else {**group, "lr": self._lr}
 
@@ -115,16 +115,17 @@ class Uncertainty(LossBalancer):
 
 
 class DWA(LossBalancer):
-    """Dynamic weight average (Liu et al. 2019, eq. 7): tasks whose loss falls slowest weigh most.
+    """Dynamic weight average (Liu et al. 2019, eq. 7): slowly falling losses weigh more.
 
     lambda_i = K softmax_i(w / T) with w_i = L_i(t-1) / L_i(t-2), where L_i(t) is the mean training
-    loss of period t. A period is an epoch, as in the paper; until two are complete all weigh 1.
-    With `window` it is that many steps, and the weights follow each step (the form of the code
-    behind Nash-MTL's tables, there with 25; it starts from ones, this waits for two windows).
+    loss of period t. A period is an epoch, as in the paper; until two are complete, all
+    weights are 1. With `window` a period is that many steps, and the weights change at each step.
+    That is the form of the code behind Nash-MTL's tables, with 25 steps, which starts from losses
+    of 1 where this waits for two windows.
 
     Args:
         temperature: T; larger is closer to equal weights.
-        window: steps in a period; None: an epoch.
+        window: number of steps in a period; unset: an epoch.
     """
 
     def __init__(self, *, temperature: float = 2.0, window: int | None = None) -> None:
@@ -238,14 +239,14 @@ class GLS(LossBalancer):
     a product of many small losses does not vanish. Unlike the sum of the losses, G weighs tasks by
     1 / L_i and its gradient is K times smaller where all losses are alike; the factor is kept.
 
-    Losses must not be negative (such as the Hu depth loss can be). Not affine: accumulating
-    gradients gives another result than one large batch.
+    Losses must not be negative (the Hu depth loss can be). The result is not affine in the losses,
+    so accumulated gradients differ from those of one large batch.
     """
 
     affine = False
 
     def transform(self, losses: dict[str, Tensor], context: BalancerContext) -> dict[str, Tensor]:
-        """The losses whose sum is their geometric mean.
+        """Scale the losses so that their sum is their geometric mean.
 
         Raises:
             MtlError: a loss is negative; it has no logarithm.

@@ -67,7 +67,7 @@ _REMOVABLE = (_removable(second=False), _removable(second=True))
 
 
 def count_matches(predicted: _Mask, true: _Mask, radius: float) -> int:
-    """Number of pairs of a predicted and a true pixel, one to one, at most `radius` apart.
+    """Count one-to-one pairs of a predicted and a true pixel that are at most `radius` apart.
 
     Greedy: the nearest pairs are taken first, among equally near ones those with the smallest
     (down, right) from the true to the predicted pixel, and each pixel at most once. That is never
@@ -133,7 +133,10 @@ class EdgesODS(Metric):
 
     @torch.no_grad()
     def update(self, prediction: Tensor, target: Tensor, valid: Tensor) -> None:
-        """Logits (B, C, H, W), targets of the same shape in [0, 1], mask (B, H, W)."""
+        """Accumulate a batch.
+
+        Logits (B, C, H, W), targets of the same shape in [0, 1], mask (B, H, W).
+        """
         steps = torch.arange(1, self._THRESHOLDS + 1, device=prediction.device)
         probability = prediction.float().sigmoid().nan_to_num(nan=0.0)
         reached = torch.bucketize(probability, steps / (self._THRESHOLDS + 1), right=True)
@@ -144,7 +147,7 @@ class EdgesODS(Metric):
             self._counts = self._counts + self._count(level, edges)
 
     def compute(self) -> dict[str, float]:
-        """`ods_f`, 0 to 1."""
+        """Return `ods_f`, 0 to 1."""
         matched, predicted, true = self._counts
         if not true[0]:
             return {"ods_f": math.nan}
@@ -156,7 +159,7 @@ class EdgesODS(Metric):
         self._counts = self._counts + other._counts
 
     def reset(self) -> None:
-        """Forget everything."""
+        """Drop everything that was accumulated."""
         self._counts = np.zeros_like(self._counts)
 
     def _count(self, level: NDArray[Any], true: _Mask) -> NDArray[np.int64]:

@@ -1,4 +1,4 @@
-"""Heads: from a backbone's maps to one task's prediction."""
+"""Heads, from a backbone's features to one task's prediction."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from mtlcore.tasks import Task
 
 
 class ConvHead(Head):
-    """A 3x3 and a 1x1 convolution on the last map, with nothing between them.
+    """A 3x3 and a 1x1 convolution on the last map, without an activation between them.
 
     The head of MTAN's published code (Liu, Johns and Davison, CVPR 2019, arXiv 1803.10704), except
-    that normalising (log-softmax, unit normals) is left to losses and metrics. A map coarser than
-    the input is predicted on as it is and the prediction enlarged bilinearly.
+    that normalising (log-softmax, unit normals) is left to losses and metrics. If the map is
+    coarser than the input, the prediction is enlarged bilinearly.
 
     Args:
-        task: whose `channels` are predicted.
-        features: of which the last map is read.
+        task: its `channels` are the outputs.
+        features: the head reads the last map.
     """
 
     def __init__(self, task: Task, features: FeatureInfo) -> None:
@@ -34,7 +34,7 @@ class ConvHead(Head):
         self.output = conv(channels, task.channels, kernel=1)
 
     def forward(self, features: Sequence[Tensor]) -> Tensor:
-        """The last map (B, c, H / s, W / s), s its stride -> (B, task.channels, H, W), raw."""
+        """Predict from the last map, (B, c, H / s, W / s) -> (B, task.channels, H, W)."""
         prediction: Tensor = self.output(self.hidden(features[-1]))
         if self.stride == 1:
             return prediction
@@ -43,7 +43,7 @@ class ConvHead(Head):
         )
 
     def reset_parameters(self) -> None:
-        """Xavier normal weights, zero biases."""
+        """Re-initialise: Xavier normal weights, zero biases."""
         initialise(self)
 
 
@@ -51,18 +51,18 @@ class DeepLabHead(Head):
     """DeepLabV3's head on the last map: pyramid pooling by dilation, then a 3x3 and a 1x1 layer.
 
     Chen et al., "Rethinking Atrous Convolution for Semantic Image Segmentation", 2017 (arXiv
-    1706.05587), as in torchvision and Vandenhende et al. 2021: beside each other a 1x1 convolution,
-    a dilated 3x3 one per rate, and the mean of the whole map; joined by a 1x1 convolution. All have
-    batch norm and ReLU but the last, whose prediction is enlarged bilinearly to the input's size.
-    On 2048 channels it has 16,125,440 + 257 n parameters for n outputs. The mean is over the padded
-    map where the model had to pad.
+    1706.05587), as in torchvision and Vandenhende et al. 2021: a 1x1 convolution, a dilated 3x3
+    convolution per rate and the mean of the whole map, in parallel, joined by a 1x1 convolution.
+    All but the last convolution have batch norm and ReLU. The prediction is enlarged bilinearly to
+    the size of the input. If the input was padded, the mean includes the padding. With 2048 input
+    channels and n outputs it has 16,125,440 + 257 n parameters.
 
     Args:
-        task: whose `channels` are predicted.
-        features: of which the last map is read.
-        rates: dilations, meant for a map of stride 8; halve them for 16.
-        channels: of every branch and layer.
-        dropout: part of the channels' values that is dropped before the 3x3 layer.
+        task: its `channels` are the outputs.
+        features: the head reads the last map.
+        rates: dilations for a map of stride 8; halve them for stride 16.
+        channels: outputs of every branch and hidden layer.
+        dropout: probability of dropout before the 3x3 layer.
 
     Raises:
         UsageError: a rate, the number of channels or the dropout that makes no sense, or a task
@@ -101,7 +101,7 @@ class DeepLabHead(Head):
         self.reset_parameters()
 
     def forward(self, features: Sequence[Tensor]) -> Tensor:
-        """The last map (B, c, H / s, W / s), s its stride -> (B, task.channels, H, W), raw.
+        """Predict from the last map, (B, c, H / s, W / s) -> (B, task.channels, H, W).
 
         Raises:
             MtlError: a batch of one sample in training, whose mean batch norm cannot normalise.
@@ -123,7 +123,7 @@ class DeepLabHead(Head):
         )
 
     def reset_parameters(self) -> None:
-        """Weights as He et al. (normal, by inputs), zero biases, batch norms anew."""
+        """Re-initialise: Kaiming normal weights (fan in), zero biases, new batch norms."""
         for part in self.modules():
             if isinstance(part, nn.Conv2d):
                 nn.init.kaiming_normal_(part.weight, nonlinearity="relu")
@@ -144,12 +144,12 @@ def _unit(channels: int, outputs: int, kernel: int = 1, dilation: int = 1) -> nn
 class LinearHead(Head):
     """One linear layer for tasks with a label or a vector per sample.
 
-    The last of the features is read: a vector as it is, a map by its mean over all places (padded
-    ones too, where the model had to pad).
+    It reads the last of the features: a vector as it is, a map by its mean over all pixels, padding
+    included.
 
     Args:
-        task: whose `channels` are predicted.
-        features: of which the last is read.
+        task: its `channels` are the outputs.
+        features: the head reads the last map or vector.
 
     Raises:
         UsageError: the task has a value per pixel.
@@ -164,11 +164,11 @@ class LinearHead(Head):
         self.output = nn.Linear(features.channels[-1], task.channels)
 
     def forward(self, features: Sequence[Tensor]) -> Tensor:
-        """The last map (B, c, h, w) or vector (B, c) -> (B, task.channels), raw."""
+        """Predict from the last map (B, c, h, w) or vector (B, c) -> (B, task.channels)."""
         last = features[-1]
         prediction: Tensor = self.output(last.mean((2, 3)) if last.dim() == 4 else last)
         return prediction
 
     def reset_parameters(self) -> None:
-        """Weights and biases uniform in 1 / sqrt(c), torch's default."""
+        """Re-initialise as `nn.Linear` does."""
         self.output.reset_parameters()

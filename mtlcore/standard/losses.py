@@ -42,7 +42,10 @@ class CrossEntropy(Loss):
         self.register_buffer("class_weights", weights, persistent=False)
 
     def elementwise(self, prediction: Tensor, target: Tensor) -> Tensor | tuple[Tensor, Tensor]:
-        """Logits (B, C, ...) and classes (B, ...) int64 -> (B, ...), with weights if there are."""
+        """Compute the loss.
+
+        Logits (B, C, ...) and classes (B, ...) int64 -> (B, ...), with weights if there are.
+        """
         values = F.cross_entropy(prediction, target, reduction="none")
         if self.class_weights is None:
             return values
@@ -84,7 +87,7 @@ class Focal(Loss):
         self._gamma = gamma
 
     def elementwise(self, prediction: Tensor, target: Tensor) -> Tensor:
-        """Logits (B, C, ...) and classes (B, ...) int64 -> (B, ...)."""
+        """Compute the loss: logits (B, C, ...) and classes (B, ...) int64 -> (B, ...)."""
         surprise = F.cross_entropy(prediction, target, reduction="none")
         # At 0 the power has an infinite slope for gamma below 1.
         doubt = -torch.expm1(-surprise)
@@ -103,7 +106,7 @@ class L1(Loss):
         self._is_map = task.layout == "map"
 
     def elementwise(self, prediction: Tensor, target: Tensor) -> Tensor:
-        """Maps (B, C, H, W) -> (B, H, W); vectors (B, C) -> (B, C)."""
+        """Compute the loss: maps (B, C, H, W) -> (B, H, W); vectors (B, C) -> (B, C)."""
         values = (prediction - target).abs()
         return values.mean(1) if self._is_map else values
 
@@ -120,7 +123,7 @@ class MSE(Loss):
         self._is_map = task.layout == "map"
 
     def elementwise(self, prediction: Tensor, target: Tensor) -> Tensor:
-        """Maps (B, C, H, W) -> (B, H, W); vectors (B, C) -> (B, C)."""
+        """Compute the loss: maps (B, C, H, W) -> (B, H, W); vectors (B, C) -> (B, C)."""
         values = F.mse_loss(prediction, target, reduction="none")
         return values.mean(1) if self._is_map else values
 
@@ -149,7 +152,7 @@ class Huber(Loss):
         self._is_logit = task.kind == "edges"
 
     def elementwise(self, prediction: Tensor, target: Tensor) -> Tensor:
-        """Maps (B, C, H, W) -> (B, H, W); vectors (B, C) -> (B, C)."""
+        """Compute the loss: maps (B, C, H, W) -> (B, H, W); vectors (B, C) -> (B, C)."""
         value = prediction.sigmoid() if self._is_logit else prediction
         values = F.huber_loss(value, target, reduction="none", delta=self._delta)
         return values.mean(1) if self._is_map else values
@@ -167,7 +170,10 @@ class Cosine(Loss):
         super().__init__()
 
     def elementwise(self, prediction: Tensor, target: Tensor) -> Tensor:
-        """Raw vectors (B, 3, H, W) and unit vectors of the same shape -> (B, H, W)."""
+        """Compute the loss.
+
+        Raw vectors (B, 3, H, W) and unit vectors of the same shape -> (B, H, W).
+        """
         # Squares of half precision numbers overflow at 256.
         prediction = prediction.to(torch.promote_types(prediction.dtype, target.dtype))
         length: Tensor = torch.linalg.vector_norm(prediction, dim=1)
@@ -206,7 +212,10 @@ class BinaryCrossEntropy(Loss):
         self._is_map = task.layout == "map"
 
     def elementwise(self, prediction: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits and targets (B, C, H, W) -> twice (B, H, W); (B, C) -> twice (B, C)."""
+        """Compute the loss.
+
+        Logits and targets (B, C, H, W) -> twice (B, H, W); (B, C) -> twice (B, C).
+        """
         positive = self._positive_weight * target
         negative = (1 - self._positive_weight) * (1 - target)
         values = positive * F.softplus(-prediction) + negative * F.softplus(prediction)
@@ -229,7 +238,10 @@ class MultiLabel(Loss):
         self._is_map = task.layout == "map"
 
     def elementwise(self, prediction: Tensor, target: Tensor) -> Tensor:
-        """Logits and targets in [0, 1]: (B, C) -> (B, C); maps (B, C, H, W) -> (B, H, W)."""
+        """Compute the loss.
+
+        Logits and targets in [0, 1]: (B, C) -> (B, C); maps (B, C, H, W) -> (B, H, W).
+        """
         values = F.binary_cross_entropy_with_logits(prediction, target, reduction="none")
         return values.mean(1) if self._is_map else values
 
@@ -268,7 +280,7 @@ class HuDepth(ScalarLoss):
         self._a = a
 
     def forward(self, prediction: Tensor, target: Tensor, valid: Tensor) -> Tensor:
-        """Depths (B, 1, H, W) twice and a mask (B, H, W) -> a scalar."""
+        """Compute the loss: depths (B, 1, H, W) twice and a mask (B, H, W) -> a scalar."""
         mask = valid.unsqueeze(1).expand_as(target)
         prediction = prediction.to(target.dtype)  # half precision has too few digits for slopes
         error = prediction - target

@@ -58,11 +58,11 @@ class SegmentationMetric(Metric):
 
     @torch.no_grad()
     def update(self, prediction: Tensor, target: Tensor, valid: Tensor) -> None:
-        """Logits (B, C, ...), classes (B, ...) int64, mask (B, ...)."""
+        """Accumulate a batch: logits (B, C, ...), classes (B, ...) int64, mask (B, ...)."""
         self._confusion.count(target * self._classes + prediction.argmax(1), valid)
 
     def compute(self) -> dict[str, float]:
-        """`miou` and `pixel_accuracy`, 0 to 1."""
+        """Return `miou` and `pixel_accuracy`, 0 to 1."""
         # Rows are the targets, columns the predictions.
         confusion = self._confusion.values.cpu().double().reshape(self._classes, self._classes)
         hits = confusion.diagonal()
@@ -80,7 +80,7 @@ class SegmentationMetric(Metric):
         self._confusion.merge(other._confusion)
 
     def reset(self) -> None:
-        """Forget everything."""
+        """Drop everything that was accumulated."""
         self._confusion.reset()
 
 
@@ -106,7 +106,7 @@ class DepthMetric(Metric):
 
     @torch.no_grad()
     def update(self, prediction: Tensor, target: Tensor, valid: Tensor) -> None:
-        """Depths (B, 1, H, W), positive where valid, and mask (B, H, W)."""
+        """Accumulate a batch: depths (B, 1, H, W), positive where valid, and mask (B, H, W)."""
         valid = valid.unsqueeze(1)
         error = (prediction - target).abs().double()
         near = (prediction < 1.25 * target) & (target < 1.25 * prediction)
@@ -114,7 +114,7 @@ class DepthMetric(Metric):
         self._sums.add(torch.stack([torch.where(valid, term, 0).sum() for term in terms]))
 
     def compute(self) -> dict[str, float]:
-        """`abs_error` and `rmse` in the task's unit, `rel_error` and `delta1` as fractions."""
+        """Return `abs_error` and `rmse` in the task's unit, `rel_error` and `delta1` as ratios."""
         *sums, count = self._sums.values.tolist()
         if not count:
             return dict.fromkeys(self.higher_is_better, math.nan)
@@ -132,7 +132,7 @@ class DepthMetric(Metric):
         self._sums.merge(other._sums)
 
     def reset(self) -> None:
-        """Forget everything."""
+        """Drop everything that was accumulated."""
         self._sums.reset()
 
 
@@ -164,7 +164,10 @@ class NormalsMetric(Metric):
 
     @torch.no_grad()
     def update(self, prediction: Tensor, target: Tensor, valid: Tensor) -> None:
-        """Raw vectors (B, 3, H, W), unit vectors (B, 3, H, W), mask (B, H, W)."""
+        """Accumulate a batch.
+
+        Raw vectors (B, 3, H, W), unit vectors (B, 3, H, W), mask (B, H, W).
+        """
         angle = _angle(prediction.to(target.dtype), target)
         rounded = (angle.nan_to_num(nan=180.0) * self._BINS_PER_DEGREE).round().long()
         self._histogram.count(rounded, valid)
@@ -172,7 +175,7 @@ class NormalsMetric(Metric):
         self._sums.add(torch.stack([torch.where(valid, angle, 0).double().sum(), *within]))
 
     def compute(self) -> dict[str, float]:
-        """The five figures in the order of the class's description."""
+        """Return the five metrics, in the order of the class's description."""
         histogram = self._histogram.values.cpu()
         count = int(histogram.sum())
         if not count:
@@ -192,7 +195,7 @@ class NormalsMetric(Metric):
         self._sums.merge(other._sums)
 
     def reset(self) -> None:
-        """Forget everything."""
+        """Drop everything that was accumulated."""
         self._histogram.reset()
         self._sums.reset()
 
@@ -227,7 +230,10 @@ class EdgesMetric(Metric):
 
     @torch.no_grad()
     def update(self, prediction: Tensor, target: Tensor, valid: Tensor) -> None:
-        """Logits (B, C, H, W), targets of the same shape in [0, 1], mask (B, H, W)."""
+        """Accumulate a batch.
+
+        Logits (B, C, H, W), targets of the same shape in [0, 1], mask (B, H, W).
+        """
         steps = torch.arange(1, self._THRESHOLDS + 1, device=prediction.device)
         probability = prediction.float().sigmoid().nan_to_num(nan=0.0)
         reached = torch.bucketize(probability, steps / (self._THRESHOLDS + 1), right=True)
@@ -236,7 +242,7 @@ class EdgesMetric(Metric):
         self._reached.count(index, valid.unsqueeze(1).expand_as(index))
 
     def compute(self) -> dict[str, float]:
-        """`f1`, 0 to 1."""
+        """Return `f1`, 0 to 1."""
         reached = self._reached.values.cpu().double().reshape(2, -1)
         positives = float(reached[1].sum())
         if not positives:
@@ -252,5 +258,5 @@ class EdgesMetric(Metric):
         self._reached.merge(other._reached)
 
     def reset(self) -> None:
-        """Forget everything."""
+        """Drop everything that was accumulated."""
         self._reached.reset()

@@ -15,7 +15,7 @@ from mtlcore.tasks import Task
 
 
 def area_under_curve(scores: Tensor, positive: Tensor) -> float:
-    """The area under the ROC curve, exactly: how often a positive scores above a negative.
+    """Compute the exact area under the ROC curve.
 
     Of all pairs of a positive and a negative the part in which the positive has the higher score,
     ties counted half (Mann and Whitney's U by ranks); counted in integers, n log n steps.
@@ -87,13 +87,13 @@ class ClassificationMetric(Metric):
 
     @torch.no_grad()
     def update(self, prediction: Tensor, target: Tensor, valid: Tensor) -> None:
-        """Logits (B, C), classes (B,) int64, mask (B,)."""
+        """Accumulate a batch: logits (B, C), classes (B,) int64, mask (B,)."""
         self._confusion.count(target * self._classes + prediction.argmax(1), valid)
         if self._scores is not None:
             self._scores.add(prediction[:, 1] - prediction[:, 0], target == 1, valid)
 
     def compute(self) -> dict[str, float]:
-        """`accuracy`, `macro_f1` and, for two classes, `auc`."""
+        """Return `accuracy`, `macro_f1` and, for two classes, `auc`."""
         # Rows are the labels, columns the predictions.
         confusion = self._confusion.values.cpu().double().reshape(self._classes, self._classes)
         hits, both = confusion.diagonal(), confusion.sum(0) + confusion.sum(1)
@@ -116,7 +116,7 @@ class ClassificationMetric(Metric):
             self._scores.merge(other._scores)
 
     def reset(self) -> None:
-        """Forget everything."""
+        """Drop everything that was accumulated."""
         self._confusion.reset()
         if self._scores is not None:
             self._scores.reset()
@@ -142,11 +142,11 @@ class MultiLabelMetric(Metric):
 
     @torch.no_grad()
     def update(self, prediction: Tensor, target: Tensor, valid: Tensor) -> None:
-        """Logits (B, C), targets (B, C) in [0, 1], mask (B, C)."""
+        """Accumulate a batch: logits (B, C), targets (B, C) in [0, 1], mask (B, C)."""
         self._scores.add(prediction, target >= 0.5, valid)
 
     def compute(self) -> dict[str, float]:
-        """`auc`, `macro_auc` and `f1`, 0 to 1."""
+        """Return `auc`, `macro_auc` and `f1`, 0 to 1."""
         scores, positive, valid = (x.reshape(-1, self._labels) for x in self._scores.joined())
         columns = zip(scores.T, positive.T, valid.T, strict=True)
         areas = [area_under_curve(s[v], p[v]) for s, p, v in columns]
@@ -166,7 +166,7 @@ class MultiLabelMetric(Metric):
         self._scores.merge(other._scores)
 
     def reset(self) -> None:
-        """Forget everything."""
+        """Drop everything that was accumulated."""
         self._scores.reset()
 
 
@@ -187,7 +187,10 @@ class RegressionMetric(Metric):
 
     @torch.no_grad()
     def update(self, prediction: Tensor, target: Tensor, valid: Tensor) -> None:
-        """Values (B, C, ...) twice; mask of the same shape, or without the channels."""
+        """Accumulate a batch.
+
+        Values (B, C, ...) twice; mask of the same shape, or without the channels.
+        """
         mask = valid if valid.dim() == target.dim() else valid.unsqueeze(1).expand_as(target)
         mask, guess, truth = (
             x.movedim(1, -1).reshape(-1, self._values) for x in (mask, prediction, target)
@@ -200,7 +203,7 @@ class RegressionMetric(Metric):
         self._join(torch.stack([count, error.abs().sum(0), error.square().sum(0), mean, spread]))
 
     def compute(self) -> dict[str, float]:
-        """`mae`, `rmse` and `r2` in this order."""
+        """Return `mae`, `rmse` and `r2` in this order."""
         count, absolute, squared, _, spread = self._moments.cpu()
         varied = spread > 0
         total = count.sum()
@@ -217,7 +220,7 @@ class RegressionMetric(Metric):
         self._join(other._moments)
 
     def reset(self) -> None:
-        """Forget everything."""
+        """Drop everything that was accumulated."""
         # Per value: number, sums of |error| and error^2, mean of the labels, and the sum of their
         # squared distances from it. (A sum of squared labels would lose the spread of values far
         # from 0.)

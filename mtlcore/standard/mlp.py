@@ -14,15 +14,15 @@ from mtlcore.tasks import Task
 class MLP(Backbone):
     """Linear layers, each followed by ReLU, that all tasks share ("hard sharing").
 
-    Inputs are (B, F); its one "map" is the vector (B, C) of the last layer. Nothing is normalised,
-    neither inputs nor layers; weights are torch's default, uniform in 1 / sqrt(F).
+    Inputs are (B, F); the features are the output (B, C) of the last layer. There is no
+    normalisation, of inputs or of layers; initial weights are those of `nn.Linear`.
 
     Args:
         inputs: F, the number of values per sample.
-        hidden: outputs of each layer.
+        hidden: number of outputs of each layer.
 
     Raises:
-        ValueError: no layer, or a number that is not positive.
+        ValueError: there is no layer, or a number is not positive.
     """
 
     strides = (1,)
@@ -44,7 +44,7 @@ class MLP(Backbone):
         self.layers = nn.Sequential(*layers)
 
     def forward(self, inputs: Tensor, tasks: Sequence[str]) -> Features:
-        """(B, F) -> (B, C).
+        """Compute (B, F) -> (B, C).
 
         Raises:
             UsageError: the inputs are not vectors of F values.

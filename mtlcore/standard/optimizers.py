@@ -18,15 +18,15 @@ def adam(
     schedule: Schedule = Schedule(),
     clip: float | None = None,
 ) -> GradientDescent:
-    """Adam (Kingma & Ba 2015).
+    """Train with Adam (Kingma & Ba 2015).
 
     Args:
         lr: base learning rate.
-        betas: decay of the two running means.
+        betas: decay rates of the two running means.
         eps: added to the denominator.
         weight_decay: L2 penalty, added to the gradient.
         schedule: of the learning rate.
-        clip: largest norm of all gradients together; None: no limit.
+        clip: largest norm of the gradient of all parameters; unset: no limit.
     """
 
     def make(groups: list[dict[str, object]]) -> torch.optim.Optimizer:
@@ -47,15 +47,15 @@ def adamw(
     schedule: Schedule = Schedule(),
     clip: float | None = None,
 ) -> GradientDescent:
-    """AdamW: decay apart from the gradient (Loshchilov & Hutter 2019).
+    """Train with AdamW: weight decay apart from the gradient (Loshchilov & Hutter 2019).
 
     Args:
         lr: base learning rate.
-        betas: decay of the two running means.
+        betas: decay rates of the two running means.
         eps: added to the denominator.
-        weight_decay: part of a weight taken off per step, times the learning rate.
+        weight_decay: fraction of a weight that is subtracted per step, times the learning rate.
         schedule: of the learning rate.
-        clip: largest norm of all gradients together; None: no limit.
+        clip: largest norm of the gradient of all parameters; unset: no limit.
     """
 
     def make(groups: list[dict[str, object]]) -> torch.optim.Optimizer:
@@ -76,15 +76,15 @@ def sgd(
     schedule: Schedule = Schedule(),
     clip: float | None = None,
 ) -> GradientDescent:
-    """Stochastic gradient descent.
+    """Train with stochastic gradient descent.
 
     Args:
         lr: base learning rate.
-        momentum: part of the last update that is kept.
-        nesterov: look ahead along the momentum.
+        momentum: fraction of the last update that is kept.
+        nesterov: whether to use Nesterov momentum.
         weight_decay: L2 penalty, added to the gradient.
         schedule: of the learning rate.
-        clip: largest norm of all gradients together; None: no limit.
+        clip: largest norm of the gradient of all parameters; unset: no limit.
     """
 
     def make(groups: list[dict[str, object]]) -> torch.optim.Optimizer:

@@ -33,7 +33,7 @@ STD = (0.229, 0.224, 0.225)
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions around which the input is added.
+    """Two 3x3 convolutions with a residual connection.
 
     Args:
         channels: of its input.
@@ -56,14 +56,14 @@ class BasicBlock(nn.Module):
         self.downsample = _shortcut(channels, inner, stride)
 
     def forward(self, maps: Tensor) -> Tensor:
-        """(B, channels, H, W) -> (B, inner, H / stride, W / stride)."""
+        """Compute (B, channels, H, W) -> (B, inner, H / stride, W / stride)."""
         past = maps if self.downsample is None else self.downsample(maps)
         maps = F.relu(self.bn1(self.conv1(maps)), inplace=True)
         return F.relu(self.bn2(self.conv2(maps)) + past, inplace=True)
 
 
 class Bottleneck(nn.Module):
-    """A 1x1, a 3x3 and a 1x1 convolution around which the input is added.
+    """A 1x1, a 3x3 and a 1x1 convolution with a residual connection.
 
     Args:
         channels: of its input.
@@ -88,7 +88,7 @@ class Bottleneck(nn.Module):
         self.downsample = _shortcut(channels, self.expansion * inner, stride)
 
     def forward(self, maps: Tensor) -> Tensor:
-        """(B, channels, H, W) -> (B, 4 inner, H / stride, W / stride)."""
+        """Compute (B, channels, H, W) -> (B, 4 inner, H / stride, W / stride)."""
         past = maps if self.downsample is None else self.downsample(maps)
         maps = F.relu(self.bn1(self.conv1(maps)), inplace=True)
         maps = F.relu(self.bn2(self.conv2(maps)), inplace=True)
@@ -104,18 +104,19 @@ _LAYOUTS: dict[int, tuple[type[BasicBlock | Bottleneck], tuple[int, ...]]] = {
 
 
 class ResNet(Backbone):
-    """ResNet without its classifier; tasks part at their heads. One map, of the last stage.
+    """ResNet without its classifier, shared by all tasks; its one map is that of the last stage.
 
-    Inputs are images in [0, 1]; it subtracts ImageNet's mean and divides by its standard deviation
-    itself, with and without weights. Parameters at width 1: 11,176,512 (depth 18), 21,284,672 (34),
-    23,508,032 (50), 42,500,160 (101), whatever the output stride.
+    Inputs are images in [0, 1]; the network subtracts ImageNet's mean and divides by its standard
+    deviation itself, with and without pretrained weights. At width 1 it has 11,176,512 parameters
+    (depth 18), 21,284,672 (34), 23,508,032 (50) or 42,500,160 (101), whatever the output stride.
 
     Args:
-        depth: number of weighted layers; 18 and 34 give 512 channels, 50 and 101 give 2048.
-        output_stride: input side divided by map side; below 32 the last stages are dilated.
-        weights: a file with torchvision's names, a path or an fsspec URL: safetensors, or a state
-            dict that `torch.load` reads with `weights_only`. Its classifier (`fc`) is ignored.
-            None: drawn at random, as torchvision does (He et al., normal, by outputs).
+        depth: number of layers with weights; 18 and 34 give 512 channels, 50 and 101 give 2048.
+        output_stride: height of the input divided by that of the map; below 32 the last stages are
+            dilated.
+        weights: path or fsspec URL of pretrained weights under torchvision's names: safetensors, or
+            a state dict that `torch.load` reads with `weights_only`. The classifier (`fc`) is
+            ignored. Unset: random weights, as in torchvision (Kaiming normal, fan out).
         width: factor on all numbers of channels; published weights need 1.
 
     Raises:
@@ -165,7 +166,7 @@ class ResNet(Backbone):
             _load_weights(self, weights)
 
     def forward(self, inputs: Tensor, tasks: Sequence[str]) -> Features:
-        """Images (B, 3, H, W) in [0, 1], sides multiples of the stride s, to (B, C, H/s, W/s)."""
+        """Compute images (B, 3, H, W) in [0, 1] -> (B, C, H / s, W / s), s the output stride."""
         maps = (inputs - self.mean) / self.std
         maps = F.relu(self.bn1(self.conv1(maps)), inplace=True)
         maps = F.max_pool2d(maps, 3, stride=2, padding=1)
@@ -174,7 +175,7 @@ class ResNet(Backbone):
         return Features(shared=(maps,), cut=(maps,))
 
     def last_shared_parameters(self) -> Iterable[Parameter]:
-        """Those of the last convolution of the last block."""
+        """Return the parameters of the last convolution of the last block."""
         block = self.layer4[-1]
         return block.get_submodule("conv3" if hasattr(block, "conv3") else "conv2").parameters()
 

@@ -33,7 +33,7 @@ STRIDES = (32, 1)
 
 
 def scaled(channels: int, width: float) -> int:
-    """A published number of channels times the width factor, at least 1.
+    """Return a published number of channels times the width factor, at least 1.
 
     Raises:
         ValueError: the width is not positive.
@@ -44,12 +44,12 @@ def scaled(channels: int, width: float) -> int:
 
 
 def filters_of(width: float) -> tuple[int, ...]:
-    """Filters per level at this width."""
+    """Return the number of filters per level at this width."""
     return tuple(scaled(channels, width) for channels in FILTERS)
 
 
 def initialise(module: nn.Module) -> None:
-    """Draw all convolutions and batch norms in `module` anew, as MTAN's code does.
+    """Re-initialise all convolutions and batch norms in `module`, as MTAN's code does.
 
     Weights of convolutions are Xavier normal, their biases 0; a batch norm scales by 1, shifts by 0
     and forgets its running statistics. Draws from torch's global generator.
@@ -64,14 +64,14 @@ def initialise(module: nn.Module) -> None:
 
 
 def conv(channels: int, outputs: int, kernel: int = 3) -> nn.Conv2d:
-    """A convolution that keeps the size of its map, initialised as `initialise` does."""
+    """Return a convolution that keeps the size of its map, initialised as in `initialise`."""
     layer = nn.Conv2d(channels, outputs, kernel, padding=kernel // 2)
     initialise(layer)
     return layer
 
 
 def conv_unit(channels: int, outputs: int, kernel: int = 3) -> nn.Sequential:
-    """Convolution, batch norm, ReLU: the unit everything here is made of."""
+    """Return a convolution with batch norm and ReLU, the unit of this network."""
     return nn.Sequential(
         conv(channels, outputs, kernel), nn.BatchNorm2d(outputs), nn.ReLU(inplace=True)
     )
@@ -104,7 +104,7 @@ class Level(nn.Module):
         self.rest = nn.Sequential(*(conv_unit(outputs, outputs) for _ in range(rest)))
 
     def forward(self, maps: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, channels, H, W) -> outputs of the first unit and of all, (B, outputs, H, W) each."""
+        """Return the outputs of the first and of the last unit, (B, outputs, H, W) each."""
         first: Tensor = self.first(maps)
         return first, self.rest(first)
 
@@ -160,7 +160,7 @@ class SegNetEncoder(nn.Module):
         self.levels = nn.ModuleList(map(Level, inputs, filters, rest))
 
     def forward(self, inputs: Tensor) -> Encoded:
-        """Images (B, channels, H, W), sides multiples of 32, to the maps of every level."""
+        """Compute the maps of every level from (B, channels, H, W), sides multiples of 32."""
         maps = inputs
         firsts, fulls, places = [], [], []
         for level in self.levels:
@@ -187,7 +187,7 @@ class SegNetDecoder(nn.Module):
         self.levels = nn.ModuleList(map(Level, filters, outputs, rest))
 
     def forward(self, latent: Tensor, indices: Sequence[Tensor]) -> Decoded:
-        """A map like the latent one (B, f, H / 32, W / 32) to the maps of every level."""
+        """Compute the maps of every level from a latent map (B, f, H / 32, W / 32)."""
         maps = latent
         unpooled, fulls = [], []
         for level, places in zip(reversed(self.levels), reversed(indices), strict=True):
@@ -198,7 +198,7 @@ class SegNetDecoder(nn.Module):
 
 
 def split_features(encoder: SegNetEncoder, decoder: SegNetDecoder, inputs: Tensor) -> Features:
-    """Features of one encoder and one decoder that all tasks share: (latent, decoded).
+    """Return the features of one encoder and one decoder that all tasks share: latent, decoded.
 
     The latent map is handed out as a view of what the decoder reads. So the cut, this view and the
     decoded map, is crossed exactly once on every path to a loss, whether the loss reads the latent
@@ -231,10 +231,10 @@ class SegNet(Backbone):
         self.decoder = SegNetDecoder(width)
 
     def forward(self, inputs: Tensor, tasks: Sequence[str]) -> Features:
-        """Images (B, 3, H, W), sides multiples of 32, to the two shared maps."""
+        """Compute the two shared maps of images (B, 3, H, W), sides multiples of 32."""
         return split_features(self.encoder, self.decoder, inputs)
 
     def last_shared_parameters(self) -> Iterable[Parameter]:
-        """Those of the decoder's last convolution."""
+        """Return the parameters of the decoder's last convolution."""
         *_, last = (m for m in self.decoder.levels[0].modules() if isinstance(m, nn.Conv2d))
         return last.parameters()

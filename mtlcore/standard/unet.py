@@ -39,7 +39,7 @@ class UNetEncoder(nn.Module):
         self.pool = nn.MaxPool2d(2)
 
     def forward(self, inputs: Tensor) -> list[Tensor]:
-        """Images (B, 3, H, W) to a map (B, c, H / 2^level, W / 2^level) per level."""
+        """Compute a map (B, c, H / 2^level, W / 2^level) per level from images (B, 3, H, W)."""
         maps = [self.levels[0](inputs)]
         for level in self.levels[1:]:
             maps.append(level(self.pool(maps[-1])))
@@ -64,7 +64,7 @@ class UNetDecoder(nn.Module):
         _initialise(self)
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
-        """The encoder's maps, shallowest first, to (B, c, H, W) with the channels of level 0."""
+        """Decode the encoder's maps, shallowest first, to (B, c, H, W), c those of level 0."""
         decoded = maps[-1]
         for number in reversed(range(len(self.levels))):
             joined = torch.cat([maps[number], self.up[number](decoded)], dim=1)
@@ -105,7 +105,7 @@ class UNet(Backbone):
         self.decoders = nn.ModuleDict(own)
 
     def forward(self, inputs: Tensor, tasks: Sequence[str]) -> Features:
-        """Images (B, 3, H, W), sides multiples of 16, to the latent and the decoded map."""
+        """Compute the latent and the decoded map of images (B, 3, H, W), sides multiples of 16."""
         maps = self.encoder(inputs)
         if self.decoder is not None:
             # What a loss reads of the latent map is a view of what the decoder reads, so that the
@@ -119,11 +119,11 @@ class UNet(Backbone):
         return Features(shared=(views[-1],), per_task=own, cut=tuple(reversed(views)))
 
     def task_parameters(self, task: str) -> Iterable[Parameter]:
-        """Those of the task's decoder, where it has one."""
+        """Return the parameters of the task's decoder, if it has one."""
         return () if self.decoder is not None else self.decoders[self._keys[task]].parameters()
 
     def last_shared_parameters(self) -> Iterable[Parameter]:
-        """Those of the last convolution of a decoder that all tasks share."""
+        """Return the parameters of the last convolution of a shared decoder."""
         if self.decoder is None:
             return ()
         *_, last = (m for m in self.decoder.levels[0].modules() if isinstance(m, nn.Conv2d))

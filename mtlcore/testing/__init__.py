@@ -1,4 +1,4 @@
-"""The contracts as test classes: subclass one, say how yours is made, let pytest collect it::
+"""The contracts as test classes: subclass one, write `make`, and pytest collects its checks::
 
     from mtlcore.testing import GradientBalancerContract
 
@@ -6,8 +6,8 @@
         def make(self):
             return SignVote(quorum=0.4)
 
-What a contract needs to know besides, and the claims that a component may not want to make, are
-class attributes: switch one off where everybody can see it. Nothing here needs pytest itself.
+Whatever else a contract needs to know is a class attribute. So are claims that not every component
+can make: set one to False, and the contract does not check it. Nothing here imports pytest.
 """
 
 from importlib import import_module
@@ -15,15 +15,16 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from mtlcore.testing.backbones import BackboneContract
-    from mtlcore.testing.balancers import (
-        GradientBalancerContract,
-        GramianBalancerContract,
-        LossBalancerContract,
-    )
+    from mtlcore.testing.cross_task_losses import CrossTaskLossContract
     from mtlcore.testing.datasets import DatasetContract
     from mtlcore.testing.episodes import EpisodeSamplerContract
+    from mtlcore.testing.gradient_balancers import (
+        GradientBalancerContract,
+        GramianBalancerContract,
+    )
     from mtlcore.testing.heads import HeadContract
-    from mtlcore.testing.losses import CrossTaskLossContract, LossContract, ScalarLossContract
+    from mtlcore.testing.loss_balancers import LossBalancerContract
+    from mtlcore.testing.losses import LossContract, ScalarLossContract
     from mtlcore.testing.methods import MethodContract
     from mtlcore.testing.metrics import MetricContract
     from mtlcore.testing.optimizers import OptimizerContract
@@ -55,13 +56,13 @@ __all__ = [
 # Most of these import torch, so they are fetched when they are first asked for.
 _HOMES = {
     "BackboneContract": "backbones",
-    "CrossTaskLossContract": "losses",
+    "CrossTaskLossContract": "cross_task_losses",
     "DatasetContract": "datasets",
     "EpisodeSamplerContract": "episodes",
-    "GradientBalancerContract": "balancers",
-    "GramianBalancerContract": "balancers",
+    "GradientBalancerContract": "gradient_balancers",
+    "GramianBalancerContract": "gradient_balancers",
     "HeadContract": "heads",
-    "LossBalancerContract": "balancers",
+    "LossBalancerContract": "loss_balancers",
     "LossContract": "losses",
     "MethodContract": "methods",
     "MetricContract": "metrics",

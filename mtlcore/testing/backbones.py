@@ -30,7 +30,7 @@ class BackboneContract:
     unreached: tuple[str, ...] = ()
 
     def make(self, tasks: Sequence[Task]) -> Backbone:
-        """The backbone for these tasks, small enough for a test."""
+        """Return a backbone for these tasks, small enough for a test."""
         raise NotImplementedError
 
     def test_maps_are_as_announced(self) -> None:

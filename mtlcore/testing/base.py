@@ -20,7 +20,7 @@ from mtlcore.tasks import Task
 
 
 def same(one: Any, other: Any) -> bool:
-    """Whether two trees are equal bit for bit; NaN equals NaN."""
+    """Return whether two trees are equal bit for bit; NaN equals NaN."""
     if isinstance(one, Tensor) and isinstance(other, Tensor):
         return (
             one.shape == other.shape
@@ -37,13 +37,13 @@ def same(one: Any, other: Any) -> bool:
 
 
 def close(one: Tensor, other: Tensor, tolerance: float) -> bool:
-    """Whether tensors are equal up to a part of the largest value among them."""
+    """Return whether tensors are equal up to a fraction of their largest value."""
     largest = max(float(x.detach().abs().max()) if x.numel() else 0.0 for x in (one, other))
     return one.shape == other.shape and bool(((one - other).abs() <= tolerance * largest).all())
 
 
 def leaves(tree: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
-    """Every value of a nested state with the keys that lead to it."""
+    """Yield every value of a nested state with the keys that lead to it."""
     if isinstance(tree, Mapping):
         for key, value in tree.items():
             yield from leaves(value, (*path, *str(key).split(".")))
@@ -52,7 +52,7 @@ def leaves(tree: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, .
 
 
 def changes(before: Any, after: Any) -> list[str]:
-    """The paths of the values in which two nested states differ, for messages."""
+    """Return the paths of the values in which two nested states differ, for messages."""
     old, new = dict(leaves(before)), dict(leaves(after))
     return [
         ".".join(path)
@@ -62,12 +62,12 @@ def changes(before: Any, after: Any) -> list[str]:
 
 
 def state_of(module: nn.Module) -> dict[str, Any]:
-    """A copy of a module's state as it is now."""
+    """Return a copy of a module's present state."""
     return copy.deepcopy(dict(module.state_dict()))
 
 
 def through_checkpoint(state: Mapping[str, Any]) -> dict[str, Any]:
-    """A state as it comes back from a checkpoint file."""
+    """Return a state after saving it to a checkpoint file and loading it."""
     with tempfile.TemporaryDirectory(prefix="mtl-contract-") as folder:
         path = Path(folder) / "state.safetensors"
         save_checkpoint(path, state)
@@ -95,7 +95,7 @@ def global_stream_untouched(what: str) -> Iterator[None]:
 def some_maps(
     channels: Sequence[int], strides: Sequence[int], batch: int, size: tuple[int, int]
 ) -> tuple[Tensor, ...]:
-    """Random maps such as a backbone announces them, drawn from torch's global generator."""
+    """Return random maps with these channels and strides, from torch's global generator."""
     return tuple(
         torch.randn(batch, c, size[0] // s, size[1] // s)
         for c, s in zip(channels, strides, strict=True)
@@ -109,7 +109,7 @@ def draw_labels(
     generator: torch.Generator,
     masked: float = 0.3,
 ) -> tuple[Tensor, Tensor]:
-    """Labels of a task as `collate` gives them, and their masks.
+    """Return labels of a task, as in a `Batch`, and their masks.
 
     Args:
         task: by whose kind values are plausible: positive depths, unit normals.
@@ -132,16 +132,16 @@ def draw_labels(
 
 
 def mask_labels(task: Task, target: Tensor, valid: Tensor, size: tuple[int, int]) -> Tensor:
-    """Labels with the safe value where they are not valid."""
+    """Return labels with the safe value where they are not valid."""
     safe = safe_target(task, size).to(target.dtype)
     return torch.where(spread(valid, target), target, safe)
 
 
 def spread(valid: Tensor, like: Tensor) -> Tensor:
-    """A mask for every value of predictions or labels; a pixel's channels share its flag."""
+    """Expand a mask to the shape of predictions or labels, over their channels."""
     return (valid if valid.dim() == like.dim() else valid.unsqueeze(1)).expand_as(like)
 
 
 def prediction_shape(task: Task, batch: int, size: tuple[int, int]) -> tuple[int, ...]:
-    """Shape of what a head gives for a task."""
+    """Return the shape of a head's output for a task."""
     return (batch, task.channels, *(size if task.layout == "map" else ()))

@@ -25,11 +25,11 @@ class DatasetContract:
     samples: int = 3
 
     def make(self, split: str) -> Dataset:
-        """The dataset, opened on a split of test data."""
+        """Return the dataset, opened on a split of test data."""
         raise NotImplementedError
 
     def tasks(self) -> tuple[Task, ...]:
-        """What its `describe` says with the root and settings of `make`."""
+        """Return what its `describe` returns for the root and settings of `make`."""
         raise NotImplementedError
 
     def test_has_the_splits_and_samples_it_says(self) -> None:

@@ -26,7 +26,7 @@ class EpisodeSamplerContract:
     learns_from: tuple[str, ...] = ("train",)
 
     def make(self, tasks: Sequence[str], splits: Mapping[str, int]) -> EpisodeSampler:
-        """The sampler."""
+        """Return the sampler."""
         raise NotImplementedError
 
     def test_steps_are_as_announced(self) -> None:

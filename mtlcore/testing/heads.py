@@ -38,7 +38,7 @@ class HeadContract:
     unreached: tuple[str, ...] = ()
 
     def make(self, task: Task, features: FeatureInfo) -> Head:
-        """The head."""
+        """Return the head."""
         raise NotImplementedError
 
     def test_shape(self) -> None:

@@ -29,11 +29,11 @@ class MetricContract:
     tolerance: float = 1e-6
 
     def make(self, task: Task) -> Metric:
-        """The metric, having seen nothing."""
+        """Return a new metric."""
         raise NotImplementedError
 
     def draw(self, batch: int, seed: int = 0) -> Drawn:
-        """Raw predictions, labels (safe where not valid) and masks."""
+        """Return raw predictions, labels (safe where not valid) and masks."""
         generator = torch.Generator().manual_seed(seed)
         shape = prediction_shape(self.task, batch, self.size)
         prediction = torch.randn(shape, generator=generator)

@@ -79,11 +79,11 @@ class OptimizerContract:
     """
 
     def make(self, learner: Learner) -> Optimizer:
-        """The optimizer."""
+        """Return the optimizer."""
         raise NotImplementedError
 
     def plan(self, number: int, tasks: Sequence[str], absent: Sequence[str] = ()) -> LoadedPlan:
-        """A step for these tasks; those of `absent` have no labels in any of its batches."""
+        """Return a loaded step for these tasks; no batch has labels for those of `absent`."""
         batches = tuple(tiny_batch(seed=2 * number + i, absent=absent) for i in range(2))
         return LoadedPlan(batches, (Episode(tuple(tasks), support=0, query=1),))
 

@@ -42,7 +42,7 @@ def assert_plugin_is_light(module_name: str) -> None:
 
 
 def assert_plugin_is_whole(module_name: str) -> None:
-    """Fail unless every record of the module leads somewhere and `mtl show` can explain it.
+    """Fail unless every record of the module has a target that `mtl show` can explain.
 
     That is: it has a summary, its target (a method: its preset) can be loaded, and each setting of
     the target has a meaning in the docstring.

@@ -30,7 +30,7 @@ _LOSSES: dict[str, type[Loss]] = {"segmentation": CrossEntropy, "depth": L1, "no
 
 
 def any_names(tasks: Sequence[Task]) -> tuple[Task, ...]:
-    """The tasks under names that torch's containers refuse as they are."""
+    """Return the tasks under names that torch's containers refuse."""
     awkward = ("type", "keys", "half", "training", "parameters", "forward", "items", "float")
     return tuple(attrs.evolve(task, name=name) for task, name in zip(tasks, awkward, strict=False))
 
@@ -59,13 +59,13 @@ class TinyBackbone(Backbone):
         )
 
     def forward(self, inputs: Tensor, tasks: Sequence[str]) -> Features:
-        """Images (B, 3, H, W) to the two maps; only the named tasks' branches run."""
+        """Compute the two maps of images (B, 3, H, W); only the named tasks' branches run."""
         shared = self.trunk(inputs)
         own = {task: (self.branches[self.keys[task]](shared),) for task in tasks}
         return Features(shared=(shared,), per_task=own, cut=(shared,))
 
     def task_parameters(self, task: str) -> Iterable[Parameter]:
-        """Those of the task's branch."""
+        """Return the parameters of the task's branch."""
         return self.branches[self.keys[task]].parameters()
 
 
@@ -80,7 +80,7 @@ def tiny_learner(
     update_every: int = 1,
     data: Iterable[Batch] | None = None,
 ) -> Learner:
-    """A whole learner around `TinyBackbone`, its balancers prepared, in training mode.
+    """Return a learner around `TinyBackbone`, its balancers prepared, in training mode.
 
     Args:
         balancers: the chain; none is the plain sum.
@@ -123,7 +123,7 @@ def tiny_batch(
     masked: float = 0.3,
     views: Sequence[int] | None = None,
 ) -> Batch:
-    """A batch of noise with plausible labels.
+    """Return a batch of noise with plausible labels.
 
     Args:
         count: number of samples.

@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from mtlcore.datasets.random_numbers import Stream
 from mtlcore.datasets.rendering import CLASS_NAMES, Rendering, render
-from mtlcore.datasets.scenes import Primitive, Stream, make_scene
+from mtlcore.datasets.scene import Primitive
+from mtlcore.datasets.scene_layout import make_scene
 
 Floats = NDArray[np.float64]
 GOLDEN = [

@@ -14,7 +14,8 @@ from mtlcore.data import DataError
 from mtlcore.datasets.cityscapes import Cityscapes
 from mtlcore.datasets.folder import Folder
 from mtlcore.datasets.multi_mnist import MultiMNIST
-from mtlcore.datasets.tabular import Tabular, Target
+from mtlcore.datasets.table_encoding import Target
+from mtlcore.datasets.tabular import Tabular
 from mtlcore.datasets.taskonomy import Taskonomy
 from mtlcore.loading import MissingFile, Root
 

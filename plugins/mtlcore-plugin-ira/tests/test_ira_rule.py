@@ -1,4 +1,7 @@
-"""How weights move, stay finite and come back: classes, units of time, phases, several sources."""
+"""How weights move, stay finite and come back: classes, units of time, phases, several sources.
+
+One file: every test drives the rule through the same `step`.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""A step is MAML written by hand: per episode and task, through autograd, in float64."""
+"""A step is MAML written by hand: per episode and task, through autograd, in float64.
+
+One file: every test compares a step with the same meta-gradient, computed by hand.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""What the losses compare, who learns from it, and what has no influence."""
+"""What the losses compare, who learns from it, and what has no influence.
+
+One file: its tests hold all five losses to the same batches.
+"""
 
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ def _stacks(tasks: Sequence[Task], channels: Sequence[int]) -> nn.ModuleDict:
 
 
 class LatentDistillation(nn.Module):
-    """Tasks read the latent map, exchange what they found, and write one map back.
+    """The tasks read the latent map, exchange features, and write one map back.
 
     Args:
         tasks: that take part, always all of them: the result is their mean.
@@ -58,7 +58,7 @@ class LatentDistillation(nn.Module):
         self.write = _stacks(tasks, channels[::-1])
 
     def forward(self, latent: Tensor) -> Tensor:
-        """The latent map (B, 512 width, H / 32, W / 32) -> a map of the same shape."""
+        """Return a map of the shape of the latent one, (B, 512 width, H / 32, W / 32)."""
         maps = {task: self.read[key](latent) for task, key in self._keys.items()}
         written = [self.write[key](self.gates(task, maps)) for task, key in self._keys.items()]
         total: Tensor = sum(written[1:], start=written[0])
@@ -68,25 +68,26 @@ class LatentDistillation(nn.Module):
 class ATINet(Backbone):
     """Attentive Task Interaction Network on SegNet.
 
-    Until `distil_from` it is MTAN exactly. From then on the decoder reads, instead of the encoder's
-    latent map, the mean of the maps distilled for each task, and the attention starts anew. The
-    maps it gives are MTAN's: the encoder's latent one (512 width, stride 32), shared, and per task
-    the one it attended to (64 width, stride 1). There is no cut, as there is none in MTAN.
+    Until `distil_from` the network is MTAN. Then the attention is re-initialised, and the decoder
+    reads the mean of the maps distilled for each task instead of the encoder's latent map.
+    The features are MTAN's: the encoder's latent map, shared (512 width channels, stride 32), and
+    for each task its attended map (64 width channels, stride 1). As in MTAN, `Features.cut` is
+    empty.
 
-    The released code differs from the paper in ways that settings reach: it computes the distilled
-    map and never uses it (`decoder_input = "encoder"`), and starts more anew (`reset =
-    "released"`, `reset_balancer = true`). Defaults follow the paper's text; on the state of the
-    loss balancing the text is silent, so nothing is restarted there.
+    The released code differs from the paper, and settings reproduce it: it computes the distilled
+    map and never uses it (`decoder_input = "encoder"`), and it re-initialises more (`reset =
+    "released"`, `reset_balancer = true`). The defaults follow the paper, which does not say whether
+    the loss balancing is reset; by default it is not.
 
     Args:
         width: factor on all numbers of channels; 1 is the published size.
-        distil_from: part of the run, 0 to 1, after which distillation is active; at 0 it is from
-            the first step on, and nothing starts anew. The paper has one half.
-        decoder_input: what the decoder reads from then on: "distilled" (paper) or "encoder", as
-            released, where the distilled map has no effect and is not computed.
-        reset: what starts anew then: "paper" the tasks' attention masks, "released" all of the
-            attention branches and the heads, "none" nothing.
-        reset_balancer: whether the balancer (DWA in the paper) forgets the losses seen until then.
+        distil_from: fraction of the run after which distillation begins; with 0 it begins at the
+            first step, and nothing is re-initialised. The paper has one half.
+        decoder_input: what the decoder reads from then on: "distilled" (paper), or "encoder"
+            (released code); the distilled map is not computed then.
+        reset: what is re-initialised then: the tasks' attention masks ("paper"), all attention
+            branches and the heads ("released"), or nothing ("none").
+        reset_balancer: whether the balancer (DWA in the paper) is reset then.
 
     Raises:
         ValueError: `distil_from` is not between 0 and 1.
@@ -121,7 +122,7 @@ class ATINet(Backbone):
         self.distillation = LatentDistillation(tasks, width)
 
     def forward(self, inputs: Tensor, tasks: Sequence[str]) -> Features:
-        """Images (B, 3, H, W), sides multiples of 32; only the named tasks' branches run."""
+        """Compute the features of images (B, 3, H, W), sides multiples of 32."""
         encoded = self.encoder(inputs)
         latent = encoded.latent
         if self.distilling and self.decoder_input == "distilled":
@@ -131,11 +132,11 @@ class ATINet(Backbone):
         return Features(shared=(encoded.latent,), per_task=attended)
 
     def task_parameters(self, task: str) -> Iterable[Parameter]:
-        """Those of the task's masks: all tasks' losses reach the stacks and gates."""
+        """Return the parameters of the task's masks; the stacks and gates are shared."""
         return self.attention.task_parameters(task)
 
     def at_progress(self, fraction: float) -> Transition | None:
-        """Begin to distil at the first step past `distil_from`, with attention started anew."""
+        """Begin to distil at the first step past `distil_from`, and re-initialise the attention."""
         if self.distilling or fraction < self.distil_from:
             return None
         self.distilling = True
@@ -146,11 +147,11 @@ class ATINet(Backbone):
         )
 
     def get_extra_state(self) -> dict[str, bool]:
-        """Whether it distils, kept on the CPU: a buffer would be waited for in every step."""
+        """Return whether it distils; a buffer would be read from the device in every step."""
         return {"distilling": self.distilling}
 
     def set_extra_state(self, state: dict[str, bool]) -> None:
-        """Take up `get_extra_state`'s."""
+        """Restore what `get_extra_state` returned."""
         self.distilling = state["distilling"]
 
     def _start_anew(self) -> tuple[str, ...]:

@@ -18,7 +18,7 @@ from mtlcore.tasks import Task
 
 
 def mask_network(channels: int, outputs: int) -> nn.Sequential:
-    """Two 1x1 convolutions with batch norm, to a mask between 0 and 1 per pixel and channel."""
+    """Return two 1x1 convolutions with batch norm, whose output is a mask between 0 and 1."""
     return nn.Sequential(
         conv_unit(channels, outputs, kernel=1),
         conv(outputs, outputs, kernel=1),
@@ -67,13 +67,13 @@ class Attention(nn.Module):
         self.decoder_convs = nn.ModuleList(map(conv_unit, filters, (filters[0], *filters[:-1])))
 
     def forward(self, task: str, encoded: Encoded, decoded: Decoded) -> Tensor:
-        """The attended map of a task (B, f, H, W), with the filters of level 0."""
+        """Compute the attended map of a task, (B, f, H, W), f the filters of level 0."""
         masks = self.masks[self._keys[task]]
         assert isinstance(masks, TaskMasks)
         return self._decode(masks.decoder, decoded, self._encode(masks.encoder, encoded))
 
     def task_parameters(self, task: str) -> Iterable[Parameter]:
-        """Those of the task's masks."""
+        """Return the parameters of the task's masks."""
         return self.masks[self._keys[task]].parameters()
 
     def _encode(self, masks: nn.ModuleList, encoded: Encoded) -> Tensor:

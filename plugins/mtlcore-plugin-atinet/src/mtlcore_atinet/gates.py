@@ -29,7 +29,7 @@ class Gate(nn.Module):
         self.attention = conv(channels, channels)
 
     def forward(self, maps: Tensor) -> Tensor:
-        """(B, channels, H, W) -> the same shape."""
+        """Compute the message, (B, channels, H, W) -> the same shape."""
         message: Tensor = self.message(maps)
         return message * torch.sigmoid(self.attention(maps))
 
@@ -55,7 +55,7 @@ class Gates(nn.Module):
         )
 
     def forward(self, target: str, maps: Mapping[str, Tensor]) -> Tensor:
-        """The target's map plus the messages of all others: `F_t + sum_a SA_ta(F_a)`.
+        """Add the messages of all others to the target's map: `F_t + sum_a SA_ta(F_a)`.
 
         ATI-Net's text has the messages "concatenated and summed along the channel dimension"; as in
         its code that is a sum per element, and channels stay.
@@ -68,7 +68,7 @@ class Gates(nn.Module):
         return received
 
     def parameters_into(self, target: str) -> Iterable[Parameter]:
-        """Those of the gates whose messages the target receives."""
+        """Return the parameters of the gates whose messages the target receives."""
         return self._gates(target).parameters()
 
     def _gates(self, target: str) -> nn.ModuleDict:

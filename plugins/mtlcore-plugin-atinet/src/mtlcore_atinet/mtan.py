@@ -35,12 +35,12 @@ class MTAN(Backbone):
         self.attention = Attention(tasks, width)
 
     def forward(self, inputs: Tensor, tasks: Sequence[str]) -> Features:
-        """Images (B, 3, H, W), sides multiples of 32; only the named tasks' branches run."""
+        """Compute the features of images (B, 3, H, W), sides multiples of 32."""
         encoded = self.encoder(inputs)
         decoded = self.decoder(encoded.latent, encoded.indices)
         attended = {task: (self.attention(task, encoded, decoded),) for task in tasks}
         return Features(shared=(encoded.latent,), per_task=attended)
 
     def task_parameters(self, task: str) -> Iterable[Parameter]:
-        """Those of the task's masks."""
+        """Return the parameters of the task's masks."""
         return self.attention.task_parameters(task)

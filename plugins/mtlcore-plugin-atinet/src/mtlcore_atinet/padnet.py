@@ -38,7 +38,7 @@ class PADNet(Backbone):
         self.gates = Gates(tasks, self.out_channels[-1])
 
     def forward(self, inputs: Tensor, tasks: Sequence[str]) -> Features:
-        """Images (B, 3, H, W), sides multiples of 32; every decoder runs, the named tasks' gates.
+        """Compute the features of images (B, 3, H, W), sides multiples of 32; all decoders run.
 
         The cut is all decoded maps and a view of the latent one, which the decoders do not read:
         every path to a loss crosses it once.
@@ -53,7 +53,7 @@ class PADNet(Backbone):
         return Features(shared=(latent,), per_task=distilled, cut=(latent, *decoded.values()))
 
     def task_parameters(self, task: str) -> Iterable[Parameter]:
-        """Those of the gates into the task; its decoder too if no other task hears of it."""
+        """Return those of the gates into the task, and of its decoder if no other task reads it."""
         gates = self.gates.parameters_into(task)
         if len(self._keys) > 1:
             return gates

@@ -99,13 +99,13 @@ def _on_nyuv2(backbone: str, balancer: dict[str, Any]) -> dict[str, Any]:
 
 @hookimpl
 def mtl_backbones() -> Iterator[BackboneSpec]:
-    """ATI-Net and the networks its paper compares it with."""
+    """Yield ATI-Net and the networks that its paper compares it with."""
     yield from _BACKBONES
 
 
 @hookimpl
 def mtl_methods() -> Iterator[MethodSpec]:
-    """Each network trained as in ATI-Net's experiments, on rendered rooms and on NYUv2."""
+    """Yield each network, trained as in ATI-Net's experiments, on rendered rooms and on NYUv2."""
     for name, backbone, balancer, summary, paper in _METHODS:
         requires = (f"backbones/{backbone}",)
         yield MethodSpec(

@@ -32,10 +32,10 @@ class SegNetPerTask(Backbone):
         self.networks = nn.ModuleDict({task.key: SegNet([task], width=width) for task in tasks})
 
     def forward(self, inputs: Tensor, tasks: Sequence[str]) -> Features:
-        """Images (B, 3, H, W), sides multiples of 32; only the named tasks' networks run."""
+        """Compute the features of images (B, 3, H, W), sides multiples of 32."""
         maps = {task: self.networks[self._keys[task]](inputs, [task]).shared for task in tasks}
         return Features(per_task=maps)
 
     def task_parameters(self, task: str) -> Iterable[Parameter]:
-        """Those of the task's network."""
+        """Return the parameters of the task's network."""
         return self.networks[self._keys[task]].parameters()

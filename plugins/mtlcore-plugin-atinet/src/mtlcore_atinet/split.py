@@ -43,5 +43,5 @@ class DeepSegNet(Backbone):
         self.decoder = SegNetDecoder(width, _DEEP)
 
     def forward(self, inputs: Tensor, tasks: Sequence[str]) -> Features:
-        """Images (B, 3, H, W), sides multiples of 32, to the two shared maps."""
+        """Compute the two shared maps of images (B, 3, H, W), sides multiples of 32."""
         return split_features(self.encoder, self.decoder, inputs)

@@ -170,7 +170,7 @@ class IRA(LossBalancer):
                 fit_bins(unknown, data)
 
     def transform(self, losses: dict[str, Tensor], context: BalancerContext) -> dict[str, Tensor]:
-        """The losses, those of auxiliary tasks as sums weighted by class.
+        """Return the losses, those of auxiliary tasks as sums weighted by class.
 
         Args:
             losses: of the present tasks, made of `context.maps` by a mean or another linear rule.
@@ -209,7 +209,7 @@ class IRA(LossBalancer):
                 weights.reset()
 
     def current_weights(self) -> Mapping[str, Mapping[str, float]]:
-        """Per auxiliary task the weight of each class by its name."""
+        """Return, for each auxiliary task, the weight of each class by its name."""
         return {
             task: dict(zip(self._names(task), weights, strict=True))
             for task in (self._roles[self._phase].auxiliary if self._roles else ())

@@ -45,7 +45,7 @@ class Bins(nn.Module):
         return self._known
 
     def classes(self, target: Tensor) -> Tensor:
-        """Values (B, 1, ...) to the number of their bin, (B, ...); (B, 1) keeps its shape.
+        """Return the bin of each value, (B, 1, ...) -> (B, ...); (B, 1) keeps its shape.
 
         Raises:
             UsageError: the edges are unknown.
@@ -59,7 +59,7 @@ class Bins(nn.Module):
         return torch.bucketize(values.contiguous(), self.edges.to(values.dtype), right=True)
 
     def names(self) -> list[str]:
-        """What each bin holds, such as "2: 1.31 to 1.8 m"; the numbers tell equal ones apart."""
+        """Return names of the bins, such as "2: 1.31 to 1.8 m"; numbers tell equal ones apart."""
         shown = [f"{edge:.3g}" for edge in self.edges.tolist()]
         unit = f" {self._task.unit}" if self._task.unit else ""
         ranges = [f"to {shown[0]}"]

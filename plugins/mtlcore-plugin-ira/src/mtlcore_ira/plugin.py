@@ -20,7 +20,7 @@ _PUBLISHED = (
 
 @hookimpl
 def mtl_balancers() -> Iterator[BalancerSpec]:
-    """IRA."""
+    """Yield the balancer IRA."""
     yield BalancerSpec(
         name="ira",
         target="mtlcore_ira.balancer:IRA",
@@ -85,7 +85,7 @@ def _as_published(dataset: str, depth: str, warmup: int, alpha: float) -> dict[s
 
 @hookimpl
 def mtl_methods() -> Iterator[MethodSpec]:
-    """IRA with depth as the main task; `balancer.main` turns it around."""
+    """Yield IRA with depth as the main task; `balancer.main` names another one."""
     yield MethodSpec(
         name="ira",
         preset=_on_rooms(),

@@ -27,7 +27,7 @@ class Rule:
     smoothing: float
 
     def away_from_zero(self, change: Tensor) -> Tensor:
-        """A change of a loss as it enters the ratio; no change at all becomes eps."""
+        """Return a change of a loss as it enters the ratio; no change becomes eps."""
         if self.eps_mode == "literal":
             return change + self.eps
         sign = torch.copysign(torch.ones_like(change), change)
@@ -72,12 +72,12 @@ class ClassWeights(nn.Module):
         self._steps = 0
 
     def nothing(self) -> Tensor:
-        """Sums of a step that has seen no point; see `learn`."""
+        """Return the sums of a step without a valid point; see `learn`."""
         return torch.zeros_like(self.unit)
 
     @torch.no_grad()
     def reset(self) -> None:
-        """Back to weights of 1 that know nothing."""
+        """Set all weights to 1 and drop what was learnt."""
         for buffer in (self.first_moment, self.second_moment, self.updates, self.unit):
             buffer.zero_()
         self.weight.fill_(1)
@@ -87,7 +87,7 @@ class ClassWeights(nn.Module):
 
     @torch.no_grad()
     def learn(self, sums: Tensor, rule: Rule, fixed: bool) -> None:
-        """Take in a step; with the last one of a time unit the weights move.
+        """Learn from a step; the weights move at the last step of a time unit.
 
         Args:
             sums: (3, C) float64; per class the sum of the main loss, of the auxiliary loss, and

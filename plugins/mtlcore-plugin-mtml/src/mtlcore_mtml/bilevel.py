@@ -155,7 +155,7 @@ class MTML(Optimizer):
         self._saved = [(p, torch.empty_like(p, requires_grad=False)) for p in saved]
 
     def step(self, learner: Learner, plan: LoadedPlan) -> StepReport:
-        """One update from the episodes of a plan; reported losses are those of the query batches.
+        """Update once from the episodes of a plan; the reported losses are those of query batches.
 
         Raises:
             UsageError: an episode has no query batch.

@@ -50,11 +50,11 @@ class RepeatedDeepLab(Head):
         self.deeplab = DeepLabHead(wide, features, rates=rates, channels=channels, dropout=dropout)
 
     def forward(self, features: Sequence[Tensor]) -> Tensor:
-        """The last map (B, c, H / s, W / s), s its stride -> (B, task.channels, H, W), raw."""
+        """Predict from the last map, (B, c, H / s, W / s) -> (B, task.channels, H, W)."""
         predictions: Tensor = self.deeplab(features)
         size = predictions.shape[2:]
         return predictions.reshape(-1, *self._shape, *size).mean(2)
 
     def reset_parameters(self) -> None:
-        """As DeepLab's head does."""
+        """Re-initialise as DeepLab's head does."""
         self.deeplab.reset_parameters()

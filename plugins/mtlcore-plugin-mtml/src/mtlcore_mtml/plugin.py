@@ -14,7 +14,7 @@ _REQUIRES = ("episode-samplers/task-powerset", "optimizers/mtml")
 
 @hookimpl
 def mtl_episode_samplers() -> Iterator[EpisodeSamplerSpec]:
-    """Subsets of tasks."""
+    """Yield the sampler of subsets of tasks."""
     yield EpisodeSamplerSpec(
         name="task-powerset",
         target="mtlcore_mtml.powerset:TaskPowerset",
@@ -25,7 +25,7 @@ def mtl_episode_samplers() -> Iterator[EpisodeSamplerSpec]:
 
 @hookimpl
 def mtl_optimizers() -> Iterator[OptimizerSpec]:
-    """The bilevel step."""
+    """Yield the bilevel optimizer."""
     yield OptimizerSpec(
         name="mtml",
         target="mtlcore_mtml.bilevel:MTML",
@@ -36,7 +36,7 @@ def mtl_optimizers() -> Iterator[OptimizerSpec]:
 
 @hookimpl
 def mtl_heads() -> Iterator[HeadSpec]:
-    """The published edge head."""
+    """Yield the published head for edges."""
     yield HeadSpec(
         name="deeplab-repeated",
         target="mtlcore_mtml.heads:RepeatedDeepLab",
@@ -96,7 +96,7 @@ def _published(data: dict[str, Any], segmentation: dict[str, Any]) -> dict[str, 
 
 @hookimpl
 def mtl_methods() -> Iterator[MethodSpec]:
-    """MTML, small on rendered rooms and as published on NYUv2 and Taskonomy."""
+    """Yield MTML, small on rendered rooms and as published on NYUv2 and Taskonomy."""
     yield MethodSpec(
         name="mtml",
         preset=_on_rooms(),

@@ -1,8 +1,8 @@
-"""The semi-supervised baseline: what a network says of a crop is the crop of what it says."""
+"""The semi-supervised baseline: the prediction on a crop equals the crop of the prediction."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import final
 
 import torch
@@ -11,15 +11,15 @@ from torch import Tensor
 
 from mtlcore.data import Batch
 from mtlcore.loading import as_seen_in
-from mtlcore.losses import CrossTaskLoss
 from mtlcore.models import FeatureInfo, Features
 from mtlcore.tasks import Task
 from mtlcore_mtpsl import encoding
 from mtlcore_mtpsl.pairs import images
+from mtlcore_mtpsl.weighted import WeightedLoss
 
 
 @final
-class Consistency(CrossTaskLoss):
+class Consistency(WeightedLoss):
     """Mean squared difference of the predictions on a view and on a random crop of it.
 
     Li, Liu and Bilen, CVPR 2022, section 4: for each sample the mean over its unlabelled tasks u
@@ -30,46 +30,37 @@ class Consistency(CrossTaskLoss):
     pixel are compared as they are. It learns nothing itself.
 
     Args:
-        weight: of it; with 0 there is no second view.
+        weight: of the loss; with 0 there is no second view.
     """
 
     def __init__(
         self, tasks: Sequence[Task], features: FeatureInfo, *, weight: float = 1.0
     ) -> None:
-        super().__init__()
-        self.views = 2 if weight else 1
-        self._weight = weight
+        super().__init__(weight, views=2)
         self._tasks = {task.name: task for task in tasks}
 
-    def needs(self, batch: Batch, tasks: Sequence[str]) -> Iterable[str]:
-        """The tasks that some sample has no label for."""
-        found = {task for _, _, missing in self._missing(batch, tasks) for task in missing}
-        return [task for task in tasks if task in found]
+    def _sources(self, batch: Batch, running: Sequence[str]) -> Collection[str]:
+        return {task for _, _, compared in self._pairs(batch, running) for task in compared}
 
-    def forward(
+    def _terms(
         self, batch: Batch, features: Features, predictions: Mapping[str, Tensor]
     ) -> dict[str, Tensor]:
-        """`consistency`, a scalar; nothing where there is no sample."""
         values = {
             name: encoding.values(self._tasks[name], raw) for name, raw in predictions.items()
         }
         losses = []
-        for first, second, missing in self._missing(batch, predictions):
-            for name in missing:
+        for first, second, compared in self._pairs(batch, predictions):
+            for name in compared:
                 expected = values[name][first]
                 if self._tasks[name].layout == "map":
                     expected = as_seen_in(self._tasks[name], expected, batch.meta[second])
-                losses.append(F.mse_loss(values[name][second], expected) / len(missing))
+                losses.append(F.mse_loss(values[name][second], expected) / len(compared))
         if not losses:
             return {}
         return {"consistency": self._weight / images(batch) * torch.stack(losses).sum()}
 
-    def _missing(
-        self, batch: Batch, running: Iterable[str]
-    ) -> Iterator[tuple[int, int, list[str]]]:
-        """Per sample the rows of its two views and the tasks that they are compared in."""
-        if not self._weight:
-            return
+    def _pairs(self, batch: Batch, running: Iterable[str]) -> Iterator[tuple[int, int, list[str]]]:
+        """Yield per sample the rows of its two views and the tasks in which they are compared."""
         there = set(running)
         rows = [[i for i, view in enumerate(batch.view) if view == number] for number in (0, 1)]
         for first, second in zip(*rows, strict=True):

@@ -6,7 +6,7 @@ Neither has MTPSL's regulariser: that other images are pushed away takes its pla
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Literal, final
 
 import torch
@@ -14,18 +14,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mtlcore.data import Batch
-from mtlcore.losses import CrossTaskLoss
 from mtlcore.models import FeatureInfo, Features
 from mtlcore.tasks import Task
 from mtlcore_mtpsl.joint import JointSpace, Mapped
 from mtlcore_mtpsl.mapping import distance
 from mtlcore_mtpsl.pairs import mapped_tasks, weights
 from mtlcore_mtpsl.rates import Rates
+from mtlcore_mtpsl.weighted import WeightedLoss
 
 
 @final
-class Contrastive(CrossTaskLoss):
-    """Mapped prediction and label of one image attract, those of different images repel.
+class Contrastive(WeightedLoss):
+    """Mapped prediction and label attract if they are of one image, and repel otherwise.
 
     With d(a, b) the mean over positions of 1 - cosine, a pair's loss is
 
@@ -36,11 +36,13 @@ class Contrastive(CrossTaskLoss):
     pair, the second term is 0. The paper (Li, Liu and Bilen, CVPR 2022) gives no margin.
 
     Args:
-        weight: of it; with 0 there is neither a second view nor any mapping.
-        margin: distance from which on other images repel no more; distances end at 1.
-        views: of each image; the last one carries this loss, the first the supervised ones.
+        weight: of the loss; with 0 there is neither a second view nor any mapping.
+        margin: distance beyond which other images no longer repel; distances of ReLU maps are at
+            most 1.
+        views: number of views of each image; the last one carries this loss, the first one the
+            supervised losses.
         mapping: learning rate and schedule of the mapping without FiLM.
-        film: the same of FiLM.
+        film: the same for FiLM.
 
     Raises:
         UsageError: fewer than two tasks have a value per pixel.
@@ -57,22 +59,19 @@ class Contrastive(CrossTaskLoss):
         mapping: Rates = Rates(),
         film: Rates = Rates(),
     ) -> None:
-        super().__init__()
-        self.views = views if weight else 1
-        self._weight, self._margin, self._rates = weight, margin, (mapping, film)
+        super().__init__(weight, views)
+        self._margin, self._rates = margin, (mapping, film)
         self.space = JointSpace(
             mapped_tasks(tasks, "contrastive"), features.channels[0], "same", None, self.views - 1
         )
 
-    def needs(self, batch: Batch, tasks: Sequence[str]) -> Iterable[str]:
-        """The sources of the batch's pairs."""
-        return self.space.sources(batch, tasks) if self._weight else []
+    def _sources(self, batch: Batch, running: Sequence[str]) -> Collection[str]:
+        return self.space.sources(batch, running)
 
-    def forward(
+    def _terms(
         self, batch: Batch, features: Features, predictions: Mapping[str, Tensor]
     ) -> dict[str, Tensor]:
-        """`contrastive`, a scalar; nothing where there is no pair."""
-        mapped = self.space(batch, predictions) if self._weight else None
+        mapped = self.space(batch, predictions)
         if mapped is None:
             return {}
         counts = self._weight * weights(mapped.pairs, batch, "sum", mapped.sources)
@@ -83,15 +82,13 @@ class Contrastive(CrossTaskLoss):
         return {"contrastive": (counts * losses).sum()}
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """The mapping without FiLM, and FiLM."""
-        mapping, film = self._rates
-        network = self.space.network
-        return [mapping.group(network.other_parameters()), film.group(network.film_parameters())]
+        """Return the groups of the mapping without FiLM and of FiLM."""
+        return self.space.network.groups(*self._rates)
 
 
 @final
-class Discriminator(CrossTaskLoss):
-    """A network that knows pairs of one image from pairs of two; the mapping is to convince it.
+class Discriminator(WeightedLoss):
+    """A discriminator between pairs of maps from one image and pairs from two images.
 
     Of m_s and m_t, a mapped prediction and label, D tells how likely they are of one image. Two
     terms, both cross-entropies: `discriminator_fit`, by which D alone learns to accept a prediction
@@ -106,10 +103,11 @@ class Discriminator(CrossTaskLoss):
     Args:
         weight: of the mapping's and the network's term; with 0 nothing is mapped and D rests, and
             there is no second view.
-        views: of each image; the last one carries this loss, the first the supervised ones.
+        views: number of views of each image; the last one carries this loss, the first one the
+            supervised losses.
         mapping: learning rate and schedule of the mapping without FiLM.
-        film: the same of FiLM.
-        judge: the same of D.
+        film: the same for FiLM.
+        judge: the same for D.
 
     Raises:
         UsageError: fewer than two tasks have a value per pixel.
@@ -126,24 +124,21 @@ class Discriminator(CrossTaskLoss):
         film: Rates = Rates(),
         judge: Rates = Rates(),
     ) -> None:
-        super().__init__()
-        self.views = views if weight else 1
-        self._weight, self._rates = weight, (mapping, film, judge)
+        super().__init__(weight, views)
+        self._rates = mapping, film, judge
         channels = features.channels[0]
         self.space = JointSpace(
             mapped_tasks(tasks, "discriminator"), channels, "same", None, self.views - 1
         )
         self.judge = Judge(channels)
 
-    def needs(self, batch: Batch, tasks: Sequence[str]) -> Iterable[str]:
-        """The sources of the batch's pairs."""
-        return self.space.sources(batch, tasks) if self._weight else []
+    def _sources(self, batch: Batch, running: Sequence[str]) -> Collection[str]:
+        return self.space.sources(batch, running)
 
-    def forward(
+    def _terms(
         self, batch: Batch, features: Features, predictions: Mapping[str, Tensor]
     ) -> dict[str, Tensor]:
-        """`discriminator` and `discriminator_fit`, scalars; nothing where nothing can be told."""
-        mapped = self.space(batch, predictions) if self._weight else None
+        mapped = self.space(batch, predictions)
         if mapped is None or len({pair.row for pair in mapped.pairs}) < 2:
             return {}
         first, second = other_images(mapped).nonzero().unbind(1)
@@ -159,14 +154,10 @@ class Discriminator(CrossTaskLoss):
         }
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """The mapping without FiLM, FiLM, and the discriminator."""
+        """Return the groups of the mapping without FiLM, of FiLM and of the discriminator."""
         mapping, film, judge = self._rates
-        network = self.space.network
-        return [
-            mapping.group(network.other_parameters()),
-            film.group(network.film_parameters()),
-            judge.group(self.judge.parameters()),
-        ]
+        groups = self.space.network.groups(mapping, film)
+        return [*groups, judge.group(self.judge.parameters())]
 
 
 class Judge(nn.Module):
@@ -188,13 +179,13 @@ class Judge(nn.Module):
         self.output = nn.Linear(hidden, 1)
 
     def forward(self, one: Tensor, other: Tensor) -> Tensor:
-        """(N, C, h, w) twice -> (N,)."""
+        """Return the logits for two maps (N, C, h, w) each, (N,)."""
         logit: Tensor = self.output(self.layers(torch.cat([one, other], dim=1)).mean((2, 3)))
         return logit.squeeze(1)
 
 
 def other_images(mapped: Mapped) -> Tensor:
-    """For every source of a pair which targets are of other images: (P, P), boolean."""
+    """Return for every source whether each target is of another image: (P, P) boolean."""
     rows = torch.tensor([pair.row for pair in mapped.pairs], device=mapped.sources.device)
     return rows[:, None] != rows[None, :]
 

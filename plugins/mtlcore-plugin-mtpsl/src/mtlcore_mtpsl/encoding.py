@@ -1,4 +1,4 @@
-"""How predictions and labels look to a network that reads one task and speaks of another.
+"""Encodings of predictions and labels, as inputs of networks that map one task to another.
 
 Li, Liu and Bilen (MTPSL, CVPR 2022) encode three kinds, as their released code does:
 
@@ -33,12 +33,12 @@ _TINY = 1e-12  # what the released code adds to a divisor
 
 
 def has_classes(task: Task) -> bool:
-    """Whether a prediction is encoded by drawing from it, anew each time."""
+    """Return whether a prediction is encoded by drawing a class, anew each time."""
     return task.dtype == "int64"
 
 
 def of_prediction(task: Task, raw: Tensor) -> Tensor:
-    """A head's output (N, C, H, W) -> its encoding, of the same shape; gradients pass."""
+    """Encode a head's output (N, C, H, W) in the same shape; gradients pass."""
     if has_classes(task):
         return _drawn(raw)
     if task.kind == "normals":
@@ -49,7 +49,7 @@ def of_prediction(task: Task, raw: Tensor) -> Tensor:
 
 
 def of_label(task: Task, target: Tensor, valid: Tensor) -> Tensor:
-    """Labels (N, *target_shape) and masks (N, H, W) -> their encoding (N, C, H, W), float.
+    """Encode labels (N, *target_shape) with masks (N, H, W) as (N, C, H, W) float.
 
     What is not valid has no influence.
     """
@@ -63,7 +63,7 @@ def of_label(task: Task, target: Tensor, valid: Tensor) -> Tensor:
 
 
 def values(task: Task, raw: Tensor) -> Tensor:
-    """A head's output (N, C, ...) -> probabilities, unit normals, or itself: comparable ones."""
+    """Return a head's output (N, C, ...) as probabilities, unit normals, or as it is."""
     if has_classes(task):
         return raw.softmax(1)
     if task.kind == "normals":

@@ -56,13 +56,12 @@ class JointSpace(nn.Module):
         self.tasks, self._view = dict(tasks), view
         self.network = MappingNetwork(tasks, channels, code, width)
 
-    def sources(self, batch: Batch, running: Sequence[str]) -> list[str]:
-        """Those of the running tasks whose predictions are mapped."""
-        found = {pair.source for pair in find_pairs(batch, self.tasks, self._view, running)}
-        return [task for task in running if task in found]
+    def sources(self, batch: Batch, running: Sequence[str]) -> set[str]:
+        """Return those of the running tasks whose predictions are mapped."""
+        return {pair.source for pair in find_pairs(batch, self.tasks, self._view, running)}
 
     def forward(self, batch: Batch, predictions: Mapping[str, Tensor]) -> Mapped | None:
-        """The mapped pairs; None where there are none."""
+        """Return the mapped pairs; None if there are none."""
         pairs = find_pairs(batch, self.tasks, self._view, predictions)
         if not pairs:
             return None
@@ -77,7 +76,7 @@ def encode(
     batch: Batch,
     predictions: Mapping[str, Tensor],
 ) -> tuple[dict[str, Tensor], list[Use]]:
-    """Every map that the pairs need, and how they use it: all sources, then all targets.
+    """Encode every map that the pairs need; return them with their uses, sources before targets.
 
     A label is encoded once for all pairs that use it, and so is a prediction, except that classes
     are drawn anew for every pair.

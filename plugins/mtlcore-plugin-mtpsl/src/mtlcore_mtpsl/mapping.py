@@ -11,7 +11,7 @@ Here all maps of a step go through it together, and every map is still normalise
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import attrs
 import torch
@@ -22,6 +22,7 @@ from torch.nn import Parameter
 from mtlcore.models import Features
 from mtlcore.standard.segnet import FILTERS, REST, conv, filters_of, scaled
 from mtlcore.tasks import Task
+from mtlcore_mtpsl.rates import Rates
 
 Code = Literal["same", "different", "none"]
 
@@ -62,7 +63,7 @@ class FiLM(nn.Module):
         self.beta = Parameter(torch.zeros(channels, codes))
 
     def forward(self, codes: Tensor) -> tuple[Tensor, Tensor]:
-        """Numbers of codes (N,) -> scale and shift, (N, channels) each."""
+        """Return scale and shift, (N, channels) each, for codes (N,)."""
         return self.gamma.t()[codes], self.beta.t()[codes]
 
 
@@ -85,7 +86,7 @@ class Unit(nn.Module):
     def forward(
         self, maps: Tensor, codes: Tensor | None = None, rows: Tensor | None = None
     ) -> Tensor:
-        """(M, channels, H, W) -> (N, outputs, H, W).
+        """Compute (M, channels, H, W) -> (N, outputs, H, W).
 
         Args:
             maps: the input.
@@ -147,7 +148,7 @@ class MappingNetwork(nn.Module):
         self.levels = nn.ModuleList(levels)
 
     def code_of(self, use: Use) -> int:
-        """The number of the code: [source, target] of a K x K table without its diagonal, by rows.
+        """Return the index of the code: [source, target] of a K x K table without its diagonal.
 
         Codes of targets follow those of sources where they differ.
         """
@@ -158,7 +159,7 @@ class MappingNetwork(nn.Module):
         return number + (pairs * use.role if self._code == "different" else 0)
 
     def forward(self, encoded: Mapping[str, Tensor], uses: Sequence[Use]) -> Tensor:
-        """Every use of an encoded map -> (len(uses), channels, H / 32, W / 32).
+        """Map every use of an encoded map to (len(uses), channels, H / 32, W / 32).
 
         What uses have in common is computed once: the layers before the first FiLM do not see the
         pair.
@@ -183,15 +184,20 @@ class MappingNetwork(nn.Module):
         return self._encode(torch.cat(maps), codes, rows)
 
     def film_parameters(self) -> Iterable[Parameter]:
-        """Those of all FiLM."""
+        """Return the parameters of FiLM."""
         for module in self.modules():
             if isinstance(module, FiLM):
                 yield from module.parameters()
 
     def other_parameters(self) -> Iterable[Parameter]:
-        """All but those of FiLM."""
+        """Return all parameters but those of FiLM."""
         film = {id(parameter) for parameter in self.film_parameters()}
         return (parameter for parameter in self.parameters() if id(parameter) not in film)
+
+    def groups(self, rates: Rates, film: Rates) -> list[dict[str, Any]]:
+        """Return the groups for an optimizer: all without FiLM, then FiLM where there is one."""
+        groups = [rates.group(self.other_parameters()), film.group(self.film_parameters())]
+        return [group for group in groups if group["params"]]
 
     def _encode(
         self, maps: Tensor, codes: Tensor | None = None, rows: Tensor | None = None
@@ -206,7 +212,7 @@ class MappingNetwork(nn.Module):
 
 
 def joint_feature(features: Features, uses: Sequence[tuple[int, str]], like: Tensor) -> Tensor:
-    """The backbone's deepest maps as they are compared with the joint space: a fixed target.
+    """Return the backbone's deepest maps, detached and at the size of the joint space.
 
     Args:
         features: of the batch.
@@ -220,5 +226,5 @@ def joint_feature(features: Features, uses: Sequence[tuple[int, str]], like: Ten
 
 
 def distance(one: Tensor, other: Tensor) -> Tensor:
-    """`1 - cosine` over channels, averaged over positions: (N, C, h, w) twice -> (N,)."""
+    """Return `1 - cosine` over channels, averaged over positions: two (N, C, h, w) -> (N,)."""
     return 1 - F.cosine_similarity(one, other, dim=1, eps=1e-12).mean((1, 2))

@@ -6,7 +6,7 @@ Consistency", CVPR 2020. Described in the paper and never released.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Literal, final
 
 import torch
@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mtlcore.data import Batch
-from mtlcore.losses import CrossTaskLoss, Loss, reduce_loss
+from mtlcore.losses import Loss, reduce_loss
 from mtlcore.models import FeatureInfo, Features
 from mtlcore.standard.heads import ConvHead
 from mtlcore.standard.losses import L1, BinaryCrossEntropy, Cosine, CrossEntropy
@@ -23,6 +23,7 @@ from mtlcore.tasks import Task
 from mtlcore_mtpsl import encoding
 from mtlcore_mtpsl.pairs import Pair, find_pairs, images, mapped_tasks
 from mtlcore_mtpsl.rates import Rates
+from mtlcore_mtpsl.weighted import WeightedLoss
 
 _STRIDE = 32
 
@@ -43,7 +44,7 @@ class TaskMap(nn.Module):
         self.head = ConvHead(target, FeatureInfo((scaled(FILTERS[0], width),), (1,)))
 
     def forward(self, encoded: Tensor) -> Tensor:
-        """(N, source.channels, H, W) -> (N, target.channels, H, W)."""
+        """Predict the target, (N, source.channels, H, W) -> (N, target.channels, H, W)."""
         height, width = encoded.shape[2:]
         # As the network's own inputs are padded, below and on the right; zeros mean "no label".
         read = self.encoder(F.pad(encoded, (0, -width % _STRIDE, 0, -height % _STRIDE)))
@@ -104,8 +105,33 @@ def _by_tasks(pairs: Sequence[Pair]) -> dict[tuple[str, str], list[int]]:
     return found
 
 
+class _MapLoss(WeightedLoss):
+    """A loss with a network for each pair of tasks, which the loss trains too."""
+
+    def __init__(
+        self,
+        name: str,
+        tasks: Sequence[Task],
+        features: FeatureInfo,
+        weight: float,
+        views: int,
+        rates: Rates,
+    ) -> None:
+        super().__init__(weight, views)
+        self._rates = rates
+        self.maps = _Maps(mapped_tasks(tasks, name), features)
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """Return the group of the maps."""
+        return [self._rates.group(self.parameters())]
+
+    def _pairs(self, batch: Batch, running: Collection[str]) -> list[Pair]:
+        """Return the pairs of the view that carries the loss."""
+        return find_pairs(batch, self.maps.tasks, self.views - 1, running)
+
+
 @final
-class DirectMap(CrossTaskLoss):
+class DirectMap(_MapLoss):
     """The prediction of an unlabelled task, mapped to a labelled one, meets that one's label.
 
     For each sample and pair of an unlabelled task s and a labelled task t, with one SegNet per pair
@@ -114,8 +140,9 @@ class DirectMap(CrossTaskLoss):
     value per pixel take no part.
 
     Args:
-        weight: of it; with 0 there is neither a second view nor any map.
-        views: of each image; the last one carries this loss, the first the supervised ones.
+        weight: of the loss; with 0 there is neither a second view nor any map.
+        views: number of views of each image; the last one carries this loss, the first one the
+            supervised losses.
         mapping: learning rate and schedule of the maps.
 
     Raises:
@@ -131,27 +158,16 @@ class DirectMap(CrossTaskLoss):
         views: Literal[1, 2] = 2,
         mapping: Rates = Rates(),
     ) -> None:
-        super().__init__()
-        self.views = views if weight else 1
-        self._weight, self._rates = weight, mapping
-        self.maps = _Maps(mapped_tasks(tasks, "direct-map"), features)
+        super().__init__("direct-map", tasks, features, weight, views, mapping)
 
-    def needs(self, batch: Batch, tasks: Sequence[str]) -> Iterable[str]:
-        """The sources of the batch's pairs."""
-        if not self._weight:
-            return []
-        found = {p.source for p in find_pairs(batch, self.maps.tasks, self.views - 1, tasks)}
-        return [task for task in tasks if task in found]
+    def _sources(self, batch: Batch, running: Sequence[str]) -> Collection[str]:
+        return {pair.source for pair in self._pairs(batch, running)}
 
-    def forward(
+    def _terms(
         self, batch: Batch, features: Features, predictions: Mapping[str, Tensor]
     ) -> dict[str, Tensor]:
-        """`direct_map`, a scalar; nothing where there is no pair."""
-        if not self._weight:
-            return {}
-        pairs = find_pairs(batch, self.maps.tasks, self.views - 1, predictions)
         losses = []
-        for (source, target), rows in _by_tasks(pairs).items():
+        for (source, target), rows in _by_tasks(self._pairs(batch, predictions)).items():
             encoded = encoding.of_prediction(self.maps.tasks[source], predictions[source][rows])
             raw = self.maps.of(source, target)(encoded)
             losses.append(self.maps.error(raw, target, batch, rows))
@@ -159,13 +175,9 @@ class DirectMap(CrossTaskLoss):
             return {}
         return {"direct_map": self._weight / images(batch) * torch.stack(losses).sum()}
 
-    def parameter_groups(self) -> list[dict[str, Any]]:
-        """The maps."""
-        return [self._rates.group(self.parameters())]
-
 
 @final
-class PerceptualMap(CrossTaskLoss):
+class PerceptualMap(_MapLoss):
     """The prediction and the label of a labelled task look alike when mapped to another task.
 
     For each sample and pair of a labelled task s and an unlabelled task t (all ordered pairs where
@@ -181,7 +193,8 @@ class PerceptualMap(CrossTaskLoss):
 
     Args:
         weight: of the network's term; with 0 there is neither a second view nor any map.
-        views: of each image; the last one carries this loss, the first the supervised ones.
+        views: number of views of each image; the last one carries this loss, the first one the
+            supervised losses.
         mapping: learning rate and schedule of the maps.
 
     Raises:
@@ -197,35 +210,22 @@ class PerceptualMap(CrossTaskLoss):
         views: Literal[1, 2] = 2,
         mapping: Rates = Rates(),
     ) -> None:
-        super().__init__()
-        self.views = views if weight else 1
-        self._weight, self._rates = weight, mapping
-        self.maps = _Maps(mapped_tasks(tasks, "perceptual-map"), features)
+        super().__init__("perceptual-map", tasks, features, weight, views, mapping)
 
-    def needs(self, batch: Batch, tasks: Sequence[str]) -> Iterable[str]:
-        """Sources of fitted maps, and labelled tasks."""
-        if not self._weight:
-            return []
-        names, view = self.maps.tasks, self.views - 1
-        fitted = find_pairs(batch, names, view, tasks)
-        taught = _from_labelled(batch, names, view, tasks)
-        found = {pair.source for pair in [*fitted, *taught]}
-        return [task for task in tasks if task in found]
+    def _sources(self, batch: Batch, running: Sequence[str]) -> Collection[str]:
+        fitted, taught = self._pairs(batch, running), self._taught(batch, running)
+        return {pair.source for pair in [*fitted, *taught]}
 
-    def forward(
+    def _terms(
         self, batch: Batch, features: Features, predictions: Mapping[str, Tensor]
     ) -> dict[str, Tensor]:
-        """`perceptual_map` and `perceptual_map_fit`, scalars; nothing where there is no pair."""
-        if not self._weight:
-            return {}
-        names, view = self.maps.tasks, self.views - 1
         taught = [
             self._difference(pair, rows, batch, predictions)
-            for pair, rows in _by_tasks(_from_labelled(batch, names, view, predictions)).items()
+            for pair, rows in _by_tasks(self._taught(batch, predictions)).items()
         ]
         fitted = [
             self._fit(pair, rows, batch, predictions)
-            for pair, rows in _by_tasks(find_pairs(batch, names, view, predictions)).items()
+            for pair, rows in _by_tasks(self._pairs(batch, predictions)).items()
         ]
         number = images(batch)
         terms = {}
@@ -234,10 +234,6 @@ class PerceptualMap(CrossTaskLoss):
         if fitted:
             terms["perceptual_map_fit"] = torch.stack(fitted).sum() / number
         return terms
-
-    def parameter_groups(self) -> list[dict[str, Any]]:
-        """The maps."""
-        return [self._rates.group(self.parameters())]
 
     def _difference(
         self,
@@ -273,12 +269,10 @@ class PerceptualMap(CrossTaskLoss):
         mapped = self.maps.of(*pair)(encoding.of_prediction(self.maps.tasks[source], raw))
         return self.maps.error(mapped, target, batch, rows)
 
-
-def _from_labelled(
-    batch: Batch, tasks: Iterable[str], view: int, running: Iterable[str]
-) -> list[Pair]:
-    """From every labelled task to every unlabelled one; all ordered pairs where none is missing."""
-    names, there = list(tasks), set(running)
-    turned = find_pairs(batch, names, view, names)
-    # The pairs of unlabelled and labelled tasks, read the other way round.
-    return [Pair(pair.row, pair.target, pair.source) for pair in turned if pair.target in there]
+    def _taught(self, batch: Batch, running: Collection[str]) -> list[Pair]:
+        """Return the pairs from labelled tasks to unlabelled ones; all if no label is missing."""
+        # The pairs of unlabelled and labelled tasks, read the other way round.
+        turned = self._pairs(batch, self.maps.tasks)
+        return [
+            Pair(pair.row, pair.target, pair.source) for pair in turned if pair.target in running
+        ]

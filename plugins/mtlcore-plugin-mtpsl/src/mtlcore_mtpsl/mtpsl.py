@@ -1,25 +1,25 @@
-"""Cross-task consistency in a joint space of each pair of tasks: what MTPSL adds to supervision."""
+"""MTPSL: cross-task consistency in a joint space of each pair of tasks."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Literal, final
 
 from torch import Tensor
 
 from mtlcore.data import Batch
-from mtlcore.losses import CrossTaskLoss
 from mtlcore.models import FeatureInfo, Features
 from mtlcore.tasks import Task
 from mtlcore_mtpsl.joint import JointSpace
 from mtlcore_mtpsl.mapping import Code, distance, joint_feature
 from mtlcore_mtpsl.pairs import Normalisation, mapped_tasks, weights
 from mtlcore_mtpsl.rates import Rates
+from mtlcore_mtpsl.weighted import WeightedLoss
 
 
 @final
-class MTPSL(CrossTaskLoss):
-    """Pulls mapped predictions of unlabelled tasks to mapped labels of labelled ones.
+class MTPSL(WeightedLoss):
+    """Pull mapped predictions of unlabelled tasks to mapped labels of labelled ones.
 
     Li, Liu and Bilen, CVPR 2022 (arXiv 2111.14893), eq. 4. For each sample and each pair of an
     unlabelled task s and a labelled task t (all ordered pairs where a sample has all labels), with
@@ -47,16 +47,17 @@ class MTPSL(CrossTaskLoss):
     map has another size than SegNet's, it is averaged to that of the joint space.
 
     Args:
-        weight: of everything; with 0 there is neither a second view nor any mapping.
+        weight: of both terms; with 0 there is neither a second view nor any mapping.
         regulariser: weight of the distances to the backbone's map; 0: none.
         normalisation: "sum" adds up a sample's pairs; "mean" divides by its number of unlabelled
             tasks.
         code: what the mapping is conditioned on: "same", the pair; "different", the pair and which
             of its two maps it is; "none", nothing.
-        views: of each image; the last one carries this loss, the first the supervised ones.
+        views: number of views of each image; the last one carries this loss, the first one the
+            supervised losses.
         width: factor on the filters of the mapping; unset: that of the backbone's deepest map.
         mapping: learning rate and schedule of the mapping without FiLM.
-        film: the same of FiLM.
+        film: the same for FiLM.
 
     Raises:
         UsageError: fewer than two tasks have a value per pixel.
@@ -76,24 +77,21 @@ class MTPSL(CrossTaskLoss):
         mapping: Rates = Rates(),
         film: Rates = Rates(),
     ) -> None:
-        super().__init__()
-        self.views = views if weight else 1
-        self._weight, self._regulariser = weight, regulariser
+        super().__init__(weight, views)
+        self._regulariser = regulariser
         self._normalisation: Normalisation = normalisation
         self._rates = mapping, film
         self.space = JointSpace(
             mapped_tasks(tasks, "mtpsl"), features.channels[0], code, width, self.views - 1
         )
 
-    def needs(self, batch: Batch, tasks: Sequence[str]) -> Iterable[str]:
-        """The sources of the batch's pairs."""
-        return self.space.sources(batch, tasks) if self._weight else []
+    def _sources(self, batch: Batch, running: Sequence[str]) -> Collection[str]:
+        return self.space.sources(batch, running)
 
-    def forward(
+    def _terms(
         self, batch: Batch, features: Features, predictions: Mapping[str, Tensor]
     ) -> dict[str, Tensor]:
-        """`mtpsl` and `mtpsl_regulariser`, scalars; nothing where there is no pair."""
-        mapped = self.space(batch, predictions) if self._weight else None
+        mapped = self.space(batch, predictions)
         if mapped is None:
             return {}
         one, other = mapped.sources, mapped.targets
@@ -106,10 +104,5 @@ class MTPSL(CrossTaskLoss):
         return terms
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """The mapping without FiLM, and FiLM."""
-        mapping, film = self._rates
-        network = self.space.network
-        groups = [mapping.group(network.other_parameters())]
-        if any(True for _ in network.film_parameters()):
-            groups.append(film.group(network.film_parameters()))
-        return groups
+        """Return the groups of the mapping without FiLM and of FiLM."""
+        return self.space.network.groups(*self._rates)

@@ -1,4 +1,4 @@
-"""Which task's prediction is compared with which task's label, and what that counts."""
+"""Pairs of an unlabelled and a labelled task, and their weights."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Pair:
 
 
 def mapped_tasks(tasks: Sequence[Task], loss: str) -> dict[str, Task]:
-    """Those of a run's tasks that have a value per pixel; the others take no part.
+    """Return the tasks that have a value per pixel; the others take no part.
 
     Raises:
         UsageError: there are fewer than two.
@@ -49,7 +49,7 @@ def mapped_tasks(tasks: Sequence[Task], loss: str) -> dict[str, Task]:
 def find_pairs(
     batch: Batch, tasks: Collection[str], view: int, running: Collection[str]
 ) -> list[Pair]:
-    """The pairs of a batch: from every unlabelled task to every labelled one.
+    """Return the pairs of a batch: from every unlabelled task to every labelled one.
 
     A sample that has all labels gives all ordered pairs, as the paper has it for full supervision.
 
@@ -75,14 +75,14 @@ def find_pairs(
 
 
 def images(batch: Batch) -> int:
-    """Number of samples, each counted once whatever its views."""
+    """Return the number of samples, each counted once whatever its views."""
     return batch.view.count(0)
 
 
 def weights(
     pairs: Sequence[Pair], batch: Batch, normalisation: Normalisation, like: Tensor
 ) -> Tensor:
-    """What each pair counts in a mean over the batch's samples, (P,).
+    """Return the weight of each pair in a mean over the batch's samples, (P,).
 
     "sum" adds up a sample's pairs, as the released code does; "mean" divides by the number of the
     sample's predicted tasks, as the paper does (eq. 4, by that of its unlabelled tasks).

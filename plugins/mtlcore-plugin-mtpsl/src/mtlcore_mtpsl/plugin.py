@@ -13,7 +13,7 @@ _ZAMIR = "Zamir et al., CVPR 2020, https://arxiv.org/abs/2006.04096"
 
 @hookimpl
 def mtl_losses() -> Iterator[CrossTaskLossSpec]:
-    """MTPSL and what its paper compares it with."""
+    """Yield MTPSL and the losses that its paper compares it with."""
     yield CrossTaskLossSpec(
         name="mtpsl",
         target="mtlcore_mtpsl.mtpsl:MTPSL",
@@ -156,7 +156,7 @@ def _rooms() -> dict[str, Any]:
 
 @hookimpl
 def mtl_methods() -> Iterator[MethodSpec]:
-    """MTPSL small on rendered rooms, and as published on NYUv2 and Cityscapes."""
+    """Yield MTPSL, small on rendered rooms and as published on NYUv2 and Cityscapes."""
     for name, preset, summary in (
         ("mtpsl", _rooms(), "MTPSL, one label per image; small, on rendered rooms."),
         ("mtpsl-nyuv2", _nyuv2(), "MTPSL, one label per image; as published, on NYUv2."),

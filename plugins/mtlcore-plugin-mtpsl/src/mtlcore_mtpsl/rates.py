@@ -1,4 +1,4 @@
-"""A learning rate of its own for a part of what is learnt."""
+"""A learning rate and a schedule for some of the parameters."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from mtlcore.optimizers import Schedule
 
 @attrs.frozen(kw_only=True)
 class Rates:
-    """How fast something learns.
+    """Learning rate and schedule of some parameters.
 
     Args:
         lr: base learning rate; unset: the run's.
@@ -24,7 +24,7 @@ class Rates:
     schedule: Schedule | None = None
 
     def group(self, parameters: Iterable[Parameter]) -> dict[str, Any]:
-        """A group for an optimizer."""
+        """Return a parameter group for the optimizer."""
         own = {"lr": self.lr, "schedule": self.schedule}
         chosen = {key: value for key, value in own.items() if value is not None}
         return {"params": list(parameters), **chosen}

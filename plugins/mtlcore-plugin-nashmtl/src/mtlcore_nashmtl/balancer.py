@@ -15,26 +15,26 @@ class NashMTL(GramianBalancer):
     """Multi-task learning as a bargaining game (Navon et al. 2022, arXiv 2202.01017).
 
     The update `d = sum_i a_i g_i` has the positive weights that solve `M a = 1 / a` for the Gramian
-    `M_ij = g_i . g_j` (Claim 3.1): every task gains alike, `a_i g_i . d = 1`. So `|d|^2 = K`
-    whatever the gradients, and a task whose loss is scaled by c gets its weight divided by c.
+    `M_ij = g_i . g_j` (Claim 3.1): all tasks gain the same, `a_i g_i . d = 1`. So `|d|^2 = K`
+    whatever the gradients are, and if a task's loss is multiplied by c, its weight is divided by c.
 
-    The equation is solved to rounding by Newton's method (`mtlcore_nashmtl.solver`), from the same
-    start each time: the answer depends on M alone, and there is no state. The published code
-    approaches it by at most 20 convex programs that start at the last step's weights; where it
-    fails it keeps these. Where task gradients cancel, as opposite ones do, nobody can solve it;
-    `status` is "degenerate" then, the update leaves those tasks alone, and the others bargain over
-    what is orthogonal to them. A task without a gradient weighs 0 and the others do not notice it:
-    degenerate as well.
+    Newton's method (`mtlcore_nashmtl.solver`) solves the equation to rounding, from the same
+    starting point each time: the weights depend on M alone, and there is no state. The published
+    code approximates them by at most 20 convex programs, which start from the last step's weights;
+    where it fails, it keeps these. If task gradients cancel, as opposite ones do, there is no
+    solution. Then `status` is "degenerate", the update is orthogonal to the gradients of those
+    tasks, and the others bargain over what is left. A task whose gradient is zero has the weight 0
+    and does not affect the others; that is "degenerate" too.
 
-    By default the update is not clipped and heads weigh 1. The method `nashmtl` sets the published
-    values instead: there the weights multiply the losses, and thus heads, and the shared update is
-    clipped to a norm of 1, which, as its norm is `sqrt(K)`, it always has.
+    By default the update is not clipped, and heads have the weight 1. The method `nashmtl` sets the
+    published values instead: the weights multiply the losses, and thus the gradients of heads too,
+    and the shared update is clipped to a norm of 1 (before, its norm is `sqrt(K)`).
 
     Args:
-        max_norm: shrink the shared update to this norm where it is longer; None: leave it as it is.
-        weigh_heads: weigh what belongs to one task alone, such as its head, with `a` too, not
-            clipped; where a task has no solution, with `1 / |g_i|`, as if it were alone, and with 1
-            where it has no gradient.
+        max_norm: largest norm of the shared update; unset: no limit.
+        weigh_heads: whether parameters of a single task, such as its head, are weighted by `a` too
+            (not clipped). A task without a solution gets `1 / |g_i|`, its weight if it were alone,
+            and 1 if its gradient is zero.
 
     Raises:
         UsageError: `max_norm` is not above 0.
@@ -50,10 +50,10 @@ class NashMTL(GramianBalancer):
         self._status: Status = "converged"
 
     def weights(self, gramian: Tensor, context: BalancerContext | None = None) -> Tensor:
-        """(K, K) inner products of the task gradients -> float64 weights.
+        """Return the weights for the (K, K) inner products of the task gradients.
 
         Returns:
-            (K,), or (2, K) with the weights of heads in the second row where they are weighed.
+            (K,) float64; with `weigh_heads` (2, K), whose second row holds those of the heads.
 
         Raises:
             ValueError: the Gramian is not square or not finite.
@@ -75,5 +75,5 @@ class NashMTL(GramianBalancer):
 
     @property
     def status(self) -> Status:
-        """How the last call ended; "degenerate" where no weights solve the equation for all."""
+        """How the last call ended; "degenerate" if no weights solve the equation for all tasks."""
         return self._status

@@ -11,7 +11,7 @@ _PAPER = "Navon et al., ICML 2022, https://arxiv.org/abs/2202.01017"
 
 @hookimpl
 def mtl_balancers() -> Iterator[BalancerSpec]:
-    """Nash-MTL."""
+    """Yield the balancer Nash-MTL."""
     yield BalancerSpec(
         name="nash-mtl",
         target="mtlcore_nashmtl.balancer:NashMTL",
@@ -22,7 +22,7 @@ def mtl_balancers() -> Iterator[BalancerSpec]:
 
 @hookimpl
 def mtl_methods() -> Iterator[MethodSpec]:
-    """Whatever else a configuration says, trained under Nash-MTL with the published values."""
+    """Yield the method: any configuration, trained with Nash-MTL with the published values."""
     yield MethodSpec(
         name="nashmtl",
         preset={

@@ -50,7 +50,7 @@ class Bargain:
 
 
 def bargain(gramian: Array) -> Bargain:
-    """The weights `a > 0` with `(M a)_i = 1 / a_i`, or their limit.
+    """Return the weights `a > 0` with `(M a)_i = 1 / a_i`, or their limit.
 
     They minimise `1/2 a' M a - sum_i log a_i`. That has one minimum unless some tasks' gradients
     cancel: `sum_S c_i g_i = 0` with all `c_i > 0` for a set S of tasks, as of opposite gradients.
@@ -65,7 +65,7 @@ def bargain(gramian: Array) -> Bargain:
     of all weights that give this d the shortest are returned (in the norm of b). Where S is all
     tasks, weights and update are zero.
 
-    A task without a gradient has nothing to bargain with: it weighs 0, and nobody else notices it.
+    A task whose gradient is zero gets the weight 0 and does not affect the others.
 
     Args:
         gramian: (K, K), finite and symmetric; entry i, j is `g_i . g_j`.
@@ -88,7 +88,7 @@ def bargain(gramian: Array) -> Bargain:
 
 
 def minimise(matrix: Array) -> Array | None:
-    """`argmin 1/2 b' C b - sum_i log b_i` over b > 0, None where gradients cancel.
+    """Minimise `1/2 b' C b - sum_i log b_i` over b > 0; return None if gradients cancel.
 
     Newton's method on steps relative to b: with `A = diag(b) C diag(b)` it solves
     `(A + I) y = 1 - A 1` and goes to `b (1 + t y)`. The function is self-concordant, so that

@@ -20,14 +20,19 @@ from mtlcore_paretomtl.solver import Array, shortest
 
 @cache
 def preference_vectors(tasks: int, at_least: int) -> Array:
-    """Unit vectors that part the directions in which a vector of losses can point.
+    """Return unit vectors that divide the space of losses evenly.
 
-    For two tasks, as many as asked for, at even angles from (1, 0) to (0, 1), as the authors' code
-    has them. For more, one for each way to hand out n equal parts to the tasks, n as small as gives
-    enough; `sin(pi / 2 h / n)` for h parts makes the angles even along every edge.
+    For two tasks there are `at_least` of them, at even angles from (1, 0) to (0, 1), as in the
+    authors' code. For more tasks there is one for each way to hand out n equal parts to the tasks,
+    with the smallest n that gives enough; `sin(pi / 2 h / n)` for h parts makes the angles even
+    along every edge.
+
+    Args:
+        tasks: K, their number.
+        at_least: the smallest number of vectors.
 
     Returns:
-        (N, K), from the one of the first task alone to that of the last.
+        (N, K), from the vector of the first task alone to that of the last.
     """
     parts = 1
     while tasks > 1 and comb(parts + tasks - 1, parts) < at_least:
@@ -41,11 +46,11 @@ def preference_vectors(tasks: int, at_least: int) -> Array:
 class ParetoMTL(GramianBalancer):
     """Pareto multi-task learning (Lin et al., NeurIPS 2019, arXiv 1912.12854, section 4).
 
-    Preference vectors `u_j` part the space of losses; a run looks for a trade-off in the part of
-    one of them, `u_k`: where the vector L of losses has its largest product with `u_k`, that is
-    where each `G_j = (u_j - u_k) . L` is at most 0. A constraint is active where it does not hold,
-    `G_j > 0`, as in the authors' code; the paper adds those that hold by less than a small number,
-    which it leaves open. Each step follows the shortest convex combination
+    Preference vectors `u_j` divide the space of losses into regions. A run looks for a trade-off in
+    the region of one of them, `u_k`: where the vector L of losses has its largest product with
+    `u_k`, so that each `G_j = (u_j - u_k) . L` is at most 0. A constraint is active if it is
+    violated, `G_j > 0`, as in the authors' code; the paper adds those that hold by less than a
+    small number, which it does not give. Each step follows the shortest convex combination
 
     * of the gradients of active constraints alone, in the initial phase, which ends for good when
       all hold, and at the latest after the fraction `initial` of the run;
@@ -58,9 +63,9 @@ class ParetoMTL(GramianBalancer):
     authors' training code does so in the second phase only. The losses compared are the raw ones,
     whatever other balancers do to them.
 
-    Two cases that the paper does not have: in a step that lacks a task nobody knows where the
-    losses lie, and no constraint is active; without losses, as without a context, neither, and
-    `status` is "degenerate".
+    Two cases are not in the paper. If a step lacks a task, L is not known and no constraint is
+    active. If there is no context, or none of its losses is known, no constraint is active either,
+    and `status` is "degenerate".
 
     Args:
         preferences: how many parts the losses' space has, 2 or more; with more than two tasks, at
@@ -99,14 +104,14 @@ class ParetoMTL(GramianBalancer):
         self._differences(len(tasks))
 
     def weights(self, gramian: Tensor, context: BalancerContext | None = None) -> Tensor:
-        """(K, K) inner products of the task gradients -> float64 weights.
+        """Return the weights for the (K, K) inner products of the task gradients.
 
         Args:
             gramian: of the tasks that are `context.present`, in that order.
             context: of the step, with its `losses`.
 
         Returns:
-            (K,), or (2, K) with the weights of heads in the second row where they are weighed.
+            (K,) float64; with `weigh_heads` (2, K), whose second row holds those of the heads.
 
         Raises:
             ValueError: the Gramian is not square or not finite.
@@ -130,7 +135,7 @@ class ParetoMTL(GramianBalancer):
 
     @property
     def status(self) -> Status:
-        """How the last call ended; "degenerate" where it knew no losses."""
+        """How the last call ended; "degenerate" if the context held no losses."""
         return self._status
 
     def after_step(self, context: BalancerContext) -> None:

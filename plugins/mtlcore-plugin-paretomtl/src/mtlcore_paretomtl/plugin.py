@@ -11,7 +11,7 @@ _PAPER = "Lin et al., NeurIPS 2019, https://arxiv.org/abs/1912.12854"
 
 @hookimpl
 def mtl_balancers() -> Iterator[BalancerSpec]:
-    """Pareto MTL."""
+    """Yield the balancer Pareto MTL."""
     yield BalancerSpec(
         name="pareto-mtl",
         target="mtlcore_paretomtl.balancer:ParetoMTL",
@@ -22,7 +22,7 @@ def mtl_balancers() -> Iterator[BalancerSpec]:
 
 @hookimpl
 def mtl_methods() -> Iterator[MethodSpec]:
-    """Whatever else a configuration says, trained under Pareto MTL with the authors' values."""
+    """Yield the method: any configuration, trained with Pareto MTL with the authors' values."""
     yield MethodSpec(
         name="paretomtl",
         preset={

@@ -16,11 +16,11 @@ _RIDGE = 1e-13
 
 
 def shortest(gramian: Array) -> Array:
-    """`argmin |sum_i x_i v_i|^2` over `x >= 0`, `sum x = 1`, by Wolfe's algorithm (1976).
+    """Minimise `|sum_i x_i v_i|^2` over `x >= 0`, `sum x = 1`, by Wolfe's algorithm (1976).
 
-    It keeps a set of vectors that are all needed, adds the one that the combination descends along
-    least, finds the shortest combination of the set, and drops what that one does not need.
-    The combination gets shorter each time, so that it ends, at the exact answer.
+    It keeps a set of vectors, adds the one with the smallest product with the combination, finds
+    the shortest combination of the set, and drops the vectors that this one does not need. The
+    combination gets shorter each time, so the algorithm ends, and its result is exact.
 
     Args:
         gramian: (n, n), finite and symmetric; entry i, j is `v_i . v_j`.

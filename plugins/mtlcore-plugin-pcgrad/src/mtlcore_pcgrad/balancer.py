@@ -1,4 +1,4 @@
-"""PCGrad on the Gramian: which multiples of the task gradients the projections leave."""
+"""PCGrad, computed on the Gramian of the task gradients."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ Orders = Sequence[Sequence[int]]
 
 
 def project(gramian: Matrix, orders: Orders) -> list[list[float]]:
-    """Algorithm 1 of the paper, carried out on coefficients instead of gradients.
+    """Carry out Algorithm 1 of the paper on coefficients instead of gradients.
 
     Task i starts from `h = g_i` and visits the other tasks; at task j, where `h . g_j < 0`, it
     becomes `h - (h . g_j) / |g_j|^2 g_j`. The other side is always the original gradient, never one
     that was projected already. As `h = sum_k C[i, k] g_k`, a visit changes one coefficient, and all
-    `h . g_k` follow from the Gramian. A task without a gradient conflicts with nobody.
+    `h . g_k` follow from the Gramian. A task whose gradient is zero conflicts with no other.
 
-    Plain numbers, as a network has few tasks: arrays this small cost more to call than to compute.
+    It works on Python numbers: for so few tasks, calls of array functions would take longer.
 
     Args:
         gramian: (K, K), entry i, j is `g_i . g_j`.
-        orders: (K, K - 1), row i are the tasks that task i visits, in turn.
+        orders: (K, K - 1); row i lists the tasks that task i visits, in their order.
 
     Returns:
-        C, (K, K): row i is what became of task i's gradient, in terms of the original ones.
+        C, (K, K): row i holds the coefficients of the projected gradient of task i.
     """
     coefficients = []
     for task, visited in enumerate(orders):
@@ -54,14 +54,15 @@ class PCGrad(GramianBalancer):
     task's original gradient that it conflicts with at that moment; the update is the sum of what
     remains. The outcome depends on the order of the visits, which the paper draws at random, anew
     for each task and each step. Weights are the column sums of the coefficients that `project`
-    returns. With no conflict all weights are 1: the sum of the losses. Heads weigh 1.
+    returns. Without a conflict all weights are 1, as in the sum of the losses. Heads have the
+    weight 1.
 
     It has no state, and one object takes any number of tasks.
 
     Args:
         reduction: "sum" as in the paper, or "mean", which divides the shared update by K.
-        order: "random" as in the paper, or "fixed", in which all visit the tasks as they are
-            listed; the TensorFlow code of the authors does so.
+        order: "random" as in the paper, or "fixed", the order in which the tasks are listed, as in
+            the authors' TensorFlow code.
 
     Raises:
         UsageError: a setting has another value.
@@ -83,7 +84,7 @@ class PCGrad(GramianBalancer):
         self._mean, self._random = reduction == "mean", order == "random"
 
     def weights(self, gramian: Tensor, context: BalancerContext | None = None) -> Tensor:
-        """(K, K) inner products of the task gradients -> (K,) float64 weights.
+        """Return the (K,) float64 weights for the (K, K) inner products of the task gradients.
 
         Raises:
             ValueError: the Gramian is not square or not finite.
@@ -99,7 +100,7 @@ class PCGrad(GramianBalancer):
         return weights / len(entries) if self._mean else weights
 
     def _orders(self, count: int, generator: torch.Generator | None) -> Orders:
-        """Row i is an order of all tasks but i."""
+        """Return an order of all other tasks for each task."""
         if not self._random:
             return [[task for task in range(count) if task != i] for i in range(count)]
         device = "cpu" if generator is None else generator.device

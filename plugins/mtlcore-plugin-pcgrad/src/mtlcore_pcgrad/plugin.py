@@ -11,7 +11,7 @@ _PAPER = "Yu et al., NeurIPS 2020, https://arxiv.org/abs/2001.06782"
 
 @hookimpl
 def mtl_balancers() -> Iterator[BalancerSpec]:
-    """PCGrad."""
+    """Yield the balancer PCGrad."""
     yield BalancerSpec(
         name="pcgrad",
         target="mtlcore_pcgrad.balancer:PCGrad",
@@ -22,7 +22,7 @@ def mtl_balancers() -> Iterator[BalancerSpec]:
 
 @hookimpl
 def mtl_methods() -> Iterator[MethodSpec]:
-    """Whatever else a configuration says, trained under PCGrad as in the paper."""
+    """Yield the method: any configuration, trained with PCGrad as in the paper."""
     yield MethodSpec(
         name="pcgrad",
         preset={"balancer": {"name": "pcgrad", "reduction": "sum", "order": "random"}},

@@ -1,0 +1,206 @@
+"""Backbones that are wrong on purpose, and the contract that catches them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+from mtlcore.models import Transition
+from mtlcore.testing import (
+    BackboneContract,
+    TinyBackbone,
+)
+
+
+class LiesAboutChannels(TinyBackbone):
+    out_channels = (6, 4)
+
+
+class LiesAboutItsMultiple(TinyBackbone):
+    input_multiple = 1
+
+
+class EditsItsInput(TinyBackbone):
+    def forward(self, inputs, tasks):
+        return super().forward(inputs.mul_(2), tasks)
+
+
+class ClaimsTheTrunk(TinyBackbone):
+    def task_parameters(self, task):
+        trunk = self.trunk.parameters() if task == "depth" else ()
+        return [*super().task_parameters(task), *trunk]
+
+
+class HasASpare(TinyBackbone):
+    def __init__(self, tasks):
+        super().__init__(tasks)
+        self.spare = nn.Linear(2, 2)
+
+
+class LooksAtTheBatch(TinyBackbone):
+    def forward(self, inputs, tasks):
+        return super().forward(inputs - inputs.mean(0, keepdim=True), tasks)
+
+
+class RunsEveryBranch(TinyBackbone):
+    def forward(self, inputs, tasks):
+        return super().forward(inputs, list(self.keys))
+
+
+class ForgetsItsPhase(TinyBackbone):
+    started = False
+    named = ("trunk.0.weight",)
+
+    def at_progress(self, fraction):
+        if self.started or fraction < 0.5:
+            return None
+        self.started = True
+        nn.init.normal_(self.trunk[0].weight)
+        return Transition(reset=self.named)
+
+
+class NamesNothing(ForgetsItsPhase):
+    named = ()
+
+
+class CutsTooEarly(TinyBackbone):
+    def forward(self, inputs, tasks):
+        features = super().forward(inputs, tasks)
+        return replace(features, cut=(features.per_task[tasks[0]][0],))
+
+
+class LiesAboutStrides(TinyBackbone):
+    strides = (2, 1)
+
+
+class MixesTasks(TinyBackbone):
+    def forward(self, inputs, tasks):
+        features = super().forward(inputs, tasks)
+        mean = sum(maps for (maps,) in features.per_task.values()) / len(tasks)
+        return replace(features, per_task={t: (m + mean,) for t, (m,) in features.per_task.items()})
+
+
+class SharesABranch(TinyBackbone):
+    def task_parameters(self, task):
+        return super().task_parameters("depth")
+
+
+class ClaimsAStranger(TinyBackbone):
+    def __init__(self, tasks):
+        super().__init__(tasks)
+        self.strangers = [nn.Parameter(torch.zeros(2))]
+
+    def task_parameters(self, task):
+        return [*super().task_parameters(task), *(self.strangers if task == "depth" else ())]
+
+
+class ClaimsAnothersBranch(TinyBackbone):
+    def task_parameters(self, task):
+        first, second, *_ = self.keys
+        swapped = {first: second, second: first}
+        return super().task_parameters(swapped.get(task, task))
+
+
+class NormalisesImages(TinyBackbone):
+    def forward(self, inputs, tasks):
+        return super().forward(inputs / inputs.std(), tasks)
+
+
+class CountsImages(TinyBackbone):
+    images = 0
+
+    def forward(self, inputs, tasks):
+        self.images += len(inputs)
+        return super().forward(inputs, tasks)
+
+    def get_extra_state(self):
+        return {"images": self.images}
+
+    def set_extra_state(self, state):
+        self.images = state["images"]
+
+
+class LearnsInEvaluation(TinyBackbone):
+    def forward(self, inputs, tasks):
+        self.trunk[1].train()
+        return super().forward(inputs, tasks)
+
+
+class KeepsBranchesByName(TinyBackbone):
+    def __init__(self, tasks):
+        super().__init__(tasks)
+        self.keys = {task.name: task.name for task in tasks}
+        self.branches = nn.ModuleDict({task.name: self.branches[task.key] for task in tasks})
+
+
+class WarmsUp(TinyBackbone):
+    steps = 0
+
+    def forward(self, inputs, tasks):
+        self.steps += self.training
+        return super().forward(inputs * self.steps, tasks)
+
+
+class LastIsPrivate(TinyBackbone):
+    def last_shared_parameters(self):
+        return self.branches["task_depth"].parameters()
+
+
+class LastIsUnused(TinyBackbone):
+    def __init__(self, tasks):
+        super().__init__(tasks)
+        self.spare = nn.Linear(2, 2)
+
+    def last_shared_parameters(self):
+        return self.spare.parameters()
+
+
+class ChangesTwice(TinyBackbone):
+    def at_progress(self, fraction):
+        if fraction < 0.5:
+            return None
+        nn.init.normal_(self.trunk[0].weight)
+        return Transition(reset=("trunk.0.weight",))
+
+
+BACKBONES = [
+    (LiesAboutChannels, "test_maps_are_as_announced", "announced are"),
+    (LiesAboutItsMultiple, "test_maps_are_as_announced", "no multiple of stride"),
+    (EditsItsInput, "test_the_input_stays_as_it_was", "edited in place"),
+    (ClaimsTheTrunk, "test_task_parameters_are_honest", "declared as depth's own"),
+    (HasASpare, "test_every_parameter_is_reached", "spare.weight"),
+    (LooksAtTheBatch, "test_samples_do_not_see_one_another_in_evaluation", "its batch"),
+    (RunsEveryBranch, "test_absent_tasks_leave_no_trace", "not asked for changed"),
+    (ForgetsItsPhase, "test_state_comes_back", "part of its state"),
+    (NamesNothing, "test_transitions_say_what_they_change", "were named"),
+    (CutsTooEarly, "test_the_cut_is_crossed", "through the cut"),
+    (LiesAboutStrides, "test_maps_are_as_announced", "announced are"),
+    (MixesTasks, "test_only_the_tasks_asked_for_are_needed", "with the other tasks"),
+    (SharesABranch, "test_task_parameters_are_honest", "belongs to two tasks"),
+    (ClaimsAStranger, "test_task_parameters_are_honest", "none of the backbone's"),
+    (ClaimsAnothersBranch, "test_task_parameters_are_honest", "does not reach its"),
+    (NormalisesImages, "test_plain_images_are_finite", "0.0 everywhere"),
+    (CountsImages, "test_a_forward_pass_changes_buffers_only", "training changes .*extra_state"),
+    (LearnsInEvaluation, "test_a_forward_pass_changes_buffers_only", "evaluation changes"),
+    (KeepsBranchesByName, "test_tasks_may_have_any_name", "type"),
+    (WarmsUp, "test_state_comes_back", "gives other features"),
+    (LastIsPrivate, "test_last_shared_parameters_are_shared", "one task alone"),
+    (LastIsUnused, "test_last_shared_parameters_are_shared", "reaches none"),
+    (ChangesTwice, "test_transitions_say_what_they_change", "changes itself twice"),
+]
+
+
+@pytest.mark.parametrize(("component", "test", "message"), BACKBONES)
+def test_backbones(component, test, message, held_to, catches):
+    catches(held_to(BackboneContract, component), test, message)
+
+
+def test_what_no_loss_reaches_can_be_listed(held_to):
+    held_to(BackboneContract, HasASpare, unreached=("spare",)).test_every_parameter_is_reached()
+
+
+def test_every_check_catches_something(catch_all):
+    catch_all(BackboneContract, BACKBONES)

@@ -1,0 +1,114 @@
+"""Episode samplers that are wrong on purpose, and the contract that catches them."""
+
+from __future__ import annotations
+
+import attrs
+import pytest
+import torch
+
+from mtlcore.episodes import Episode, StepPlan
+from mtlcore.standard.samplers import Joint
+from mtlcore.testing import (
+    EpisodeSamplerContract,
+)
+
+
+class GlobalShuffle(Joint):
+    def epoch(self, tasks, batch_size, generator):
+        yield from super().epoch(tasks, batch_size, torch.default_generator)
+
+
+class OneStepTooMany(Joint):
+    def steps(self, batch_size):
+        return super().steps(batch_size) + 1
+
+
+class AlwaysTheSame(Joint):
+    def epoch(self, tasks, batch_size, generator):
+        return super().epoch(tasks, batch_size, torch.Generator().manual_seed(0))
+
+
+class EveryTask(Joint):
+    def __init__(self, tasks, splits):
+        super().__init__(tasks, splits)
+        self.tasks = tasks
+
+    def epoch(self, tasks, batch_size, generator):
+        return super().epoch(self.tasks, batch_size, generator)
+
+
+class QueriesItsSupport(Joint):
+    def epoch(self, tasks, batch_size, generator):
+        for plan in super().epoch(tasks, batch_size, generator):
+            yield StepPlan(plan.batches, (Episode(tuple(tasks), support=0, query=0),))
+
+
+class OutOfRange(Joint):
+    def __init__(self, tasks, splits):
+        super().__init__(tasks, {"train": splits["train"] + 1})
+
+
+class PairsOnly(Joint):
+    def epoch(self, tasks, batch_size, generator):
+        for plan in super().epoch(tasks, batch_size, generator):
+            yield plan if len(tasks) > 1 else StepPlan(plan.batches, ())
+
+
+class OneBatchForAll(Joint):
+    def steps(self, batch_size):
+        return 1
+
+    def epoch(self, tasks, batch_size, generator):
+        return super().epoch(tasks, 10**6, generator)
+
+
+class OneSeedForAll(Joint):
+    def epoch(self, tasks, batch_size, generator):
+        for plan in super().epoch(tasks, batch_size, generator):
+            yield StepPlan(tuple(attrs.evolve(b, seed=0) for b in plan.batches), plan.episodes)
+
+
+class LearnsFromValidation(Joint):
+    def __init__(self, tasks, splits):
+        super().__init__(tasks, {"train": splits["val"]})
+
+    def epoch(self, tasks, batch_size, generator):
+        for plan in super().epoch(tasks, batch_size, generator):
+            batches = tuple(attrs.evolve(batch, split="val") for batch in plan.batches)
+            yield StepPlan(batches, plan.episodes)
+
+
+class NamesABatchThatIsNotThere(Joint):
+    def epoch(self, tasks, batch_size, generator):
+        for plan in super().epoch(tasks, batch_size, generator):
+            yield StepPlan(plan.batches, (Episode(tuple(tasks), support=0, query=1),))
+
+
+class FirstTaskAlone(Joint):
+    def epoch(self, tasks, batch_size, generator):
+        return super().epoch(tasks[:1], batch_size, generator)
+
+
+EPISODE_SAMPLERS = [
+    (GlobalShuffle, "test_epochs_follow_the_generator_alone", "global generator"),
+    (OneStepTooMany, "test_steps_are_as_announced", "an epoch has"),
+    (AlwaysTheSame, "test_epochs_differ", "the same"),
+    (EveryTask, "test_only_the_tasks_asked_for", "asked for"),
+    (QueriesItsSupport, "test_query_samples_are_not_learnt_from", "share train samples"),
+    (OutOfRange, "test_indices_are_in_range", "has 23 samples"),
+    (PairsOnly, "test_a_last_task_goes_on_learning", "no episode"),
+    (OneBatchForAll, "test_batches_are_of_the_size_asked_for", "a batch of 23"),
+    (OneSeedForAll, "test_batches_are_changed_at_random_each_in_its_way", "the same seed"),
+    (LearnsFromValidation, "test_only_training_samples_are_learnt_from", "not of train"),
+    (NamesABatchThatIsNotThere, "test_episodes_name_batches_of_their_plan", "plan of 1"),
+    (FirstTaskAlone, "test_every_task_learns", "only has"),
+]
+
+
+@pytest.mark.parametrize(("component", "test", "message"), EPISODE_SAMPLERS)
+def test_episode_samplers(component, test, message, held_to, catches):
+    catches(held_to(EpisodeSamplerContract, component), test, message)
+
+
+def test_every_check_catches_something(catch_all):
+    catch_all(EpisodeSamplerContract, EPISODE_SAMPLERS)

@@ -1,0 +1,280 @@
+"""Balancers of gradients, wrong on purpose, and the contracts that catch them."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from mtlcore.balancing import GradientBalancer, GramianBalancer
+from mtlcore.testing import (
+    GradientBalancerContract,
+    GramianBalancerContract,
+)
+
+
+class Mean(GramianBalancer):
+    def weights(self, gramian, context=None):
+        return torch.full((len(gramian),), 1 / len(gramian), dtype=torch.float64)
+
+
+class DividesByZero(Mean):
+    def weights(self, gramian, context=None):
+        return gramian.diagonal().rsqrt()
+
+
+class AbsoluteThreshold(Mean):
+    def weights(self, gramian, context=None):
+        return super().weights(gramian) / (gramian.diagonal() > 1e-20)
+
+
+class Single(Mean):
+    def weights(self, gramian, context=None):
+        return super().weights(gramian).float()
+
+
+class FirstTaskOnly(Mean):
+    def weights(self, gramian, context=None):
+        return torch.eye(len(gramian), dtype=torch.float64)[0]
+
+
+class TurnsAround(Mean):
+    def weights(self, gramian, context=None):
+        return -super().weights(gramian)
+
+
+class EditsTheGramian(Mean):
+    def weights(self, gramian, context=None):
+        gramian.fill_diagonal_(1)
+        return super().weights(gramian)
+
+
+class RandomWeights(Mean):
+    def weights(self, gramian, context=None):
+        return torch.rand(len(gramian), dtype=torch.float64)
+
+
+class MovesStateEarly(Mean):
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("steps", torch.zeros(()))
+
+    def weights(self, gramian, context=None):
+        self.steps += 1
+        return super().weights(gramian)
+
+
+class LosesItsAverage(Mean):
+    steps = 1
+
+    def weights(self, gramian, context=None):
+        return super().weights(gramian) / self.steps
+
+    def after_step(self, context):
+        self.steps += 1
+
+
+class DependsOnSize(Mean):
+    def weights(self, gramian, context=None):
+        return super().weights(gramian) + gramian.diagonal()
+
+
+class RemembersTheFirst(Mean):
+    first = None
+
+    def weights(self, gramian, context=None):
+        self.first = gramian if self.first is None else self.first
+        return (self.first + gramian).diagonal()
+
+
+class WaitsForItsTasks(Mean):
+    def prepare(self, tasks, data=None):
+        self.count = len(tasks)
+
+    def weights(self, gramian, context=None):
+        return super().weights(gramian) / self.count
+
+
+class KeepsMultipliersByName(Mean):
+    def prepare(self, tasks, data=None):
+        for task in tasks:
+            self.register_buffer(task.name, torch.ones(()))
+
+
+class NoStatus(Mean):
+    status = "fine"
+
+
+class Invert(Mean):
+    def weights(self, gramian, context=None):
+        return 1 / torch.linalg.det(gramian).expand(len(gramian)) ** 8
+
+
+GRAMIAN_BALANCERS = [
+    (DividesByZero, "test_finite_for_degenerate_gradients", "a zero row: weights"),
+    (AbsoluteThreshold, "test_finite_at_every_scale", "of size 1e-12"),
+    (Single, "test_any_number_of_tasks", "torch.float32"),
+    (FirstTaskOnly, "test_order_of_tasks_does_not_matter", "another order"),
+    (FirstTaskOnly, "test_weights_move_with_their_tasks", "another order"),
+    (TurnsAround, "test_agreeing_tasks_are_not_turned_around", "all tasks agree"),
+    (EditsTheGramian, "test_input_stays_as_it_was", "edited in place"),
+    (RandomWeights, "test_randomness_comes_from_the_generator", "global generator"),
+    (MovesStateEarly, "test_state_moves_in_after_step_only", "before after_step"),
+    (LosesItsAverage, "test_state_comes_back", "its state is not whole"),
+    (DependsOnSize, "test_scale_of_all_gradients_does_not_matter", "turns the direction"),
+    (RemembersTheFirst, "test_tasks_come_and_go", "size"),
+    (WaitsForItsTasks, "test_needs_no_preparation", "count"),
+    (KeepsMultipliersByName, "test_tasks_may_have_any_name", "type"),
+    (NoStatus, "test_finite_for_degenerate_gradients", "fine"),
+    (Invert, "test_finite_at_every_scale", "of size 1e-12"),
+]
+
+
+@pytest.mark.parametrize(("component", "test", "message"), GRAMIAN_BALANCERS)
+def test_gramian_balancers(component, test, message, held_to, catches):
+    catches(held_to(GramianBalancerContract, component), test, message)
+
+
+def test_a_claim_can_be_switched_off(held_to, passes):
+    contract = held_to(GramianBalancerContract, FirstTaskOnly, permutation_equivariant=False)
+    passes(contract)
+
+
+def test_a_good_gramian_balancer_passes(held_to, passes):
+    passes(held_to(GramianBalancerContract, Mean))
+
+
+class SignVote(GradientBalancer):
+    """Keeps a coordinate where enough tasks agree on its sign."""
+
+    elementwise = True
+
+    def combine(self, rows, context=None):
+        return rows.sum(0) * (rows.sign().mean(0).abs() >= 0.4)
+
+
+class RandomVote(SignVote):
+    """Keeps every coordinate with probability one half."""
+
+    def combine(self, rows, context=None):
+        draws = torch.rand(rows.shape[1], generator=self.random(context), dtype=rows.dtype)
+        return rows.sum(0) * (draws < 0.5)
+
+
+class OnlyCallsItselfElementwise(SignVote):
+    def combine(self, rows, context=None):
+        return rows.sum(0) / rows.norm().clamp(min=1e-30)
+
+
+class DividesByNorm(SignVote):
+    def combine(self, rows, context=None):
+        return (rows / rows.norm(dim=1, keepdim=True)).sum(0)
+
+
+class EditsItsRows(SignVote):
+    def combine(self, rows, context=None):
+        return rows.mul_(2).sum(0)
+
+
+class AlwaysDouble(SignVote):
+    def combine(self, rows, context=None):
+        return super().combine(rows).double()
+
+
+class GoesUphill(SignVote):
+    def combine(self, rows, context=None):
+        return -super().combine(rows)
+
+
+class VotesAtRandom(SignVote):
+    def combine(self, rows, context=None):
+        return rows.sum(0) * (torch.rand(rows.shape[1]) < 0.5)
+
+
+class FewTasks(SignVote):
+    def combine(self, rows, context=None):
+        return rows.sum(0) / (len(rows) < 40)
+
+
+class RemembersItsRows(SignVote):
+    before = None
+
+    def combine(self, rows, context=None):
+        self.before = rows if self.before is None else self.before + rows
+        return self.before.sum(0)
+
+
+class KeepsMemoryByName(SignVote):
+    def prepare(self, tasks, data=None):
+        for task in tasks:
+            self.register_buffer(task.name, torch.ones(()))
+
+
+class TrustsTheFirst(SignVote):
+    def combine(self, rows, context=None):
+        return rows[0]
+
+
+class AbsoluteQuorum(SignVote):
+    def combine(self, rows, context=None):
+        return rows.sum(0) * (rows.abs().mean(0) > 0.5)
+
+
+class SquaresItsRows(SignVote):
+    def combine(self, rows, context=None):
+        return (rows * rows.abs() ** 30).sum(0)
+
+
+class CountsEarly(SignVote):
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("asked", torch.zeros(()))
+
+    def combine(self, rows, context=None):
+        self.asked += 1
+        return super().combine(rows)
+
+
+class AveragesInSecret(SignVote):
+    steps = 1
+
+    def combine(self, rows, context=None):
+        return super().combine(rows) / self.steps
+
+    def after_step(self, context):
+        self.steps += 1
+
+
+GRADIENT_BALANCERS = [
+    (OnlyCallsItselfElementwise, "test_elementwise_means_elementwise", "other values"),
+    (DividesByNorm, "test_finite_for_degenerate_gradients", "a zero row: not finite"),
+    (EditsItsRows, "test_input_stays_as_it_was", "edited in place"),
+    (AlwaysDouble, "test_single_precision", "torch.float64 out"),
+    (GoesUphill, "test_agreeing_tasks_are_not_turned_around", "all tasks agree"),
+    (VotesAtRandom, "test_randomness_comes_from_the_generator", "global generator"),
+    (FewTasks, "test_any_number_of_tasks", "40 tasks: not finite"),
+    (RemembersItsRows, "test_tasks_come_and_go", "size"),
+    (KeepsMemoryByName, "test_tasks_may_have_any_name", "type"),
+    (TrustsTheFirst, "test_order_of_tasks_does_not_matter", "another order"),
+    (AbsoluteQuorum, "test_scale_of_all_gradients_does_not_matter", "turns the direction"),
+    (SquaresItsRows, "test_finite_at_every_scale", "not finite"),
+    (CountsEarly, "test_state_moves_in_after_step_only", "before after_step"),
+    (AveragesInSecret, "test_state_comes_back", "its state is not whole"),
+]
+
+
+@pytest.mark.parametrize(("component", "test", "message"), GRADIENT_BALANCERS)
+def test_gradient_balancers(component, test, message, held_to, catches):
+    catches(held_to(GradientBalancerContract, component), test, message)
+
+
+@pytest.mark.parametrize("component", [SignVote, RandomVote])
+def test_good_gradient_balancers_pass(component, held_to, passes):
+    passes(held_to(GradientBalancerContract, component))
+
+
+@pytest.mark.parametrize(
+    ("contract", "faults"),
+    [(GramianBalancerContract, GRAMIAN_BALANCERS), (GradientBalancerContract, GRADIENT_BALANCERS)],
+)
+def test_every_check_catches_something(contract, faults, catch_all):
+    catch_all(contract, faults)
