@@ -52,7 +52,7 @@ _SCRATCH = ("scratch: final", "epoch", "seconds")
     "targets",
     multiple=True,
     metavar="TASK.METRIC=VALUE",
-    help="A figure to reach; default: the final one from scratch, with --from-scratch.",
+    help="A metric value to reach; default: the final one from scratch, with --from-scratch.",
 )
 @click.option(
     "--checkpoint",
@@ -115,7 +115,7 @@ def adapt(
         return
     for line in table(_rows(report)):
         click.echo(line)
-    click.echo(f"pictures and curves: {out}/report; these figures: {out}/{ADAPTATION}")
+    click.echo(f"pictures and curves: {out}/report; these values: {out}/{ADAPTATION}")
 
 
 def _rows(report: dict[str, Any]) -> list[list[str]]:
@@ -125,15 +125,15 @@ def _rows(report: dict[str, Any]) -> list[list[str]]:
         adapted, scratch = row["adapted"], row["scratch"]
         name = row["task"] + (" (new)" if row["new"] else "")
         wanted = row["target"] is not None
-        cells = [name, row["metric"], _figure(row["before"]), _figure(adapted["final"])]
-        cells += [_figure(row["target"]), *_when(adapted, wanted)]
+        cells = [name, row["metric"], _value(row["before"]), _value(adapted["final"])]
+        cells += [_value(row["target"]), *_when(adapted, wanted)]
         if compared:
-            cells += [_figure(scratch["final"]), *_when(scratch, wanted)] if scratch else ["-"] * 3
+            cells += [_value(scratch["final"]), *_when(scratch, wanted)] if scratch else ["-"] * 3
         rows.append(cells)
     return rows
 
 
-def _figure(value: float | None) -> str:
+def _value(value: float | None) -> str:
     return "-" if value is None else f"{value:.4g}"
 
 

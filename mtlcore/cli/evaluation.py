@@ -53,16 +53,16 @@ def evaluate(
         found = plugins_of(ctx)
     changes = [Layer("--plugin", {"plugins": list(files)}), set_layer(assignments)]
     trained = load_run(found, run, checkpoint, changes, device)
-    figures, size = evaluate_run(trained, split)
+    metrics, size = evaluate_run(trained, split)
     if as_json:
         from mtlcore.storage import without_nan
 
-        data = {"split": split, "samples": size, "figures": without_nan(figures)}
+        data = {"split": split, "samples": size, "metrics": without_nan(metrics)}
         click.echo(json.dumps(data, indent=2, allow_nan=False))
         return
     name = trained.config.dataset.component.spec.name
     click.echo(f"{run} ({checkpoint} checkpoint) on {size} samples of {name} {split}")
-    for task, values in figures.items():
+    for task, values in metrics.items():
         for metric, value in values.items():
             click.echo(f"  {task:<16} {metric:<16} {value:.4g}")
 

@@ -39,7 +39,7 @@ def study_(ctx: click.Context, study: str, out: str, jobs: int) -> None:
 @click.argument("runs", nargs=-1, required=True, metavar="RUN...")
 @click.option("--baseline", metavar="NAME", help="The variant to compare with.")
 @click.option("--delta-m", "definition", metavar="DEFINITION", help="mtan, cagrad or libmtl.")
-@click.option("--epoch", type=click.Choice(["last", "best"]), help="Whose figures; default: last.")
+@click.option("--epoch", type=click.Choice(["last", "best"]), help="Whose metrics; default: last.")
 @click.option(
     "--target", "targets", multiple=True, metavar="TASK.METRIC=VALUE",
     help="When was this first reached? Repeat for more.",

@@ -189,12 +189,10 @@ def _train(
         if not distributed.is_main_process:
             return {}
         try:
-            notes = write_report(training, directory)
+            write_report(training, directory)
         except OSError as error:
             place = directory.path / "report"
             raise MtlError(f"{place}: cannot be written ({describe(error)})") from error
-        for note in notes:
-            display.note(note)
         summary = summarise(training)
         directory.write_json("run.json", {**about, "status": "finished", "reason": None})
         # Last: --resume takes a run that has it for finished.

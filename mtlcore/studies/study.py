@@ -25,7 +25,6 @@ from mtlcore.errors import ConfigError, Interrupted, MtlError, UsageError, descr
 from mtlcore.plugins import Plugins, structure
 from mtlcore.results import (
     SINGLE_TASK,
-    STUDY,
     Comparison,
     Epoch,
     Target,
@@ -33,7 +32,15 @@ from mtlcore.results import (
     find_definition,
     write_tables,
 )
-from mtlcore.storage import LAST, changed_settings, stored_config, written_whole
+from mtlcore.storage import (
+    LAST,
+    STUDY,
+    RunFiles,
+    changed_settings,
+    stored_config,
+    stored_study,
+    written_whole,
+)
 from mtlcore.studies.processes import LOG, CellProcesses, Ended
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")
@@ -558,10 +565,8 @@ def _locked(folder: Path, display: StudyDisplay) -> Iterator[int]:
 
 def _threads(folder: Path, jobs: int) -> int:
     """Threads of a cell that does not name them: the first start decides for all of the study."""
-    file = folder / STUDY
-    if file.exists():
-        return int(json.loads(file.read_text("utf-8"))["threads"])
-    return max(1, _cores() // jobs)
+    before = stored_study(str(folder))
+    return max(1, _cores() // jobs) if before is None else before.threads
 
 
 def _cores() -> int:
@@ -602,7 +607,9 @@ def _refuse_changed(folder: Path, cells: Sequence[Cell]) -> None:
 
 
 def _seconds(place: Path) -> float:
-    return float(json.loads((place / "summary.json").read_text("utf-8"))["seconds"])
+    summary = RunFiles(str(place)).summary
+    assert summary is not None
+    return float(summary["seconds"])
 
 
 def _make(folder: Path) -> None:
