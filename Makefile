@@ -4,6 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 PLUGINS := $(sort $(wildcard plugins/*))
 STAMP := $(VENV)/.installed
+PIP_INSTALL = $(BIN)/pip install --quiet --disable-pip-version-check --no-build-isolation \
+	-c constraints.txt
 # Threads of numerical libraries: two test workers share the processor.
 ONE_THREAD := OMP_NUM_THREADS=1
 # The lower bounds' environment. Its torch is that of constraints.txt, because older ones bring CUDA
@@ -16,27 +18,34 @@ LOWER_STAMP := $(LOWER)/.installed-torch-$(TORCH)
 
 install: $(STAMP)
 
-$(STAMP): pyproject.toml constraints.txt $(wildcard plugins/*/pyproject.toml)
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt hatchling editables
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-build-isolation -c constraints.txt \
-		-e '.[http,matlab,parquet,test]' $(foreach plugin,$(PLUGINS),-e ./$(plugin))
+$(STAMP): $(STAMP)-demo $(wildcard plugins/*/pyproject.toml)
+	$(PIP_INSTALL) -e '.[http,matlab,parquet,test]' $(foreach plugin,$(PLUGINS),-e ./$(plugin))
 	touch $@
 
-# The main job: ATI-Net learns three dense tasks on rendered rooms.
-demo: install
+$(STAMP)-demo: pyproject.toml constraints.txt plugins/mtlcore-plugin-atinet/pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt hatchling editables
+	$(PIP_INSTALL) -e . -e ./plugins/mtlcore-plugin-atinet
+	touch $@
+
+# The main job: ATI-Net learns three dense tasks on rendered rooms. It needs the core and one plugin.
+demo: $(STAMP)-demo
 	$(BIN)/mtl run --plugin atinet
 
+# A conftest lets the tests of each plugin see the core and that plugin only.
 test: install
-	$(ONE_THREAD) $(BIN)/pytest -n 2 --dist worksteal -m "not slow" tests
-	@set -e; for plugin in $(PLUGINS); do \
-		MTL_PLUGINS=$${plugin##*-plugin-} $(ONE_THREAD) $(BIN)/pytest -n 2 -m "not slow" $$plugin/tests; \
-	done
+	$(ONE_THREAD) $(BIN)/pytest -n 2 --dist worksteal -m "not slow" tests plugins
 
+# Slow tests too, and the tests of each plugin in an environment that holds nothing else.
 test-all: install
-	$(ONE_THREAD) $(BIN)/pytest tests
+	$(ONE_THREAD) $(BIN)/pytest tests plugins
 	@set -e; for plugin in $(PLUGINS); do \
-		MTL_PLUGINS=$${plugin##*-plugin-} $(ONE_THREAD) $(BIN)/pytest $$plugin/tests; \
+		$(PYTHON) -m venv --clear $(VENV)-plugin; \
+		$(VENV)-plugin/bin/pip install --quiet --disable-pip-version-check -c constraints.txt \
+			hatchling editables; \
+		$(VENV)-plugin/bin/pip install --quiet --disable-pip-version-check --no-build-isolation \
+			-c constraints.txt -e '.[test]' -e ./$$plugin; \
+		$(ONE_THREAD) $(VENV)-plugin/bin/pytest -m "not slow" $$plugin/tests; \
 	done
 
 # The core's fast tests with every declared lower bound at once.
@@ -58,8 +67,7 @@ docs: $(STAMP)-docs
 	$(BIN)/sphinx-build -q -W --keep-going -b html docs docs/_build
 
 $(STAMP)-docs: $(STAMP)
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-build-isolation \
-		-c constraints.txt -e '.[docs]'
+	$(PIP_INSTALL) -e '.[docs]'
 	touch $@
 
 lint: install
@@ -81,7 +89,7 @@ linkcheck: $(STAMP)-docs
 test-newest:
 	$(PYTHON) -m venv --clear $(VENV)-newest
 	$(VENV)-newest/bin/pip install --quiet --disable-pip-version-check \
-		-e '.[plots,http,matlab,parquet,test]' $(foreach plugin,$(PLUGINS),-e ./$(plugin))
+		-e '.[http,matlab,parquet,test]' $(foreach plugin,$(PLUGINS),-e ./$(plugin))
 	$(VENV)-newest/bin/pip list
 	$(ONE_THREAD) $(VENV)-newest/bin/pytest -n 2 --dist worksteal -m "not slow" tests
 

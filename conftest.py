@@ -1,0 +1,84 @@
+"""What all suites share: each plugin's tests see that plugin only; the command; golden vectors."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Callable, Generator, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from mtlcore.plugins import Plugins
+
+ROOT = Path(__file__).parent
+_PLUGIN_TESTS = re.compile(r"/plugins/mtlcore-plugin-(\w+)/tests/")
+_REAL_DATA = "MTLCORE_REAL_DATA"
+
+
+def _plugin_of(path: Path) -> str | None:
+    """The plugin that a test file belongs to; None for the core's tests, which see all."""
+    match = _PLUGIN_TESTS.search(path.as_posix())
+    return match[1] if match else None
+
+
+def _allow(plugin: str | None, environment: pytest.MonkeyPatch) -> None:
+    if plugin is None:
+        environment.delenv("MTL_PLUGINS", raising=False)
+    else:
+        environment.setenv("MTL_PLUGINS", plugin)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(
+    collector: pytest.Collector,
+) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    """Let a test module see its own plugin while it is imported, too."""
+    with pytest.MonkeyPatch.context() as environment:
+        _allow(_plugin_of(collector.path) if hasattr(collector, "path") else None, environment)
+        return (yield)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _only_own_plugin(request: pytest.FixtureRequest) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as environment:
+        _allow(_plugin_of(request.path), environment)
+        yield
+
+
+@pytest.fixture(scope="session")
+def mtl() -> Callable[..., Result]:
+    """The command `mtl`, in this process: `mtl("run", "--out", "x")`.
+
+    Keyword `plugins` replaces the installed plugins, `env` changes environment variables.
+    """
+    from mtlcore.cli import main
+
+    def invoke(
+        *arguments: str, plugins: Plugins | None = None, env: dict[str, str] | None = None
+    ) -> Result:
+        return CliRunner().invoke(main, arguments, obj=plugins, env=env)
+
+    return invoke
+
+
+@pytest.fixture(scope="session")
+def golden() -> Callable[[str], Any]:
+    """Vectors computed independently of mtlcore (tests/golden/README.md): `golden("ira.json")`."""
+    return lambda name: json.loads((ROOT / "tests" / "golden" / name).read_text("utf-8"))
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Callable[[str], Path]:
+    """A folder of real data by its name; a test that asks for one that is missing is skipped."""
+
+    def folder(name: str) -> Path:
+        place = Path(os.environ.get(_REAL_DATA) or ROOT.parent / "shared" / "data") / name
+        if not place.is_dir():
+            pytest.skip(f"no real data in {place} ({_REAL_DATA} names the folder above it)")
+        return place
+
+    return folder
