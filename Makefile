@@ -20,7 +20,7 @@ $(STAMP): pyproject.toml constraints.txt $(wildcard plugins/*/pyproject.toml)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt hatchling editables
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-build-isolation -c constraints.txt \
-		-e '.[plots,http,matlab,parquet,test]' $(foreach plugin,$(PLUGINS),-e ./$(plugin))
+		-e '.[http,matlab,parquet,test]' $(foreach plugin,$(PLUGINS),-e ./$(plugin))
 	touch $@
 
 # The main job: ATI-Net learns three dense tasks on rendered rooms.

@@ -8,6 +8,7 @@ Lin et al. 2019 (arXiv 1912.12854): 20 parameters x, two losses
 equal and between -1 / sqrt(20) and 1 / sqrt(20), is concave but for a short stretch at each end, so
 that every weighted sum of the losses is lowest in one of these.
 
+    pip install matplotlib
     python benchmarks/pareto_front.py --out front        # front.png, front.json, two lines
 """
 

@@ -3,6 +3,7 @@
 Navon et al. 2022 (arXiv 2202.01017), section 5 and its appendix: two parameters, two losses whose
 gradients conflict and differ tenfold in size, five starts, Adam with a rate of 1e-3.
 
+    pip install matplotlib
     python benchmarks/toy_problem.py --out toy          # toy.png, toy.json, a table on the screen
 
 A run *reaches the front* where its last position is within 0.25 of the front's line as the paper

@@ -121,7 +121,7 @@ def adapt(
         return
     for line in table(_rows(report)):
         click.echo(line)
-    click.echo(f"pictures and curves: {out}/report; these figures: {out}/{ADAPTATION}")
+    click.echo(f"pictures and curves: {out}/report; these values: {out}/{ADAPTATION}")
 
 
 def _rows(report: dict[str, Any]) -> list[list[str]]:
@@ -131,17 +131,17 @@ def _rows(report: dict[str, Any]) -> list[list[str]]:
         adapted, scratch = row["adapted"], row["scratch"]
         name = row["task"] + (" (new)" if row["new"] else "")
         has_target = row["target"] is not None
-        cells = [name, row["metric"], _figure(row["before"]), _figure(adapted["final"])]
-        cells += [_figure(row["target"]), *_when(adapted, has_target)]
+        cells = [name, row["metric"], _value(row["before"]), _value(adapted["final"])]
+        cells += [_value(row["target"]), *_when(adapted, has_target)]
         if compared:
             cells += (
-                [_figure(scratch["final"]), *_when(scratch, has_target)] if scratch else ["-"] * 3
+                [_value(scratch["final"]), *_when(scratch, has_target)] if scratch else ["-"] * 3
             )
         rows.append(cells)
     return rows
 
 
-def _figure(value: float | None) -> str:
+def _value(value: float | None) -> str:
     return "-" if value is None else f"{value:.4g}"
 
 

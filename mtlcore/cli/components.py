@@ -10,8 +10,9 @@ from typing import Any, final
 
 import click
 
-from mtlcore.cli.descriptions import flat, list_data, plugins_data, show_data, table
+from mtlcore.cli.descriptions import list_data, plugins_data, show_data, table
 from mtlcore.plugins import KINDS, Plugins, singular
+from mtlcore.storage import flatten
 
 
 @final
@@ -147,7 +148,8 @@ def _print_component(data: dict[str, Any]) -> None:
 
         click.echo("\n# preset\n" + tomli_w.dumps(data["preset"]).rstrip())
         click.echo("\n# parameters")
-        for line in table([(f"{key} =", _text(value)) for key, value in flat(data["parameters"])]):
+        parameters = flatten(data["parameters"])
+        for line in table([(f"{key} =", _text(value)) for key, value in parameters.items()]):
             click.echo(line)
 
 

@@ -119,16 +119,6 @@ def table(rows: Iterable[Sequence[str]], width: int | None = None) -> Iterator[s
         yield line if width is None or len(line) <= width else line[: max(width - 3, 0)] + "..."
 
 
-def flat(tree: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield the leaves of nested tables as (dotted path, value)."""
-    for key, value in tree.items():
-        name = f"{path}.{key}" if path else str(key)
-        if isinstance(value, Mapping):
-            yield from flat(value, name)
-        else:
-            yield name, value
-
-
 def _target(spec: Any) -> str:
     target = spec.target
     return target if isinstance(target, str) else f"{target.__module__}:{target.__qualname__}"

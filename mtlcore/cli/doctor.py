@@ -17,7 +17,7 @@ from mtlcore.plugins import Plugins
 
 _LIBRARIES = (
     "torch", "numpy", "attrs", "cattrs", "click", "fsspec", "pillow", "pluggy", "rich",
-    "safetensors", "matplotlib", "aiohttp", "pyarrow", "scipy",
+    "safetensors", "aiohttp", "pyarrow", "scipy",
 )  # fmt: skip
 _LITTLE_DISK = 1 << 30
 

@@ -62,7 +62,7 @@ def evaluate(
     if as_json:
         from mtlcore.storage import without_nan
 
-        data = {"split": split, "samples": size, "figures": without_nan(metrics)}
+        data = {"split": split, "samples": size, "metrics": without_nan(metrics)}
         click.echo(json.dumps(data, indent=2, allow_nan=False))
         return
     name = trained.config.dataset.component.spec.name

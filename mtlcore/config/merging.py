@@ -17,6 +17,7 @@ import attrs
 
 from mtlcore.config.schema import DataConfig
 from mtlcore.errors import ConfigError, UsageError
+from mtlcore.storage import flatten
 
 CORE_DEFAULTS: dict[str, Any] = {
     "method": "default",
@@ -193,7 +194,5 @@ class MergedConfig:
 
 
 def leaves(path: str, value: Any) -> list[str]:
-    """Return the paths of the values below a path; a list is one value."""
-    if isinstance(value, Mapping) and value:
-        return [leaf for key, inner in value.items() for leaf in leaves(f"{path}.{key}", inner)]
-    return [path]
+    """Return the paths of the values in a table; the table's own where it is empty."""
+    return [*flatten({path: value})] or [path]

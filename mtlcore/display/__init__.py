@@ -1,4 +1,4 @@
-"""What a person sees while a run or a study goes on."""
+"""The displays of a run or a study at work."""
 
 from mtlcore.display.logging_display import LoggingDisplay
 from mtlcore.display.run import Display, SilentDisplay, clock, make_display

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Mapping
 from typing import final
 
-from mtlcore.display.run import Display, Figures, epoch_line
+from mtlcore.display.run import Display, MetricValues, epoch_line
 
 _LOGGER = logging.getLogger("mtlcore")
 
@@ -35,10 +35,10 @@ class LoggingDisplay(Display):
         epoch: int,
         epochs: int,
         losses: Mapping[str, float],
-        figures: Figures | None,
+        metrics: MetricValues | None,
     ) -> None:
         """Log one line as INFO."""
-        _LOGGER.info(epoch_line(epoch, epochs, losses, figures, self._pace.seconds_left))
+        _LOGGER.info(epoch_line(epoch, epochs, losses, metrics, self._pace.seconds_left))
 
     def stop(self) -> None:
         """Do nothing: there is no terminal to restore."""

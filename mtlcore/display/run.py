@@ -1,4 +1,4 @@
-"""What a person sees while a run trains: a bar on a terminal, one line per epoch elsewhere."""
+"""The display of a run that trains: a bar on a terminal, one line per epoch elsewhere."""
 
 from __future__ import annotations
 
@@ -18,19 +18,20 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-Figures = Mapping[str, Mapping[str, float]]
+#: Task -> metric -> value.
+MetricValues = Mapping[str, Mapping[str, float]]
 
 _RECENT = 20  # steps over which a shown loss is smoothed
 _HORIZON = 0.25  # of all steps: a change of speed is believed after about that share of the run
 
 
 def digits(value: float) -> str:
-    """A figure with four significant digits: "0.5120", "12.34", "1234", "2.000e-05"."""
+    """Return a value with four significant digits: "0.5120", "12.34", "1234", "2.000e-05"."""
     return f"{value:#.4g}".rstrip(".")
 
 
 def clock(seconds: float) -> str:
-    """A duration as "0:02:10"."""
+    """Return a duration as "0:02:10"."""
     return str(timedelta(seconds=round(seconds)))
 
 
@@ -38,11 +39,11 @@ def clock(seconds: float) -> str:
 class Pace:
     """The speed of this process and the time left at that speed.
 
-    The first step is not counted: it starts workers and warms up caches and kernels, and on a small
-    run it takes as long as a hundred others. Steps of an earlier process are not counted either.
+    The first step is not counted: it starts workers and warms up caches and kernels, and in a small
+    run takes as long as a hundred others. Steps of an earlier process are not counted either.
 
     Args:
-        now: a clock in seconds.
+        now: A clock in seconds.
     """
 
     def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
@@ -50,7 +51,7 @@ class Pace:
         self.start(0, 0)
 
     def start(self, total_steps: int, done_steps: int) -> None:
-        """Begin anew, `done_steps` of `total_steps` having been done before."""
+        """Start again with `done_steps` of `total_steps` done before."""
         self.total, self.done = total_steps, done_steps
         self._started = self._now()
         self._last: float | None = None
@@ -58,7 +59,7 @@ class Pace:
         self._seconds, self._steps = 0.0, 0.0
 
     def step(self, step: int) -> None:
-        """`step` steps are done now."""
+        """Note that `step` steps are done."""
         now, new = self._now(), step - self.done
         if self._last is not None and new > 0:
             kept = max(0.0, 1 - new / max(1.0, _HORIZON * self.total))
@@ -68,21 +69,21 @@ class Pace:
 
     @property
     def elapsed(self) -> float:
-        """Seconds since the start."""
+        """The seconds since the start."""
         return self._now() - self._started
 
     @property
     def seconds_left(self) -> float | None:
-        """Seconds to the end, or None before two steps are done."""
+        """The seconds to the end; None before two steps are done."""
         if not self._steps:
             return None
         return self._seconds / self._steps * (self.total - self.done)
 
 
 class Display(abc.ABC):
-    """What is shown of a run; a context manager, so that a terminal is always left in order.
+    """Shows a run that trains; a context manager, so that a terminal is always left in order.
 
-    Every number is a plain float: a display never waits for a device.
+    All numbers are plain floats: a display never waits for a device.
     """
 
     def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
@@ -101,15 +102,18 @@ class Display(abc.ABC):
         self.stop()
 
     def start(self, total_steps: int, done_steps: int, title: str) -> None:
-        """The run begins, or goes on after `done_steps` of an earlier process."""
+        """Show that the run begins, or goes on after `done_steps` of an earlier process."""
         self._pace.start(total_steps, done_steps)
         self._recent = {}
         self._begin(title)
 
     def step(self, step: int, losses: Mapping[str, float]) -> None:
-        """`step` steps of the run are done; `losses` are those of the tasks present in the last.
+        """Show that a step is done.
 
-        A loss that is not finite is left out: its step was skipped, which `note` tells.
+        Args:
+            step: How many steps of the run are done.
+            losses: Task -> loss of the last step, for the tasks that it had. A loss that is not
+                finite is left out: its step was skipped, which `note` tells.
         """
         self._pace.step(step)
         for task, loss in losses.items():
@@ -131,21 +135,21 @@ class Display(abc.ABC):
         epoch: int,
         epochs: int,
         losses: Mapping[str, float],
-        figures: Figures | None,
+        metrics: MetricValues | None,
     ) -> None:
-        """An epoch is done.
+        """Show that an epoch is done.
 
         Args:
-            epoch: its number, from 1.
-            epochs: how many there are.
-            losses: task -> training loss.
-            figures: task -> metric -> value where there was an evaluation; the first that is not
-                the loss stands for the task.
+            epoch: Its number, from 1.
+            epochs: The number of epochs.
+            losses: Task -> training loss.
+            metrics: Task -> metric -> value if there was an evaluation. The first metric that is
+                not the loss stands for the task.
         """
 
     @abc.abstractmethod
     def stop(self) -> None:
-        """Leave the terminal as it was; more than once does no harm."""
+        """Leave the terminal as it was; calling it again does nothing."""
 
     @abc.abstractmethod
     def _begin(self, title: str) -> None: ...
@@ -153,7 +157,7 @@ class Display(abc.ABC):
 
 @final
 class TerminalDisplay(Display):
-    """A bar with the time left and a line of losses below it; all else scrolls by above.
+    """Shows a bar with the time left and a line of losses below; messages scroll by above.
 
     Only evaluations leave a line, so that a run of many short epochs does not flood the screen.
     """
@@ -184,15 +188,15 @@ class TerminalDisplay(Display):
         epoch: int,
         epochs: int,
         losses: Mapping[str, float],
-        figures: Figures | None,
+        metrics: MetricValues | None,
     ) -> None:
-        """Print the evaluation's first figures above the bar, if there was one."""
-        if figures is None:
+        """Print the first metric of each task above the bar, if there was an evaluation."""
+        if metrics is None:
             return
         head = _epoch_of(epoch, epochs) + "  "
-        # A figure stays on one line with its name.
+        # A value stays on one line with its name.
         unbroken = "  ".join(
-            figure.replace(" ", "\N{NO-BREAK SPACE}") for figure in _first(figures)
+            metric.replace(" ", "\N{NO-BREAK SPACE}") for metric in _first_metrics(metrics)
         )
         width = max(len(head) + 1, self._console.width)
         lines = textwrap.fill(head + unbroken, width, subsequent_indent=" " * len(head))
@@ -223,7 +227,7 @@ class TerminalDisplay(Display):
 
 @final
 class PlainDisplay(Display):
-    """One line per epoch, without control characters: for files, pipes and batch systems."""
+    """Prints a line per epoch without control characters: for files, pipes and batch systems."""
 
     def __init__(self, stream: TextIO, now: Callable[[], float] = time.monotonic) -> None:
         super().__init__(now)
@@ -242,13 +246,13 @@ class PlainDisplay(Display):
         epoch: int,
         epochs: int,
         losses: Mapping[str, float],
-        figures: Figures | None,
+        metrics: MetricValues | None,
     ) -> None:
         """Print one line."""
-        self.note(epoch_line(epoch, epochs, losses, figures, self._pace.seconds_left))
+        self.note(epoch_line(epoch, epochs, losses, metrics, self._pace.seconds_left))
 
     def stop(self) -> None:
-        """Nothing was changed."""
+        """Do nothing: the terminal was not changed."""
 
 
 @final
@@ -258,23 +262,23 @@ class SilentDisplay(Display):
     def _begin(self, title: str) -> None: ...
 
     def note(self, message: str) -> None:
-        """Nothing."""
+        """Do nothing."""
 
     def epoch(
         self,
         epoch: int,
         epochs: int,
         losses: Mapping[str, float],
-        figures: Figures | None,
+        metrics: MetricValues | None,
     ) -> None:
-        """Nothing."""
+        """Do nothing."""
 
     def stop(self) -> None:
-        """Nothing."""
+        """Do nothing."""
 
 
 def make_display(stream: TextIO | None = None) -> Display:
-    """The display that suits a stream (standard output): a bar needs a capable terminal."""
+    """Return the display that suits a stream, by default standard output."""
     stream = sys.stdout if stream is None else stream
     console = Console(file=stream)
     # Rich calls a file a terminal if FORCE_COLOR is set; a bar in a file would still be no use.
@@ -287,13 +291,13 @@ def epoch_line(
     epoch: int,
     epochs: int,
     losses: Mapping[str, float],
-    figures: Figures | None,
+    metrics: MetricValues | None,
     seconds_left: float | None,
 ) -> str:
     """Return an epoch as one line: losses, the first metric of each task, the time left."""
     parts = [_epoch_of(epoch, epochs), f"loss {_loss_line(losses)}"]
-    if figures is not None:
-        parts.append(f"evaluation {'  '.join(_first(figures))}")
+    if metrics is not None:
+        parts.append(f"evaluation {'  '.join(_first_metrics(metrics))}")
     return " | ".join([*parts, _time_left(seconds_left)])
 
 
@@ -309,10 +313,10 @@ def _loss_line(losses: Mapping[str, float]) -> str:
     return "  ".join(f"{task} {digits(loss)}" for task, loss in losses.items())
 
 
-def _first(figures: Figures) -> list[str]:
-    """Per task its name and the first figure that is not the loss."""
+def _first_metrics(metrics: MetricValues) -> list[str]:
+    """Return per task its name and its first metric that is not the loss."""
     return [
         f"{task} {metric} {digits(value)}"
-        for task, values in figures.items()
+        for task, values in metrics.items()
         for metric, value in [item for item in values.items() if item[0] != "loss"][:1]
     ]

@@ -1,4 +1,4 @@
-"""What a person sees while a study runs: a bar on a terminal, one line per cell elsewhere."""
+"""The display of a study that runs: a bar on a terminal, one line per cell elsewhere."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from mtlcore.display.run import clock
 
 @final
 class Outlook:
-    """Which cells wait and run, and how long they will take.
+    """The cells that wait and run, and how long they will take.
 
-    A cell is expected to take as long as those of its kind (the same variant, another seed) did,
-    or as all did where none of its kind is finished.
+    A cell is expected to take as long as the finished ones of its kind (the same variant, another
+    seed), or as all finished ones where there is none of its kind.
 
     Args:
-        kinds: of all cells that are to do.
-        done: the number of those that were finished before.
-        jobs: cells at a time.
-        now: a clock in seconds.
+        kinds: Kinds of all cells that are to run.
+        done: Number of the cells that were finished before.
+        jobs: Cells that run at a time.
+        now: A clock in seconds.
     """
 
     def __init__(
@@ -48,34 +48,34 @@ class Outlook:
         self.total, self.done = done + len(kinds), done
 
     def took(self, kind: str, seconds: float) -> None:
-        """A cell of that kind needed so many seconds."""
+        """Note that a cell of a kind took so many seconds."""
         self._took = {**self._took, kind: (*self._took.get(kind, ()), seconds)}
 
     def started(self, name: str, kind: str) -> None:
-        """A cell that waited runs now."""
+        """Note that a waiting cell runs now."""
         place = self._waiting.index(kind)
         self._waiting = self._waiting[:place] + self._waiting[place + 1 :]
         self._running = {**self._running, name: (kind, self._now())}
 
     def ended(self, name: str) -> None:
-        """A cell runs no more."""
+        """Note that a cell has ended."""
         self._running = {one: what for one, what in self._running.items() if one != name}
         self.done += 1
 
     @property
     def elapsed(self) -> float:
-        """Seconds since the start."""
+        """The seconds since the start."""
         return self._now() - self._began
 
     @property
     def running(self) -> dict[str, float]:
-        """The running cells, and for how many seconds they have run."""
+        """Name of each running cell -> for how many seconds it has run."""
         now = self._now()
         return {name: now - start for name, (_, start) in self._running.items()}
 
     @property
     def seconds_left(self) -> float | None:
-        """Seconds to the end; None before a cell is finished."""
+        """The seconds to the end; None before a cell is finished."""
         if not self._took:
             return None
         now = self._now()
@@ -95,7 +95,7 @@ class StudyDisplay:
     """Shows a study's cells; a context manager, so that a terminal is always left in order.
 
     Args:
-        stream: where to; unset: standard output.
+        stream: Where to print; None: standard output.
     """
 
     def __init__(self, stream: TextIO | None = None) -> None:
@@ -106,7 +106,7 @@ class StudyDisplay:
         self._outlook: Outlook | None = None
 
     def start(self, title: str, outlook: Outlook) -> None:
-        """The study begins, or goes on."""
+        """Show that the study begins, or goes on."""
         self._outlook = outlook
         before = f", {outlook.done} of them done before" if outlook.done else ""
         self.note(f"{title}: {outlook.total} cells{before}")
@@ -120,13 +120,13 @@ class StudyDisplay:
             self._live.start()
 
     def ended(self, text: str) -> None:
-        """A cell has ended, as the text says."""
+        """Show that a cell has ended, as the text says."""
         assert self._outlook is not None
         outlook = self._outlook
         self.note(f"{outlook.done}/{outlook.total}  {text}  {_left(outlook)}")
 
     def note(self, message: str) -> None:
-        """Show a line that stays."""
+        """Show a message that stays."""
         self._console.print(Text(message), soft_wrap=True)
 
     def __enter__(self) -> Self:

@@ -1,8 +1,8 @@
-"""What a run or a study leaves for people to look at."""
+"""Pictures, curves, tables and pages of runs and studies."""
 
 from mtlcore.report.colours import colour
 from mtlcore.report.html.report import default_place, make_report
-from mtlcore.report.tables import result_table
+from mtlcore.report.metric_table import result_table
 from mtlcore.report.writing import write_report
 
 __all__ = [

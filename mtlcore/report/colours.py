@@ -28,10 +28,10 @@ _STRIPE = 4  # pixels of a stripe
 
 @lru_cache
 def palette(classes: int) -> Pixels:
-    """A colour per class, (classes, 3): class k has the same one however many there are.
+    """Return a colour per class, (classes, 3); class k has the same one for any number of classes.
 
-    Each is the one that differs most, as eyes see it, from all before it and from the grey of
-    missing labels. Beyond 500 classes they repeat.
+    Each colour is the one that, as perceived, differs most from all before it and from the grey of
+    missing labels. Beyond 500 classes colours repeat.
     """
     levels = np.linspace(0, 255, 16)
     candidates = np.stack(np.meshgrid(levels, levels, levels, indexing="ij"), -1).reshape(-1, 3)
@@ -59,20 +59,20 @@ def colour(
     vmin: float | None = None,
     vmax: float | None = None,
 ) -> Pixels:
-    """A picture (H, W, 3) of one sample's map.
+    """Return a picture (H, W, 3) of one sample's map.
 
-    Classes get the colours of `palette`, depths a scale from dark violet (near) to yellow (far),
-    normals (n + 1) / 2 as red, green and blue, edges their probability in grey; another map with
-    three channels becomes a colour picture and any other one its first channel in grey. What is
-    not valid or not finite is hatched.
+    Classes have the colours of `palette`, depths a scale from dark violet (near) to yellow (far),
+    normals (n + 1) / 2 as red, green and blue, edges their probability in grey. Any other map with
+    three channels is a colour picture, else its first channel in grey. Pixels that are not valid or
+    not finite are hatched.
 
     Args:
-        task: its layout is "map".
-        values: a target, shaped `task.target_shape((H, W))`, or a raw prediction (C, H, W).
-        valid: the target's mask (H, W); None says that `values` is a raw prediction.
-        vmin: the value at the scale's lower end; by default the smallest that is shown.
-        vmax: the value at its upper end. With the limits of the target (`limits`) for both, a
-            prediction can be compared with it.
+        task: A task with layout "map".
+        values: A target, shaped `task.target_shape((H, W))`, or a raw prediction (C, H, W).
+        valid: Mask of the target (H, W); None if `values` is a raw prediction.
+        vmin: Value at the lower end of the scale; by default the smallest shown.
+        vmax: Value at the upper end of the scale; by default the largest shown. With the `limits`
+            of the target for both, a prediction can be compared with it.
     """
     values = values.detach().cpu()
     if task.dtype == "int64":
@@ -97,13 +97,13 @@ def colour(
 
 
 def limits(target: Tensor, valid: Tensor) -> tuple[float, float]:
-    """The smallest and largest valid value of a target (C, H, W); 0 and 1 where none is valid."""
+    """Return the smallest and largest valid value of a target (C, H, W); (0, 1) without any."""
     known = target[:, valid]
     return (float(known.min()), float(known.max())) if known.numel() else (0.0, 1.0)
 
 
 def _between(values: Tensor, low: float, high: float) -> Tensor:
-    """`values` on a scale from 0 to 1; of a scale without extent the middle."""
+    """Return values on a scale from 0 to 1; 0.5 on a scale without extent."""
     if high <= low:
         return torch.full_like(values, 0.5)
     return ((values - low) / (high - low)).clamp(0, 1)
@@ -117,7 +117,7 @@ def _depth_colours(scaled: Tensor) -> Pixels:
 
 
 def rgb(values: Tensor) -> Pixels:
-    """(3, H, W) in [0, 1] as a picture."""
+    """Return an image (3, H, W) in [0, 1] as a picture (H, W, 3)."""
     pixels: Pixels = (values.clamp(0, 1) * 255).round().byte().movedim(0, -1).numpy()
     return pixels
 
@@ -128,14 +128,14 @@ def _hatched(pixels: Pixels, shown: Tensor) -> Pixels:
 
 
 def hatch(height: int, width: int) -> Pixels:
-    """What stands where there is nothing to show: stripes that no class, depth or normal has."""
+    """Return the picture of missing values: stripes that no class, depth or normal has."""
     diagonal = np.add.outer(np.arange(height), np.arange(width)) // _STRIPE % 2
     pixels: Pixels = np.array(_HATCH, dtype=np.uint8)[diagonal]
     return pixels
 
 
 def _perceived(rgb: NDArray[np.float64]) -> NDArray[np.float64]:
-    """sRGB colours (N, 3), 0 to 255, in CIELAB, where distance is what eyes see."""
+    """Convert sRGB colours (N, 3), 0 to 255, to CIELAB, where distance is perceived difference."""
     share = rgb / 255
     light = np.where(share <= 0.04045, share / 12.92, ((share + 0.055) / 1.055) ** 2.4)
     matrix = np.array(

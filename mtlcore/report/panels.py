@@ -32,14 +32,14 @@ _SIDES = ("prediction", "target")
 @final
 @attrs.frozen(kw_only=True)
 class PanelSample:
-    """A sample and what a model made of it.
+    """A sample and the predictions for it.
 
     Args:
-        image: (3, H, W) float in [0, 1].
-        predictions: task -> raw prediction (C, H, W).
-        targets: task -> target, shaped `task.target_shape((H, W))`.
-        valid: task -> mask (H, W).
-        key: where it comes from.
+        image: Image (3, H, W), float in [0, 1].
+        predictions: Task -> raw prediction (C, H, W).
+        targets: Task -> target, shaped `task.target_shape((H, W))`.
+        valid: Task -> mask (H, W).
+        key: Where the sample comes from.
     """
 
     image: Tensor
@@ -52,11 +52,11 @@ class PanelSample:
 def save_panels(path: Path, samples: Sequence[PanelSample], tasks: Sequence[Task]) -> None:
     """Write one PNG with a row per sample: the input, and per task prediction and target.
 
-    Small maps are enlarged by a whole factor. Prediction and target share the target's scale. A
-    missing map is hatched; tasks whose labels are no maps are left out.
+    Small maps are enlarged by a whole factor. Predictions are on the scale of their target. A
+    missing map is hatched. Tasks whose labels are no maps are left out.
 
     Raises:
-        OSError: the file cannot be written; the one that was there before is left as it was.
+        OSError: The file cannot be written. An earlier one is left as it was.
     """
     maps = [task for task in tasks if task.layout == "map"]
     titles = ["input", *(f"{task.name}\n{what}" for task in maps for what in _SIDES)]
@@ -69,24 +69,24 @@ def save_panels(path: Path, samples: Sequence[PanelSample], tasks: Sequence[Task
 def save_samples(folder: Path, samples: Sequence[PanelSample], tasks: Sequence[Task]) -> None:
     """Write every picture of the panels as a small PNG of its own, and `index.json` about them.
 
-    From these a page sets the predictions of several runs beside each other. The index holds, per
-    sample, its key, its pictures ("input", "depth.prediction", "depth.target" -> file) and the
-    scales that its maps are shown on; and per task its unit and the colours of its classes. Nothing
-    is written where no task has maps.
+    A page shows them, those of several runs beside each other. The index holds, per sample, its
+    key, its pictures ("input", "depth.prediction", "depth.target" -> file) and the scales of its
+    maps; and per task its unit and the colours of its classes. Nothing is written where no task has
+    maps.
 
     Raises:
-        OSError: a file cannot be written.
+        OSError: A file cannot be written.
     """
     maps = [task for task in tasks if task.layout == "map"]
     if not maps:
         return
     names = ["input", *(f"{task.name}.{what}" for task in maps for what in _SIDES)]
-    listed = []
+    entries = []
     for number, sample in enumerate(samples):
         files = {name: f"{number}.{name}.png" for name in names}
         for name, pixels in zip(names, _row(sample, maps), strict=True):
             _write(folder / files[name], _png(_small(pixels, name == "input")))
-        listed.append({"key": sample.key, "pictures": files, "scales": _scales(sample, maps)})
+        entries.append({"key": sample.key, "pictures": files, "scales": _scales(sample, maps)})
     about = {
         task.name: {
             "unit": task.unit,
@@ -94,15 +94,15 @@ def save_samples(folder: Path, samples: Sequence[PanelSample], tasks: Sequence[T
         }
         for task in maps
     }
-    index = json.dumps({"samples": listed, "tasks": about}, indent=1)
+    index = json.dumps({"samples": entries, "tasks": about}, indent=1)
     _write(folder / "index.json", index.encode())
 
 
 def _small(pixels: Pixels, is_photograph: bool) -> Image.Image:
     image = Image.fromarray(pixels)
     # Classes must not be mixed where a map is made smaller.
-    way = Image.Resampling.LANCZOS if is_photograph else Image.Resampling.NEAREST
-    image.thumbnail((_LARGEST_SMALL, _LARGEST_SMALL), way)
+    resampling = Image.Resampling.LANCZOS if is_photograph else Image.Resampling.NEAREST
+    image.thumbnail((_LARGEST_SMALL, _LARGEST_SMALL), resampling)
     return image
 
 
@@ -134,7 +134,7 @@ def _row(sample: PanelSample, maps: Sequence[Task]) -> list[Pixels]:
 
 
 def _scale(sample: PanelSample, task: Task) -> tuple[float, float] | tuple[None, None]:
-    """The target's limits; none where nothing of it is valid."""
+    """Return the target's limits, None for both where nothing is valid."""
     if task.name not in sample.targets or task.dtype == "int64":
         return None, None
     valid = sample.valid[task.name]
@@ -150,7 +150,7 @@ def _caption(sample: PanelSample, maps: Sequence[Task]) -> str:
 
 
 def _scales(sample: PanelSample, maps: Sequence[Task]) -> dict[str, tuple[float, float]]:
-    """Per task whose colours mean values: what the lowest and the highest colour stand for."""
+    """Return the values of the lowest and highest colour of each task whose colours are a scale."""
     scales = {}
     for task in maps:
         low, high = _scale(sample, task)
@@ -162,7 +162,7 @@ def _scales(sample: PanelSample, maps: Sequence[Task]) -> dict[str, tuple[float,
 
 
 def _tile(pixels: Pixels) -> Image.Image:
-    """A picture in a size that can be read: enlarged by a whole factor or made smaller."""
+    """Return a picture of readable size, enlarged by a whole factor or reduced."""
     image = Image.fromarray(pixels)
     longer = max(image.size)
     if longer > _LARGEST_TILE:
@@ -178,7 +178,7 @@ def _laid_out(
     captions: Sequence[str],
     classes: Sequence[Task],
 ) -> Image.Image:
-    """Titles above columns, a caption above each row, the colours of classes at the bottom."""
+    """Return the rows with titles above, a caption each, and the colours of classes at the end."""
     font, small = ImageFont.load_default(_TITLE_SIZE), ImageFont.load_default(_CAPTION_SIZE)
     lefts = _column_edges(titles, rows, font)
     width, line = lefts.pop(), _CAPTION_SIZE + 7
@@ -204,7 +204,7 @@ def _laid_out(
 def _column_edges(
     titles: Sequence[str], rows: Sequence[Sequence[Image.Image]], font: Font
 ) -> list[int]:
-    """Left edges of the columns, each wide enough for its title, and the width of it all."""
+    """Return left edges of columns that are wide enough for their titles, and the total width."""
     edges = [_GAP]
     for column, text in enumerate(titles):
         widest = max([math.ceil(_text_width(text, font)), *(row[column].width for row in rows)])
@@ -213,7 +213,7 @@ def _column_edges(
 
 
 def _legend(task: Task, width: float, font: Font) -> list[list[LegendEntry]]:
-    """Lines of a task's name and of its classes, each with its colour, no line wider than that."""
+    """Return lines of a task's name and its classes with their colours, none wider than `width`."""
     left: float = _GAP
     lines: list[list[LegendEntry]] = [[]]
     colours = [None, *(tuple(int(part) for part in rgb) for rgb in palette(task.channels))]
@@ -242,7 +242,7 @@ def _text_width(text: str, font: Font) -> float:
 
 
 def _cut(text: str, width: float, font: Font) -> str:
-    """`text` without as much of its beginning as does not fit: the end tells paths apart."""
+    """Return the end of a text that fits, as the ends of paths tell them apart."""
     if _text_width(text, font) <= width:
         return text
     while text and _text_width("..." + text, font) > width:

@@ -1,37 +1,45 @@
-"""What a finished run leaves to look at: pictures of the validation split, curves, weights."""
+"""The `report/` of a finished run: pictures of the validation split, curves, weights."""
 
 from __future__ import annotations
 
 import torch
 
-from mtlcore.engine import Session
+from mtlcore.engine import Session, make_metrics
 from mtlcore.episodes import in_order
-from mtlcore.report.curves import save_curves, save_weights
+from mtlcore.report.charts.files import save_curves, save_weights
 from mtlcore.report.panels import PanelSample, save_panels, save_samples
 from mtlcore.storage import RunDirectory
 
 _PICTURES = 6
 
 
-def write_report(session: Session, directory: RunDirectory) -> list[str]:
-    """Write `report/`; returns notes for people, such as what could not be drawn."""
+def write_report(session: Session, directory: RunDirectory) -> None:
+    """Write `report/`.
+
+    Raises:
+        OSError: A file cannot be written.
+    """
     folder = directory.path / "report"
     folder.mkdir(exist_ok=True)
     samples = panel_samples(session)
     if samples:
         save_panels(folder / "predictions.png", samples, session.config.tasks)
         save_samples(folder / "samples", samples, session.config.tasks)
-    records = list(directory.metrics())
-    notes = [
-        save_curves(folder / "curves.png", records),
-        save_weights(folder / "weights.png", records),
-    ]
-    return sorted({note for note in notes if note})
+    records = directory.metrics()
+    metrics = make_metrics(session.config)
+    save_curves(
+        folder / "curves.svg",
+        records,
+        units={task.name: task.unit for task in session.config.tasks},
+        higher_is_better={task: metric.higher_is_better for task, metric in metrics.items()},
+        constants=session.progress.constants,
+    )
+    save_weights(folder / "weights.svg", records)
 
 
 @torch.no_grad()
 def panel_samples(session: Session) -> list[PanelSample]:
-    """The same few, evenly spread samples of the validation split with their predictions."""
+    """Return a few, evenly spread samples of the validation split with their predictions."""
     learner = session.learner
     tasks = tuple(learner.model.tasks)
     plans = in_order("val", len(session.splits["val"]), 1, _PICTURES)

@@ -1,33 +1,34 @@
 """From finished runs to answers: variants over seeds, intervals, tables."""
 
-from mtlcore.results.comparison import (
-    SINGLE_TASK,
-    STUDY,
-    Comparison,
-    Epoch,
-    RunResult,
-    Target,
-    Variant,
-    compare,
-    find_definition,
-    read_run,
-)
-from mtlcore.results.tables import as_data, as_markdown, notes, sections, write_tables
+from mtlcore.results.comparison import Comparison, compare, find_definition
+from mtlcore.results.csv_json import as_csv, as_data
+from mtlcore.results.latex import as_latex
+from mtlcore.results.markdown import as_markdown
+from mtlcore.results.notes import notes_of
+from mtlcore.results.run_results import Epoch, MetricValues, RunResult, read_run
+from mtlcore.results.summary_tables import SummaryTable, tables_of
+from mtlcore.results.table_files import write_tables
+from mtlcore.results.targets import Reached, Target
+from mtlcore.results.variants import SINGLE_TASK, Variant
 
 __all__ = [
     "SINGLE_TASK",
-    "STUDY",
     "Comparison",
     "Epoch",
+    "MetricValues",
+    "Reached",
     "RunResult",
+    "SummaryTable",
     "Target",
     "Variant",
+    "as_csv",
     "as_data",
+    "as_latex",
     "as_markdown",
     "compare",
     "find_definition",
-    "notes",
+    "notes_of",
     "read_run",
-    "sections",
+    "tables_of",
     "write_tables",
 ]

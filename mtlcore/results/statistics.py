@@ -1,4 +1,4 @@
-"""Seeds: means, their spread, and intervals of paired differences."""
+"""Statistics over seeds: means, their spread, and intervals of paired differences."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from typing import final
 
 import attrs
 
-LEVEL = 0.95
+CONFIDENCE = 0.95
 
 
 @final
 @attrs.frozen
 class Spread:
-    """One figure over seeds.
+    """One metric over seeds.
 
     Args:
-        values: seed -> value; NaN where a run has no such value.
+        values: Seed -> value; NaN where a run has no such value.
     """
 
     values: Mapping[int, float]
@@ -31,7 +31,7 @@ class Spread:
 
     @property
     def mean(self) -> float:
-        """The mean; NaN where a value is, or where there is none."""
+        """The mean; NaN where a value is NaN, or where there is none."""
         return statistics.fmean(self.values.values()) if self.values else math.nan
 
     @property
@@ -48,7 +48,7 @@ class Difference:
     """Differences from the baseline, each between runs of the same seed.
 
     Args:
-        values: seed -> variant minus baseline, for the seeds that both have.
+        values: Seed -> variant minus baseline, for the seeds that both have.
     """
 
     values: Mapping[int, float]
@@ -60,18 +60,18 @@ class Difference:
 
     @property
     def mean(self) -> float:
-        """The mean difference; NaN where a value is, or where there is none."""
+        """The mean difference; NaN where a value is NaN, or where there is none."""
         return Spread(self.values).mean
 
     @property
     def interval(self) -> tuple[float, float]:
         """Student's 95 % interval of the mean difference; NaN for a single seed.
 
-        It holds where differences between seeds are normally distributed.
+        It assumes that differences between seeds are normally distributed.
         """
         if self.n < 2:
             return math.nan, math.nan
-        half = student_t(self.n - 1) * Spread(self.values).std / math.sqrt(self.n)
+        half = student_t_quantile(self.n - 1) * Spread(self.values).std / math.sqrt(self.n)
         return self.mean - half, self.mean + half
 
     @property
@@ -82,25 +82,37 @@ class Difference:
 
 
 @lru_cache
-def student_t(freedom: int, level: float = LEVEL) -> float:
-    """The half-width of Student's two-sided interval in standard errors.
+def student_t_quantile(degrees_of_freedom: int, confidence: float = CONFIDENCE) -> float:
+    """Return the two-sided quantile t of Student's distribution, P(|T| < t) = confidence.
+
+    `statistics` has no Student distribution, and scipy, 100 MB installed, would be required for
+    this number alone. For whole degrees of freedom the distribution function is a finite sum, which
+    is inverted by bisection down to neighbouring floats. The tests compare it with scipy's values.
 
     Args:
-        freedom: degrees of freedom, a positive whole number.
-        level: the probability within.
+        degrees_of_freedom: A positive whole number.
+        confidence: A probability above 0 and below 1.
     """
+    if degrees_of_freedom < 1 or not 0 < confidence < 1:
+        raise ValueError(
+            f"no quantile of {degrees_of_freedom} degrees of freedom at confidence {confidence}"
+        )
     low, high = 0.0, math.pi / 2
     while low < (middle := (low + high) / 2) < high:
-        low, high = (middle, high) if _within(middle, freedom) < level else (low, middle)
-    return math.sqrt(freedom) * math.tan(middle)
+        inside = _probability_within(middle, degrees_of_freedom)
+        low, high = (middle, high) if inside < confidence else (low, middle)
+    return math.sqrt(degrees_of_freedom) * math.tan(middle)
 
 
-def _within(angle: float, freedom: int) -> float:
-    """P(|T| < sqrt(freedom) tan(angle)): the finite series of Abramowitz and Stegun, 26.7.3-4."""
+def _probability_within(angle: float, degrees_of_freedom: int) -> float:
+    """Return P(|T| < sqrt(n) tan(angle)) by Abramowitz and Stegun, 26.7.3 (odd n) and 26.7.4."""
     sine, cosine = math.sin(angle), math.cos(angle)
-    odd = freedom % 2 == 1
-    term, total = (cosine, 0.0) if odd else (1.0, 0.0)
-    for power in range(1 if odd else 0, freedom - 1, 2):
-        total += term
+    odd = degrees_of_freedom % 2 == 1
+    power, term = (1, cosine) if odd else (0, 1.0)
+    terms = []
+    while power < degrees_of_freedom - 1:
+        terms.append(term)
         term *= cosine**2 * (power + 1) / (power + 2)
-    return 2 / math.pi * (angle + sine * total) if odd else sine * total
+        power += 2
+    total = sine * math.fsum(terms)
+    return 2 / math.pi * (angle + total) if odd else total

@@ -172,7 +172,7 @@ def _targets(texts: Sequence[str], config: RunConfig) -> list[Target]:
         if target.metric not in known:
             hint = did_you_mean(target.metric, known)
             raise UsageError(
-                f"--target {text}: {target.task} has no figure {target.metric!r}{hint} (it has: "
+                f"--target {text}: {target.task} has no metric {target.metric!r}{hint} (it has: "
                 f"{', '.join(known)})"
             )
         targets.append(target)
@@ -189,12 +189,12 @@ def _report(
     before = _finished(initial.run)
     rows = []
     for task in config.tasks:
-        first = next(iter(adapted.directions[task.name]))
+        first = next(iter(adapted.higher_is_better[task.name]))
         own = [target for target in given if target.task == task.name]
         # From scratch, a task that does not learn has nothing to show.
         rival = other if task.name in config.learning else None
         if not own and rival is not None:
-            value = rival.figures("last")[task.name][first]
+            value = rival.metrics("last")[task.name][first]
             own = [Target(task.name, first, value)] if math.isfinite(value) else []
         wanted: list[Target | None] = [*own] or [None]
         for target in wanted:
@@ -204,7 +204,7 @@ def _report(
                     "task": task.name,
                     "new": task.name in initial.new,
                     "metric": metric,
-                    "higher_is_better": adapted.directions[task.name][metric],
+                    "higher_is_better": adapted.higher_is_better[task.name][metric],
                     "target": target.value if target else None,
                     "target_from": ("given" if target in given else SCRATCH) if target else None,
                     "before": _before(before, initial.checkpoint, task.name, metric),
@@ -232,13 +232,13 @@ def _finished(run: str) -> RunResult | None:
 def _before(run: RunResult | None, checkpoint: Which, task: str, metric: str) -> float | None:
     if run is None or task not in run.tasks:
         return None
-    return run.figures(checkpoint)[task].get(metric)
+    return run.metrics(checkpoint)[task].get(metric)
 
 
 def _told(run: RunResult, task: str, metric: str, target: Target | None) -> dict[str, Any]:
     reached = run.reached(target) if target else None
     return {
-        "final": run.figures("last")[task][metric],
+        "final": run.metrics("last")[task][metric],
         "epoch": reached.epoch if reached else None,
         "seconds": reached.seconds if reached else None,
     }

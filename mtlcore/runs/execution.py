@@ -208,12 +208,10 @@ def _finish(session: Session, about: Mapping[str, Any]) -> dict[str, Any]:
     """Write report and summary of a trained session; return the summary."""
     directory = session.directory
     try:
-        notes = write_report(session, directory)
+        write_report(session, directory)
     except OSError as error:
         place = directory.path / "report"
         raise MtlError(f"{place}: cannot be written ({describe(error)})") from error
-    for note in notes:
-        session.display.note(note)
     summary = summarise(session)
     directory.write_json("run.json", {**about, "status": "finished", "reason": None})
     # Last: --resume takes a run that has it for finished.

@@ -24,7 +24,7 @@ def summarise(session: Session) -> dict[str, Any]:
         "best": {"epoch": best.get("epoch"), "chosen_on": best.get("split"),
                  "val": best.get("metrics", {})},
         "constants": progress.constants or {},
-        "directions": {
+        "higher_is_better": {
             task: {**metrics[task].higher_is_better, "loss": False} for task in metrics
         },
         "units": {task.name: task.unit for task in config.tasks if task.unit},

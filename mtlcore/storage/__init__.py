@@ -1,4 +1,4 @@
-"""What a run's directory holds, and how it is written and read."""
+"""The directories of runs and studies: what they hold, and how it is written and read."""
 
 from mtlcore.storage.checkpoints import load_checkpoint, save_checkpoint, written_whole
 from mtlcore.storage.json_values import or_nan, without_nan
@@ -8,35 +8,38 @@ from mtlcore.storage.run_directory import (
     RunDirectory,
     changed_settings,
     next_directory,
-    stored_config,
 )
 from mtlcore.storage.run_files import (
     Pictures,
-    Row,
+    Record,
     RunFiles,
-    Sample,
-    read,
-    read_files,
-    read_pictures,
+    SamplePictures,
+    open_run,
+    stored_config,
 )
+from mtlcore.storage.study_files import STUDY, StoredCell, StoredStudy, stored_study
+from mtlcore.storage.trees import flatten
 
 __all__ = [
     "BEST",
     "LAST",
+    "STUDY",
     "Pictures",
-    "Row",
+    "Record",
     "RunDirectory",
     "RunFiles",
-    "Sample",
+    "SamplePictures",
+    "StoredCell",
+    "StoredStudy",
     "changed_settings",
+    "flatten",
     "load_checkpoint",
     "next_directory",
+    "open_run",
     "or_nan",
-    "read",
-    "read_files",
-    "read_pictures",
     "save_checkpoint",
     "stored_config",
+    "stored_study",
     "without_nan",
     "written_whole",
 ]

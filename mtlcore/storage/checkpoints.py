@@ -1,7 +1,7 @@
-"""Checkpoints: one safetensors file each, written whole or not at all, never a pickle.
+"""Checkpoints: one safetensors file each, written atomically, never a pickle.
 
-The tensors of a nested state stand in the file under their path; everything else is JSON in the
-file's header, a tree in which a tensor is `{"$tensor": path}`. Tuples and dictionaries whose keys
+The file holds the tensors of a nested state under their paths. Everything else is JSON in the
+file's header: a tree in which a tensor is `{"$tensor": path}`. Tuples and dictionaries whose keys
 are not strings are marked too, so that what is read equals what was written.
 """
 
@@ -12,12 +12,12 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from mtlcore.errors import MtlError, describe
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _FORMAT = "mtlcore-1"
 
@@ -26,8 +26,8 @@ def save_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
     """Write a nested state of tensors, numbers, strings, lists, tuples and dictionaries.
 
     Raises:
-        MtlError: a value of another type (its place is named), or the disk refuses; the file that
-            was there before is left as it was.
+        MtlError: A value has another type, or the file cannot be written. An earlier file is left
+            as it was.
     """
     from safetensors.torch import save_file
 
@@ -48,23 +48,23 @@ def save_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
 
 @contextmanager
 def written_whole(path: Path) -> Iterator[Path]:
-    """The name to write a file under; it gets its own when all went well, else it goes away."""
+    """Yield a path to write to; afterwards rename it to `path`, or delete it after an error."""
     partial = path.with_name(path.name + ".partial")
     try:
         yield partial
         os.replace(partial, path)
     finally:
-        # It is there only where something went wrong; a disk that refuses to write may refuse to
-        # delete, and what went wrong first is what counts.
+        # The file is there only after an error. A disk that refuses to write may refuse to delete
+        # too, and the first error is the one to report.
         with suppress(OSError):
             partial.unlink()
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
-    """Read what `save_checkpoint` wrote, on the CPU.
+    """Return the state that `save_checkpoint` wrote, on the CPU.
 
     Raises:
-        MtlError: the file is missing, truncated, or not a checkpoint of mtlcore.
+        MtlError: The file is missing, truncated, or not a checkpoint of mtlcore.
     """
     from safetensors import safe_open
 
@@ -89,7 +89,9 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def _pack(value: Any, path: str, tensors: dict[str, Tensor]) -> Any:
-    if isinstance(value, Tensor):
+    import torch
+
+    if isinstance(value, torch.Tensor):
         # Tied weights and views become tensors of their own: safetensors refuses shared memory.
         tensors[path] = value.detach().cpu().clone(memory_format=torch.contiguous_format)
         return {"$tensor": path}

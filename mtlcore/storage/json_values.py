@@ -1,4 +1,4 @@
-"""JSON knows no NaN: null stands for it, on the way out and on the way back."""
+"""NaN in JSON, which does not know it: null stands for it in files."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 
 def without_nan(value: Any) -> Any:
-    """The same with null for every number that is not finite, in tables and lists too."""
+    """Return a JSON tree with null for every number that is not finite."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, Mapping):
@@ -16,6 +16,15 @@ def without_nan(value: Any) -> Any:
     return [without_nan(item) for item in value] if isinstance(value, list | tuple) else value
 
 
+def with_nan(value: Any) -> Any:
+    """Return a JSON tree with NaN for every null."""
+    if isinstance(value, Mapping):
+        return {key: with_nan(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [with_nan(item) for item in value]
+    return math.nan if value is None else value
+
+
 def or_nan(value: float | None) -> float:
-    """A number that was written so."""
+    """Return a number, NaN for None."""
     return math.nan if value is None else float(value)

@@ -1,7 +1,7 @@
-"""The directory of a run: what is in it, and how it survives being interrupted.
+"""Writing a run's directory so that it survives being interrupted.
 
-DIR may be an fsspec URL: a run writes to a local directory and uploads it at checkpoints, because
-object stores can neither append nor rename.
+The directory may be an fsspec URL: a run writes to a local directory and uploads it at checkpoints,
+because object stores can neither append nor rename. Reading is in `run_files`.
 """
 
 from __future__ import annotations
@@ -9,8 +9,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-import tomllib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
@@ -18,32 +17,36 @@ from typing import IO, Any
 from mtlcore.errors import MtlError, UsageError, describe
 from mtlcore.storage.checkpoints import written_whole
 from mtlcore.storage.json_values import without_nan
+from mtlcore.storage.run_files import METRICS, Record, RunFiles, read_json
+from mtlcore.storage.trees import flatten
 
 LAST, BEST = "checkpoints/last.safetensors", "checkpoints/best.safetensors"
-METRICS = "metrics.jsonl"
-# Of these a run has one as soon as it has anything.
+# A run has one of these as soon as it has anything.
 _FIRST_FILES = {METRICS, "config.toml", "config.toml.partial", "checkpoints"}
 _LEFT_OVER = (
     "*.json.partial",
     "config.toml.partial",
     "checkpoints/*.safetensors.partial",
     "report/*.png.partial",
+    "report/*.svg.partial",
     "report/samples/*.partial",
 )
 
 
 class RunDirectory:
-    """Files of one run.
+    """The directory that a run writes.
 
     Args:
-        location: a path, or an fsspec URL.
-        resume: go on with what is there; without it, a directory with anything in it is refused.
+        location: A path, or an fsspec URL.
+        resume: Go on with the run that is there. Otherwise a directory that is not empty is
+            refused.
 
     Attributes:
-        path: the local directory.
+        path: The local directory.
 
     Raises:
-        UsageError: the directory is not empty or holds something else, or cannot be written.
+        UsageError: The directory is not empty, holds something other than a run, or cannot be
+            written.
     """
 
     def __init__(self, location: str, resume: bool) -> None:
@@ -51,47 +54,41 @@ class RunDirectory:
         self._remote = "://" in location
         self._temporary: tempfile.TemporaryDirectory[str] | None = None
         self._metrics: IO[str] | None = None
-        there = self._files_there()
-        if there and not resume:
+        existing = self._existing_files()
+        if existing and not resume:
             raise UsageError(
                 f"{location}: is not empty; choose another --out, or go on with it by --resume"
             )
-        if there and not any(_FIRST_FILES & set(Path(name).parts) for name in there):
+        if existing and not any(_FIRST_FILES & set(Path(name).parts) for name in existing):
             raise UsageError(f"{location}: is not empty and holds no run; choose another --out")
         if self._remote:
             self._temporary = tempfile.TemporaryDirectory(prefix="mtl-run-")
-            self._download(there)
+            self._download(existing)
         self.path = Path(self._temporary.name if self._temporary else location)
         try:
             (self.path / "checkpoints").mkdir(parents=True, exist_ok=True)
-            # What a killed process was about to write when it ended; nobody else's files.
-            for left in (found for pattern in _LEFT_OVER for found in self.path.glob(pattern)):
-                left.unlink()
+            # What a killed process was writing when it ended; nobody else's files.
+            for pattern in _LEFT_OVER:
+                for partial in self.path.glob(pattern):
+                    partial.unlink()
         except OSError as error:
             raise UsageError(f"{location}: cannot be written ({error.strerror})") from error
 
     @property
     def checkpoint(self) -> Path:
-        """Where the last checkpoint is, if there is one."""
+        """The place of the last checkpoint, whether there is one or not."""
         return self.path / LAST
 
     def read_json(self, name: str) -> dict[str, Any] | None:
-        """A JSON file of the run, or None where it is missing."""
-        file = self.path / name
-        if not file.exists():
-            return None
-        try:
-            content: dict[str, Any] = json.loads(file.read_text("utf-8"))
-        except ValueError as error:
-            raise MtlError(f"{file}: not JSON ({error})") from error
-        return content
+        """Return a JSON file of the run as it was written, None where it is missing."""
+        return read_json(str(self.path / name))
 
     def write_json(self, name: str, content: Mapping[str, Any]) -> None:
-        """Write a JSON file whole or not at all; NaN becomes null."""
+        """Write a JSON file atomically; NaN becomes null."""
         self.write_text(name, json.dumps(without_nan(content), indent=2, allow_nan=False) + "\n")
 
     def write_text(self, name: str, text: str) -> None:
-        """Write a text file whole or not at all."""
+        """Write a text file atomically."""
         try:
             with written_whole(self.path / name) as partial:
                 partial.write_text(text, "utf-8")
@@ -99,7 +96,7 @@ class RunDirectory:
             raise self._unwritten(name, error) from error
 
     def write_config(self, tree: Mapping[str, Any]) -> None:
-        """The complete configuration; `mtl run DIR/config.toml` repeats the run."""
+        """Write the complete configuration; `mtl run DIR/config.toml` repeats the run."""
         import tomli_w
 
         self.write_text("config.toml", tomli_w.dumps(dict(tree)))
@@ -107,28 +104,28 @@ class RunDirectory:
     # metrics.jsonl
 
     def open_metrics(self, length: int) -> None:
-        """Cut metrics.jsonl back to its length at the checkpoint and append from there.
+        """Open metrics.jsonl for appending, cut back to its length at the checkpoint.
 
         Raises:
-            MtlError: it is shorter than that, or cannot be written.
+            MtlError: It is shorter than that, or cannot be written.
         """
         file = self.path / METRICS
         try:
             self._metrics = file.open("a", encoding="utf-8")
-            found = file.stat().st_size
-            if found >= length:
+            size = file.stat().st_size
+            if size >= length:
                 self._metrics.truncate(length)
                 self._metrics.seek(0, os.SEEK_END)
         except OSError as error:
             raise self._unwritten(METRICS, error) from error
-        if found < length:
+        if size < length:
             raise MtlError(
-                f"{file}: has {found} bytes and had {length} at the checkpoint: part of it is "
+                f"{file}: has {size} bytes and had {length} at the checkpoint: part of it is "
                 "lost; put the file back, or start a run of its own with another --out"
             )
 
     def record(self, lines: Iterable[Mapping[str, Any]]) -> None:
-        """Append values to metrics.jsonl, one line each."""
+        """Append records to metrics.jsonl, one line each; NaN becomes null."""
         assert self._metrics is not None
         texts = [json.dumps(without_nan(line), allow_nan=False) + "\n" for line in lines]
         try:
@@ -137,7 +134,7 @@ class RunDirectory:
             raise self._unwritten(METRICS, error) from error
 
     def metrics_length(self) -> int:
-        """Bytes of metrics.jsonl, all of them on the disk."""
+        """Flush metrics.jsonl to the disk and return its length in bytes."""
         assert self._metrics is not None
         try:
             self._metrics.flush()
@@ -146,19 +143,17 @@ class RunDirectory:
             raise self._unwritten(METRICS, error) from error
         return (self.path / METRICS).stat().st_size
 
-    def metrics(self) -> Iterator[dict[str, Any]]:
-        """Every value recorded so far."""
+    def metrics(self) -> tuple[Record, ...]:
+        """Return every record so far, with NaN for null."""
         if self._metrics is not None:
             self._metrics.flush()
-        with (self.path / METRICS).open(encoding="utf-8") as lines:
-            for line in lines:
-                yield json.loads(line)
+        return RunFiles(str(self.path)).records
 
     def close(self) -> None:
-        """Close files; upload what is there and forget the local copy of a remote run."""
+        """Close files; of a remote run, upload them and delete the local copy."""
         if self._metrics is not None:
-            # What a checkpoint counts on was flushed with it: a full disk costs lines only that
-            # going on would have cut off, and was told of where it was met first.
+            # Every checkpoint flushed its lines. A full disk loses only lines that resuming would
+            # cut off, and it was reported where it was first met.
             with suppress(OSError):
                 self._metrics.close()
             self._metrics = None
@@ -172,10 +167,10 @@ class RunDirectory:
     # Remote runs
 
     def upload(self) -> None:
-        """Bring the remote copy up to date; nothing to do for a local run.
+        """Bring the remote copy up to date; for a local run, do nothing.
 
         Raises:
-            MtlError: the other side refuses.
+            MtlError: The upload fails.
         """
         if not self._remote:
             return
@@ -199,17 +194,19 @@ class RunDirectory:
                 filesystem.makedirs(target.rpartition("/")[0], exist_ok=True)
                 filesystem.put_file(str(file), target)
 
-    def _files_there(self) -> list[str]:
-        """What the location holds already: paths for the file system that serves it."""
+    def _existing_files(self) -> list[str]:
+        """Return paths of what the location holds already, for its file system."""
         import fsspec
 
         try:
             filesystem, root = fsspec.core.url_to_fs(self.location)
-            found: list[str] = filesystem.ls(root, detail=False) if filesystem.isdir(root) else []
+            if not filesystem.isdir(root):
+                return []
+            names: list[str] = filesystem.ls(root, detail=False)
             if self._remote:
-                return filesystem.find(root) if found else []
+                return filesystem.find(root) if names else []
             # A run that failed before it began leaves an empty directory behind.
-            return [name for name in found if not _is_empty(Path(name))]
+            return [name for name in names if not _is_empty(Path(name))]
         except (ImportError, ValueError, OSError) as error:
             raise UsageError(f"{self.location}: cannot be opened ({describe(error)})") from error
 
@@ -224,44 +221,14 @@ class RunDirectory:
             filesystem.get_file(name, str(file))
 
 
-def stored_config(location: str) -> Mapping[str, Any] | None:
-    """The configuration in a run's directory, None where there is none.
-
-    Raises:
-        MtlError: it cannot be read.
-        UsageError: the location is no place that can be opened.
-    """
-    import fsspec
-
-    try:
-        with fsspec.open(f"{location}/config.toml", "rb") as file:
-            content = file.read().decode()
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except (ImportError, ValueError, OSError) as error:
-        raise UsageError(f"{location}: cannot be opened ({describe(error)})") from error
-    try:
-        return tomllib.loads(content)
-    except tomllib.TOMLDecodeError as error:
-        raise MtlError(f"{location}/config.toml: not TOML: {error}") from error
-
-
 def changed_settings(stored: Mapping[str, Any], tree: Mapping[str, Any]) -> list[str]:
-    """The paths at which two configurations differ, sorted."""
-    before, now = _flat(stored), _flat(tree)
+    """Return the sorted paths at which two configurations differ."""
+    before, now = flatten(stored), flatten(tree)
     return sorted(path for path in {*before, *now} if before.get(path) != now.get(path))
 
 
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        path = f"{prefix}{key}"
-        flat.update(_flat(value, path + ".") if isinstance(value, Mapping) else {path: value})
-    return flat
-
-
 def next_directory(method: str) -> str:
-    """`runs/<method>-<n>` with the first number that is free."""
+    """Return `runs/<method>-<n>` with the first free number."""
     number = 1
     while Path("runs", f"{method}-{number}").exists():
         number += 1

@@ -1,4 +1,4 @@
-"""What a report needs of a run's directory, wherever that is and however far the run came."""
+"""Reading a run's directory: local or at a URL, of a run that is finished or still goes on."""
 
 from __future__ import annotations
 
@@ -6,24 +6,31 @@ import base64
 import json
 import tomllib
 from collections.abc import Mapping
+from functools import cached_property
 from typing import Any, final
 
 import attrs
 
 from mtlcore.errors import MtlError, UsageError, describe
+from mtlcore.storage.json_values import or_nan, with_nan
 
-Row = Mapping[str, Any]  # a line of metrics.jsonl
+CONFIG, PROVENANCE, SUMMARY = "config.toml", "run.json", "summary.json"
+METRICS = "metrics.jsonl"
+SAMPLES = "report/samples"
+
+#: A line of metrics.jsonl: step, epoch, split, task, metric, value, seconds.
+Record = Mapping[str, Any]
 
 
 @final
 @attrs.frozen(kw_only=True)
-class Sample:
+class SamplePictures:
     """The pictures of one sample.
 
     Args:
-        key: where it comes from.
+        key: Where the sample comes from.
         pictures: "input", "depth.prediction", "depth.target", ... -> data URI.
-        scales: task -> what its lowest and its highest colour stand for.
+        scales: Task -> values of the lowest and the highest colour.
     """
 
     key: str
@@ -34,15 +41,15 @@ class Sample:
 @final
 @attrs.frozen(kw_only=True)
 class Pictures:
-    """What `report/samples` of a run holds.
+    """The pictures in `report/samples` of a run.
 
     Args:
-        samples: in order.
-        classes: task -> class -> its colour, such as "#87ff77".
-        units: task -> unit, empty where it has none.
+        samples: The samples, in order.
+        classes: Task -> class -> its colour, such as "#87ff77".
+        units: Task -> unit, empty where it has none.
     """
 
-    samples: tuple[Sample, ...]
+    samples: tuple[SamplePictures, ...]
     classes: Mapping[str, Mapping[str, str]]
     units: Mapping[str, str]
 
@@ -53,82 +60,125 @@ class Pictures:
 
 
 @final
-@attrs.frozen(kw_only=True)
+@attrs.define(slots=False)
 class RunFiles:
-    """A run that may still go on.
+    """The files of a run, each read when first asked for.
+
+    Every property raises `UsageError` where a file cannot be read and `MtlError` where it is
+    damaged.
 
     Args:
-        location: path or URL of its directory.
-        config: `config.toml`.
-        about: `run.json`; empty where the run has none.
-        summary: `summary.json`; None where the run is not finished.
-        rows: the whole lines of `metrics.jsonl`.
-        pictures: None where the run wrote none.
+        location: Path or fsspec URL of the directory.
     """
 
     location: str
-    config: Mapping[str, Any]
-    about: Mapping[str, Any]
-    summary: Mapping[str, Any] | None
-    rows: tuple[Row, ...]
-    pictures: Pictures | None
 
+    @cached_property
+    def config(self) -> Mapping[str, Any]:
+        """The complete configuration, `config.toml`.
 
-def read_files(location: str) -> RunFiles:
-    """Everything of a run.
+        Raises:
+            UsageError: There is none, so that there is no run.
+        """
+        config = stored_config(self.location)
+        if config is None:
+            raise UsageError(f"{self.location}: is neither a run (it has no {CONFIG}) nor a study")
+        return config
 
-    Raises:
-        UsageError: there is no run, or it cannot be opened.
-        MtlError: one of its files is damaged.
-    """
-    location = location.rstrip("/")
-    config = read(f"{location}/config.toml")
-    if config is None:
-        raise UsageError(f"{location}: is neither a run (it has no config.toml) nor a study")
-    try:
-        tree = tomllib.loads(config.decode())
-    except ValueError as error:
-        raise MtlError(f"{location}/config.toml: not TOML ({error})") from error
-    return RunFiles(
-        location=location,
-        config=tree,
-        about=_json(f"{location}/run.json") or {},
-        summary=_json(f"{location}/summary.json"),
-        rows=_rows(f"{location}/metrics.jsonl"),
-        pictures=read_pictures(location),
-    )
+    @cached_property
+    def provenance(self) -> Mapping[str, Any]:
+        """How the run came about and what became of it, `run.json`; empty without the file."""
+        return read_json(f"{self.location}/{PROVENANCE}") or {}
 
+    @cached_property
+    def summary(self) -> Mapping[str, Any] | None:
+        """The results, `summary.json`, with NaN for metrics that are null; None until the end."""
+        summary = read_json(f"{self.location}/{SUMMARY}")
+        if summary is None:
+            return None
+        for table, key in ((summary, "final"), (summary, "constants"), (summary["best"], "val")):
+            if key in table:
+                table[key] = with_nan(table[key])
+        return summary
 
-def read_pictures(location: str) -> Pictures | None:
-    """The pictures of a run; None where it wrote none.
+    @cached_property
+    def records(self) -> tuple[Record, ...]:
+        """The whole lines of `metrics.jsonl`, with NaN for values that are null.
 
-    Raises:
-        MtlError: a picture that the index names is missing.
-    """
-    folder = f"{location}/report/samples"
-    index = _json(f"{folder}/index.json")
-    if index is None:
-        return None
-    return Pictures(
-        samples=tuple(
-            Sample(
+        Raises:
+            MtlError: A finished run lacks the file.
+        """
+        place = f"{self.location}/{METRICS}"
+        content = read(place)
+        if content is None:
+            if self.summary is not None:
+                raise MtlError(f"{place}: is missing")
+            return ()
+        lines = content.split(b"\n")
+        if self.summary is None:
+            lines.pop()  # the run may be in the middle of writing it
+        try:
+            records = [json.loads(line) for line in lines if line]
+        except ValueError as error:
+            raise MtlError(f"{place}: not JSON lines ({error})") from error
+        return tuple({**record, "value": or_nan(record["value"])} for record in records)
+
+    @cached_property
+    def pictures(self) -> Pictures | None:
+        """The pictures of samples; None where the run wrote none."""
+        folder = f"{self.location}/{SAMPLES}"
+        index = read_json(f"{folder}/index.json")
+        if index is None:
+            return None
+        samples = [
+            SamplePictures(
                 key=sample["key"],
-                pictures={name: _uri(f"{folder}/{file}") for name, file in
-                          sample["pictures"].items()},
+                pictures={
+                    name: _data_uri(f"{folder}/{file}") for name, file in sample["pictures"].items()
+                },
                 scales={task: (low, high) for task, (low, high) in sample["scales"].items()},
             )
             for sample in index["samples"]
-        ),
-        classes={task: about["classes"] for task, about in index["tasks"].items()},
-        units={task: about["unit"] for task, about in index["tasks"].items()},
-    )  # fmt: skip
+        ]
+        return Pictures(
+            samples=tuple(samples),
+            classes={task: about["classes"] for task, about in index["tasks"].items()},
+            units={task: about["unit"] for task, about in index["tasks"].items()},
+        )
+
+
+def open_run(location: str) -> RunFiles:
+    """Return the files of the run at a path or URL.
+
+    Raises:
+        UsageError: There is no run, or it cannot be read.
+        MtlError: Its configuration is damaged.
+    """
+    files = RunFiles(location.rstrip("/"))
+    _ = files.config  # is there one?
+    return files
+
+
+def stored_config(location: str) -> Mapping[str, Any] | None:
+    """Return the configuration in a run's directory, None where there is none.
+
+    Raises:
+        UsageError: It cannot be read.
+        MtlError: It is damaged.
+    """
+    place = f"{location}/{CONFIG}"
+    content = read(place)
+    try:
+        return None if content is None else tomllib.loads(content.decode())
+    except ValueError as error:
+        raise MtlError(f"{place}: not TOML ({error})") from error
 
 
 def read(place: str) -> bytes | None:
-    """A file at a path or URL; None where there is none.
+    """Return the content of a file at a path or URL, None where there is none.
 
     Raises:
-        UsageError: it cannot be read.
+        UsageError: It cannot be read.
     """
     import fsspec
 
@@ -142,24 +192,24 @@ def read(place: str) -> bytes | None:
     return content
 
 
-def _json(place: str) -> Any:
+def read_json(place: str) -> dict[str, Any] | None:
+    """Return the table in a JSON file at a path or URL, None where there is no file.
+
+    Raises:
+        UsageError: It cannot be read.
+        MtlError: It is damaged.
+    """
     content = read(place)
+    if content is None:
+        return None
     try:
-        return None if content is None else json.loads(content)
+        table: dict[str, Any] = json.loads(content)
     except ValueError as error:
         raise MtlError(f"{place}: not JSON ({error})") from error
+    return table
 
 
-def _rows(place: str) -> tuple[Row, ...]:
-    # A run that goes on may be in the midst of its last line.
-    lines = (read(place) or b"").split(b"\n")[:-1]
-    try:
-        return tuple(json.loads(line) for line in lines)
-    except ValueError as error:
-        raise MtlError(f"{place}: not JSON lines ({error})") from error
-
-
-def _uri(place: str) -> str:
+def _data_uri(place: str) -> str:
     content = read(place)
     if content is None:
         raise MtlError(f"{place}: is missing")

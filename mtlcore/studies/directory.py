@@ -12,8 +12,15 @@ from typing import final
 import attrs
 
 from mtlcore.errors import MtlError, UsageError, describe
-from mtlcore.results import STUDY
-from mtlcore.storage import LAST, changed_settings, stored_config, written_whole
+from mtlcore.storage import (
+    LAST,
+    STUDY,
+    RunFiles,
+    changed_settings,
+    stored_config,
+    stored_study,
+    written_whole,
+)
 from mtlcore.studies.cells import Cell
 from mtlcore.studies.spec import Study
 from mtlcore.system import locked
@@ -110,10 +117,8 @@ class StudyState:
 
 def threads_per_cell(folder: Path, jobs: int) -> int:
     """Return the threads of cells that set none: the first start decides for the whole study."""
-    file = folder / STUDY
-    if file.exists():
-        return int(json.loads(file.read_text("utf-8"))["threads"])
-    return max(1, available_cores() // jobs)
+    before = stored_study(str(folder))
+    return max(1, available_cores() // jobs) if before is None else before.threads
 
 
 def available_cores() -> int:
@@ -157,7 +162,8 @@ def is_finished(folder: Path, cell: Cell) -> bool:
 
 def training_seconds(folder: Path, cell: Cell) -> float:
     """Return how long a finished cell trained, in all of its starts together."""
-    summary = json.loads((folder / cell.location / _SUMMARY).read_text("utf-8"))
+    summary = RunFiles(str(folder / cell.location)).summary
+    assert summary is not None
     return float(summary["seconds"])
 
 

@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from xml.etree import ElementTree
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ import torch
 import mtlcore
 from mtlcore import BalancerSpec, hookimpl
 from mtlcore.balancing import LossBalancer
-from mtlcore.report.curves import save_weights
+from mtlcore.report.charts.files import save_weights
 
 READ = []  # of every pass over the training labels: what it held
 
@@ -126,29 +127,16 @@ def test_named_weights_are_recorded_beside_those_of_tasks(tmp_path):
     }
 
 
-def test_named_weights_are_drawn_in_a_panel_per_task(tmp_path, monkeypatch):
-    pytest.importorskip("matplotlib")
-    from matplotlib.figure import Figure
-
-    figures, save = [], Figure.savefig
-
-    def savefig(self, *arguments, **options):
-        figures.append(self)
-        save(self, *arguments, **options)
-
-    monkeypatch.setattr(Figure, "savefig", savefig)
+def test_named_weights_are_drawn_in_a_chart_per_task(tmp_path):
     values = [("depth", "weight"), ("segmentation", "weight/wall"), ("segmentation", "weight/rug")]
     lines = [
         {"step": s, "epoch": 1, "split": "train", "task": t, "metric": m, "value": s / 2}
         for s in (0, 1)
         for t, m in values
     ]
-    save_weights(tmp_path / "weights.png", lines)
-    drawn = {
-        axes.get_title(loc="left"): [line.get_label() for line in axes.lines]
-        for axes in figures[0].axes
-    }
-    assert drawn == {
-        "weights of the tasks": ["depth"],
-        "weights within segmentation": ["wall", "rug"],
-    }
+    save_weights(tmp_path / "weights.svg", lines)
+    charts = ElementTree.parse(tmp_path / "weights.svg").iterfind(".//*[@aria-label]")
+    assert [chart.get("aria-label") for chart in charts] == [
+        "Weights of the tasks: depth from 0 to 0.5",
+        "Weights of segmentation by class: wall from 0 to 0.5; rug from 0 to 0.5",
+    ]

@@ -866,7 +866,7 @@ mount --bind disk disk && mount -o remount,bind,ro disk || exit 1
 mount --bind run run && mount -o remount,bind,ro run || exit 1
 mtl run {quoted(TINY)} --out disk/run 2>&1 >/dev/null; echo "rc $?"
 mtl run --resume --out run 2>&1 >/dev/null; echo "rc $?"
-mtl predict run {finished}/report/curves.png --out disk/out 2>&1 >/dev/null; echo "rc $?"
+mtl predict run {finished}/report/predictions.png --out disk/out 2>&1 >/dev/null; echo "rc $?"
 """,
     )
     assert [part.splitlines()[0] for part in parts[1:]] == ["2", "1", "2"]

@@ -283,7 +283,7 @@ def test_an_optional_hook_of_a_later_core_is_ignored(site):
     ("requirement", "status"),
     [
         ("mtlcore>=7", "incompatible"),
-        ("MTLcore[plots]<0.1", "incompatible"),
+        ("MTLcore[http]<0.1", "incompatible"),
         ("mtlcore>=7; extra == 'later'", "ok"),
         ("mtlcore>=0.1.0,<0.2", "ok"),
         ("torch>=99", "ok"),

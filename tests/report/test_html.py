@@ -20,11 +20,15 @@ from PIL import Image
 
 from mtlcore.cli import main
 from mtlcore.report import make_report
-from mtlcore.report.html.charts import COLOURS, Line, chart, number_text, ticks
-from mtlcore.report.html.curves import families, over_seeds, series
-from mtlcore.report.html.markup import Markup, element, table
+from mtlcore.report.charts.axes import number_text, ticks
+from mtlcore.report.charts.drawing import Chart
+from mtlcore.report.charts.files import chart_style
+from mtlcore.report.charts.lines import COLOURS, Line, over_seeds
+from mtlcore.report.charts.series import families, series
+from mtlcore.report.html.figures import figure
+from mtlcore.report.markup import Markup, element, table
 from mtlcore.report.panels import PanelSample, save_samples
-from mtlcore.storage import read_files
+from mtlcore.storage import open_run
 from mtlcore.tasks import Task
 
 HOSTILE = '<script>alert("x")</script>&\'"'
@@ -52,10 +56,10 @@ def mtl(*arguments: str) -> Result:
 
 
 def lines_of(seed: int = 0, *, bad: bool = False) -> list[dict[str, Any]]:
-    rows = []
+    records = []
 
     def add(step: int, split: str, task: str | None, metric: str, value: float | None) -> None:
-        rows.append({"step": step, "epoch": 1 + step // 10, "split": split, "task": task,
+        records.append({"step": step, "epoch": 1 + step // 10, "split": split, "task": task,
                      "metric": metric, "value": value, "seconds": float(step)})  # fmt: skip
 
     for step in range(1, 60):
@@ -69,16 +73,16 @@ def lines_of(seed: int = 0, *, bad: bool = False) -> list[dict[str, Any]]:
     for epoch in range(1, 5):
         add(10 * epoch, "val", "depth", "loss", None if bad else 0.5 / epoch)
         add(10 * epoch, "val", "depth", "abs_error", None if bad else (0.4 + seed / 10) / epoch)
-    return rows
+    return records
 
 
 def summary(error: float | None) -> dict[str, Any]:
-    figures = {"depth": {"abs_error": error, "loss": error}}
+    metrics = {"depth": {"abs_error": error, "loss": error}}
     return {
-        "method": "equal", "final": {"val": figures}, "final_split": "val", "averaged_over": 1,
-        "best": {"epoch": 4, "chosen_on": "val", "val": figures},
+        "method": "equal", "final": {"val": metrics}, "final_split": "val", "averaged_over": 1,
+        "best": {"epoch": 4, "chosen_on": "val", "val": metrics},
         "constants": {"global": {"depth": {"abs_error": 0.9}}, "pixel": {}},
-        "directions": {"depth": {"abs_error": False, "loss": False}}, "units": {"depth": "m"},
+        "higher_is_better": {"depth": {"abs_error": False, "loss": False}}, "units": {"depth": "m"},
         "parameters": {"total": 12345, "modules": {"backbone": 12000, "heads.depth": 345}},
         "epochs": 4, "steps": 40, "seconds": 61.0, "skipped_steps": 2, "skipped_samples": ["a"],
         "seconds_per_step": 0.5, "peak_memory": 1e8,
@@ -138,7 +142,8 @@ def write_study(place: Path, lost: Sequence[tuple[str, int]] = (("pcgrad", 2),))
                           "status": "failed" if failed else "finished",
                           "reason": f"ran out of {HOSTILE}" if failed else None})  # fmt: skip
     study = {"name": f"All {HOSTILE}", "baseline": "equal", "delta_m": "mtan", "epoch": "last",
-             "targets": ["depth.abs_error=0.12"], "notes": ["Noted."], "cells": cells}  # fmt: skip
+             "targets": ["depth.abs_error=0.12"], "notes": ["Noted."],
+             "threads": 1, "cells": cells}  # fmt: skip
     (place / "study.json").write_text(json.dumps(study))
     return place
 
@@ -257,7 +262,7 @@ def test_settings_are_shown_with_their_origins_even_after_a_resumption(tmp_path:
     assert words[place : place + 3] == ["training.epochs", "2", "--set"]
 
 
-def test_the_figures_are_those_of_the_summary(trained: Path) -> None:
+def test_the_metrics_are_those_of_the_summary(trained: Path) -> None:
     summary = json.loads((trained / "summary.json").read_text())
     page = Page(make_report([str(trained)]))
     for value in summary["final"]["val"]["depth"].values():
@@ -526,6 +531,10 @@ def curve(text: str, kind: str = "line c0 s0") -> list[tuple[float, float]]:
     return [(float(x), float(y)) for x, y in pairs]
 
 
+def chart(title: str, lines: Sequence[Line], **options: Any) -> str:
+    return figure(Chart(title=title, lines=lines, **options))
+
+
 def test_higher_values_are_drawn_higher() -> None:
     points = tuple((float(x), float(x * x)) for x in range(10))
     places = curve(chart("t", [Line(label="a", look=0, points=points)]))
@@ -555,7 +564,7 @@ def test_many_decades_have_a_logarithmic_scale_where_values_are_of_steps() -> No
 
 def test_steps_are_drawn_with_their_running_mean() -> None:
     points = tuple((float(x), float(x % 2)) for x in range(200))
-    text = chart("t", [Line(label="a", look=0, points=points)], calm=True)
+    text = chart("t", [Line(label="a", look=0, points=points)], smooth=True)
     raw = [y for _, y in curve(text, "line c0 s0 faint")]
     calm = [y for _, y in curve(text)][10:-10]
     assert np.ptp(raw) > 100
@@ -592,10 +601,14 @@ def test_text_is_escaped_and_markup_is_not() -> None:
 
 
 def themes() -> list[dict[str, str]]:
-    style = resources.files("mtlcore.report.html").joinpath("page.css").read_text("utf-8")
-    blocks = re.findall(r":root \{(.*?)\}", style, re.DOTALL)
-    assert len(blocks) == 2
-    return [dict(re.findall(r"--([\w-]+): (#\w{6});", block)) for block in blocks]
+    page = resources.files("mtlcore.report.html").joinpath("page.css").read_text("utf-8")
+    light: dict[str, str] = {}
+    dark: dict[str, str] = {}
+    for style in (chart_style(), page):
+        blocks = re.findall(r":root \{(.*?)\}", style, re.DOTALL)
+        for theme, block in zip((light, dark), blocks, strict=True):
+            theme.update(re.findall(r"--([\w-]+): (#\w{6});", block))
+    return [light, dark]
 
 
 def contrast(one: str, other: str) -> float:
@@ -622,4 +635,4 @@ def test_text_and_lines_stand_out_in_both_themes(number: int) -> None:
 def test_reading_again_gives_the_same_page(tmp_path: Path) -> None:
     place = str(write_run(tmp_path / "run"))
     assert make_report([place]) == make_report([place])
-    assert read_files(place).pictures is not None
+    assert open_run(place).pictures is not None

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import io
 import math
-import sys
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -17,9 +17,10 @@ from torch import Tensor
 
 import mtlcore.report.colours
 from mtlcore.report import colour, panels, result_table
+from mtlcore.report.charts.files import save_curves, save_weights
 from mtlcore.report.colours import limits, palette
-from mtlcore.report.curves import save_curves, save_weights
 from mtlcore.report.panels import PanelSample, save_panels
+from mtlcore.storage import or_nan
 from mtlcore.tasks import Task
 
 
@@ -238,7 +239,7 @@ def test_a_failed_write_leaves_the_old_picture(
 def line(step: int, split: str, task: str | None, metric: str, value: float | None) -> Any:
     return {
         "step": step, "epoch": step // 10, "split": split, "task": task, "metric": metric,
-        "value": value, "seconds": float(step),
+        "value": or_nan(value), "seconds": float(step),
     }  # fmt: skip
 
 
@@ -259,60 +260,106 @@ def run_records() -> list[Any]:
     return records
 
 
-def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """The figures that are going to be saved."""
-    from matplotlib.figure import Figure
-
-    figures: list[Any] = []
-    save = Figure.savefig
-
-    def keep(self: Figure, *args: Any, **settings: Any) -> None:
-        figures.append(self)
-        save(self, *args, **settings)
-
-    monkeypatch.setattr(Figure, "savefig", keep)
-    return figures
+SVG = "{http://www.w3.org/2000/svg}"
 
 
-def test_curves_show_losses_and_the_first_figure(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    pytest.importorskip("matplotlib")
-    figures = drawn(monkeypatch)
-    assert save_curves(tmp_path / "report" / "curves.png", iter(run_records())) is None
-    picture = opened(tmp_path / "report" / "curves.png")
-    assert min(picture.shape[:2]) > 400
-    assert (picture[0, 0] == 255).all()
-    assert len(np.unique(picture.reshape(-1, 3), axis=0)) > 20
-    axes = {axes.get_title(loc="left"): axes for axes in figures[0].axes if axes.axison}
-    assert list(axes) == ["depth: loss", "depth: abs_error (validation)", "normals: loss"]
-    training, validation = axes["depth: loss"].lines
-    assert (training.get_label(), validation.get_label()) == ("training", "validation")
-    assert np.isnan(training.get_ydata()[4])
-    assert training.get_ydata()[1] == pytest.approx(1 / 6)
-    assert validation.get_xdata().tolist() == [100]
-    assert validation.get_marker() == "o"  # one point makes no line
+class Sheet:
+    """A picture of charts, read as XML."""
+
+    def __init__(self, path: Path) -> None:
+        self.root = ElementTree.parse(path).getroot()
+        assert self.root.tag == f"{SVG}svg"
+
+    def texts(self, kind: str) -> list[str]:
+        return [
+            "".join(text.itertext())
+            for text in self.root.iter(f"{SVG}text")
+            if text.get("class") == kind
+        ]
+
+    def chart(self, title: str) -> Any:
+        """What a chart draws, by its description."""
+        (found,) = (
+            group for group in self.root.iter(f"{SVG}g")
+            if group.get("aria-label", "").startswith(f"{title}: ")
+        )  # fmt: skip
+        return found
+
+    def looks(self, title: str, tag: str = "path") -> list[str]:
+        return [part.get("class", "") for part in self.chart(title).iter(f"{SVG}{tag}")]
 
 
-def test_weights_and_cosines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("matplotlib")
-    figures = drawn(monkeypatch)
-    assert save_weights(tmp_path / "weights.png", run_records()) is None
-    weights, cosines = figures[0].axes
-    assert [curve.get_label() for curve in weights.lines] == ["depth", "normals"]
-    assert cosines.lines[0].get_label() == "depth and normals"
-    assert (tmp_path / "weights.png").stat().st_size > 5000
-
-
-def test_many_lines_differ_from_each_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("matplotlib")
-    figures = drawn(monkeypatch)
-    names = [f"task_{number}" for number in range(25)]
-    save_weights(
-        tmp_path / "w.png", [line(s, "train", n, "weight", s) for n in names for s in (0, 1)]
+def test_curves_show_losses_and_metrics(tmp_path: Path) -> None:
+    save_curves(
+        tmp_path / "report" / "curves.svg",
+        run_records(),
+        units={"depth": "m", "normals": ""},
+        higher_is_better={"depth": {"abs_error": False}},
+        constants={"global": {"depth": {"abs_error": 0.9}}, "pixel": {}},
     )
-    looks = {(curve.get_color(), curve.get_linestyle()) for curve in figures[0].axes[0].lines}
-    assert len(looks) == len(names)
+    sheet = Sheet(tmp_path / "report" / "curves.svg")
+    assert sheet.texts("heading") == ["depth (m)", "normals"]
+    assert sheet.texts("title") == [
+        "loss (log scale)", "abs_error ↓, validation", "rel_error, validation", "loss (log scale)",
+    ]  # fmt: skip
+    assert "model from 0.3 to 0.3; constant at 0.9" in sheet.chart("abs_error ↓, validation").get(
+        "aria-label"
+    )
+    losses = next(g for g in sheet.root.iter(f"{SVG}g") if "validation" in g.get("aria-label", ""))
+    assert losses.get("aria-label").startswith("loss (log scale): training from 1 to 0.01")
+    # The null at step 20 leaves a gap, and validation's only point is a dot.
+    (training,) = losses.findall(f"{SVG}path")
+    assert training.get("d").count("M") == 2
+    dots = [dot.get("class") for dot in losses.iter(f"{SVG}circle")]
+    assert dots.count("dot c1 s0") == 1
+    assert dots.count("dot c0 s0") == 19
+
+
+def test_weights_and_cosines(tmp_path: Path) -> None:
+    save_weights(tmp_path / "weights.svg", run_records())
+    sheet = Sheet(tmp_path / "weights.svg")
+    assert sheet.texts("title") == ["Weights of the tasks", "Cosines between the tasks' gradients"]
+    assert sheet.chart("Weights of the tasks").get("aria-label").endswith(
+        "depth from 1 to 1.95; normals from 1 to 1.95"
+    )  # fmt: skip
+    assert "depth and normals from 1" in sheet.chart("Cosines between the tasks' gradients").get(
+        "aria-label"
+    )
+
+
+def test_a_picture_stands_alone_in_both_themes(tmp_path: Path) -> None:
+    save_curves(tmp_path / "curves.svg", run_records())
+    sheet = Sheet(tmp_path / "curves.svg")
+    style = sheet.root.findtext(f"{SVG}style") or ""
+    light, dark = style.split("@media (prefers-color-scheme: dark)")
+    assert "var(" not in style
+    assert ".paper { fill: #ffffff; }" in light
+    assert ".paper { fill: #14171c; }" in dark
+    # Every class that is drawn has a rule.
+    drawn = {name for part in sheet.root.iter() for name in part.get("class", "").split()}
+    assert {name for name in drawn if f".{name}" not in light} <= {"s0", "name"}
+    width, height = (float(sheet.root.get(side, "")) for side in ("width", "height"))
+    assert sheet.root.get("viewBox") == f"0 0 {width:g} {height:g}"
+
+
+def test_names_of_others_stay_text(tmp_path: Path) -> None:
+    name = "<b>&\"'"
+    save_weights(tmp_path / "w.svg", [line(s, "train", name, "weight/x<", s) for s in (1, 2)])
+    assert Sheet(tmp_path / "w.svg").texts("title") == [f"Weights of {name} by class"]
+
+
+def test_many_lines_differ_from_each_other(tmp_path: Path) -> None:
+    names = [f"task_{number}" for number in range(24)]
+    save_weights(
+        tmp_path / "w.svg", [line(s, "train", n, "weight", s) for n in names for s in (0, 1)]
+    )
+    sheet = Sheet(tmp_path / "w.svg")
+    looks = sheet.looks("Weights of the tasks")
+    assert len(set(looks)) == len(looks) == len(names)
+    # Too many for labels at their ends: a legend below names all, within the picture.
+    assert sorted(sheet.texts("name")) == sorted(names)
+    for text in sheet.root.iter(f"{SVG}text"):
+        assert float(text.get("y", 0)) < float(sheet.root.get("height", ""))
 
 
 @pytest.mark.parametrize("save", [save_curves, save_weights])
@@ -322,19 +369,7 @@ def test_many_lines_differ_from_each_other(tmp_path: Path, monkeypatch: pytest.M
                                                line(0, "train", "depth", "weight", math.nan)]],
 )  # fmt: skip
 def test_nothing_to_draw_makes_no_file(tmp_path: Path, save: Any, records: list[Any]) -> None:
-    assert save(tmp_path / "plot.png", records) is None
-    assert not list(tmp_path.iterdir())
-
-
-@pytest.mark.parametrize("save", [save_curves, save_weights])
-def test_without_matplotlib_there_is_a_note(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, save: Any
-) -> None:
-    for name in [name for name in sys.modules if name.partition(".")[0] == "matplotlib"]:
-        monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setitem(sys.modules, "matplotlib", None)
-    note = save(tmp_path / "plot.png", run_records())
-    assert note == "pip install mtlcore[plots] draws learning curves"
+    save(tmp_path / "plot.svg", records)
     assert not list(tmp_path.iterdir())
 
 
@@ -357,7 +392,7 @@ def summary() -> dict[str, Any]:
             "global": {"segmentation": {"miou": 0.03}, "depth": {"abs_error": 0.9}},
             "pixel": {"depth": {"abs_error": 0.25, "rel_error": 0.2}},
         },
-        "directions": {
+        "higher_is_better": {
             "segmentation": {"miou": True, "loss": False},
             "depth": {"abs_error": False, "rel_error": False},
             "edges": {"f1": True},
@@ -396,7 +431,7 @@ def test_the_notes_say_what_the_figures_are() -> None:
     for note in (
         "* better than the best constants",
         "n/a: nothing to measure",
-        "final figures: mean of the last 3 evaluations on val",
+        "final metrics: mean of the last 3 evaluations on val",
         "best epoch: 7, chosen on val",
         "parameters: 1,234,567",
         "time: 1:02:03",
@@ -415,7 +450,7 @@ def test_notes_that_say_nothing_are_left_out() -> None:
         "skipped_steps": 0,
     }
     text = format_result(bare, 80)
-    assert "final figures: the last evaluation on test" in text
+    assert "final metrics: the last evaluation on test" in text
     for note in ("n/a", "skipped", "*"):
         assert note not in text
 

@@ -20,20 +20,21 @@ from mtlcore.metrics import DELTA_M, delta_m
 from mtlcore.results import (
     Comparison,
     Epoch,
+    Reached,
     Target,
+    as_csv,
     as_data,
+    as_latex,
     as_markdown,
     compare,
     read_run,
     write_tables,
 )
-from mtlcore.results.comparison import Reached
-from mtlcore.results.statistics import Difference, Spread, student_t
-from mtlcore.results.tables import as_csv, as_latex
+from mtlcore.results.statistics import Difference, Spread, student_t_quantile
 
 Missing = dict[str, Mapping[str, float | None]]  # null stands for what is not finite
 
-DIRECTIONS = {
+HIGHER_IS_BETTER = {
     "segmentation": {"miou": True, "accuracy": True},
     "depth": {"abs_error": False, "rel_error": False},
 }
@@ -54,20 +55,78 @@ NYUV2 = {
     "nash-mtl": ((40.13, 65.93, 0.5261, 0.2171, 25.26, 20.08, 28.40, 55.47, 68.15), 1.55, -4.04),
 }
 NYUV2_ALONE = (38.30, 63.76, 0.6754, 0.2780, 25.01, 19.21, 30.14, 57.20, 69.15)
-NYUV2_DIRECTIONS = {
+NYUV2_HIGHER_IS_BETTER = {
     "segmentation": {"miou": True, "accuracy": True},
     "depth": {"abs_error": False, "rel_error": False},
     "normals": {"mean": False, "median": False, "11": True, "22": True, "30": True},
 }
 
 
+# `scipy.stats.t.ppf(0.975, n)` for n from 1 to 200, by scipy 1.17.1.
+STUDENT_T = (
+    12.7062047361747, 4.3026527297495, 3.1824463052837, 2.7764451051978, 2.5705818356363,
+    2.4469118511450, 2.3646242515928, 2.3060041352042, 2.2621571627982, 2.2281388519863,
+    2.2009851600916, 2.1788128296672, 2.1603686564628, 2.1447866879178, 2.1314495455598,
+    2.1199052992213, 2.1098155778333, 2.1009220402410, 2.0930240544083, 2.0859634472659,
+    2.0796138447277, 2.0738730679040, 2.0686576104190, 2.0638985616280, 2.0595385527533,
+    2.0555294386429, 2.0518305164803, 2.0484071417952, 2.0452296421327, 2.0422724563012,
+    2.0395134463964, 2.0369333434601, 2.0345152974493, 2.0322445093177, 2.0301079282503,
+    2.0280940009805, 2.0261924630291, 2.0243941639120, 2.0226909200368, 2.0210753903063,
+    2.0195409704414, 2.0180817028184, 2.0166921992278, 2.0153675744438, 2.0141033888808,
+    2.0128955989194, 2.0117405137298, 2.0106347576242, 2.0095752371292, 2.0085591121008,
+    2.0075837703158, 2.0066468050617, 2.0057459953179, 2.0048792881881, 2.0040447832891,
+    2.0032407188479, 2.0024654592910, 2.0017174841452, 2.0009953780883, 2.0002978220143,
+    1.9996235849949, 1.9989715170334, 1.9983405425207, 1.9977296543177, 1.9971379083920,
+    1.9965644189523, 1.9960083540253, 1.9954689314298, 1.9949454151072, 1.9944371117712,
+    1.9939433678456, 1.9934635666619, 1.9929971258899, 1.9925434951809, 1.9921021540022,
+    1.9916726096447, 1.9912543953884, 1.9908470688117, 1.9904502102301, 1.9900634212544,
+    1.9896863234569, 1.9893185571366, 1.9889597801752, 1.9886096669757, 1.9882679074772,
+    1.9879342062390, 1.9876082815891, 1.9872898648312, 1.9869786995063, 1.9866745407038,
+    1.9863771544186, 1.9860863169511, 1.9858018143458, 1.9855234418666, 1.9852510035055,
+    1.9849843115225, 1.9847231860140, 1.9844674545085, 1.9842169515864, 1.9839715185236,
+    1.9837310029556, 1.9834952585629, 1.9832641447735, 1.9830375264837, 1.9828152737950,
+    1.9825972617655, 1.9823833701757, 1.9821734833077, 1.9819674897365, 1.9817652821324,
+    1.9815667570749, 1.9813718148763, 1.9811803594147, 1.9809922979759, 1.9808075411039,
+    1.9806260024591, 1.9804475986834, 1.9802722492730, 1.9800998764569, 1.9799304050824,
+    1.9797637625054, 1.9795998784866, 1.9794386850933, 1.9792801166049, 1.9791241094238,
+    1.9789706019906, 1.9788195347029, 1.9786708498378, 1.9785244914793, 1.9783804054470,
+    1.9782385392304, 1.9780988419241, 1.9779612641677, 1.9778257580871, 1.9776922772393,
+    1.9775607765589, 1.9774312123082, 1.9773035420277, 1.9771777244903, 1.9770537196571,
+    1.9769314886343, 1.9768109936329, 1.9766921979298, 1.9765750658304, 1.9764595626329,
+    1.9763456545938, 1.9762333088953, 1.9761224936137, 1.9760131776892, 1.9759053308966,
+    1.9757989238179, 1.9756939278153, 1.9755903150052, 1.9754880582343, 1.9753871310551,
+    1.9752875077034, 1.9751891630766, 1.9750920727121, 1.9749962127675, 1.9749015600008,
+    1.9748080917518, 1.9747157859238, 1.9746246209664, 1.9745345758585, 1.9744456300924,
+    1.9743577636580, 1.9742709570281, 1.9741851911433, 1.9741004473990, 1.9740167076310,
+    1.9739339541031, 1.9738521694945, 1.9737713368875, 1.9736914397561, 1.9736124619544,
+    1.9735343877061, 1.9734572015938, 1.9733808885488, 1.9733054338415, 1.9732308230715,
+    1.9731570421592, 1.9730840773359, 1.9730119151363, 1.9729405423894, 1.9728699462109,
+    1.9728001139954, 1.9727310334089, 1.9726626923813, 1.9725950790997, 1.9725281820013,
+    1.9724619897672, 1.9723964913156, 1.9723316757957, 1.9722675325821, 1.9722040512684,
+    1.9721412216620, 1.9720790337785, 1.9720174778363, 1.9719565442518, 1.9718962236339,
+)  # fmt: skip
+# (n, confidence) -> `scipy.stats.t.ppf((1 + confidence) / 2, n)`.
+STUDENT_T_ELSEWHERE = {
+    (1, 0.5): 1.0000000000000,
+    (1, 0.999): 636.6192487687897,
+    (2, 0.5): 0.8164965809277,
+    (2, 0.99): 9.9248432009183,
+    (4, 0.99): 4.6040948713500,
+    (5, 0.9): 2.0150483733330,
+    (30, 0.8): 1.3104150253914,
+    (199, 0.999): 3.3400865561615,
+    (1000, 0.95): 1.9623390808264,
+    (10001, 0.95): 1.9602012161646,
+}
+
+
 def write_run(
     place: Path,
-    figures: Mapping[str, Mapping[str, float | None]],
+    metrics: Mapping[str, Mapping[str, float | None]],
     seed: int = 0,
     *,
     method: str = "equal",
-    directions: Mapping[str, Mapping[str, bool]] = DIRECTIONS,
+    higher_is_better: Mapping[str, Mapping[str, bool]] = HIGHER_IS_BETTER,
     lr: float = 0.1,
     best: Mapping[str, Mapping[str, float]] | None = None,
     curve: tuple[tuple[int, float | None, float], ...] = (),
@@ -76,16 +135,16 @@ def write_run(
     """A finished run as `mtl run` leaves it: all that a comparison reads."""
     place.mkdir(parents=True)
     config = {
-        "method": method, "seed": seed, "tasks": list(figures), "data": {"workers": seed},
-        "model": {"heads": {task: {"name": "conv"} for task in figures}},
-        "losses": {task: {"name": task} for task in figures}, "metrics": {},
+        "method": method, "seed": seed, "tasks": list(metrics), "data": {"workers": seed},
+        "model": {"heads": {task: {"name": "conv"} for task in metrics}},
+        "losses": {task: {"name": task} for task in metrics}, "metrics": {},
         "optimizer": {"lr": lr}, "training": {"threads": 1 + seed},
     }  # fmt: skip
     summary = {
-        "final": {"val": {task: {**values, "loss": 1.0} for task, values in figures.items()}},
+        "final": {"val": {task: {**values, "loss": 1.0} for task, values in metrics.items()}},
         "averaged_over": 1,
-        "best": {"epoch": 3 + seed, "chosen_on": "val", "val": best or figures},
-        "directions": {task: {**directions[task], "loss": False} for task in figures},
+        "best": {"epoch": 3 + seed, "chosen_on": "val", "val": best or metrics},
+        "higher_is_better": {task: {**higher_is_better[task], "loss": False} for task in metrics},
         "units": {"depth": "m"},
         "parameters": {"total": 100},
         "seconds_per_step": costs[0],
@@ -136,16 +195,17 @@ def test_a_spread_is_the_sample_standard_deviation() -> None:
     assert math.isnan(Spread({0: 1.0, 1: math.nan}).std)
 
 
-def test_quantiles_are_the_printed_ones() -> None:
-    table = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 9: 2.262, 29: 2.045, 120: 1.980}
-    assert {freedom: round(student_t(freedom), 3) for freedom in table} == table
-    assert student_t(4, 0.99) == pytest.approx(4.604, abs=5e-4)
-
-
 def test_quantiles_are_those_of_scipy() -> None:
-    stats = pytest.importorskip("scipy.stats", reason="pip install mtlcore[metrics] has scipy")
-    for freedom in (*range(1, 41), 100, 1001):
-        assert student_t(freedom) == pytest.approx(stats.t.ppf(0.975, freedom), rel=1e-9)
+    for number, expected in enumerate(STUDENT_T, 1):
+        assert student_t_quantile(number) == pytest.approx(expected, rel=1e-11)
+    for (number, confidence), expected in STUDENT_T_ELSEWHERE.items():
+        assert student_t_quantile(number, confidence) == pytest.approx(expected, rel=1e-11)
+
+
+@pytest.mark.parametrize(("number", "confidence"), [(0, 0.95), (3, 1.0), (3, 0.0)])
+def test_a_quantile_that_does_not_exist_is_refused(number: int, confidence: float) -> None:
+    with pytest.raises(ValueError, match="no quantile"):
+        student_t_quantile(number, confidence)
 
 
 def test_an_interval_is_that_of_paired_differences() -> None:
@@ -164,13 +224,15 @@ def test_an_interval_is_that_of_paired_differences() -> None:
 
 def nyuv2(row: tuple[float, ...]) -> dict[str, dict[str, float]]:
     values = iter(row)
-    return {task: {m: next(values) for m in metrics} for task, metrics in NYUV2_DIRECTIONS.items()}
+    return {
+        task: {m: next(values) for m in metrics} for task, metrics in NYUV2_HIGHER_IS_BETTER.items()
+    }
 
 
 @pytest.mark.parametrize("method", [name for name, row in NYUV2.items() if row[2] is not None])
 def test_delta_m_is_the_published_one(method: str) -> None:
     row, _, expected = NYUV2[method]
-    found = delta_m(nyuv2(row), nyuv2(NYUV2_ALONE), NYUV2_DIRECTIONS, DELTA_M["cagrad"])
+    found = delta_m(nyuv2(row), nyuv2(NYUV2_ALONE), NYUV2_HIGHER_IS_BETTER, DELTA_M["cagrad"])
     assert found == pytest.approx(expected, abs=0.011)
 
 
@@ -186,20 +248,20 @@ def test_the_definitions_differ_in_what_they_average() -> None:
         "cagrad": -sum(gains.values()) / 4,
     }
     for name, value in expected.items():
-        found = delta_m(values, both(0.5, 1.0), DIRECTIONS, DELTA_M[name])
+        found = delta_m(values, both(0.5, 1.0), HIGHER_IS_BETTER, DELTA_M[name])
         assert found == pytest.approx(100 * value), name
-    uneven = {"segmentation": DIRECTIONS["segmentation"], "depth": {"abs_error": False}}
+    uneven = {"segmentation": HIGHER_IS_BETTER["segmentation"], "depth": {"abs_error": False}}
     pooled = delta_m(values, both(0.5, 1.0), uneven, DELTA_M["cagrad"])
     assert pooled == pytest.approx(-100 * (0.2 - 0.1 + 0.1) / 3)
 
 
 def test_a_baseline_of_zero_has_no_relative_gain() -> None:
-    assert math.isnan(delta_m(both(0.5, 1.0), both(0.0, 1.0), DIRECTIONS, DELTA_M["mtan"]))
+    assert math.isnan(delta_m(both(0.5, 1.0), both(0.0, 1.0), HIGHER_IS_BETTER, DELTA_M["mtan"]))
 
 
 def test_mean_ranks_are_the_published_ones(tmp_path: Path) -> None:
     runs = [
-        write_run(tmp_path / name, nyuv2(row), method=name, directions=NYUV2_DIRECTIONS)
+        write_run(tmp_path / name, nyuv2(row), method=name, higher_is_better=NYUV2_HIGHER_IS_BETTER)
         for name, (row, _, _) in NYUV2.items()
     ]
     comparison = compare(runs)
@@ -237,7 +299,7 @@ def test_seeds_of_one_method_are_one_variant(three_seeds: list[str]) -> None:
 
 def test_the_mean_of_delta_m_is_that_of_the_means(three_seeds: list[str]) -> None:
     comparison = compare(three_seeds)
-    mean = delta_m(both(0.65, 2.0), both(0.45, 2.0), DIRECTIONS, DELTA_M["mtan"])
+    mean = delta_m(both(0.65, 2.0), both(0.45, 2.0), HIGHER_IS_BETTER, DELTA_M["mtan"])
     found = comparison.delta_m(comparison.variant("b"))
     assert found is not None
     assert found.mean == pytest.approx(mean)
@@ -282,14 +344,14 @@ def test_settings_make_variants_and_the_machine_does_not(tmp_path: Path) -> None
 
 def test_runs_of_one_task_each_are_the_single_task_models(tmp_path: Path) -> None:
     runs = [write_run(tmp_path / "multi", both(0.6, 1.2))]
-    for task, figures in both(0.5, 1.0).items():
-        runs.append(write_run(tmp_path / task, {task: figures}, costs=(0.02, 5e7)))
+    for task, metrics in both(0.5, 1.0).items():
+        runs.append(write_run(tmp_path / task, {task: metrics}, costs=(0.02, 5e7)))
     comparison = compare(runs)
     alone = comparison.variants[1]
     assert (alone.name, alone.single_task, comparison.baseline) == (
         "single-task", True, "single-task",
     )  # fmt: skip
-    assert alone.figures(0, "last")["depth"]["abs_error"] == 1.0
+    assert alone.metrics(0, "last")["depth"]["abs_error"] == 1.0
     assert (alone.parameters, alone.seconds_per_step, alone.peak_memory) == (200, 0.04, 5e7)
     found = comparison.delta_m(comparison.variants[0])
     assert found is not None
@@ -344,8 +406,8 @@ def test_a_target_is_first_reached(tmp_path: Path) -> None:
 
 def test_a_target_where_higher_is_better(tmp_path: Path) -> None:
     curve = ((1, 0.9, 2.0), (2, 0.95, 4.0))
-    directions = {**DIRECTIONS, "depth": {"abs_error": True, "rel_error": False}}
-    run = write_run(tmp_path / "run", both(0.5, 1), curve=curve, directions=directions)
+    higher_is_better = {**HIGHER_IS_BETTER, "depth": {"abs_error": True, "rel_error": False}}
+    run = write_run(tmp_path / "run", both(0.5, 1), curve=curve, higher_is_better=higher_is_better)
     assert read_run(run).reached(Target("depth", "abs_error", 0.92)) == Reached(2, 4.0)
 
 
@@ -463,7 +525,7 @@ def test_an_unfinished_run_is_refused_with_its_reason(tmp_path: Path) -> None:
     (place / "run.json").write_text(json.dumps({"status": "failed", "reason": "no more disk"}))
     with pytest.raises(UsageError, match=r"not finished \(failed: no more disk\)"):
         compare([str(place)])
-    with pytest.raises(UsageError, match="is no run"):
+    with pytest.raises(UsageError, match="is neither a run"):
         compare([str(tmp_path / "nothing")])
 
 
@@ -471,9 +533,9 @@ def test_damage_is_named(tmp_path: Path) -> None:
     place = Path(write_run(tmp_path / "run", both(0.5, 1.0)))
     (place / "metrics.jsonl").write_text('{"epoch": 1}\n{"epo')
     with pytest.raises(MtlError, match=r"metrics\.jsonl: not JSON lines"):
-        _ = read_run(str(place)).rows
+        _ = read_run(str(place)).records
     (place / "summary.json").write_text("{")
-    with pytest.raises(MtlError, match=r"summary\.json is damaged"):
+    with pytest.raises(MtlError, match=r"summary\.json: not JSON"):
         read_run(str(place))
 
 
@@ -506,4 +568,4 @@ def test_runs_are_read_from_urls(tmp_path: Path) -> None:
         with fsspec.open(f"memory://compared/{file.name}", "wb") as target:
             target.write(file.read_bytes())
     comparison: Comparison = compare(["memory://compared"])
-    assert comparison.variants[0].figures(0, "last")["depth"]["abs_error"] == 1.0
+    assert comparison.variants[0].metrics(0, "last")["depth"]["abs_error"] == 1.0

@@ -27,7 +27,7 @@ from mtlcore.plugins import Plugins
 from mtlcore.runs import adapted_config
 from mtlcore.runs.adaptation import scratch_config
 from mtlcore.runs.initial import load_initial
-from mtlcore.storage import load_checkpoint, save_checkpoint
+from mtlcore.storage import flatten, load_checkpoint, save_checkpoint
 
 CONFIG: dict[str, Any] = {
     "tasks": ["segmentation", "depth"],
@@ -260,7 +260,7 @@ def test_balancers_of_gradients_meet_a_frozen_trunk(
     if not source.exists():
         config = {**CONFIG, "balancer": {"name": balancer}}
         (folder / "config.json").write_text(json.dumps(config))
-        sets = [f"--set={key}={json.dumps(value)}" for key, value in _flat(config)]
+        sets = [f"--set={key}={json.dumps(value)}" for key, value in flatten(config).items()]
         result = mtl("run", *sets, "--out", str(source), plugins=plugin)
         assert result.exit_code == 0, result.output
     adapt(source, tmp_path / "out", "--train", train, tasks="edges,normals", plugins=plugin)
@@ -269,14 +269,6 @@ def test_balancers_of_gradients_meet_a_frozen_trunk(
     before, after = weights(source, "best"), weights(tmp_path / "out")
     trunk = [name for name in tensors(before) if name.startswith("model.backbone.")]
     assert all(torch.equal(before[n], after[n]) for n in trunk) == (train == "heads")
-
-
-def _flat(tree: Mapping[str, Any], path: str = "") -> list[tuple[str, Any]]:
-    found = []
-    for key, value in tree.items():
-        name = f"{path}.{key}" if path else key
-        found += _flat(value, name) if isinstance(value, Mapping) else [(name, value)]
-    return found
 
 
 OWN_PLANS = """
@@ -401,7 +393,7 @@ def test_eval_and_predict(run: Path, tmp_path: Path) -> None:
     result = mtl("eval", str(tmp_path / "out"), "--json")
     assert result.exit_code == 0, result.output
     best = json.loads((tmp_path / "out/summary.json").read_text())["best"]["val"]
-    found = json.loads(result.stdout)["figures"]
+    found = json.loads(result.stdout)["metrics"]
     assert found.keys() == best.keys() == {"segmentation", "depth", "edges"}
     for task, values in best.items():
         assert found[task] == pytest.approx(values, rel=1e-6)
@@ -585,8 +577,8 @@ MISTAKES = [
     ("a target of a task that does not learn", nothing,
      ["--tasks", "edges", "--train", "new", "--target", "depth.abs_error=1"], 2,
      ["no task 'depth' learns", "these do: edges"]),
-    ("a target of no figure", nothing, ["--tasks", "edges", "--target", "edges.f2=1"], 2,
-     ["edges has no figure 'f2' (it has: f1, loss)"]),
+    ("a target of no metric", nothing, ["--tasks", "edges", "--target", "edges.f2=1"], 2,
+     ["edges has no metric 'f2' (it has: f1, loss)"]),
 ]  # fmt: skip
 
 

@@ -60,7 +60,9 @@ def test_it_leaves_everything_behind(finished: Path) -> None:
     for name in ("last", "best"):
         assert (finished / "checkpoints" / f"{name}.safetensors").is_file()
     assert (finished / "report" / "predictions.png").stat().st_size > 1000
-    assert (finished / "report" / "curves.png").stat().st_size > 1000
+    curves = (finished / "report" / "curves.svg").read_text("utf-8")
+    assert "abs_error ↓, validation: model from" in curves
+    assert "constant at" in curves
     assert not list(finished.rglob("*.partial"))
     about = json.loads((finished / "run.json").read_text())
     assert (about["status"], about["reason"]) == ("finished", None)

@@ -52,17 +52,17 @@ def test_evaluating_repeats_the_runs_own_figures(run: Path) -> None:
         found = evaluated(run, "--checkpoint", which)
         assert found["samples"] == 5
         for task, values in figures.items():
-            assert found["figures"][task] == pytest.approx(values, rel=1e-6)
+            assert found["metrics"][task] == pytest.approx(values, rel=1e-6)
 
 
 def test_other_splits_and_other_data(run: Path) -> None:
     before = sorted((path, path.stat().st_mtime_ns) for path in run.rglob("*"))
-    own = evaluated(run)["figures"]
-    assert evaluated(run, "--split", "test")["figures"] != own
+    own = evaluated(run)["metrics"]
+    assert evaluated(run, "--split", "test")["metrics"] != own
     assert evaluated(run, "--split", "train")["samples"] == 6
     other = evaluated(run, "--set", "data.seed=5", "--set", "data.val=4")
     assert other["samples"] == 4
-    assert other["figures"] != own
+    assert other["metrics"] != own
     assert sorted((path, path.stat().st_mtime_ns) for path in run.rglob("*")) == before
 
 
@@ -155,10 +155,10 @@ def mtl_metrics():
 def test_a_trained_run_is_judged_by_further_metrics(run: Path, tmp_path: Path) -> None:
     file = tmp_path / "largest.py"
     file.write_text(METRIC)
-    usual = evaluated(run)["figures"]
+    usual = evaluated(run)["metrics"]
     both = evaluated(
         run, "--plugin", str(file), "--set", 'metrics.depth=[{name="depth"}, {name="largest"}]'
-    )["figures"]
+    )["metrics"]
     assert list(both["depth"]) == [*list(usual["depth"])[:-1], "largest", "loss"]
     largest = both["depth"].pop("largest")
     assert both == usual

@@ -8,7 +8,8 @@ from typing import final
 
 import attrs
 
-from mtlcore.report.html.markup import Markup, element, items, joined
+from mtlcore.report.charts.files import chart_style
+from mtlcore.report.markup import Markup, element, items, joined
 
 # A browser is told too that nothing may be fetched and no script may run.
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
@@ -20,9 +21,9 @@ class Section:
     """A part of a page.
 
     Args:
-        id: what links to it name.
-        title: its heading.
-        content: what is below it; an empty section is left out.
+        id: The name by which links refer to it.
+        title: Its heading.
+        content: What is below the heading; an empty section is left out.
     """
 
     id: str
@@ -31,10 +32,11 @@ class Section:
 
 
 def page(title: str, lead: Markup, sections: Sequence[Section]) -> str:
-    """A whole document: its title, what comes first, and its sections with links to them."""
-    there = [section for section in sections if section.content]
-    style = Markup(resources.files("mtlcore.report.html").joinpath("page.css").read_text("utf-8"))
-    links = [element("a", section.title, href=f"#{section.id}") for section in there]
+    """Return a document with its title, its lead, and its sections with links to them."""
+    shown = [section for section in sections if section.content]
+    own = resources.files("mtlcore.report.html").joinpath("page.css").read_text("utf-8")
+    style = Markup(chart_style() + own)
+    links = [element("a", section.title, href=f"#{section.id}") for section in shown]
     head = element(
         "head",
         element("meta", charset="utf-8"),
@@ -51,28 +53,23 @@ def page(title: str, lead: Markup, sections: Sequence[Section]) -> str:
             "main",
             *(
                 element("section", element("h2", section.title), section.content, id=section.id)
-                for section in there
+                for section in shown
             ),
         ),
     )
     return f"<!DOCTYPE html>\n{element('html', head, body, lang='en')}\n"
 
 
-def charts(figures: Sequence[Markup]) -> Markup:
-    """Charts beside each other where there is room."""
-    return element("div", *figures, class_="charts") if figures else Markup()
-
-
 def paragraph(text: str) -> Markup:
-    """A remark."""
+    """Return a remark."""
     return element("p", text, class_="note")
 
 
 def remarks(notes: Sequence[str]) -> Markup:
-    """Remarks as a list; nothing where there are none."""
+    """Return remarks as a list; empty without remarks."""
     return items(notes, class_="note") if notes else Markup()
 
 
 def alert(*parts: str) -> Markup:
-    """What a reader must see first."""
+    """Return what a reader must see first."""
     return element("div", joined(parts), class_="alert", role="note")

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from mtlcore.report.html.markup import Markup, element, joined, scrolling
 from mtlcore.report.html.page import paragraph
-from mtlcore.storage import Pictures, Sample
+from mtlcore.report.markup import Markup, element, joined, scrolling
+from mtlcore.storage import Pictures, SamplePictures
 
 #: How pictures are to be read.
 HATCHED = (
@@ -16,7 +16,7 @@ HATCHED = (
 
 
 def run_panels(pictures: Pictures) -> Markup:
-    """A row per sample: the input, and per task the prediction and the ground truth."""
+    """Return a row per sample: the input, and per task the prediction and the ground truth."""
     columns = [
         (f"{task}, {what}", f"{task}.{part}")
         for task in pictures.tasks
@@ -32,15 +32,15 @@ def run_panels(pictures: Pictures) -> Markup:
 
 
 def task_panels(task: str, variants: Mapping[str, Pictures], samples: int) -> Markup:
-    """A row per sample: the input, the ground truth, and what each variant predicts.
+    """Return a row per sample: the input, the ground truth, and what each variant predicts.
 
     Args:
-        task: whose maps are shown.
-        variants: name -> its pictures, of a run that learnt the task; samples are matched by key.
-        samples: show so many at most.
+        task: The task whose maps are shown.
+        variants: Name -> the pictures of a run that learned the task. Samples are matched by key.
+        samples: The most samples that are shown.
     """
     first = next(iter(variants.values()))
-    found = {
+    predictions = {
         name: {sample.key: sample.pictures.get(f"{task}.prediction") for sample in of.samples}
         for name, of in variants.items()
     }
@@ -50,7 +50,7 @@ def task_panels(task: str, variants: Mapping[str, Pictures], samples: int) -> Ma
             (task,),
             [
                 ("ground truth", sample.pictures.get(f"{task}.target")),
-                *((name, predictions.get(sample.key)) for name, predictions in found.items()),
+                *((name, by_key.get(sample.key)) for name, by_key in predictions.items()),
             ],
         )
         for sample in first.samples[:samples]
@@ -62,7 +62,7 @@ def task_panels(task: str, variants: Mapping[str, Pictures], samples: int) -> Ma
 
 def _panels(
     caption: str,
-    rows: Sequence[tuple[Sample, Iterable[str], Sequence[tuple[str, str | None]]]],
+    rows: Sequence[tuple[SamplePictures, Iterable[str], Sequence[tuple[str, str | None]]]],
     units: Mapping[str, str],
 ) -> Markup:
     titles = ["input", *(title for title, _ in rows[0][2])]

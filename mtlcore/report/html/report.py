@@ -4,33 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from mtlcore.report.html.runs import run_page
-from mtlcore.report.html.studies import study_page
-from mtlcore.results import STUDY, compare
-from mtlcore.storage import read, read_files
+from mtlcore.report.html.run_page import run_page
+from mtlcore.report.html.study_page import study_page
+from mtlcore.results import compare
+from mtlcore.storage import open_run, stored_study
 
 
 def make_report(places: Sequence[str]) -> str:
-    """The page, as the text of one HTML file that refers to no other.
+    """Return the page as the text of one HTML file that refers to no other.
 
     Args:
-        places: directory or URL of one run, finished or not; of one study; or of finished runs.
+        places: Directory or URL of one run, finished or not; of one study; or of finished runs.
 
     Raises:
-        UsageError: neither a run nor a study is there, or one of several runs is not finished.
-        MtlError: a file is damaged.
+        UsageError: Neither a run nor a study is there, or one of several runs is not finished.
+        MtlError: A file is damaged.
     """
-    if len(places) > 1 or is_study(places[0]):
+    if len(places) > 1 or stored_study(places[0]) is not None:
         return study_page(compare(places))
-    return run_page(read_files(places[0]))
-
-
-def is_study(place: str) -> bool:
-    """Whether a study is there."""
-    return read(f"{place.rstrip('/')}/{STUDY}") is not None
+    return run_page(open_run(places[0]))
 
 
 def default_place(place: str) -> str:
-    """Where the page of a run or a study belongs."""
-    folder = place.rstrip("/") if is_study(place) else f"{place.rstrip('/')}/report"
-    return f"{folder}/index.html"
+    """Return where the page of a run or a study belongs."""
+    folder = place.rstrip("/")
+    return f"{folder}/index.html" if stored_study(place) else f"{folder}/report/index.html"

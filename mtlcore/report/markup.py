@@ -1,4 +1,4 @@
-"""HTML put together so that text can never be taken for markup."""
+"""HTML and SVG put together so that text can never be taken for markup."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ class Markup(str):
 
 
 def element(tag: str, *children: str, **attributes: str | float | None) -> Markup:
-    """An element; its children and the values of its attributes are escaped unless `Markup`.
+    """Return an element; children and values of attributes are escaped unless `Markup`.
 
     Args:
-        tag: its name.
-        children: what is in it.
-        attributes: an underscore stands for a hyphen and one at the end for nothing (`class_`);
+        tag: Its name.
+        children: Its content.
+        attributes: An underscore stands for a hyphen and one at the end for nothing (`class_`);
             None leaves an attribute out.
     """
     parts = [
@@ -35,7 +35,7 @@ def element(tag: str, *children: str, **attributes: str | float | None) -> Marku
 
 
 def joined(parts: Iterable[str]) -> Markup:
-    """Parts one after the other, escaped unless `Markup`."""
+    """Return parts one after the other, escaped unless `Markup`."""
     return Markup(
         "".join(part if isinstance(part, Markup) else html.escape(part) for part in parts)
     )
@@ -48,13 +48,13 @@ def table(
     *,
     numbers_from: int = 1,
 ) -> Markup:
-    """A table with a caption, whose first column names the rows; wide ones scroll in themselves.
+    """Return a table whose first column names the rows; a wide one scrolls in itself.
 
     Args:
-        caption: what the table shows.
-        columns: their headings.
-        rows: as many cells each.
-        numbers_from: the first column of numbers, which are set to the right.
+        caption: What the table shows.
+        columns: Headings of the columns.
+        rows: The cells of each row, as many as there are columns.
+        numbers_from: Index of the first column of numbers, which are aligned to the right.
     """
 
     def aligned(index: int) -> str | None:
@@ -79,10 +79,10 @@ def table(
 
 
 def scrolling(label: str, content: Markup) -> Markup:
-    """Content that scrolls sideways in itself, by keyboard too, where it is too wide."""
+    """Return content that, where too wide, scrolls sideways in itself, by keyboard too."""
     return element("div", content, class_="scroll", role="region", aria_label=label, tabindex="0")
 
 
 def items(entries: Iterable[str], class_: str | None = None) -> Markup:
-    """A list."""
+    """Return a list."""
     return element("ul", *(element("li", entry) for entry in entries), class_=class_)

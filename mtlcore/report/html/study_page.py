@@ -1,18 +1,20 @@
-"""The report of a study, or of any runs that are compared."""
+"""The page of a study, or of any runs that are compared."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from mtlcore.report.html.charts import Point, legend
-from mtlcore.report.html.charts import chart as line_chart
-from mtlcore.report.html.curves import Along, Key, over_seeds, series
-from mtlcore.report.html.markup import Markup, element, items, joined, table
-from mtlcore.report.html.page import Section, alert, charts, page, paragraph, remarks
+from mtlcore.report.charts.drawing import Chart
+from mtlcore.report.charts.lines import Line, Point, over_seeds
+from mtlcore.report.charts.run_charts import SPLITS, arrow_of, step_charts, task_heading
+from mtlcore.report.charts.series import Along, Key, series
+from mtlcore.report.html.figures import figures, legend
+from mtlcore.report.html.page import Section, alert, page, paragraph, remarks
 from mtlcore.report.html.pictures import HATCHED, task_panels
-from mtlcore.report.html.runs import SPLITS, duration, flat, solver_note, step_charts, without_home
-from mtlcore.results import Comparison, RunResult, Variant, notes, sections
-from mtlcore.storage import Pictures, read_pictures
+from mtlcore.report.html.run_page import duration, settings_of, solver_note, without_home
+from mtlcore.report.markup import Markup, element, items, joined, table
+from mtlcore.results import Comparison, RunResult, Variant, notes_of, tables_of
+from mtlcore.storage import Pictures
 
 _SAMPLES = 4  # whose pictures are shown: a page is to stay small
 
@@ -20,7 +22,7 @@ Curves = Mapping[Key, Sequence[Sequence[Point]]]  # one for each seed
 
 
 def study_page(comparison: Comparison) -> str:
-    """The page of a comparison; cells without a result are told first."""
+    """Return the page of a comparison; it begins with the cells without a result."""
     sections = []
     if comparison.runs:
         steps = {variant.name: _curves(variant, "step") for variant in comparison.variants}
@@ -44,43 +46,42 @@ def _lead(comparison: Comparison) -> Markup:
             f"{len(comparison.runs)} finished runs; the baseline is {comparison.baseline}."
         )
     ]
-    lost = [
+    failures = [
         f"{variant.name}, seed {cell.seed}{f', {cell.task}' if cell.task else ''}: "
         f"{without_home(cell.reason)}"
         for variant in comparison.variants
         for cell in variant.failed
     ]
-    if lost:
-        parts.append(alert(element("p", "These have no result:"), items(lost)))
+    if failures:
+        parts.append(alert(element("p", "These have no result:"), items(failures)))
     return joined(parts)
 
 
 def _results(comparison: Comparison) -> Markup:
     parts = [
         table(
-            section.title,
-            section.head,
+            summary.title,
+            summary.head,
             [
                 [element("b", entry.text) if entry.bold else entry.text for entry in row]
-                for row in section.rows
+                for row in summary.rows
             ],
         )
-        for section in sections(comparison)
+        for summary in tables_of(comparison)
     ]
-    return joined([*parts, element("h3", "How to read this"), remarks(notes(comparison))])
+    return joined([*parts, element("h3", "How to read this"), remarks(notes_of(comparison))])
 
 
 # Curves
 
 
 def _curves(variant: Variant, along: Along) -> Curves:
-    """The curves of all seeds of a variant; tasks with runs of their own are put together."""
-    found: dict[Key, list[Sequence[Point]]] = {}
-    for runs in variant.runs.values():
-        for run in runs:
-            for key, points in series(run.rows, along).items():
-                found.setdefault(key, []).append(points)
-    return found
+    """Return the curves of all seeds of a variant, merged where each task has its own run."""
+    curves: dict[Key, list[Sequence[Point]]] = {}
+    for run in variant.all_runs:
+        for key, points in series(run.records, along).items():
+            curves.setdefault(key, []).append(points)
+    return curves
 
 
 def _learning(
@@ -92,39 +93,46 @@ def _learning(
             "Lines are means over seeds, bands one standard deviation around them; of values of "
             "single steps both are running means over a twentieth of the run."
         ),
-        legend((name, number) for number, name in enumerate(names) if steps[name]),
+        legend(
+            Line(label=name, look=number, points=())
+            for number, name in enumerate(names)
+            if steps[name]
+        ),
     ]
-    for task, directions in comparison.directions.items():
-        unit = comparison.units.get(task)
-        figures = []
-        loss = f"loss, {SPLITS['train']}"
-        figures += _chart(loss, ("train", task, "loss"), names, steps, "step")
-        loss = f"loss, {SPLITS['val']}"
-        figures += _chart(loss, ("val", task, "loss"), names, epochs, "epoch")
-        for metric, higher in directions.items():
-            title = f"{metric} {'↑' if higher else '↓'}, {SPLITS['val']}"
-            figures += _chart(title, ("val", task, metric), names, epochs, "epoch")
-        parts += [element("h3", f"{task} ({unit})" if unit else task), charts(figures)]
+    for task, higher_is_better in comparison.higher_is_better.items():
+        charts = [
+            _chart(f"loss, {SPLITS['train']}", ("train", task, "loss"), names, steps, "step"),
+            _chart(f"loss, {SPLITS['val']}", ("val", task, "loss"), names, epochs, "epoch"),
+        ]
+        for metric, higher in higher_is_better.items():
+            title = f"{metric}{arrow_of(higher)}, {SPLITS['val']}"
+            charts.append(_chart(title, ("val", task, metric), names, epochs, "epoch"))
+        heading = element("h3", task_heading(task, comparison.units))
+        parts += [heading, figures([chart for chart in charts if chart.lines])]
     return joined(parts)
 
 
 def _chart(
     title: str, key: Key, names: Sequence[str], curves: Mapping[str, Curves], along: Along
-) -> list[Markup]:
-    """A chart with a line per variant that recorded it; none where no variant did."""
+) -> Chart:
+    """Return a chart with a line per variant that recorded the metric."""
     lines = [
         over_seeds(name, number, curves[name][key])
         for number, name in enumerate(names)
         if key in curves[name]
     ]
-    if not lines:
-        return []
     of_steps = key[0] == "train"
-    return [line_chart(title, lines, x_label=along, calm=of_steps, may_be_logarithmic=of_steps)]
+    return Chart(
+        title=title,
+        lines=lines,
+        x_label=along,
+        smooth=of_steps,
+        may_be_logarithmic=of_steps,
+    )
 
 
 def _balancing(comparison: Comparison, steps: Mapping[str, Curves]) -> Markup:
-    tasks = list(comparison.directions)
+    tasks = list(comparison.higher_is_better)
     parts = []
     for variant in comparison.variants:
         curves = steps[variant.name]
@@ -133,9 +141,9 @@ def _balancing(comparison: Comparison, steps: Mapping[str, Curves]) -> Markup:
             for key, seeds in curves.items()
             if key[0] == "train" and key[2] != "loss"
         }
-        if figures := step_charts(lines, balancing=True):
-            told = solver_note(run.rows for run in variant.all_runs)
-            parts += [element("h3", variant.name), told, charts(figures)]
+        if charts := step_charts(lines, balancing=True):
+            status = solver_note(run.records for run in variant.all_runs)
+            parts += [element("h3", variant.name), status, figures(charts)]
     if not parts:
         return Markup()
     return joined([paragraph("Means over seeds, and one standard deviation around them."), *parts])
@@ -149,41 +157,41 @@ def _pictures(comparison: Comparison) -> Markup:
         variant.name: _first_pictures(variant) for variant in comparison.variants if variant.runs
     }
     parts = []
-    for task in comparison.directions:
-        mine = {name: found[task] for name, found in shown.items() if task in found}
-        if mine:
-            parts += [element("h3", task), task_panels(task, mine, _SAMPLES)]
+    for task in comparison.higher_is_better:
+        variants = {name: by_task[task] for name, by_task in shown.items() if task in by_task}
+        if variants:
+            parts += [element("h3", task), task_panels(task, variants, _SAMPLES)]
     if not parts:
         return Markup()
-    told = "The same samples of the validation split, each variant's by its first seed. "
-    return joined([paragraph(told + HATCHED), *parts])
+    reading = "The same samples of the validation split, each variant's by its first seed. "
+    return joined([paragraph(reading + HATCHED), *parts])
 
 
 def _first_pictures(variant: Variant) -> dict[str, Pictures]:
-    """Task -> the pictures of the first seed's run that learnt it."""
-    found: dict[str, Pictures] = {}
+    """Return the pictures of the first seed by the tasks that they show."""
+    by_task: dict[str, Pictures] = {}
     for run in variant.runs[variant.seeds[0]]:
-        pictures = read_pictures(run.location)
+        pictures = run.files.pictures
         if pictures is not None and pictures.samples:
-            found.update(dict.fromkeys(pictures.tasks, pictures))
-    return found
+            by_task.update(dict.fromkeys(pictures.tasks, pictures))
+    return by_task
 
 
 # Settings and runs
 
 
 def _differing(comparison: Comparison) -> Markup:
-    """The settings in which variants differ, of each variant's first run."""
+    """Return the settings in which variants differ, of each variant's first run."""
     settings = {
-        variant.name: dict(flat(variant.all_runs[0].config))
+        variant.name: settings_of(variant.all_runs[0].config)
         for variant in comparison.variants
         if variant.runs
     }
-    paths = list(dict.fromkeys(path for found in settings.values() for path in found))
+    paths = list(dict.fromkeys(path for values in settings.values() for path in values))
     rows = [
         [path, *values]
         for path in paths
-        if len(set(values := [found.get(path, "-") for found in settings.values()])) > 1
+        if len(set(values := [of.get(path, "-") for of in settings.values()])) > 1
         and path != "seed"
     ]
     if not rows:
@@ -213,7 +221,7 @@ def _runs(comparison: Comparison) -> Markup:
 
 
 def _place(run: RunResult, comparison: Comparison) -> str:
-    """A run's directory without what all runs' directories have in common."""
+    """Return a run's directory without what all runs' directories have in common."""
     parts = [other.location.split("/") for other in comparison.runs]
     same = 0
     while len(parts) > 1 and all(len(p) > same + 1 and p[same] == parts[0][same] for p in parts):

@@ -1,4 +1,4 @@
-"""The figures of a run beside those of the best constants, as rows and as a table."""
+"""The metrics of a run beside those of the best constants, as rows and as a table."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, final
 
 import attrs
 
+from mtlcore.report.charts.run_charts import arrow_of
 from mtlcore.storage import or_nan
 
 if TYPE_CHECKING:
@@ -18,24 +19,24 @@ _EXTENTS = ("global", "pixel")  # of the best constants
 
 
 def result_table(summary: Mapping[str, Any]) -> Table:
-    """The figures of a run beside those of the best constants, as a rich table.
+    """Return the metrics of a run beside those of the best constants, as a rich table.
 
     Args:
-        summary: what summary.json holds; NaN or null is shown as "n/a".
+        summary: The content of summary.json; NaN or null is shown as "n/a".
     """
     from rich import box
     from rich.table import Table
     from rich.text import Text
 
     table = Table(box=box.SIMPLE_HEAD, caption_justify="left", caption_style="")
-    for title in ("task", "figure", "model", "constant", "per pixel"):
-        table.add_column(title, justify="left" if title in ("task", "figure") else "right")
+    for title in ("task", "metric", "model", "constant", "per pixel"):
+        table.add_column(title, justify="left" if title in ("task", "metric") else "right")
     rows = result_rows(summary)
     for row in rows:
         star, style = ("* ", "bold green") if row.better else ("", "")
-        model = Text(star + figure_text(row.model), style=style)
-        constants = [figure_text(value) for value in row.constants]
-        table.add_row(Text(row.task), Text(row.figure), model, *constants, end_section=row.last)
+        model = Text(star + metric_text(row.model), style=style)
+        constants = [metric_text(value) for value in row.constants]
+        table.add_row(Text(row.task), Text(row.metric), model, *constants, end_section=row.last)
     table.caption = Text("\n".join(result_notes(summary, rows)))
     return table
 
@@ -43,19 +44,20 @@ def result_table(summary: Mapping[str, Any]) -> Table:
 @final
 @attrs.frozen(kw_only=True)
 class ResultRow:
-    """One figure of one task; a constant that does not exist is None, one without value NaN.
+    """One metric of one task.
 
     Args:
-        task: its name and unit in the task's first row, else empty.
-        figure: its name, and an arrow towards what is better.
-        model: its value.
-        constants: of the best constant and of the best one per pixel.
-        better: whether the model beats every constant there is.
-        last: of its task.
+        task: Name and unit of the task in its first row, else empty.
+        metric: Name of the metric, and an arrow towards better values.
+        model: Value of the model.
+        constants: Values of the best constant and of the best one per pixel; None where there is
+            no such constant, NaN where it has no value.
+        better: Whether the model beats every constant there is.
+        last: Whether it is the last row of its task.
     """
 
     task: str
-    figure: str
+    metric: str
     model: float
     constants: tuple[float | None, ...]
     better: bool
@@ -63,46 +65,45 @@ class ResultRow:
 
 
 def result_rows(summary: Mapping[str, Any]) -> list[ResultRow]:
-    """The final figures of a run, beside those of the best constants."""
+    """Return the final metrics of a run, beside those of the best constants."""
     final = summary["final"][summary["final_split"]]
-    return [row for task, figures in final.items() for row in _task_rows(summary, task, figures)]
+    return [row for task, metrics in final.items() for row in _task_rows(summary, task, metrics)]
 
 
 def _task_rows(
-    summary: Mapping[str, Any], task: str, figures: Mapping[str, Any]
+    summary: Mapping[str, Any], task: str, metrics: Mapping[str, Any]
 ) -> list[ResultRow]:
     unit = summary.get("units", {}).get(task)
     rows: list[ResultRow] = []
-    for metric, value in figures.items():
-        higher = summary.get("directions", {}).get(task, {}).get(metric)
-        arrow = {True: " ↑", False: " ↓", None: ""}[higher]
+    for metric, value in metrics.items():
+        higher = summary.get("higher_is_better", {}).get(task, {}).get(metric)
         constants = tuple(_constant(summary, extent, task, metric) for extent in _EXTENTS)
         rows.append(
             ResultRow(
                 task=("" if rows else f"{task} ({unit})" if unit else task),
-                figure=metric + arrow,
+                metric=metric + arrow_of(higher),
                 model=or_nan(value),
                 constants=constants,
                 better=higher is not None and _beats(or_nan(value), constants, higher),
-                last=len(rows) == len(figures) - 1,
+                last=len(rows) == len(metrics) - 1,
             )
         )
     return rows
 
 
 def _constant(summary: Mapping[str, Any], extent: str, task: str, metric: str) -> float | None:
-    figures = summary.get("constants", {}).get(extent, {}).get(task, {})
-    return or_nan(figures[metric]) if metric in figures else None
+    metrics = summary.get("constants", {}).get(extent, {}).get(task, {})
+    return or_nan(metrics[metric]) if metric in metrics else None
 
 
 def _beats(value: float, constants: Sequence[float | None], higher: bool) -> bool:
-    """Whether it is better than every constant there is, and there is one."""
+    """Return whether a value is better than every constant, of which there is one."""
     known = [c for c in constants if c is not None and not math.isnan(c)]
     return bool(known) and all(value > c if higher else value < c for c in known)
 
 
 def result_notes(summary: Mapping[str, Any], rows: Sequence[ResultRow]) -> list[str]:
-    """What must be known to read the figures, and what they cost."""
+    """Return what must be known to read the metrics, and what they cost."""
     notes = []
     if any(row.better for row in rows):
         notes.append("* better than the best constants, which look at no image")
@@ -111,7 +112,7 @@ def result_notes(summary: Mapping[str, Any], rows: Sequence[ResultRow]) -> list[
         notes.append("n/a: nothing to measure, no valid label or no finite value")
     number, split = summary.get("averaged_over", 1), summary["final_split"]
     over = "the last evaluation" if number == 1 else f"mean of the last {number} evaluations"
-    notes.append(f"final figures: {over} on {split}")
+    notes.append(f"final metrics: {over} on {split}")
     best = summary.get("best") or {}
     if best.get("epoch") is not None:
         notes.append(f"best epoch: {best['epoch']}, chosen on {best.get('chosen_on', split)}")
@@ -124,8 +125,8 @@ def result_notes(summary: Mapping[str, Any], rows: Sequence[ResultRow]) -> list[
     return notes
 
 
-def figure_text(value: float | None) -> str:
-    """A figure as tables have it: "-" for one that there is not, "n/a" for NaN."""
+def metric_text(value: float | None) -> str:
+    """Return a value with four significant digits, "-" for None and "n/a" for NaN."""
     if value is None:
         return "-"
     return "n/a" if math.isnan(value) else f"{value:#.4g}".rstrip(".")

@@ -1,0 +1,131 @@
+"""The results of one finished run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal, final
+
+import attrs
+
+from mtlcore.errors import UsageError
+from mtlcore.results.targets import Reached, Target
+from mtlcore.storage import Record, RunFiles, open_run, or_nan
+
+#: Task -> metric -> value.
+MetricValues = Mapping[str, Mapping[str, float]]
+#: The evaluations whose metrics count: the last ones, or that of the best epoch.
+Epoch = Literal["last", "best"]
+
+
+@final
+@attrs.frozen
+class RunResult:
+    """A finished run.
+
+    Args:
+        files: The files in its directory.
+    """
+
+    files: RunFiles
+
+    @property
+    def location(self) -> str:
+        """Path or URL of the run's directory."""
+        return self.files.location
+
+    @property
+    def config(self) -> Mapping[str, Any]:
+        """The complete configuration."""
+        return self.files.config
+
+    @property
+    def summary(self) -> Mapping[str, Any]:
+        """The content of `summary.json`; metrics that are null there are NaN."""
+        assert self.files.summary is not None
+        return self.files.summary
+
+    @property
+    def records(self) -> tuple[Record, ...]:
+        """The lines of `metrics.jsonl`; values that are null there are NaN."""
+        return self.files.records
+
+    @property
+    def seed(self) -> int:
+        """The seed of the run."""
+        return int(self.config["seed"])
+
+    @property
+    def method(self) -> str:
+        """The name of the method, such as "pcgrad"."""
+        return str(self.config["method"])
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """The tasks that the run learned, in order."""
+        return tuple(self.config["tasks"])
+
+    def metrics(self, epoch: Epoch) -> MetricValues:
+        """Return the metrics on the validation split, "loss" among them.
+
+        Args:
+            epoch: "last" for the mean over the last `training.average_last` evaluations, "best"
+                for the evaluation with the lowest validation losses.
+        """
+        values: MetricValues = self.summary["final" if epoch == "last" else "best"]["val"]
+        return values
+
+    @property
+    def higher_is_better(self) -> Mapping[str, Mapping[str, bool]]:
+        """Task -> metric -> whether higher is better; the first metric stands for the task."""
+        table: Mapping[str, Mapping[str, bool]] = self.summary["higher_is_better"]
+        return table
+
+    @property
+    def parameters(self) -> int:
+        """The number of parameters of the model, heads included."""
+        return int(self.summary["parameters"]["total"])
+
+    @property
+    def seconds_per_step(self) -> float:
+        """Mean time of a training step without evaluating and saving; NaN where not measured."""
+        return or_nan(self.summary.get("seconds_per_step"))
+
+    @property
+    def peak_memory(self) -> float:
+        """Peak memory in bytes, of the GPU if the run used one, else of the process; or NaN."""
+        return or_nan(self.summary.get("peak_memory"))
+
+    @property
+    def best_epoch(self) -> float:
+        """The epoch, from 1, with the lowest validation losses; NaN where there was none."""
+        return or_nan(self.summary["best"]["epoch"])
+
+    def reached(self, target: Target) -> Reached | None:
+        """Return when the metric on the validation split first met the target; None: never."""
+        higher = self.higher_is_better.get(target.task, {}).get(target.metric, False)
+        wanted = ("val", target.task, target.metric)
+        for record in self.records:
+            if (record["split"], record["task"], record["metric"]) != wanted:
+                continue
+            value = record["value"]
+            if value >= target.value if higher else value <= target.value:
+                return Reached(int(record["epoch"]), float(record["seconds"]))
+        return None
+
+
+def read_run(location: str) -> RunResult:
+    """Return the results of the run at a path or URL.
+
+    Raises:
+        UsageError: There is no run, or it is not finished; the message says why if the run does.
+        MtlError: A file is damaged.
+    """
+    files = open_run(location)
+    if files.summary is None:
+        status = files.provenance.get("status", "has no run.json")
+        reason = files.provenance.get("reason")
+        raise UsageError(
+            f"{files.location}: is not finished ({f'{status}: {reason}' if reason else status}); "
+            f"go on with it by mtl run --resume --out {files.location}, or leave it out"
+        )
+    return RunResult(files)

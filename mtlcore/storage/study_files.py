@@ -1,0 +1,100 @@
+"""Reading a study's directory: what `study.json` tells of its cells."""
+
+from __future__ import annotations
+
+from typing import final
+
+import attrs
+
+from mtlcore.errors import MtlError
+from mtlcore.storage.run_files import read_json
+
+#: The file in which a study describes itself.
+STUDY = "study.json"
+
+
+@final
+@attrs.frozen(kw_only=True)
+class StoredCell:
+    """One run of a study.
+
+    Args:
+        variant: Name of its variant.
+        seed: Seed of the run.
+        task: Its only task where the variant has a run per task, else None.
+        location: Directory or URL of the run.
+        status: What became of it: "waiting", "running", "finished", "failed" or "interrupted".
+        reason: Why it has no result; None where it has one, or has not ended.
+    """
+
+    variant: str
+    seed: int
+    task: str | None
+    location: str
+    status: str
+    reason: str | None
+
+
+@final
+@attrs.frozen(kw_only=True)
+class StoredStudy:
+    """A study, finished or not.
+
+    Args:
+        name: Title of its tables.
+        baseline: Variant that the others are compared with.
+        delta_m: Name of the definition of delta_m.
+        epoch: "last" or "best": the evaluations whose metrics are compared.
+        targets: Targets as `task.metric=value`.
+        notes: What a reader of its tables should know, one sentence each.
+        threads: Threads of a cell whose configuration does not say.
+        cells: Its runs, in order.
+    """
+
+    name: str
+    baseline: str
+    delta_m: str
+    epoch: str
+    targets: tuple[str, ...]
+    notes: tuple[str, ...]
+    threads: int
+    cells: tuple[StoredCell, ...]
+
+
+def stored_study(location: str) -> StoredStudy | None:
+    """Return the study in a directory, None where there is none.
+
+    Args:
+        location: Path or fsspec URL of the directory.
+
+    Raises:
+        UsageError: It cannot be read.
+        MtlError: It is damaged.
+    """
+    location = location.rstrip("/")
+    content = read_json(f"{location}/{STUDY}")
+    if content is None:
+        return None
+    try:
+        return StoredStudy(
+            name=content["name"],
+            baseline=content["baseline"],
+            delta_m=content["delta_m"],
+            epoch=content["epoch"],
+            targets=tuple(content["targets"]),
+            notes=tuple(content["notes"]),
+            threads=int(content["threads"]),
+            cells=tuple(
+                StoredCell(
+                    variant=cell["variant"],
+                    seed=cell["seed"],
+                    task=cell["task"],
+                    location=f"{location}/{cell['location']}",
+                    status=cell["status"],
+                    reason=cell["reason"],
+                )
+                for cell in content["cells"]
+            ),
+        )
+    except KeyError as error:
+        raise MtlError(f"{location}/{STUDY}: has no {error}") from error
