@@ -59,7 +59,7 @@ class Metric(abc.ABC):
 
 @final
 class MetricCollection(Metric):
-    """Several `Metric`s of one task behind one interface.
+    """Several `Metric` objects of one task behind one interface.
 
     Args:
         metrics: their results are returned in this order.

@@ -96,10 +96,10 @@ class Concat(Dataset):
     def __init__(
         self, root: str | None, split: str, *, sources: tuple[dict[str, Any], ...]
     ) -> None:
-        found = _sources(root, sources)
-        _merged(found)
-        self._renamed = [source.renamed for source in found]
-        self._datasets = [_open(source, split) for source in found]
+        opened = _sources(root, sources)
+        _merged(opened)
+        self._renamed = [source.renamed for source in opened]
+        self._datasets = [_open(source, split) for source in opened]
         self._starts = list(accumulate(map(len, self._datasets), initial=0))
 
     @classmethod
@@ -139,7 +139,7 @@ class Concat(Dataset):
 def _sources(root: str | None, tables: Sequence[Mapping[str, Any]]) -> list[_Source]:
     plugins = Plugins.from_environment()
     problems: list[str] = [] if tables else ["data.sources: name at least one dataset"]
-    found = []
+    parsed = []
     for number, table in enumerate(tables):
         path = f"data.sources[{number}]"
         name, own_root = table.get("name"), table.get("root", root)
@@ -152,10 +152,10 @@ def _sources(root: str | None, tables: Sequence[Mapping[str, Any]]) -> list[_Sou
             continue
         given = {key: value for key, value in table.items() if key not in _OWN_KEYS}
         settings = structure(target, given, path, problems)
-        found.append(_Source(path, str(name), target, own_root, settings, renamed))
+        parsed.append(_Source(path, str(name), target, own_root, settings, renamed))
     if problems:
         raise ConfigError(problems)
-    return found
+    return parsed
 
 
 def _wrong_types(path: str, name: Any, root: Any, renamed: Any) -> Iterator[str]:

@@ -65,13 +65,13 @@ class ColumnFinder:
     table: Table
 
     def __call__(self, wanted: Sequence[str | int], setting: str) -> list[int]:
-        problems, found = [], []
+        problems, indices = [], []
         names = self.table.names
         for column in wanted:
             if isinstance(column, int) and 0 <= column < len(names):
-                found.append(column)
+                indices.append(column)
             elif column in names:
-                found.append(names.index(str(column)))
+                indices.append(names.index(str(column)))
             else:
                 hint = did_you_mean(str(column), names)
                 problems.append(
@@ -80,7 +80,7 @@ class ColumnFinder:
                 )
         if problems:
             raise ConfigError(problems)
-        return found
+        return indices
 
 
 def input_columns(
@@ -211,7 +211,7 @@ def read_labels(
 ) -> tuple[Tensor, Tensor]:
     """Return targets and masks: (rows,) for classes, otherwise (rows, columns)."""
     convert = _CONVERSIONS[target.kind](target, missing)
-    found = np.empty((len(rows), len(columns)))
+    cells = np.empty((len(rows), len(columns)))
     for at, i in enumerate(columns):
         column = table.columns[i]
         values = np.full(len(column.texts), np.nan)
@@ -225,9 +225,9 @@ def read_labels(
                     f"label is {_EXPECTED.get(target.kind, expected)}"
                 )
             values[k] = value
-        found[:, at] = values[column.codes[rows]]
-    valid = ~np.isnan(found)
-    values = np.where(valid, found, 0)
+        cells[:, at] = values[column.codes[rows]]
+    valid = ~np.isnan(cells)
+    values = np.where(valid, cells, 0)
     if target.kind == "classification":
         return torch.from_numpy(values[:, 0].astype(np.int64)), torch.from_numpy(valid[:, 0])
     return torch.from_numpy(values.astype(np.float32)), torch.from_numpy(valid)

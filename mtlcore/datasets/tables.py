@@ -37,8 +37,8 @@ class Column:
 
     def used(self, rows: NDArray[np.int64]) -> list[int]:
         """Return the codes that occur in these rows."""
-        found: list[int] = np.flatnonzero(np.bincount(self.codes[rows])).tolist()
-        return found
+        codes: list[int] = np.flatnonzero(np.bincount(self.codes[rows])).tolist()
+        return codes
 
 
 @attrs.frozen(eq=False)
@@ -121,15 +121,15 @@ def _read_parquet(data: bytes, where: str, columns: ColumnNames) -> Table:
         raise ConfigError(["data.columns: a Parquet file names its columns itself"])
     try:
         table = parquet.read_table(io.BytesIO(data))
-        found = []
+        parsed = []
         for column in table.columns:
             values = column.combine_chunks().dictionary_encode()
             texts = ["" if value is None else str(value) for value in values.dictionary.to_pylist()]
             codes = values.indices.fill_null(len(texts)).to_numpy().astype(np.int32)
-            found.append(_column([*texts, ""], codes))
+            parsed.append(_column([*texts, ""], codes))
     except Exception as error:  # whatever is in the file, the file is at fault
         raise DataError(f"{where}: no Parquet table: {describe(error)}") from error
-    return Table(where, tuple(table.column_names), tuple(found))
+    return Table(where, tuple(table.column_names), tuple(parsed))
 
 
 def _column(texts: Iterable[str], codes: NDArray[np.int32]) -> Column:

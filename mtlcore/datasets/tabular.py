@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import chain
 from typing import Any, final
 
 import numpy as np
@@ -93,7 +94,7 @@ class Tabular(Dataset):
         find = ColumnFinder(train)
         labels = {n: find(t.columns, f"targets.{n}.column") for n, t in targets.items()}
         used = input_columns(
-            find, inputs, find(ignore, "ignore"), [c for found in labels.values() for c in found]
+            find, inputs, find(ignore, "ignore"), list(chain.from_iterable(labels.values()))
         )
         encoder = RowEncoder(train, train_rows, used, find(categorical, "categorical"), unknown)
         self._table = table  # keeps it for the next split

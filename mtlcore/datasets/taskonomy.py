@@ -129,8 +129,8 @@ class Taskonomy(Dataset):
         except MissingFile:
             return []
         matches = [re.fullmatch(r"(point_(\d+)_view_(\d+))_domain_rgb\.png", n) for n in names]
-        found = sorted((int(m[2]), int(m[3]), m[1]) for m in matches if m)
-        return [view for _, _, view in found]
+        views = sorted((int(m[2]), int(m[3]), m[1]) for m in matches if m)
+        return [view for _, _, view in views]
 
     def _warn_of_absent_domains(self) -> None:
         """A domain that was not downloaded would look like labels that were never made."""

@@ -73,7 +73,7 @@ class VirtualKITTI(Dataset):
         }
         if not scenes:
             raise DataError(f"{root}: holds no folder Scene01 or alike")
-        there = sorted({name for found in scenes.values() for name in found})
+        there = sorted({name for listed in scenes.values() for name in listed})
         for name in variations or ():
             if name not in there:
                 raise UsageError(
@@ -81,8 +81,8 @@ class VirtualKITTI(Dataset):
                     + did_you_mean(name, there)
                 )
         self._frames: list[tuple[str, int, int]] = []
-        for scene, found in scenes.items():
-            used = [name for name in found if variations is None or name in variations]
+        for scene, listed in scenes.items():
+            used = [name for name in listed if variations is None or name in variations]
             self._frames += self._frames_of(scene, used, cameras, split)
         if not self._frames:
             raise DataError(
@@ -140,12 +140,12 @@ class VirtualKITTI(Dataset):
                     continue
                 matches = [re.fullmatch(r"rgb_(\d+)\.jpg", file) for file in listed]
                 numbers[f"{scene}/{name}", camera] = sorted(int(m[1]) for m in matches if m)
-        frames = sorted({number for found in numbers.values() for number in found})
+        frames = sorted({number for present in numbers.values() for number in present})
         held_out = set(frames[len(frames) - len(frames) // _HELD_OUT :])
         return [
             (variation, camera, number)
-            for (variation, camera), found in numbers.items()
-            for number in found
+            for (variation, camera), present in numbers.items()
+            for number in present
             if (number in held_out) == (split == "val")
         ]
 
@@ -154,9 +154,9 @@ class VirtualKITTI(Dataset):
         if variation not in self._colours:
             self._colours[variation] = self._read_colours(variation)
         codes, numbers = self._colours[variation]
-        found = _code(pixels)
-        places = np.searchsorted(codes, found).clip(0, len(codes) - 1)
-        wrong = codes[places] != found
+        pixel_codes = _code(pixels)
+        places = np.searchsorted(codes, pixel_codes).clip(0, len(codes) - 1)
+        wrong = codes[places] != pixel_codes
         if wrong.any():
             colour = pixels[wrong][0].tolist()
             raise DataError(

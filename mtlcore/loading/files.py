@@ -119,8 +119,10 @@ class Root:
         stems = [name.removesuffix(".npy") for name in self.list(folder) if name[0] != "."]
         odd = [stem for stem in stems if not stem.isdecimal()]
         if odd or not stems:
-            found = f"holds {odd[0]!r}" if odd else "is empty"
-            raise DataError(f"{self.where(folder)}: {found}; files 0.npy, 1.npy, ... were expected")
+            content = f"holds {odd[0]!r}" if odd else "is empty"
+            raise DataError(
+                f"{self.where(folder)}: {content}; files 0.npy, 1.npy, ... were expected"
+            )
         return sorted(map(int, stems))
 
     def _open(self) -> tuple[Any, str]:

@@ -95,15 +95,15 @@ def _between(tasks: Sequence[str], samples: int, generator: torch.Generator) -> 
     for sample, number in enumerate(numbers):
         for place in torch.randperm(len(tasks), generator=generator).tolist()[:number]:
             kept[tasks[place]].add(sample)
-    return LabelRegime({task: frozenset(found) for task, found in kept.items()})
+    return LabelRegime({task: frozenset(chosen) for task, chosen in kept.items()})
 
 
 def _ratios(
     labels: str, tasks: Sequence[str], samples: int, generator: torch.Generator
 ) -> LabelRegime:
-    found = [_RATIOS.fullmatch(part) for part in labels.split(",")]
-    shares = {match[1]: float(match[2]) for match in found if match}
-    if not all(found):
+    matches = [_RATIOS.fullmatch(part) for part in labels.split(",")]
+    shares = {match[1]: float(match[2]) for match in matches if match}
+    if not all(matches):
         raise UsageError(
             f"data.labels: {labels!r} is none of full, one, random, ratios such as "
             f"{tasks[0]}=0.5, or a .json file"

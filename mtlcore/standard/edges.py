@@ -86,10 +86,10 @@ def count_matches(predicted: _Mask, true: _Mask, radius: float) -> int:
     # Pairs with the same offset never share a pixel, so that each offset is taken at once.
     for down, right in _offsets(radius):
         partners = left + (down * width + right)
-        found = free[partners]
-        free[partners[found]] = False
-        left = left[~found]
-        matches += int(found.sum())
+        matched = free[partners]
+        free[partners[matched]] = False
+        left = left[~matched]
+        matches += int(matched.sum())
     return matches
 
 

@@ -195,11 +195,11 @@ def _shortcut(channels: int, outputs: int, stride: int) -> nn.Sequential | None:
 
 def _load_weights(network: nn.Module, where: str) -> None:
     own = network.state_dict()
-    found = {key: value for key, value in _read_state(where).items() if not key.startswith("fc.")}
+    loaded = {key: value for key, value in _read_state(where).items() if not key.startswith("fc.")}
     # Files older than the counter of batches lack it, and nothing here reads it.
-    missing = [k for k in own if k not in found and not k.endswith("num_batches_tracked")]
-    unknown = [k for k in found if k not in own]
-    misshaped = [k for k in found if k in own and found[k].shape != own[k].shape]
+    missing = [k for k in own if k not in loaded and not k.endswith("num_batches_tracked")]
+    unknown = [k for k in loaded if k not in own]
+    misshaped = [k for k in loaded if k in own and loaded[k].shape != own[k].shape]
     if missing:
         raise MtlError(f"{where}: {_listed(missing)} missing; is it for another depth?")
     if unknown:
@@ -207,10 +207,10 @@ def _load_weights(network: nn.Module, where: str) -> None:
     if misshaped:
         key = misshaped[0]
         raise MtlError(
-            f"{where}: {_listed(misshaped)} of another shape: {tuple(found[key].shape)} where "
+            f"{where}: {_listed(misshaped)} of another shape: {tuple(loaded[key].shape)} where "
             f"{tuple(own[key].shape)} was expected"
         )
-    network.load_state_dict({**own, **found})
+    network.load_state_dict({**own, **loaded})
 
 
 def _listed(keys: Sequence[str]) -> str:

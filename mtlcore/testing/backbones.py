@@ -54,9 +54,9 @@ class BackboneContract:
                         (len(inputs), c, size[0] // s, size[1] // s)
                         for c, s in zip(backbone.out_channels, backbone.strides, strict=True)
                     ]
-                    found = [tuple(x.shape) for x in maps]
-                    assert found == expected, (
-                        f"maps of {task} for inputs of {size[0]}x{size[1]} have shapes {found}, "
+                    shapes = [tuple(x.shape) for x in maps]
+                    assert shapes == expected, (
+                        f"maps of {task} for inputs of {size[0]}x{size[1]} have shapes {shapes}, "
                         f"announced are {expected}"
                     )
 
@@ -108,9 +108,9 @@ class BackboneContract:
                 inputs = torch.full_like(self._inputs(backbone), value)
                 features = backbone(inputs, self._names())
                 loss = torch.stack([self._loss(features, task) for task in self._names()]).sum()
-                found = [x for task in self._names() for x in features.of(task)]
-                found += torch.autograd.grad(loss, list(backbone.parameters()), allow_unused=True)
-                assert all(bool(x.isfinite().all()) for x in found if x is not None), (
+                tensors = [x for task in self._names() for x in features.of(task)]
+                tensors += torch.autograd.grad(loss, list(backbone.parameters()), allow_unused=True)
+                assert all(bool(x.isfinite().all()) for x in tensors if x is not None), (
                     f"features or gradients of an image that is {value} everywhere are not finite"
                 )
 

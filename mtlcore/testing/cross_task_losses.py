@@ -77,9 +77,9 @@ class CrossTaskLossContract:
             leaves += [x for maps in features.per_task.values() for x in maps]
             total = torch.stack([*terms.values()]).sum()
             gradients = torch.autograd.grad(total, leaves, allow_unused=True)
-            found = [g for g in gradients if g is not None]
-            assert found, f"nothing learns from {', '.join(terms)}"
-            assert all(bool(g.isfinite().all()) for g in found), "a gradient is not finite"
+            reached = [g for g in gradients if g is not None]
+            assert reached, f"nothing learns from {', '.join(terms)}"
+            assert all(bool(g.isfinite().all()) for g in reached), "a gradient is not finite"
 
     def test_runs_with_the_tasks_that_still_learn(self) -> None:
         """Otherwise the run stops where a task stopped early, or is not among those of a step."""

@@ -123,8 +123,8 @@ class EpisodeSamplerContract:
 
     def test_every_task_learns(self) -> None:
         """Otherwise a task of the run never gets a step."""
-        found = {t for plan in self._plans() for episode in plan.episodes for t in episode.tasks}
-        assert found == set(self.tasks), f"an epoch only has {sorted(found)}"
+        planned = {t for plan in self._plans() for episode in plan.episodes for t in episode.tasks}
+        assert planned == set(self.tasks), f"an epoch only has {sorted(planned)}"
 
     def test_query_samples_are_not_learnt_from(self) -> None:
         """Otherwise an adapted model is judged on what it adapted to."""

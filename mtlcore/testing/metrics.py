@@ -132,10 +132,10 @@ class MetricContract:
     def _figures(self, parts: list[Drawn]) -> dict[str, float]:
         return self._fed(parts).compute()
 
-    def _compare(self, found: dict[str, float], expected: dict[str, float], what: str) -> None:
+    def _compare(self, computed: dict[str, float], expected: dict[str, float], what: str) -> None:
         for name, value in expected.items():
-            assert math.isclose(found[name], value, rel_tol=self.tolerance, abs_tol=1e-12), (
-                f"{what} changes {name} from {value} to {found[name]}"
+            assert math.isclose(computed[name], value, rel_tol=self.tolerance, abs_tol=1e-12), (
+                f"{what} changes {name} from {value} to {computed[name]}"
             )
 
     @staticmethod

@@ -192,14 +192,14 @@ class IRA(LossBalancer):
 
     def after_step(self, context: BalancerContext) -> None:
         seen, self._seen = self._seen, None
-        found = seen.sums if seen is not None and seen.in_step(context) else {}
+        seen_sums = seen.sums if seen is not None and seen.in_step(context) else {}
         stage = self._stage(context)
         self._phase = stage.phase
         tasks = stage.roles.auxiliary
-        anywhere = context.distributed.any_of([task in found for task in tasks])
+        anywhere = context.distributed.any_of([task in seen_sums for task in tasks])
         for task in (task for task, there in zip(tasks, anywhere, strict=True) if there):
             weights = self._weights(task, stage.phase)
-            sums = found.get(task, weights.nothing())
+            sums = seen_sums.get(task, weights.nothing())
             context.distributed.all_reduce([sums])
             weights.learn(sums, self._rule, stage.fixed)
 
@@ -280,18 +280,18 @@ class IRA(LossBalancer):
     def _weights(self, task: str, phase: int) -> ClassWeights:
         weights = self.phases[phase]
         assert isinstance(weights, nn.ModuleDict)
-        found = weights[self._tasks[task].key]
-        assert isinstance(found, ClassWeights)
-        return found
+        class_weights = weights[self._tasks[task].key]
+        assert isinstance(class_weights, ClassWeights)
+        return class_weights
 
     def _continuous(self) -> list[tuple[str, Bins]]:
-        found = []
+        fitted = []
         for name, task in self._tasks.items():
             if task.key in self.bins:
                 bins = self.bins[task.key]
                 assert isinstance(bins, Bins)
-                found.append((name, bins))
-        return found
+                fitted.append((name, bins))
+        return fitted
 
     def _names(self, task: str) -> list[str]:
         bins = dict(self._continuous()).get(task)

@@ -81,11 +81,11 @@ def fit_bins(wanted: Mapping[str, Bins], data: Iterable[Batch]) -> None:
     """
     seen: dict[str, list[Tensor]] = {name: [] for name in wanted}
     for batch in data:
-        for name, found in seen.items():
+        for name, samples in seen.items():
             target, valid = batch.targets[name], batch.valid[name]
             values = target[valid if valid.shape == target.shape else valid.unsqueeze(1)]
-            found.append(values[:: max(1, len(values) // (_VALUES * len(batch)))].cpu())
-    for name, found in seen.items():
-        values = torch.cat(found) if found else torch.empty(0)
+            samples.append(values[:: max(1, len(values) // (_VALUES * len(batch)))].cpu())
+    for name, samples in seen.items():
+        values = torch.cat(samples) if samples else torch.empty(0)
         if len(values):
             wanted[name].fit(values)

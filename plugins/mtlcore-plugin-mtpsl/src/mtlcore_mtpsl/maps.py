@@ -76,9 +76,9 @@ class _Maps(nn.Module):
 
     def of(self, source: str, target: str) -> TaskMap:
         """The map of a pair."""
-        found = self.maps[f"{self.tasks[source].key}_to_{self.tasks[target].key}"]
-        assert isinstance(found, TaskMap)
-        return found
+        network = self.maps[f"{self.tasks[source].key}_to_{self.tasks[target].key}"]
+        assert isinstance(network, TaskMap)
+        return network
 
     def error(self, raw: Tensor, target: str, batch: Batch, rows: Sequence[int]) -> Tensor:
         """The target's loss of raw predictions for these rows: per sample, added up."""
@@ -99,10 +99,10 @@ def _loss(task: Task) -> Loss:
 
 def _by_tasks(pairs: Sequence[Pair]) -> dict[tuple[str, str], list[int]]:
     """The rows of each pair of tasks."""
-    found: dict[tuple[str, str], list[int]] = {}
+    rows: dict[tuple[str, str], list[int]] = {}
     for pair in pairs:
-        found.setdefault((pair.source, pair.target), []).append(pair.row)
-    return found
+        rows.setdefault((pair.source, pair.target), []).append(pair.row)
+    return rows
 
 
 class _MapLoss(WeightedLoss):

@@ -37,13 +37,13 @@ def mapped_tasks(tasks: Sequence[Task], loss: str) -> dict[str, Task]:
     Raises:
         UsageError: there are fewer than two.
     """
-    found = {task.name: task for task in tasks if task.layout == "map"}
-    if len(found) < 2:
+    mapped = {task.name: task for task in tasks if task.layout == "map"}
+    if len(mapped) < 2:
         raise UsageError(
             f"loss {loss!r} relates tasks that have a value per pixel, and of this run's "
             f"({', '.join(task.name for task in tasks)}) fewer than two have"
         )
-    return found
+    return mapped
 
 
 def find_pairs(

@@ -202,8 +202,8 @@ def _limit(cosines: Array) -> tuple[Array, Array]:
         along = -inverse @ cosines[np.ix_(s, r)]  # weights that take a gradient's part along S away
         left = cosines[np.ix_(r, r)] + cosines[np.ix_(r, s)] @ along
         squares = left.diagonal()
-        found = squares <= _CANCELLED  # a gradient in the span of S cancels with S
-        if not found.any():
+        cancelling = squares <= _CANCELLED  # a gradient in the span of S cancels with S
+        if not cancelling.any():
             norms = np.sqrt(squares)
             left = left / norms / norms[:, None]
             b = minimise(left)
@@ -214,6 +214,6 @@ def _limit(cosines: Array) -> tuple[Array, Array]:
             # Near the limit the weights of S, and only they, are about 1 / sqrt(e).
             e = 2 * _CANCELLED
             b = minimise(_semidefinite(left) + e * np.eye(len(r)))
-            found = np.ones(len(r), dtype=bool) if b is None else b >= min(e**-0.25, b.max())
-        still[r[found]] = True
+            cancelling = np.ones(len(r), dtype=bool) if b is None else b >= min(e**-0.25, b.max())
+        still[r[cancelling]] = True
     return weights, importance
