@@ -144,12 +144,21 @@ def is_package(module: str) -> bool:
     return MODULES[module].name == "__init__.py"
 
 
-#: The modules whose names anybody may use: the vocabulary at the top, and every door.
+#: Modules whose names anybody may use: the vocabulary at the top, doors, and what a page documents.
 VOCABULARY = [m for m in MODULES if "." not in m and m not in OUTSIDE and not is_package(m)]
 DOORS = ["", *(m for m in MODULES if m and "." not in m and is_package(m) and m not in SHELVES)]
 
 
-@pytest.mark.parametrize("module", [*VOCABULARY, *DOORS, "testing"])
+DOCUMENTED = sorted(
+    {
+        module_of(name)
+        for page in (ROOT / "docs").rglob("*.md")
+        for name in re.findall(r"^\.\. automodule:: (mtlcore\S*)$", page.read_text("utf-8"), re.M)
+    }
+)
+
+
+@pytest.mark.parametrize("module", sorted({*VOCABULARY, *DOORS, *DOCUMENTED}))
 def test_what_is_public_is_there(module: str) -> None:
     imported = importlib.import_module(f"mtlcore.{module}".rstrip("."))
     names = imported.__all__

@@ -21,6 +21,13 @@ from mtlcore.balancing.rows import Row, SharedRows
 from mtlcore.distributed import SINGLE_PROCESS, Distributed
 from mtlcore.errors import UsageError
 
+__all__ = [
+    "MISSING",
+    "Decider",
+    "TaskGradients",
+    "Weights",
+]
+
 # Weights of the tasks' gradients at the shared parameters, and at parameters of single tasks.
 Weights = tuple[list[float], list[float]]
 

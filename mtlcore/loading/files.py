@@ -24,6 +24,15 @@ from torch import Tensor
 from mtlcore.data import DataError
 from mtlcore.errors import UsageError, describe
 
+__all__ = [
+    "MissingFile",
+    "Root",
+    "decode_image",
+    "decode_label",
+    "image_tensor",
+    "unit_normals",
+]
+
 _NEAR = ("file", "local", "memory")  # protocols that need no cache
 _OWN_CACHES = ("simplecache", "filecache", "blockcache", "cached")
 _NPY = b"\x93NUMPY"  # the name of a file is not asked: in a URL it need not come last

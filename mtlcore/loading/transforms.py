@@ -17,6 +17,16 @@ from torch.nn import functional as F
 from mtlcore.data import Sample
 from mtlcore.tasks import Task
 
+__all__ = [
+    "Augmentation",
+    "Box",
+    "Size",
+    "as_seen_in",
+    "flip",
+    "resize",
+    "zoom",
+]
+
 Size = tuple[int, int]
 Box = tuple[int, int, int, int]  # top, left, height, width
 

@@ -20,6 +20,26 @@ import attrs
 
 from mtlcore.errors import MtlError, describe
 
+__all__ = [
+    "ANY_KIND",
+    "KINDS",
+    "BackboneSpec",
+    "BalancerSpec",
+    "ComponentSpec",
+    "CrossTaskLossSpec",
+    "DatasetSpec",
+    "EpisodeSamplerSpec",
+    "HeadSpec",
+    "LossSpec",
+    "MethodSpec",
+    "MetricSpec",
+    "OptimizerSpec",
+    "Spec",
+    "TaskSpec",
+    "hook_name",
+    "singular",
+]
+
 _NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 _TARGET = re.compile(r"\w+(\.\w+)*:\w+(\.\w+)*")
 _PRESET = re.compile(r"\w+(\.\w+)*:[\w./-]+\.toml")
