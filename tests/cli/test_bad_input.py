@@ -704,9 +704,9 @@ def at(moment, module, name):
 strike("import")
 if WHEN:
     import mtlcore.storage.checkpoints, mtlcore.engine, mtlcore.learner, mtlcore.report
-    import mtlcore.engine.training
+    import mtlcore.engine.session
 
-    at("building", mtlcore.engine.training, "build_learner")
+    at("building", mtlcore.engine.session, "build_learner")
     at("constants", mtlcore.engine.constant_baselines.ConstantFit, "update")
     at("evaluation", mtlcore.learner.Learner, "predict")
     at("write", mtlcore.storage.checkpoints, "_flush")
