@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from mtlcore.data import Batch
-from mtlcore.models import Features
+from mtlcore.models import Boundary, Features
 
 __all__ = [
     "CrossTaskLoss",
@@ -114,6 +114,7 @@ class TaskLosses:
         count: present task -> its number of valid elements.
         maps: present task -> its elementwise loss; empty unless a balancer needs maps.
         cut: the backbone's `Features.cut`.
+        boundary: where heads were separated from the backbone; None if they were not.
     """
 
     raw: dict[str, Tensor]
@@ -123,6 +124,7 @@ class TaskLosses:
     count: dict[str, int] = attrs.field(factory=dict)
     maps: dict[str, Tensor] = attrs.field(factory=dict)
     cut: tuple[Tensor, ...] = ()
+    boundary: Boundary | None = None
 
 
 def reduce_loss(

@@ -71,11 +71,17 @@ class Update:
         self._cross: dict[str, float] = {}
         self._problem: str | None = None
         self._weights: Mapping[str, list[float]] | None = None
+        self._separates = False
 
     @property
     def scale(self) -> float:
         """The factor on losses in a backward pass, by which gradients are divided afterwards."""
         return self._scale.factor
+
+    @property
+    def separates(self) -> bool:
+        """Whether this step's losses are computed with heads separated from the backbone."""
+        return self._separates
 
     def begin(self, learner: Learner) -> None:
         """Start a step, before its first forward pass."""
@@ -83,6 +89,7 @@ class Update:
         copy_all(self._buffers, self._saved)
         self._losses, self._masses, self._cross, self._problem = {}, {}, {}, None
         self._weights = learner.balancing.reused_weights(learner.tasks, learner.context.step)
+        self._separates = learner.balancing.scope == "features" and self._weights is None
 
     def add(
         self,
@@ -124,7 +131,7 @@ class Update:
         else:
             more = retain_graph or bool(extra)
             if self._weights is None:
-                self._gradients.collect_rows(terms, more, losses.cut)
+                self._gradients.collect_rows(terms, more, losses.cut, losses.boundary)
             else:
                 self._gradients.collect_weighted(terms, self._weights, more)
             if extra:
