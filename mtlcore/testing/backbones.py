@@ -61,7 +61,7 @@ class BackboneContract:
                     )
 
     def test_samples_do_not_see_one_another_in_evaluation(self) -> None:
-        """Otherwise figures depend on how the validation split is cut into batches."""
+        """Otherwise metrics depend on how the validation split is cut into batches."""
         backbone = self._used()
         inputs = self._inputs(backbone, batch=3)
         together = self._evaluated(backbone, inputs)
@@ -276,7 +276,7 @@ class BackboneContract:
                 backbone(self._inputs(backbone), self._names())
 
     def _phases(self) -> Iterator[Backbone]:
-        """A backbone at the start and after every change that it makes to itself."""
+        """Yield a backbone at the start and after every change that it makes to itself."""
         backbone = self._new()
         yield backbone
         for fraction in _STEPS:

@@ -49,7 +49,7 @@ class _GradientsContract:
         raise NotImplementedError
 
     def _direction(self, rows: Tensor, names: Sequence[str] | None = None) -> Tensor:
-        """The merged gradient of a new balancer, float64."""
+        """Return the merged gradient of a new balancer, float64."""
         raise NotImplementedError
 
     def test_finite_at_every_scale(self) -> None:
@@ -212,7 +212,7 @@ class _GradientsContract:
         )
 
     def _input(self, rows: Tensor) -> Tensor:
-        """What the balancer reads where the gradients are these."""
+        """Return what the balancer reads where the gradients are these."""
         raise NotImplementedError
 
     def _ask(self, balancer: Any, given: Tensor, context: BalancerContext | None) -> Tensor:

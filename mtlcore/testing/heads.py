@@ -108,7 +108,7 @@ class HeadContract:
             )
 
     def test_samples_do_not_see_one_another_in_evaluation(self) -> None:
-        """Otherwise figures depend on how the validation split is cut into batches."""
+        """Otherwise metrics depend on how the validation split is cut into batches."""
         for features in self.features:
             head = self._used(features)
             maps = self._maps(features)

@@ -204,7 +204,7 @@ class MTML(Optimizer):
     def _adapt(
         self, learner: Learner, tasks: Sequence[str], support: Sequence[_Part]
     ) -> dict[str, Tensor]:
-        """What the inner steps change, by name; empty where the support has no label."""
+        """Return what the inner steps change, by name; empty where the support has no label."""
         adapted: dict[str, Tensor] = {}
         for _ in range(self._inner_steps):
             at: Mapping[str, Tensor] = {**self._inner, **adapted}
