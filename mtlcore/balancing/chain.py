@@ -17,6 +17,7 @@ from mtlcore.balancing.contracts import (
 )
 from mtlcore.data import Batch
 from mtlcore.errors import UsageError
+from mtlcore.metrics import MetricValues
 from mtlcore.tasks import Task
 
 
@@ -86,6 +87,11 @@ class Balancing(nn.Module):
         """Let every balancer update its state after a step that was taken."""
         for balancer in self._chain:
             balancer.after_step(context)
+
+    def after_evaluation(self, metrics: MetricValues) -> None:
+        """Let every balancer learn from an evaluation."""
+        for balancer in self._chain:
+            balancer.after_evaluation(metrics)
 
     def reset(self) -> None:
         """Let every balancer forget."""

@@ -27,6 +27,7 @@ from mtlcore.balancing.context import BalancerContext, BalancingResult, Granular
 from mtlcore.balancing.gradients import TaskGradients
 from mtlcore.balancing.graphs import own_leaves
 from mtlcore.data import Batch
+from mtlcore.metrics import MetricValues
 from mtlcore.tasks import Task
 
 
@@ -34,7 +35,8 @@ class Balancer(nn.Module, abc.ABC):
     """Base of all balancers; the constructor takes settings only.
 
     State lives in buffers, in parameters (both under `Task.key`) and in `get_extra_state` (a JSON
-    tree). It changes only in `after_step`, which is not called after a skipped step.
+    tree). It changes only in `after_step`, which is not called after a skipped step, and in
+    `after_evaluation`.
 
     Attributes:
         affine: Whether the result is affine in the losses. If not, gradient accumulation and
@@ -58,6 +60,15 @@ class Balancer(nn.Module, abc.ABC):
 
     def after_step(self, context: BalancerContext) -> None:
         """Update the state after a step that was taken."""
+        return
+
+    def after_evaluation(self, metrics: MetricValues) -> None:
+        """Update the state after an evaluation on the validation split.
+
+        Args:
+            metrics: Task -> metric -> value, "loss" among them, of every task that learns or has
+                stopped early; the same in every process. A value is NaN where nothing was valid.
+        """
         return
 
     def reset(self) -> None:

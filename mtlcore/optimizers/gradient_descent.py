@@ -11,6 +11,7 @@ from torch.nn import Parameter
 from mtlcore.data import Batch
 from mtlcore.episodes import LoadedPlan
 from mtlcore.learner import Learner
+from mtlcore.metrics import MetricValues
 from mtlcore.optimizers.contract import Optimizer, StepReport
 from mtlcore.optimizers.schedules import Schedule
 from mtlcore.optimizers.update import Update
@@ -60,8 +61,8 @@ class GradientDescent(Optimizer):
     def reset_state(self, parameters: Iterable[Parameter]) -> None:
         self._update.reset_state(parameters)
 
-    def after_evaluation(self, loss: float) -> None:
-        self._update.after_evaluation(loss)
+    def after_evaluation(self, metrics: MetricValues) -> None:
+        self._update.after_evaluation(metrics)
 
     def state_dict(self) -> dict[str, Any]:
         return self._update.state_dict()

@@ -14,6 +14,7 @@ from torch.nn import Parameter
 from mtlcore.balancing import SMALL, BalancingResult
 from mtlcore.learner import Learner
 from mtlcore.losses import TaskLosses
+from mtlcore.metrics import MetricValues
 from mtlcore.optimizers.contract import StepReport
 from mtlcore.optimizers.loss_scale import LossScale
 from mtlcore.optimizers.schedules import Plateau, Schedule
@@ -198,9 +199,9 @@ class Update:
         for parameter in parameters:
             self._torch.state.pop(parameter, None)
 
-    def after_evaluation(self, loss: float) -> None:
-        """Hand the summed validation loss to the plateau schedule."""
-        self._plateau.update(loss)
+    def after_evaluation(self, metrics: MetricValues) -> None:
+        """Hand the sum of the validation losses to the plateau schedule."""
+        self._plateau.update(sum(values["loss"] for values in metrics.values()))
 
     def state_dict(self) -> dict[str, Any]:
         """Return moments, plateau and loss scale."""

@@ -14,6 +14,7 @@ from mtlcore.data import Batch
 from mtlcore.episodes import Episode, LoadedPlan
 from mtlcore.errors import UsageError
 from mtlcore.learner import Learner
+from mtlcore.metrics import MetricValues
 from mtlcore.optimizers import (
     Optimizer,
     Schedule,
@@ -197,8 +198,8 @@ class MTML(Optimizer):
     def reset_state(self, parameters: Iterable[Parameter]) -> None:
         self._update.reset_state(parameters)
 
-    def after_evaluation(self, loss: float) -> None:
-        self._update.after_evaluation(loss)
+    def after_evaluation(self, metrics: MetricValues) -> None:
+        self._update.after_evaluation(metrics)
 
     def state_dict(self) -> dict[str, Any]:
         return self._update.state_dict()
