@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from mtlcore.balancing import BalancerContext
 from mtlcore.models import FeatureInfo, Head
 from mtlcore.tasks import Task
 from mtlcore.testing.base import (
@@ -121,6 +122,7 @@ class HeadContract:
         """Otherwise a resumed run goes on with another head."""
         for features in self.features:
             head = self._used(features)
+            head.after_step(BalancerContext(tasks=(self.task.name,)))
             state = through_checkpoint({"head": dict(head.state_dict())})["head"]
             torch.manual_seed(5)
             restored = self.make(self.task, features).eval()
