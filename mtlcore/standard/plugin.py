@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from mtlcore.plugins import (
+    AugmentationSpec,
     BackboneSpec,
     BalancerSpec,
     DatasetSpec,
@@ -331,4 +332,20 @@ def mtl_datasets() -> Iterator[DatasetSpec]:
         name="several",
         target="mtlcore.datasets.concat:Concat",
         summary="Several datasets at once, each labelled for its own tasks.",
+    )
+
+
+@hookimpl
+def mtl_augmentations() -> Iterator[AugmentationSpec]:
+    yield AugmentationSpec(
+        name="photometric",
+        target="mtlcore.standard.augmentations:Photometric",
+        summary="Brightness, contrast and saturation of an image.",
+        paper="Liu et al., SSD: Single Shot MultiBox Detector, ECCV 2016",
+    )
+    yield AugmentationSpec(
+        name="cutmix",
+        target="mtlcore.standard.augmentations:CutMix",
+        summary="Pastes a box of another image of the batch, labels included.",
+        paper="Yun et al., CutMix, ICCV 2019",
     )
