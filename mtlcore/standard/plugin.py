@@ -11,6 +11,8 @@ from mtlcore.plugins import (
     DatasetSpec,
     EpisodeSamplerSpec,
     HeadSpec,
+    LauncherSpec,
+    LoggerSpec,
     LossSpec,
     MetricSpec,
     OptimizerSpec,
@@ -348,4 +350,22 @@ def mtl_augmentations() -> Iterator[AugmentationSpec]:
         target="mtlcore.standard.augmentations:CutMix",
         summary="Pastes a box of another image of the batch, labels included.",
         paper="Yun et al., CutMix, ICCV 2019",
+    )
+
+
+@hookimpl
+def mtl_loggers() -> Iterator[LoggerSpec]:
+    yield LoggerSpec(
+        name="json-lines",
+        target="mtlcore.standard.loggers:JsonLines",
+        summary="Every line of metrics.jsonl, to a stream or a file.",
+    )
+
+
+@hookimpl
+def mtl_launchers() -> Iterator[LauncherSpec]:
+    yield LauncherSpec(
+        name="local",
+        target="mtlcore.standard.launchers:Local",
+        summary="A process on this machine for each cell.",
     )
