@@ -25,6 +25,7 @@ __all__ = [
     "Sample",
     "check_split",
     "collate",
+    "complete",
     "empty_batch",
     "safe_target",
 ]
@@ -224,6 +225,25 @@ def collate(samples: Sequence[Sample], tasks: Sequence[Task]) -> Batch:
         view=view,
         keys=tuple(sample.key for sample in samples),
         meta=tuple(sample.meta for sample in samples),
+    )
+
+
+def complete(sample: Sample, tasks: Sequence[Task]) -> Sample:
+    """Return a sample with a label and a mask for every task, as `collate` has them.
+
+    Args:
+        sample: its labels may be missing, in part or altogether.
+        tasks: labels of other tasks are dropped.
+
+    Raises:
+        DataError: a label does not fit its task.
+    """
+    size = tuple(sample.inputs.shape[1:])
+    labels = {task.name: _checked(sample, task, size) for task in tasks}
+    return attrs.evolve(
+        sample,
+        targets={name: target for name, (target, _) in labels.items()},
+        valid={name: valid for name, (_, valid) in labels.items()},
     )
 
 

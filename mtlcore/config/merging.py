@@ -34,6 +34,7 @@ CORE_DEFAULTS: dict[str, Any] = {
     "episodes": {"name": "joint"},
     "optimizer": {"name": "adam", "lr": 2e-3},
     "training": {"steps": 800},
+    "loggers": [],
     "initial": {},
 }
 

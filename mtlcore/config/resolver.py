@@ -79,6 +79,8 @@ def _read(reader: ConfigReader, selections: Sequence[Selection]) -> RunConfig:
             problems.append(f"{key}: unknown{hint} (known: {', '.join(CORE_DEFAULTS)})")
     data, dataset = read_data(reader)
     tasks = read_tasks(reader, dataset)
+    listed = data is not None and bool(data.augmentations)
+    augmentations = reader.components("augmentations", "data.augmentations") if listed else ()
     backbone = reader.component("backbones", "model.backbone")
     check_keys(reader, tasks)
     heads = read_per_task(reader, "heads", tasks, "model.heads", fallback="model.head")
@@ -91,6 +93,7 @@ def _read(reader: ConfigReader, selections: Sequence[Selection]) -> RunConfig:
     training = reader.record(TrainingConfig, "training")
     if training and training.epochs is None and training.steps is None:
         problems.append("training: set epochs or steps")
+    loggers = reader.components("loggers", "loggers")
     initial = read_initial(reader, tasks)
     seed, device = reader.value("seed", int), reader.value("device", str)
     method = reader.value("method", str)
@@ -108,6 +111,7 @@ def _read(reader: ConfigReader, selections: Sequence[Selection]) -> RunConfig:
         tasks=tasks,
         data=data,
         dataset=dataset,
+        augmentations=augmentations,
         backbone=backbone,
         heads=heads,
         losses=losses,
@@ -118,6 +122,7 @@ def _read(reader: ConfigReader, selections: Sequence[Selection]) -> RunConfig:
         episodes=episodes,
         optimizer=optimizer,
         training=training,
+        loggers=loggers,
         initial=initial,
     )
 

@@ -69,7 +69,12 @@ def make_loader(config: RunConfig, splits: Mapping[str, Split], views: int = 1) 
             "augmentation they are the same; set data.augment.scales, such as [1.0, 1.2, 1.5]"
         )
     reader = PlanReader(
-        dict(splits), config.tasks, augmentation if active else None, config.data.on_error, views
+        dict(splits),
+        config.tasks,
+        augmentation if active else None,
+        config.data.on_error,
+        views,
+        [chosen.make(config.tasks) for chosen in config.augmentations],
     )
     return Loader(reader, config.data.workers, config.data.on_error)
 
