@@ -187,6 +187,9 @@ class Learner(nn.Module):
             if module is not self and callable(own):
                 groups += [{**group, "params": list(group["params"])} for group in own()]
         taken = {id(p) for group in groups for p in group["params"]}
+        for group in groups:
+            group["params"] = [p for p in group["params"] if p.requires_grad]
+        groups = [group for group in groups if group["params"]]
         rest = [p for p in self.parameters() if id(p) not in taken and p.requires_grad]
         return [{"params": rest}, *groups]
 

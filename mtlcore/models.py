@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn import Parameter
 
-from mtlcore.errors import MtlError
+from mtlcore.errors import MtlError, UsageError, did_you_mean
 from mtlcore.tasks import Task
 
 __all__ = [
@@ -172,6 +172,7 @@ class MultiTaskModel(nn.Module):
         self.backbone = backbone
         self.heads = nn.ModuleDict({task.key: heads[task.name] for task in tasks})
         self._frozen: list[nn.Module] = []
+        self._frozen_parameters: set[str] = set()
 
     def train(self, mode: bool = True) -> Self:
         """Set the mode of all modules except frozen ones, which stay in evaluation mode."""
@@ -180,21 +181,42 @@ class MultiTaskModel(nn.Module):
             module.train(False)
         return self
 
-    def freeze(self, learning: Iterable[str]) -> None:
-        """Freeze everything that is not made for one of these tasks.
+    def freeze(self, parts: Iterable[str]) -> None:
+        """Freeze parts of the model, in addition to those that are frozen already.
 
-        A module or parameter is made for a task if its path contains `Task.key`. All other
-        parameters get `requires_grad = False`, and modules that hold no part of these tasks stay
-        in evaluation mode: batch norm uses its running statistics and leaves them alone, dropout
-        is off.
+        Parameters get `requires_grad = False`, and modules stay in evaluation mode: batch norm uses
+        its running statistics and leaves them alone, dropout is off.
 
         Args:
-            learning: names of the tasks that go on learning.
+            parts: names of modules and parameters, such as "backbone", "backbone.stem" or
+                "heads.depth". What is made for a task is named by the task or by its key.
+
+        Raises:
+            UsageError: there is no such part.
+        """
+        for part in parts:
+            path = self._path(part)
+            module = dict(self.named_modules(remove_duplicate=False)).get(path)
+            if module is None:
+                found = {path: self.get_parameter(path)}
+            else:
+                named = module.named_parameters(remove_duplicate=False)
+                found = {f"{path}.{name}": parameter for name, parameter in named}
+                self._frozen.append(module)
+            for name, parameter in found.items():
+                parameter.requires_grad_(False)
+                self._frozen_parameters.add(name)
+        self.train(self.training)
+
+    def parts_of_others(self, learning: Iterable[str]) -> list[str]:
+        """Return the names of all parts that are not made for one of these tasks.
+
+        A module or parameter is made for a task if its path contains `Task.key`.
+
+        Args:
+            learning: names of the tasks.
         """
         keys = {self.tasks[name].key for name in learning}
-        for name, parameter in self.named_parameters():
-            if not made_for(name, keys):
-                parameter.requires_grad_(False)
         names = [name for name, _ in [*self.named_modules(), *self.named_parameters()]]
         # A module is live if it is made for one of the tasks, or holds something that is.
         live = {""}
@@ -202,8 +224,23 @@ class MultiTaskModel(nn.Module):
             if made_for(name, keys):
                 parts = name.split(".")
                 live.update(".".join(parts[:end]) for end in range(1, len(parts) + 1))
-        self._frozen = [module for path, module in self.named_modules() if path not in live]
-        self.train(self.training)
+        others = [name for name in names if name not in live]
+        # Of what lies in one another, the outermost.
+        return [name for name in others if name.rpartition(".")[0] in live]
+
+    @property
+    def backbone_is_frozen(self) -> bool:
+        """Whether `freeze` has left nothing that tasks share in the backbone to learn."""
+        own = {id(p) for task in self.tasks for p in self.backbone.task_parameters(task)}
+        shared = [p for p in self.backbone.parameters() if id(p) not in own]
+        frozen = any(name.startswith("backbone.") for name in self._frozen_parameters)
+        return frozen and not any(p.requires_grad for p in shared)
+
+    def frozen_tensors(self) -> list[Tensor]:
+        """Return the parameters that `freeze` froze, and the buffers of frozen modules."""
+        buffers = [buffer for module in self._frozen for buffer in module.buffers()]
+        found = [*map(self.get_parameter, sorted(self._frozen_parameters)), *buffers]
+        return list({id(tensor): tensor for tensor in found}.values())
 
     def forward(self, inputs: Tensor, tasks: Sequence[str]) -> dict[str, Tensor]:
         """Predict the named tasks at the size of the inputs.
@@ -245,6 +282,24 @@ class MultiTaskModel(nn.Module):
         head = self.heads[self.tasks[task].key]
         assert isinstance(head, Head)
         return head
+
+    def _path(self, part: str) -> str:
+        """Return the path of a named part, in which tasks stand under their keys."""
+        modules = [name for name, _ in self.named_modules(remove_duplicate=False) if name]
+        parameters = [name for name, _ in self.named_parameters(remove_duplicate=False)]
+        paths = dict.fromkeys([*modules, *parameters])
+        names = {task.key: task.name for task in self.tasks.values()}
+        shown = {".".join(names.get(x, x) for x in path.split(".")): path for path in paths}
+        if part in paths or part in shown:
+            return part if part in paths else shown[part]
+        inside = part
+        while inside and inside not in shown:
+            inside = inside.rpartition(".")[0]
+        there = [name for name in shown if name.rpartition(".")[0] == inside]
+        raise UsageError(
+            f"model.freeze: the model has no part {part!r}{did_you_mean(part, shown)} "
+            f"({inside or 'it'} holds: {', '.join(there)})"
+        )
 
     def task_parameters(self, task: str) -> list[Parameter]:
         """Return the parameters that only this task's loss reaches, in backbone and head."""

@@ -15,7 +15,7 @@ from mtlcore.config.merging import CORE_DEFAULTS, Layer, MergedConfig
 from mtlcore.config.reader import ConfigReader
 from mtlcore.config.run_config import RunConfig
 from mtlcore.config.schema import TrainingConfig
-from mtlcore.config.task_tables import check_keys, read_metrics, read_per_task
+from mtlcore.config.task_tables import check_keys, read_freeze, read_metrics, read_per_task
 from mtlcore.errors import ConfigError, UsageError, did_you_mean
 from mtlcore.plugins import Plugins, Selection
 
@@ -82,6 +82,7 @@ def _read(reader: ConfigReader, selections: Sequence[Selection]) -> RunConfig:
     backbone = reader.component("backbones", "model.backbone")
     check_keys(reader, tasks)
     heads = read_per_task(reader, "heads", tasks, "model.heads", fallback="model.head")
+    freeze = read_freeze(reader, tasks)
     losses = read_per_task(reader, "losses", tasks, "losses")
     metrics = read_metrics(reader, tasks)
     cross_task = reader.components("losses", "cross_task")
@@ -119,6 +120,7 @@ def _read(reader: ConfigReader, selections: Sequence[Selection]) -> RunConfig:
         optimizer=optimizer,
         training=training,
         initial=initial,
+        freeze=freeze,
     )
 
 

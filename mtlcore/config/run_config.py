@@ -66,6 +66,7 @@ class RunConfig:
         training: How long and how to train.
         initial: Where the first weights come from; None: they are drawn, and all tasks are
             trained.
+        freeze: Names of the parts of the model that do not learn, see `MultiTaskModel.freeze`.
     """
 
     tree: Mapping[str, Any]
@@ -88,6 +89,7 @@ class RunConfig:
     optimizer: Chosen
     training: TrainingConfig
     initial: InitialConfig | None = None
+    freeze: tuple[str, ...] = ()
 
     @property
     def learning(self) -> tuple[str, ...]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from mtlcore.config import RunConfig
 from mtlcore.data import DataError, Sample
 from mtlcore.engine.building import make_metrics
@@ -20,10 +22,12 @@ def check(session: Session) -> None:
     Raises:
         UsageError: too small an input, a backbone that cannot read it or has not the place that
             the balancer compares at, a balancer that cannot work in several processes, metrics of
-            a task that cannot stand together, or an optimizer without the query batches it needs.
+            a task that cannot stand together, an optimizer without the query batches it needs, or
+            a model of which too much is frozen.
         DataError: no sample can be read.
     """
     _check_ranks(session.learner)
+    _check_frozen(session.learner, session.config.learning)
     make_metrics(session.config)
     _check_queries(session.optimizer, session.sampler, session.config)
     sample = _first_readable(session)
@@ -55,6 +59,25 @@ def _check_ranks(learner: Learner) -> None:
                 f"balancer: {type(balancer).__name__} learns from elementwise losses, of which "
                 f"each of {world_size} processes has a part only; train it in one process"
             )
+
+
+def _check_frozen(learner: Learner, learning: Sequence[str]) -> None:
+    model, finisher = learner.model, learner.balancing.finisher
+    shared = model.shared_parameters()
+    if not shared or any(p.requires_grad for p in shared):
+        return
+    idle = [t for t in learning if not any(p.requires_grad for p in model.task_parameters(t))]
+    if idle:
+        raise UsageError(
+            f"model.freeze: it leaves nothing that could learn from the loss of {', '.join(idle)}; "
+            "let a part of the model learn, or leave the task out of tasks"
+        )
+    if finisher is not None:
+        raise UsageError(
+            f"balancer: {type(finisher).__name__} compares the tasks' gradients at the parameters "
+            "that they share, and all of these are frozen (model.freeze, initial.train); let some "
+            "of them learn, or choose a balancer of losses, such as equal"
+        )
 
 
 def _check_queries(optimizer: Optimizer, sampler: EpisodeSampler, config: RunConfig) -> None:
