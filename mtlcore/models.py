@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn import Parameter
 
+from mtlcore.data import Inputs, image_size, map_inputs
 from mtlcore.errors import MtlError, UsageError, did_you_mean
 from mtlcore.tasks import Task
 
@@ -87,18 +88,22 @@ class Backbone(nn.Module, abc.ABC):
         strides: strides of the same maps.
         input_multiple: number that the height and width of an image must be multiples of;
             `MultiTaskModel` pads to it.
+        input_kind: what it reads: "image", "vector", "tokens" or any other word that datasets call
+            their inputs by.
     """
 
     out_channels: tuple[int, ...]
     strides: tuple[int, ...]
     input_multiple: int = 1
+    input_kind: str = "image"
 
     @abc.abstractmethod
-    def forward(self, inputs: Tensor, tasks: Sequence[str]) -> Features:
+    def forward(self, inputs: Inputs, tasks: Sequence[str]) -> Features:
         """Compute the features.
 
         Args:
-            inputs: (B, 3, H, W), or (B, F) where the dataset's inputs are vectors.
+            inputs: images (B, 3, H, W), vectors (B, F), or any other tensor or tree of tensors that
+                the dataset makes of a batch.
             tasks: names of the tasks whose heads will run; what only other tasks need may be
                 left out.
         """
@@ -242,28 +247,34 @@ class MultiTaskModel(nn.Module):
         found = [*map(self.get_parameter, sorted(self._frozen_parameters)), *buffers]
         return list({id(tensor): tensor for tensor in found}.values())
 
-    def forward(self, inputs: Tensor, tasks: Sequence[str]) -> dict[str, Tensor]:
+    def forward(self, inputs: Inputs, tasks: Sequence[str]) -> dict[str, Tensor]:
         """Predict the named tasks at the size of the inputs.
 
         Args:
-            inputs: (B, 3, H, W) or (B, F).
+            inputs: of a batch.
             tasks: names of the tasks to predict; other heads do not run.
 
         Returns:
             Task name -> (B, task.channels, H, W) or (B, task.channels).
         """
-        return self.predict(self.features(inputs, tasks), tasks, tuple(inputs.shape[2:]))
+        return self.predict(self.features(inputs, tasks), tasks, image_size(inputs))
 
-    def features(self, inputs: Tensor, tasks: Sequence[str]) -> Features:
+    def features(self, inputs: Inputs, tasks: Sequence[str]) -> Features:
         """Compute the backbone's features, of images padded to `input_multiple` by edge values."""
-        if inputs.dim() == 4:
-            multiple = self.backbone.input_multiple
-            height, width = inputs.shape[2:]
-            bottom, right = -height % multiple, -width % multiple
-            if bottom or right:
-                inputs = F.pad(inputs, (0, right, 0, bottom), mode="replicate")
+        if self.backbone.input_multiple > 1:
+            inputs = map_inputs(self._padded, inputs)
         features: Features = self.backbone(inputs, tasks)
         return features
+
+    def _padded(self, inputs: Tensor) -> Tensor:
+        if inputs.dim() != 4:
+            return inputs
+        multiple = self.backbone.input_multiple
+        height, width = inputs.shape[2:]
+        bottom, right = -height % multiple, -width % multiple
+        if bottom or right:
+            inputs = F.pad(inputs, (0, right, 0, bottom), mode="replicate")
+        return inputs
 
     def predict(
         self, features: Features, tasks: Sequence[str], size: tuple[int, ...]
@@ -272,7 +283,7 @@ class MultiTaskModel(nn.Module):
         predictions = {}
         for name in tasks:
             prediction: Tensor = self.head(name)(features.of(name))
-            if prediction.dim() == 4:
+            if prediction.dim() == 4 and len(size) == 2:
                 prediction = prediction[:, :, : size[0], : size[1]]
             predictions[name] = prediction
         return predictions
@@ -320,7 +331,7 @@ def check_size(size: Sequence[int], batch: int, backbone: Backbone) -> None:
     """Raise an error if the deepest map is a single pixel of a single sample.
 
     Args:
-        size: height and width of the inputs; empty for vectors.
+        size: height and width of the inputs; others have none.
         batch: number of samples.
         backbone: whose strides are looked at.
 
@@ -328,7 +339,7 @@ def check_size(size: Sequence[int], batch: int, backbone: Backbone) -> None:
         MtlError: it is; batch norm would have a single value per channel.
     """
     stride = max(backbone.strides)
-    if batch == 1 and size and all(-(-side // stride) <= 1 for side in size):
+    if batch == 1 and len(size) == 2 and all(-(-side // stride) <= 1 for side in size):
         raise MtlError(
             f"data.size {list(size)} leaves a deepest map of one pixel at stride {stride}: batch "
             "norm cannot train on one sample of it; use larger images or training.batch_size >= 2"

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mtlcore.config.balancer_table import check_required, read_balancing
-from mtlcore.config.data_tables import read_data, read_initial, read_tasks
+from mtlcore.config.data_tables import check_inputs, read_data, read_initial, read_tasks
 from mtlcore.config.merging import CORE_DEFAULTS, Layer, MergedConfig
 from mtlcore.config.reader import ConfigReader
 from mtlcore.config.run_config import RunConfig
@@ -80,6 +80,7 @@ def _read(reader: ConfigReader, selections: Sequence[Selection]) -> RunConfig:
     data, dataset = read_data(reader)
     tasks = read_tasks(reader, dataset)
     backbone = reader.component("backbones", "model.backbone")
+    check_inputs(reader, data, dataset, backbone)
     check_keys(reader, tasks)
     heads = read_per_task(reader, "heads", tasks, "model.heads", fallback="model.head")
     freeze = read_freeze(reader, tasks)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from mtlcore.config import RunConfig
-from mtlcore.data import DataError, Sample
+from mtlcore.data import DataError, Sample, collate, image_size
 from mtlcore.engine.building import make_metrics
 from mtlcore.engine.session import Session
 from mtlcore.episodes import EpisodeSampler
@@ -31,9 +31,13 @@ def check(session: Session) -> None:
     make_metrics(session.config)
     _check_queries(session.optimizer, session.sampler, session.config)
     sample = _first_readable(session)
-    check_size(sample.inputs.shape[1:], session.config.training.batch_size,
-               session.learner.model.backbone)  # fmt: skip
-    check_backbone(session.learner, sample.inputs[None].to(session.device))
+    batch = collate([sample], session.config.tasks, session.splits["train"].collate_inputs)
+    check_size(
+        image_size(batch.inputs),
+        session.config.training.batch_size,
+        session.learner.model.backbone,
+    )
+    check_backbone(session.learner, batch.to(session.device).inputs)
 
 
 def _first_readable(session: Session) -> Sample:
