@@ -141,6 +141,28 @@ class Learner(nn.Module):
             boundary=boundary,
         )
 
+    @torch.no_grad()
+    def evaluate_losses(self, batch: Batch, tasks: Sequence[str]) -> dict[str, float]:
+        """Compute the losses of the present tasks again; nothing is balanced, drawn or changed.
+
+        Args:
+            batch: As in `forward`.
+            tasks: As in `forward`.
+
+        Returns:
+            Present task -> its loss before balancing, early predictions included.
+        """
+        present = batch.present(tasks)
+        device = _device(batch.inputs)
+        buffers = [*self.model.buffers(), *self.losses.buffers()]
+        saved = [buffer.clone() for buffer in buffers]
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+            features, predictions, _ = self._run(batch.inputs, present)
+            losses = self._supervised(batch, present, features, predictions).total
+        for buffer, before in zip(buffers, saved, strict=True):
+            buffer.copy_(before)
+        return {task: float(loss) for task, loss in losses.items()}
+
     def predict(self, inputs: Inputs, tasks: Sequence[str]) -> dict[str, Tensor]:
         """Return the predictions of the named tasks at the inputs' size, in fp32."""
         return self._run(inputs, tasks)[1]

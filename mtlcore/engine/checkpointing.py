@@ -64,6 +64,7 @@ def restore(session: Session, state: Mapping[str, Any]) -> None:
             f"{checkpoint}: holds no {', '.join(missing)}: it is not what a run can go on from; "
             "start one of its own with another --out"
         )
+    _refuse_late_buffers(session, state["learner"])
     try:
         session.learner.load_state_dict(state["learner"])
         session.optimizer.load_state_dict(state["optimizer"])
@@ -77,6 +78,21 @@ def restore(session: Session, state: Mapping[str, Any]) -> None:
     rank = session.distributed.rank
     if rank < len(state["ranks"]):  # the run may have had fewer processes
         _restore_rank(session, state["ranks"][rank])
+
+
+def _refuse_late_buffers(session: Session, learner: Mapping[str, Any]) -> None:
+    """Explain tensors of balancers that a fresh one does not have: they were made too late."""
+    known = session.learner.state_dict().keys()
+    for name in learner:
+        if name.startswith("balancing.") and name not in known:
+            number = name.removeprefix("balancing.balancers.").partition(".")[0]
+            chain = session.learner.balancing.chain
+            made = type(chain[int(number)]).__name__ if number.isdigit() else "a balancer"
+            raise MtlError(
+                f"{session.directory.checkpoint}: holds {name}, which {made} does not have before "
+                "its first step: make buffers and parameters in `prepare`, or keep tensors that "
+                "are made later in `get_extra_state` (mtlcore.balancing.Tentative does)"
+            )
 
 
 def average_buffers(learner: Learner) -> None:

@@ -147,6 +147,50 @@ class _GradientsContract:
             assert not moved, f"{moved} changed before after_step"
             balancer.after_step(context)
 
+    def test_a_skipped_step_leaves_no_trace(self) -> None:
+        """Otherwise what a step that is not finite proposed is kept by the next one."""
+        skipping, straight = self._new(3), self._new(3)
+        answers = []
+        for balancer in (skipping, straight):
+            for number in range(3):
+                context = self._context(number, None, 3)
+                if balancer is skipping:
+                    self._answer(balancer, self._rows(3, 10 + number), context)
+                    context = self._context(number, None, 3)
+                answers.append(self._taken(balancer, self._rows(3, number), context))
+        for one, other in zip(answers[:3], answers[3:], strict=True):
+            assert same(one, other), "a step that was skipped changes the next one"
+
+    def test_steps_between_updates(self) -> None:
+        """Otherwise a run with `balancer.update_every` does not resume where it was."""
+        whole, states = self._new(3), []
+        answers = []
+        for number in range(6):
+            states.append(through_checkpoint({"balancer": dict(whole.state_dict())})["balancer"])
+            answers.append(self._every_other(whole, number))
+        for start in (1, 2, 3):
+            resumed = self._new(3)
+            resumed.load_state_dict(states[start])
+            for number in range(start, 6):
+                answer = self._every_other(resumed, number)
+                assert answer is None or same(answer, answers[number]), (
+                    f"restored before step {number}, asked every other step, it answers otherwise"
+                )
+
+    def _every_other(self, balancer: Any, number: int) -> Tensor | None:
+        """Take a step of a run that asks the balancer every other step only."""
+        context = self._context(number, None, 3)
+        answer = None
+        if number % 2 == 0:
+            answer = self._answer(balancer, self._rows(3, number), context)
+            context.gramian = self._gramian(self._rows(3, number))
+        balancer.after_step(context)
+        return answer
+
+    def _gramian(self, rows: Tensor) -> Tensor | None:
+        """Return what `BalancerContext.gramian` is in a step; None without a Gramian."""
+        return None
+
     def test_its_groups_are_of_its_own_parameters(self) -> None:
         """Otherwise a learning rate is set for what belongs to others, or for nothing."""
         check_groups(self._new(len(TINY_TASKS)))
@@ -229,6 +273,7 @@ class _GradientsContract:
 
     def _taken(self, balancer: Any, rows: Tensor, context: BalancerContext) -> Tensor:
         answer = self._answer(balancer, rows, context)
+        context.gramian = self._gramian(rows)
         balancer.after_step(context)
         return answer
 
@@ -273,6 +318,9 @@ class GramianBalancerContract(_GradientsContract):
         assert close(weights[..., order], moved, 1e-6), "another order of tasks, other weights"
 
     def _input(self, rows: Tensor) -> Tensor:
+        return rows @ rows.T
+
+    def _gramian(self, rows: Tensor) -> Tensor:
         return rows @ rows.T
 
     def _ask(
