@@ -27,8 +27,11 @@ from mtlcore.system import stop_at_once
     show_default=True,
     help="Number of runs at a time.",
 )
+@click.option(
+    "--prepare", is_flag=True, help="Write the cells and print their directories, but run none."
+)
 @click.pass_context
-def study_(ctx: click.Context, study: str, out: str, jobs: int) -> None:
+def study_(ctx: click.Context, study: str, out: str, jobs: int, prepare: bool) -> None:
     """Run a study and print its tables.
 
     STUDY is a TOML file that lists variants and seeds.
@@ -36,10 +39,14 @@ def study_(ctx: click.Context, study: str, out: str, jobs: int) -> None:
     with stop_at_once():
         from mtlcore.display import StudyDisplay
         from mtlcore.results import as_markdown
-        from mtlcore.studies import run_study
+        from mtlcore.studies import prepare_study, run_study
 
         blocked = ctx.obj.get("block", ()) if isinstance(ctx.obj, dict) else ()
         plugins = plugins_of(ctx)
+    if prepare:
+        for location in prepare_study(plugins, study, out, jobs, StudyDisplay().note):
+            click.echo(location)
+        return
     comparison = run_study(plugins, study, out, jobs, StudyDisplay(), blocked)
     click.echo("\n" + as_markdown(comparison))
     click.echo(f"tables: {out}/table.md, table.csv, table.tex, results.json")

@@ -4,25 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-import tomli_w
-
 from mtlcore.display import Outlook, StudyDisplay, clock
-from mtlcore.errors import Interrupted
+from mtlcore.errors import Interrupted, Pruned
 from mtlcore.plugins import Plugins
 from mtlcore.results import Comparison, compare, write_tables
-from mtlcore.studies.cells import Cell, cells_of
+from mtlcore.studies.cells import Cell
 from mtlcore.studies.directory import (
     StudyState,
     available_cores,
     directory_lock,
-    is_finished,
     make_directory,
     open_directory,
-    refuse_changed,
-    threads_per_cell,
     training_seconds,
-    write_text,
 )
+from mtlcore.studies.preparation import open_cells, write_configuration
 from mtlcore.studies.processes import LOG, CellExit, CellProcesses
 from mtlcore.studies.spec import read_study
 
@@ -57,15 +52,9 @@ def run_study(
     study = read_study(file)
     folder = open_directory(out)
     with directory_lock(folder, display.note) as lock:
-        threads = threads_per_cell(folder, jobs)
-        cells = cells_of(study, folder, plugins, threads)
-        refuse_changed(folder, cells)
-        for cell in cells:
-            if is_finished(folder, cell):
-                cell.status = "finished"
-        state = StudyState(study, folder, cells, jobs, threads)
+        state = open_cells(study, folder, plugins, jobs)
         state.write()
-        _warn_of_threads(cells, jobs, display)
+        _warn_of_threads(state.cells, jobs, display)
         _run_cells(state, CellProcesses(folder, jobs, lock, blocked), display)
     comparison = compare([str(folder)])
     write_tables(comparison, folder)
@@ -86,7 +75,7 @@ def _warn_of_threads(cells: Sequence[Cell], jobs: int, display: StudyDisplay) ->
 
 def _run_cells(state: StudyState, processes: CellProcesses, display: StudyDisplay) -> None:
     by_location = {cell.location: cell for cell in state.cells}
-    waiting = [cell for cell in state.cells if cell.status != "finished"]
+    waiting = [cell for cell in state.cells if cell.status not in ("finished", "pruned")]
     outlook = Outlook(
         [cell.kind for cell in waiting], len(state.cells) - len(waiting), processes.jobs
     )
@@ -136,7 +125,7 @@ def _ready(waiting: Sequence[Cell], cells: Mapping[str, Cell]) -> list[Cell]:
 
 def _impossible(waiting: Sequence[Cell], cells: Mapping[str, Cell]) -> list[Cell]:
     """Return the cells that start from one that ended without a result."""
-    ended = ("failed", "interrupted")
+    ended = ("failed", "interrupted", "pruned")
     return [c for c in waiting if c.source is not None and cells[c.source].status in ended]
 
 
@@ -148,9 +137,7 @@ def _fail_without_source(cell: Cell, cells: Mapping[str, Cell], state: StudyStat
 
 
 def _start(cell: Cell, state: StudyState, processes: CellProcesses) -> None:
-    directory = state.folder / cell.location
-    make_directory(directory)
-    write_text(directory / "config.toml", tomli_w.dumps(dict(cell.config.tree)))
+    write_configuration(state.folder, cell)
     cell.status, cell.reason = "running", None
     state.write()
     processes.start(cell.location, cell.config.training.threads or 1)
@@ -163,6 +150,8 @@ def _conclude(cell: Cell, cell_exit: CellExit, state: StudyState, asked: bool = 
     else:
         interrupted = asked or cell_exit.code == Interrupted.exit_code
         cell.status = "interrupted" if interrupted else "failed"
+        if cell_exit.code == Pruned.exit_code:
+            cell.status = "pruned"
         cell.reason = cell_exit.reason
     state.write()
 
