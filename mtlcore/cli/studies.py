@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from functools import partial
 from typing import Any
 
 import click
@@ -44,7 +45,9 @@ def study_(ctx: click.Context, study: str, out: str, jobs: int, prepare: bool) -
         blocked = ctx.obj.get("block", ()) if isinstance(ctx.obj, dict) else ()
         plugins = plugins_of(ctx)
     if prepare:
-        for location in prepare_study(plugins, study, out, jobs, StudyDisplay().note):
+        # Notes go elsewhere: the directories are for a program to read.
+        note = partial(click.echo, err=True)
+        for location in prepare_study(plugins, study, out, jobs, note):
             click.echo(location)
         return
     comparison = run_study(plugins, study, out, jobs, StudyDisplay(), blocked)
