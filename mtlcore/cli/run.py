@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def _configuration(command: Any) -> Any:
-    """The arguments that describe a run."""
+    """Add the arguments that describe a run."""
     for option in reversed(
         (
             click.argument("config", required=False, type=click.Path()),

@@ -28,11 +28,14 @@ from mtlcore.system import stop_at_once
     show_default=True,
     help="Number of runs at a time.",
 )
+@click.option("--launcher", metavar="NAME", help="What starts the runs: one of mtl list launchers.")
 @click.option(
     "--prepare", is_flag=True, help="Write the cells and print their directories, but run none."
 )
 @click.pass_context
-def study_(ctx: click.Context, study: str, out: str, jobs: int, prepare: bool) -> None:
+def study_(
+    ctx: click.Context, study: str, out: str, jobs: int, launcher: str | None, prepare: bool
+) -> None:
     """Run a study and print its tables.
 
     STUDY is a TOML file that lists variants and seeds.
@@ -50,7 +53,7 @@ def study_(ctx: click.Context, study: str, out: str, jobs: int, prepare: bool) -
         for location in prepare_study(plugins, study, out, jobs, note):
             click.echo(location)
         return
-    comparison = run_study(plugins, study, out, jobs, StudyDisplay(), blocked)
+    comparison = run_study(plugins, study, out, jobs, StudyDisplay(), blocked, launcher)
     click.echo("\n" + as_markdown(comparison))
     click.echo(f"tables: {out}/table.md, table.csv, table.tex, results.json")
     if any(variant.failed for variant in comparison.variants):

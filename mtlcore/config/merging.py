@@ -28,7 +28,12 @@ CORE_DEFAULTS: dict[str, Any] = {
     "tasks": [],
     "plugins": [],
     "data": {"name": "rooms", "train": 1600, "val": 200},
-    "model": {"backbone": {"name": "segnet", "width": 0.0625}, "head": {}, "heads": {}},
+    "model": {
+        "backbone": {"name": "segnet", "width": 0.0625},
+        "head": {},
+        "heads": {},
+        "freeze": [],
+    },
     "losses": {},
     "metrics": {},
     "cross_task": [],
@@ -36,6 +41,7 @@ CORE_DEFAULTS: dict[str, Any] = {
     "episodes": {"name": "joint"},
     "optimizer": {"name": "adam", "lr": 2e-3},
     "training": {"steps": 800},
+    "loggers": [],
     "initial": {},
 }
 

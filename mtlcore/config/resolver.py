@@ -11,13 +11,13 @@ from typing import Any
 import attrs
 
 from mtlcore.config.balancer_table import check_required, read_balancing
-from mtlcore.config.data_tables import read_data, read_initial, read_tasks
+from mtlcore.config.data_tables import check_inputs, read_data, read_initial, read_tasks
 from mtlcore.config.merging import CORE, CORE_DEFAULTS, Layer, MergedConfig
 from mtlcore.config.plugin_files import load_plugin_files, notes_of_unused_files
 from mtlcore.config.reader import ConfigReader
 from mtlcore.config.run_config import RunConfig
 from mtlcore.config.schema import TrainingConfig
-from mtlcore.config.task_tables import check_keys, read_metrics, read_per_task
+from mtlcore.config.task_tables import check_keys, read_freeze, read_metrics, read_per_task
 from mtlcore.errors import ConfigError, did_you_mean
 from mtlcore.plugins import Plugins, Selection
 
@@ -77,9 +77,13 @@ def _read(reader: ConfigReader, selections: Sequence[Selection]) -> RunConfig:
             problems.append(f"{key}: unknown{hint} (known: {', '.join(CORE_DEFAULTS)})")
     data, dataset = read_data(reader)
     tasks = read_tasks(reader, dataset)
+    listed = data is not None and bool(data.augmentations)
+    augmentations = reader.components("augmentations", "data.augmentations") if listed else ()
     backbone = reader.component("backbones", "model.backbone")
+    check_inputs(reader, data, dataset, backbone)
     check_keys(reader, tasks)
     heads = read_per_task(reader, "heads", tasks, "model.heads", fallback="model.head")
+    freeze = read_freeze(reader, tasks)
     losses = read_per_task(reader, "losses", tasks, "losses")
     metrics = read_metrics(reader, tasks)
     cross_task = reader.components("losses", "cross_task")
@@ -89,6 +93,7 @@ def _read(reader: ConfigReader, selections: Sequence[Selection]) -> RunConfig:
     training = reader.record(TrainingConfig, "training")
     if training and training.epochs is None and training.steps is None:
         problems.append("training: set epochs or steps")
+    loggers = reader.components("loggers", "loggers")
     initial = read_initial(reader, tasks)
     seed, device = reader.value("seed", int), reader.value("device", str)
     method = reader.value("method", str)
@@ -106,6 +111,7 @@ def _read(reader: ConfigReader, selections: Sequence[Selection]) -> RunConfig:
         tasks=tasks,
         data=data,
         dataset=dataset,
+        augmentations=augmentations,
         backbone=backbone,
         heads=heads,
         losses=losses,
@@ -116,7 +122,9 @@ def _read(reader: ConfigReader, selections: Sequence[Selection]) -> RunConfig:
         episodes=episodes,
         optimizer=optimizer,
         training=training,
+        loggers=loggers,
         initial=initial,
+        freeze=freeze,
     )
 
 

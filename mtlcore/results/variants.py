@@ -12,7 +12,8 @@ from typing import final
 import attrs
 
 from mtlcore.errors import UsageError
-from mtlcore.results.run_results import Epoch, MetricValues, RunResult, read_run
+from mtlcore.metrics import MetricValues
+from mtlcore.results.run_results import Epoch, RunResult, read_run
 from mtlcore.storage import RunFiles, StoredCell
 
 #: The name of a variant of one run per task where nobody named it.

@@ -73,8 +73,9 @@ def open_cells(study: Study, folder: Path, plugins: Plugins, jobs: int) -> Study
     return StudyState(study, folder, cells, jobs, threads)
 
 
-def write_configuration(folder: Path, cell: Cell) -> None:
-    """Write a cell's `config.toml` into its directory."""
-    directory = folder / cell.location
-    make_directory(directory)
-    write_text(directory / "config.toml", tomli_w.dumps(dict(cell.config.tree)))
+def write_configuration(folder: Path, cell: Cell) -> Path:
+    """Write a cell's `config.toml` into its directory; return its path."""
+    file = folder / cell.location / "config.toml"
+    make_directory(file.parent)
+    write_text(file, tomli_w.dumps(dict(cell.config.tree)))
+    return file

@@ -17,6 +17,7 @@ from mtlcore.balancing import (
 from mtlcore.tasks import Task
 from mtlcore.testing.base import (
     changes,
+    check_groups,
     close,
     global_stream_untouched,
     same,
@@ -49,7 +50,7 @@ class _GradientsContract:
         raise NotImplementedError
 
     def _direction(self, rows: Tensor, names: Sequence[str] | None = None) -> Tensor:
-        """The merged gradient of a new balancer, float64."""
+        """Return the merged gradient of a new balancer, float64."""
         raise NotImplementedError
 
     def test_finite_at_every_scale(self) -> None:
@@ -146,6 +147,10 @@ class _GradientsContract:
             assert not moved, f"{moved} changed before after_step"
             balancer.after_step(context)
 
+    def test_its_groups_are_of_its_own_parameters(self) -> None:
+        """Otherwise a learning rate is set for what belongs to others, or for nothing."""
+        check_groups(self._new(len(TINY_TASKS)))
+
     def test_state_comes_back(self) -> None:
         """Otherwise a resumed run differs from one that was never interrupted."""
         balancer, generator = self._new(3), torch.Generator().manual_seed(1)
@@ -212,7 +217,7 @@ class _GradientsContract:
         )
 
     def _input(self, rows: Tensor) -> Tensor:
-        """What the balancer reads where the gradients are these."""
+        """Return what the balancer reads where the gradients are these."""
         raise NotImplementedError
 
     def _ask(self, balancer: Any, given: Tensor, context: BalancerContext | None) -> Tensor:
@@ -304,9 +309,9 @@ class GradientBalancerContract(_GradientsContract):
         """Return the balancer."""
         raise NotImplementedError
 
-    def test_elementwise_means_elementwise(self) -> None:
+    def test_element_means_element(self) -> None:
         """Otherwise the update changes with how the network is cut into parameters."""
-        if not self._new(3).elementwise:
+        if self._new(3).granularity != "element":
             return
         rows = self._rows(3)
         generator = torch.Generator().manual_seed(0)

@@ -17,6 +17,7 @@ from mtlcore.data import Batch
 from mtlcore.tasks import Task
 from mtlcore.testing.base import (
     changes,
+    check_groups,
     global_stream_untouched,
     leaves,
     same,
@@ -106,6 +107,10 @@ class LossBalancerContract:
             moved = changes(before, state_of(balancer))
             assert not moved, f"transform changed {moved}; that belongs into after_step"
             self._turn(balancer, number)
+
+    def test_its_groups_are_of_its_own_parameters(self) -> None:
+        """Otherwise a learning rate is set for what belongs to others, or for nothing."""
+        check_groups(self._new())
 
     def test_state_comes_back(self) -> None:
         """Otherwise a resumed run differs from one that was never interrupted."""
@@ -242,7 +247,7 @@ class LossBalancerContract:
         generator: torch.Generator | None = None,
         take: bool = True,
     ) -> _Turn:
-        """What the core does in a step; one that is not taken ends after the backward pass."""
+        """Do what the core does in a step; one that is skipped ends after the backward pass."""
         context = self._context(number, present, generator)
         losses, roots = self._losses(context, scale)
         balanced = balancer.transform(dict(losses), context)
