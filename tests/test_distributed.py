@@ -277,3 +277,42 @@ def test_run_is_killed_resumed_and_the_same_as_undisturbed(tmp_path: Path) -> No
         if isinstance(value, torch.Tensor):
             assert torch.equal(value, found["learner"][name]), name
     assert figures(tmp_path / "whole") == figures(tmp_path / "killed")
+
+
+ASKED = """
+import sys
+import mtlcore
+from mtlcore.display import Display
+from mtlcore.errors import Pruned
+from mtlcore.runs import request_stop
+from mtlcore.system import is_main_process
+
+class Asks(Display):
+    def epoch(self, epoch, *more):
+        if is_main_process():
+            request_stop("asked", "it is no better")
+
+    def note(self, message): ...
+    def stop(self): ...
+    def _begin(self, title): ...
+
+try:
+    mtlcore.run(sys.argv[1], out="asked", display=Asks())
+except Pruned as error:
+    print("asked", error)
+"""
+
+
+def test_all_processes_stop_after_the_epoch_in_which_one_is_asked(tmp_path: Path) -> None:
+    (tmp_path / "asked.py").write_text(ASKED)
+    lines = [s for s in SETTINGS if not s.startswith("data.size")] + ["training.epochs=4"]
+    (tmp_path / "mine.toml").write_text("data.size = [32, 32]\n" + "\n".join(lines))
+    done = subprocess.run(
+        torchrun("asked.py", "mine.toml"), cwd=tmp_path, env=environment(), capture_output=True,
+        text=True, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("asked asked to stop after epoch 1 of 4 (it is no better)") == 2
+    state = load_checkpoint(tmp_path / "asked/checkpoints/last.safetensors")
+    assert len(state["ranks"]) == 2
+    assert state["progress"]["epoch"] == 1
