@@ -253,13 +253,11 @@ def test_run_is_killed_resumed_and_the_same_as_undisturbed(tmp_path: Path) -> No
             torchrun(*command("killed", 6)), cwd=tmp_path, env=environment(), stdout=log, stderr=log
         )
         metrics = tmp_path / "killed/metrics.jsonl"
-        deadline = time.monotonic() + 120
         while not (metrics.exists() and '"val"' in metrics.read_text()):
             assert process.poll() is None, (tmp_path / "log").read_text()
-            assert time.monotonic() < deadline
             time.sleep(0.01)
         os.kill(workers(process.pid)[1], signal.SIGKILL)
-        assert process.wait(120) != 0
+        assert process.wait(300) != 0
     told = (tmp_path / "log").read_text()
     assert "another process of this run has ended" in told or "stopped by SIGTERM" in told
     assert "--resume" in told
