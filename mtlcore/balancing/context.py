@@ -14,6 +14,7 @@ from mtlcore.distributed import SINGLE_PROCESS, Distributed
 
 Scope = Literal["shared", "features", "last_shared"]
 Status = Literal["converged", "degenerate", "not finite"]
+Granularity = Literal["whole", "parameter", "element"]
 
 
 @attrs.define(kw_only=True)

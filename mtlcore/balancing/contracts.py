@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import Parameter
 
-from mtlcore.balancing.context import BalancerContext, BalancingResult, Scope, Status
+from mtlcore.balancing.context import BalancerContext, BalancingResult, Granularity, Scope, Status
 from mtlcore.balancing.gradients import TaskGradients
 from mtlcore.balancing.graphs import own_leaves
 from mtlcore.data import Batch
@@ -229,12 +229,16 @@ class GramianBalancer(RowBalancer):
 class GradientBalancer(RowBalancer):
     """A balancer that combines the task gradients themselves.
 
+    Its scope is "shared" or "features".
+
     Attributes:
-        elementwise: Whether each coordinate of the result depends on that coordinate of the rows
-            only. The core then calls `combine` per parameter and concatenates nothing.
+        granularity: What `combine` receives at a time. "whole": the rows over all parameters,
+            concatenated. "parameter": the rows of one parameter (with the scope "features", of one
+            map), as methods that act per layer need it. "element": any part of the rows, because
+            each coordinate of the result depends on that coordinate of the rows only.
     """
 
-    elementwise: bool = False
+    granularity: Granularity = "whole"
 
     @abc.abstractmethod
     def combine(self, rows: Tensor, context: BalancerContext | None = None) -> Tensor:
@@ -250,5 +254,5 @@ class GradientBalancer(RowBalancer):
 
     def decide(self, gradients: TaskGradients, context: BalancerContext) -> BalancingResult:
         """Use the direction that `combine` returns."""
-        gradients.combine(partial(self.combine, context=context), self.elementwise)
+        gradients.combine(partial(self.combine, context=context), self.granularity != "whole")
         return BalancingResult()

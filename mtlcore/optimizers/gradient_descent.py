@@ -51,7 +51,10 @@ class GradientDescent(Optimizer):
         used = [(plan.batches[episode.support], episode.tasks) for episode in plan.episodes]
         for (batch, tasks), (shares, part) in zip(used, shares_of(learner, used), strict=True):
             # One of several processes may have no sample of a small batch.
-            if len(batch) and not self._update.add(learner, learner(batch, tasks), shares, part):
+            if not len(batch):
+                continue
+            losses = learner(batch, tasks, separate=self._update.separates)
+            if not self._update.add(learner, losses, shares, part):
                 break
         return self._update.finish(learner)
 

@@ -18,6 +18,7 @@ from mtlcore.metrics import MetricValues
 from mtlcore.tasks import Task
 from mtlcore.testing.base import (
     changes,
+    check_groups,
     close,
     global_stream_untouched,
     lacking,
@@ -156,6 +157,10 @@ class _GradientsContract:
             moved = changes(before, state_of(balancer))
             assert not moved, f"{moved} changed before after_step"
             balancer.after_step(context)
+
+    def test_its_groups_are_of_its_own_parameters(self) -> None:
+        """Otherwise a learning rate is set for what belongs to others, or for nothing."""
+        check_groups(self._new(len(TINY_TASKS)))
 
     def test_state_comes_back(self) -> None:
         """Otherwise a resumed run differs from one that was never interrupted."""
@@ -328,9 +333,9 @@ class GradientBalancerContract(_GradientsContract):
         """Return the balancer."""
         raise NotImplementedError
 
-    def test_elementwise_means_elementwise(self) -> None:
+    def test_element_means_element(self) -> None:
         """Otherwise the update changes with how the network is cut into parameters."""
-        if not self._new(3).elementwise:
+        if self._new(3).granularity != "element":
             return
         rows = self._rows(3)
         generator = torch.Generator().manual_seed(0)

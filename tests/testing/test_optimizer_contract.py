@@ -120,6 +120,21 @@ class TellsBalancersTwice(Momentum):
         return report
 
 
+class TellsNobodyElse(Momentum):
+    def __init__(self, learner):
+        super().__init__(learner)
+        self._update._listeners = []
+
+
+class TellsOfSkippedSteps(Momentum):
+    def step(self, learner, plan):
+        report = super().step(learner, plan)
+        if report.skipped:
+            for loss in learner.cross_task_losses:
+                loss.after_step(learner.context)
+        return report
+
+
 class SumsByItself:
     """Learns from the plain sum, whatever the balancer says."""
 
@@ -185,6 +200,8 @@ OPTIMIZERS = [
         "the skipped step changed .*learner",
     ),
     (TellsBalancersTwice, "test_balancers_hear_of_every_step", "called 2 times"),
+    (TellsNobodyElse, "test_parts_hear_of_every_step", "called 0 times"),
+    (TellsOfSkippedSteps, "test_parts_hear_of_every_step", "after a skipped step"),
     (SumsByItself, "test_balancers_decide", "the same update"),
     (SumsByItself, "test_a_step_that_is_not_finite_changes_nothing", "not reported"),
     (TakesTasksOfTheFirstStep, "test_tasks_may_come_late", "comes late does not learn"),

@@ -179,7 +179,13 @@ class MTML(Optimizer):
             adapted = self._adapt(learner, tasks, support) if self._restore else {}
             for number, (batch, (shares, part)) in enumerate(query):
                 if len(batch):
-                    found = learner.losses_at(adapted, batch, tasks, keep_buffers=False)
+                    found = learner.losses_at(
+                        adapted,
+                        batch,
+                        tasks,
+                        keep_buffers=False,
+                        separate=self._update.separates,
+                    )
                     shares = {task: weight * share for task, share in shares.items()}
                     # Through the inner step the next batch comes back to the same graph.
                     keep = self._second_order and number < len(query) - 1
