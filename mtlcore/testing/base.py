@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from mtlcore.data import safe_target
 from mtlcore.learner import groups_of
+from mtlcore.metrics import MetricValues
 from mtlcore.optimizers import Schedule
 from mtlcore.storage import load_checkpoint, save_checkpoint
 from mtlcore.tasks import Task
@@ -74,6 +75,23 @@ def through_checkpoint(state: Mapping[str, Any]) -> dict[str, Any]:
         path = Path(folder) / "state.safetensors"
         save_checkpoint(path, state)
         return load_checkpoint(path)
+
+
+def some_metrics(tasks: Iterable[str], number: int) -> MetricValues:
+    """Return what an evaluation might find: a loss that falls, another one for every task."""
+    return {task: {"loss": 1 / (2 + place + number)} for place, task in enumerate(tasks)}
+
+
+def lacking(metrics: MetricValues) -> list[MetricValues]:
+    """Return metrics without values: of one task, of all tasks, without one task, of none."""
+    nothing = {task: dict.fromkeys(values, math.nan) for task, values in metrics.items()}
+    first, *others = metrics
+    return [
+        {**metrics, first: nothing[first]},
+        nothing,
+        {task: metrics[task] for task in others},
+        {},
+    ]
 
 
 def scramble(tensors: Iterable[Tensor]) -> None:

@@ -14,13 +14,16 @@ from mtlcore.balancing import (
     GradientBalancer,
     GramianBalancer,
 )
+from mtlcore.metrics import MetricValues
 from mtlcore.tasks import Task
 from mtlcore.testing.base import (
     changes,
     check_groups,
     close,
     global_stream_untouched,
+    lacking,
     same,
+    some_metrics,
     state_of,
     through_checkpoint,
 )
@@ -45,6 +48,14 @@ class _GradientsContract:
     def make(self) -> Any:
         """Return the balancer."""
         raise NotImplementedError
+
+    def metrics(self, number: int) -> MetricValues:
+        """Return what the evaluation of this number finds, for a balancer that reads metrics.
+
+        Args:
+            number: from 0.
+        """
+        return some_metrics((f"task{i}" for i in range(3)), number)
 
     def _answer(self, balancer: Any, rows: Tensor, context: BalancerContext | None) -> Tensor:
         raise NotImplementedError
@@ -200,6 +211,7 @@ class _GradientsContract:
         balancer, generator = self._new(3), torch.Generator().manual_seed(1)
         for number in range(3):
             self._taken(balancer, self._rows(3, number), self._context(number, None, 3, generator))
+        balancer.after_evaluation(self.metrics(0))
         state = through_checkpoint({"balancer": dict(balancer.state_dict())})["balancer"]
         restored, copy = self._new(3), torch.Generator()
         restored.load_state_dict(state)
@@ -209,7 +221,19 @@ class _GradientsContract:
             one = self._taken(balancer, rows, self._context(number, None, 3, generator))
             other = self._taken(restored, rows, self._context(number, None, 3, copy))
             assert same(one, other), "restored, it answers differently: its state is not whole"
+            for each in (balancer, restored):
+                each.after_evaluation(self.metrics(number))
             assert same(state_of(balancer), state_of(restored)), "restored, its state differs"
+
+    def test_evaluations_may_lack_values(self) -> None:
+        """Otherwise a run stops where the validation split has no label of a task."""
+        balancer = self._new(3)
+        for number, metrics in enumerate(lacking(self.metrics(0))):
+            balancer.after_evaluation(metrics)
+            answer = self._taken(balancer, self._rows(3), self._context(number, None, 3))
+            assert bool(answer.isfinite().all()), (
+                f"after an evaluation that found {metrics}, it answers {answer.tolist()}"
+            )
 
     def test_randomness_comes_from_the_generator(self) -> None:
         """Otherwise processes disagree, and a resumed run differs."""

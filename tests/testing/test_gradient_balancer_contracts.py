@@ -155,6 +155,18 @@ class RunningMean(Mean):
         self.state.commit()
 
 
+class WeighsByMetrics(Mean):
+    """Weighs by the mean validation loss, and forgets it when the run is resumed."""
+
+    found = 1.0
+
+    def weights(self, gramian, context=None):
+        return super().weights(gramian) * self.found
+
+    def after_evaluation(self, metrics):
+        self.found = sum(values["loss"] for values in metrics.values()) / len(metrics)
+
+
 GRAMIAN_BALANCERS = [
     (KeepsTheGramianItself, "test_steps_between_updates", "asked every other step"),
     (KeepsWhatWasSkipped, "test_a_skipped_step_leaves_no_trace", "a step that was skipped"),
@@ -168,6 +180,8 @@ GRAMIAN_BALANCERS = [
     (RandomWeights, "test_randomness_comes_from_the_generator", "global generator"),
     (MovesStateEarly, "test_state_moves_in_after_step_only", "before after_step"),
     (LosesItsAverage, "test_state_comes_back", "its state is not whole"),
+    (WeighsByMetrics, "test_state_comes_back", "its state is not whole"),
+    (WeighsByMetrics, "test_evaluations_may_lack_values", "it answers"),
     (DependsOnSize, "test_scale_of_all_gradients_does_not_matter", "turns the direction"),
     (RemembersTheFirst, "test_tasks_come_and_go", "size"),
     (WaitsForItsTasks, "test_needs_no_preparation", "count"),
@@ -286,6 +300,18 @@ class CountsEarly(SignVote):
         return super().combine(rows)
 
 
+class DividesByMetrics(SignVote):
+    """Divides by the mean validation loss, and forgets it when the run is resumed."""
+
+    found = 1.0
+
+    def combine(self, rows, context=None):
+        return super().combine(rows) / self.found
+
+    def after_evaluation(self, metrics):
+        self.found = sum(values["loss"] for values in metrics.values()) / len(metrics)
+
+
 class AveragesInSecret(SignVote):
     steps = 1
 
@@ -340,6 +366,8 @@ GRADIENT_BALANCERS = [
     (SquaresItsRows, "test_finite_at_every_scale", "not finite"),
     (CountsEarly, "test_state_moves_in_after_step_only", "before after_step"),
     (AveragesInSecret, "test_state_comes_back", "its state is not whole"),
+    (DividesByMetrics, "test_state_comes_back", "its state is not whole"),
+    (DividesByMetrics, "test_evaluations_may_lack_values", "it answers"),
 ]
 
 

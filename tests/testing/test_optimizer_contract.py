@@ -89,6 +89,11 @@ class ForgetsThePlateau(Momentum):
         return {**super().state_dict(), "plateau": fresh}
 
 
+class ReadsOneLoss(Momentum):
+    def after_evaluation(self, metrics):
+        self._update._plateau.update(metrics)
+
+
 class CountsSkippedSteps(Momentum):
     steps = 0
 
@@ -182,6 +187,7 @@ OPTIMIZERS = [
     (MovesAbsentTasks, "test_absent_tasks_stay_as_they_are", "absent task changed"),
     (DoesNothing, "test_a_step_learns", "do not learn"),
     (SavesNoMoments, "test_state_comes_back", "restored"),
+    (ReadsOneLoss, "test_state_comes_back", "not supported"),
     (ForgetsThePlateau, "test_state_comes_back", "restored"),
     (
         CountsSkippedSteps,
