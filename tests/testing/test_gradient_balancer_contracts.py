@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import nn
 
 from mtlcore.balancing import GradientBalancer, GramianBalancer
 from mtlcore.testing import (
@@ -109,7 +110,17 @@ class Invert(Mean):
         return 1 / torch.linalg.det(gramian).expand(len(gramian)) ** 8
 
 
+class GroupsTwice(Mean):
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(()))
+
+    def parameter_groups(self):
+        return [{"params": [self.scale, self.scale]}]
+
+
 GRAMIAN_BALANCERS = [
+    (GroupsTwice, "test_its_groups_are_of_its_own_parameters", "in two groups"),
     (DividesByZero, "test_finite_for_degenerate_gradients", "a zero row: weights"),
     (AbsoluteThreshold, "test_finite_at_every_scale", "of size 1e-12"),
     (Single, "test_any_number_of_tasks", "torch.float32"),
@@ -244,7 +255,17 @@ class AveragesInSecret(SignVote):
         self.steps += 1
 
 
+class HasANegativeRate(SignVote):
+    def __init__(self):
+        super().__init__()
+        self.quorum = nn.Parameter(torch.ones(()))
+
+    def parameter_groups(self):
+        return [{"params": [self.quorum], "lr": -0.1}]
+
+
 GRADIENT_BALANCERS = [
+    (HasANegativeRate, "test_its_groups_are_of_its_own_parameters", "rate of -0.1"),
     (OnlyCallsItselfElementwise, "test_elementwise_means_elementwise", "other values"),
     (DividesByNorm, "test_finite_for_degenerate_gradients", "a zero row: not finite"),
     (EditsItsRows, "test_input_stays_as_it_was", "edited in place"),
