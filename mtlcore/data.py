@@ -26,6 +26,7 @@ __all__ = [
     "Sample",
     "check_split",
     "collate",
+    "complete",
     "describe_inputs",
     "empty_batch",
     "image_size",
@@ -325,6 +326,25 @@ def collate(
         view=view,
         keys=tuple(sample.key for sample in samples),
         meta=tuple(sample.meta for sample in samples),
+    )
+
+
+def complete(sample: Sample, tasks: Sequence[Task]) -> Sample:
+    """Return a sample with a label and a mask for every task, as `collate` has them.
+
+    Args:
+        sample: its labels may be missing, in part or altogether.
+        tasks: labels of other tasks are dropped.
+
+    Raises:
+        DataError: a label does not fit its task.
+    """
+    size = tuple(sample.inputs.shape[1:])
+    labels = {task.name: _checked(sample, task, size) for task in tasks}
+    return attrs.evolve(
+        sample,
+        targets={name: target for name, (target, _) in labels.items()},
+        valid={name: valid for name, (_, valid) in labels.items()},
     )
 
 

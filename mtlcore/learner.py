@@ -7,6 +7,7 @@ from contextlib import nullcontext
 from functools import partial
 from typing import Any, Literal
 
+import attrs
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
@@ -16,7 +17,7 @@ from mtlcore.data import Batch, Inputs, describe_inputs, image_size, input_tenso
 from mtlcore.distributed import SINGLE_PROCESS, Distributed
 from mtlcore.errors import UsageError, outline
 from mtlcore.losses import CrossTaskLoss, Loss, Normalisation, ScalarLoss, TaskLosses, reduce_loss
-from mtlcore.models import Features, MultiTaskModel
+from mtlcore.models import Boundary, Features, MultiTaskModel
 
 __all__ = [
     "Learner",
@@ -84,11 +85,18 @@ class Learner(nn.Module):
         return self.context.distributed
 
     @property
+    def cross_task_losses(self) -> Iterator[CrossTaskLoss]:
+        """The losses between tasks, in order."""
+        for loss in self.cross_task:
+            assert isinstance(loss, CrossTaskLoss)
+            yield loss
+
+    @property
     def views(self) -> int:
         """Number of views of every training sample that a batch must hold."""
-        return max((loss.views for loss in self._cross_task()), default=1)
+        return max((loss.views for loss in self.cross_task_losses), default=1)
 
-    def forward(self, batch: Batch, tasks: Sequence[str]) -> TaskLosses:
+    def forward(self, batch: Batch, tasks: Sequence[str], *, separate: bool = False) -> TaskLosses:
         """Compute the losses of those tasks that have a label in the batch, and balance them.
 
         A task that no loss and no cross-task term uses is absent: its head does not run.
@@ -96,10 +104,12 @@ class Learner(nn.Module):
         Args:
             batch: A batch on the learner's device.
             tasks: The tasks that learn.
+            separate: Detach the maps that heads read, unless the backbone states a cut; see
+                `TaskLosses.boundary`. Parameters of the backbone are then reached from there.
 
         Raises:
-            UsageError: The batch has fewer views of its samples than `views`, or two cross-task
-                losses return a term of the same name.
+            UsageError: The batch has fewer views of its samples than `views`, or two of the
+                cross-task losses and the backbone return a term of the same name.
         """
         if len(batch) and max(batch.view) + 1 < self.views:
             raise UsageError(
@@ -107,26 +117,28 @@ class Learner(nn.Module):
                 f"{max(batch.view) + 1}: views are made where a BatchPlan says augment"
             )
         present = batch.present(tasks)
-        needed = {*present, *(t for loss in self._cross_task() for t in loss.needs(batch, tasks))}
+        cross_task = list(self.cross_task_losses)
+        needed = {*present, *(task for loss in cross_task for task in loss.needs(batch, tasks))}
         running = [task for task in tasks if task in needed]
-        features, predictions = self._run(batch.inputs, running)
-        raw, maps, valid = self._supervised(batch, present, predictions)
+        features, predictions, boundary = self._run(batch.inputs, running, separate)
+        losses = self._supervised(batch, present, features, predictions)
+        maps = losses.maps
         self.context.present = present
         self.context.maps, self.context.batch = maps, batch.first_views() if maps else None
-        cross: dict[str, Tensor] = {}
-        for loss in self._cross_task():
+        cross = {name: term.float() for name, term in features.terms.items()}
+        for loss in cross_task:
             terms: dict[str, Tensor] = loss(batch, features, predictions)
             if twice := sorted(cross.keys() & terms.keys()):
-                raise UsageError(f"cross_task: two of its losses have a term {twice[0]!r}")
+                raise UsageError(
+                    f"cross_task: {type(loss).__name__} has a term {twice[0]!r}, as another loss "
+                    "or the backbone has"
+                )
             cross |= terms
-        return TaskLosses(
-            raw=raw,
-            balanced=self.balancing.transform(dict(raw), self.context),
+        return attrs.evolve(
+            losses,
+            balanced=self.balancing.transform(dict(losses.total), self.context),
             cross=cross,
-            valid=valid,
-            count={task: batch.count[task] for task in present},
-            maps=maps,
-            cut=features.cut,
+            boundary=boundary,
         )
 
     def predict(self, inputs: Inputs, tasks: Sequence[str]) -> dict[str, Tensor]:
@@ -140,6 +152,7 @@ class Learner(nn.Module):
         tasks: Sequence[str],
         *,
         keep_buffers: bool = True,
+        separate: bool = False,
     ) -> TaskLosses:
         """Call `forward` with other parameters.
 
@@ -149,11 +162,14 @@ class Learner(nn.Module):
             tasks: As in `forward`.
             keep_buffers: Leave buffers, such as running statistics, as they are. If False, the
                 pass updates them as `forward` does.
+            separate: As in `forward`.
         """
         buffers: dict[str, Tensor] = {}
         if keep_buffers:
             buffers = {name: buffer.clone() for name, buffer in self.named_buffers()}
-        losses = torch.func.functional_call(self, {**parameters, **buffers}, (batch, tasks))
+        losses = torch.func.functional_call(
+            self, {**parameters, **buffers}, (batch, tasks), {"separate": separate}
+        )
         assert isinstance(losses, TaskLosses)
         return losses
 
@@ -191,43 +207,66 @@ class Learner(nn.Module):
         rest = [p for p in self.parameters() if id(p) not in taken and p.requires_grad]
         return [{"params": rest}, *groups]
 
-    def _run(self, inputs: Inputs, tasks: Sequence[str]) -> tuple[Features, dict[str, Tensor]]:
+    def _run(
+        self, inputs: Inputs, tasks: Sequence[str], separate: bool = False
+    ) -> tuple[Features, dict[str, Tensor], Boundary | None]:
         dtype = _DTYPES[self.precision]
         # A disabled autocast still costs as much as a small layer.
         with nullcontext() if dtype is None else torch.autocast(_device(inputs).type, dtype):
             features = self.model.features(inputs, tasks)
+            boundary = None
+            # Early predictions need not come from the stated cut.
+            if separate and (features.early or not features.cut):
+                features, boundary = features.separated()
             predictions = self.model.predict(features, tasks, image_size(inputs))
         if dtype is not None:
             predictions = {task: prediction.float() for task, prediction in predictions.items()}
-        return features, predictions
-
-    def _cross_task(self) -> Iterator[CrossTaskLoss]:
-        for loss in self.cross_task:
-            assert isinstance(loss, CrossTaskLoss)
-            yield loss
+        return features, predictions, boundary
 
     def _supervised(
-        self, batch: Batch, present: Sequence[str], predictions: Mapping[str, Tensor]
-    ) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:
+        self,
+        batch: Batch,
+        present: Sequence[str],
+        features: Features,
+        predictions: Mapping[str, Tensor],
+    ) -> TaskLosses:
+        """Return the losses of single tasks, not balanced yet."""
         # Supervised losses see view 0 only; indexing is skipped where there is no other.
         rows = [i for i, view in enumerate(batch.view) if view == 0]
         pick = partial(_pick, rows=None if len(rows) == len(batch) else rows)
         keep_maps = any(b.needs_maps for b in self.balancing.loss_balancers)
         raw, maps, valid = {}, {}, {}
+        early: dict[str, Tensor] = {}
         for task in present:
             loss = self.losses[self.model.tasks[task].key]
             assert isinstance(loss, Loss | ScalarLoss)
-            valid[task] = pick(batch.valid[task])
-            raw[task], values = reduce_loss(
+            target, valid[task] = pick(batch.targets[task]), pick(batch.valid[task])
+            judge = partial(
+                reduce_loss,
                 loss,
-                pick(predictions[task]),
-                pick(batch.targets[task]),
-                valid[task],
-                self.normalisation,
+                target=target,
+                valid=valid[task],
+                normalisation=self.normalisation,
             )
+            raw[task], values = judge(pick(predictions[task]))
+            size = tuple(target.shape[-2:])
+            for one in self.model.early(features, task, size) if features.early else ():
+                value, on_way = judge(pick(one.prediction))
+                value = one.weight * value
+                early[task] = early[task] + value if task in early else value
+                if keep_maps and values is not None and on_way is not None:
+                    values = values + one.weight * on_way
             if keep_maps and values is not None:
                 maps[task] = values
-        return raw, maps, valid
+        return TaskLosses(
+            raw=raw,
+            balanced={},
+            valid=valid,
+            count={task: batch.count[task] for task in present},
+            maps=maps,
+            cut=features.cut,
+            early=early,
+        )
 
 
 def groups_of(modules: Iterable[nn.Module]) -> list[dict[str, Any]]:
@@ -277,13 +316,13 @@ def check_backbone(learner: Learner, inputs: Inputs) -> None:
         p.requires_grad for p in backbone.last_shared_parameters()
     ):
         raise UsageError(MISSING[scope])
-    if backbone._compiled_call_impl is not None and scope != "features":
+    if backbone._compiled_call_impl is not None:
         return
     modes = [(module, module.training) for module in learner.modules()]
     devices = [_device(inputs)] if _device(inputs).type == "cuda" else []
     try:
         with torch.no_grad(), torch.random.fork_rng(devices):
-            cut = learner.eval().model.features(inputs, learner.tasks).cut
+            learner.eval().model.features(inputs, learner.tasks)
     except torch.OutOfMemoryError:
         raise
     except (RuntimeError, ValueError, IndexError, TypeError, AttributeError, KeyError) as error:
@@ -295,8 +334,6 @@ def check_backbone(learner: Learner, inputs: Inputs) -> None:
         ) from error
     for module, mode in modes:
         module.training = mode
-    if scope == "features" and not cut:
-        raise UsageError(MISSING[scope])
 
 
 def _device(inputs: Inputs) -> torch.device:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Self
+from dataclasses import dataclass, field, replace
+from typing import Protocol, Self
 
 import attrs
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn import Parameter
@@ -18,10 +19,13 @@ from mtlcore.tasks import Task
 
 __all__ = [
     "Backbone",
+    "Boundary",
+    "EarlyPrediction",
     "FeatureInfo",
     "Features",
     "Head",
     "MultiTaskModel",
+    "StepContext",
     "Transition",
     "check_size",
     "count_parameters",
@@ -42,7 +46,21 @@ class FeatureInfo:
     strides: tuple[int, ...]
 
 
-@dataclass(kw_only=True)  # not attrs: torch.compile can follow this one
+@dataclass  # not attrs: torch.compile can follow this one
+class EarlyPrediction:
+    """A prediction that a backbone makes on the way, for deep supervision.
+
+    Args:
+        prediction: Raw as a head's, (B, task.channels, H / s, W / s) at any stride s, or
+            (B, task.channels). Maps are resized bilinearly to the size of the target.
+        weight: Factor on its loss; the loss of the head's prediction has the factor 1.
+    """
+
+    prediction: Tensor
+    weight: float = 1.0
+
+
+@dataclass(kw_only=True)
 class Features:
     """What a backbone returns.
 
@@ -51,17 +69,106 @@ class Features:
         per_task: task name -> maps of this task alone; its head receives them after the shared
             ones.
         cut: tensors such that every path from a shared parameter to a loss crosses one of them.
-            Balancers with the scope "features" compare gradients there; empty where there are no
-            such tensors, and these balancers are refused.
+            Balancers with the scope "features" compare gradients there. Leave it empty if the maps
+            that heads read will do: the core then compares gradients at those (see `separated`).
+        early: Task -> the predictions that the backbone makes on the way; none in evaluation mode.
+            The task's own loss judges them, and the weighted sum is added to that of its head's
+            prediction: balancers see one loss per task.
+        terms: Name -> scalar that is added to the total loss with weight 1, outside the balancing,
+            as a cross-task term is; none in evaluation mode.
     """
 
     shared: tuple[Tensor, ...] = ()
     per_task: Mapping[str, tuple[Tensor, ...]] = field(default_factory=dict)
     cut: tuple[Tensor, ...] = ()
+    early: Mapping[str, Sequence[EarlyPrediction]] = field(default_factory=dict)
+    terms: Mapping[str, Tensor] = field(default_factory=dict)
 
     def of(self, task: str) -> tuple[Tensor, ...]:
         """Return the maps that the head of `task` receives: the shared ones, then its own."""
         return (*self.shared, *self.per_task.get(task, ()))
+
+    def separated(self) -> tuple[Features, Boundary]:
+        """Detach every map, so that backward passes of heads end where the backbone does.
+
+        Returns:
+            Features of detached maps for the heads, and what leads back into the backbone.
+        """
+        boundary = Boundary()
+        shared = tuple(boundary.leaf(x, None) for x in self.shared)
+        per_task = {
+            task: tuple(boundary.leaf(x, task) for x in maps)
+            for task, maps in self.per_task.items()
+        }
+        early = {
+            task: tuple(
+                replace(one, prediction=boundary.leaf(one.prediction, task)) for one in several
+            )
+            for task, several in self.early.items()
+        }
+        features = Features(shared=shared, per_task=per_task, early=early, terms=self.terms)
+        return features, boundary
+
+
+@attrs.define
+class Boundary:
+    """The maps at which heads were separated from the backbone.
+
+    Args:
+        maps: outputs of the backbone.
+        leaves: for each map, the detached copy that heads read.
+        owners: for each map, the only task that reads it; None if several do.
+    """
+
+    maps: list[Tensor] = attrs.field(factory=list)
+    leaves: list[Tensor] = attrs.field(factory=list)
+    owners: list[str | None] = attrs.field(factory=list)
+
+    def leaf(self, x: Tensor, owner: str | None) -> Tensor:
+        """Return the detached copy of a map, always the same one; a constant map is its own."""
+        if not x.requires_grad:
+            return x
+        for place, known in enumerate(self.maps):
+            if known is x:
+                if self.owners[place] != owner:
+                    self.owners[place] = None
+                return self.leaves[place]
+        self.maps.append(x)
+        self.leaves.append(x.detach().requires_grad_())
+        self.owners.append(owner)
+        return self.leaves[-1]
+
+
+class StepContext(Protocol):
+    """What backbones, heads and cross-task losses may know of a step that was taken."""
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """All tasks of the run."""
+
+    @property
+    def present(self) -> tuple[str, ...]:
+        """The tasks that had a loss in the step."""
+
+    @property
+    def losses(self) -> Mapping[str, float]:
+        """Mean loss per present task, that of early predictions included."""
+
+    @property
+    def step(self) -> int:
+        """Number of the step, from 0."""
+
+    @property
+    def epoch(self) -> int:
+        """Number of the epoch, from 0."""
+
+    @property
+    def progress(self) -> float:
+        """The fraction of the run that was done before the step, 0 to 1."""
+
+    @property
+    def generator(self) -> torch.Generator | None:
+        """The only source of randomness, on the CPU; the same on every rank."""
 
 
 @attrs.frozen(kw_only=True)
@@ -106,6 +213,10 @@ class Backbone(nn.Module, abc.ABC):
                 the dataset makes of a batch.
             tasks: names of the tasks whose heads will run; what only other tasks need may be
                 left out.
+
+        Returns:
+            The features. In evaluation mode (`self.training` is False) they hold no early
+            predictions and no terms: nobody would look at them.
         """
 
     def task_parameters(self, task: str) -> Iterable[Parameter]:
@@ -134,6 +245,17 @@ class Backbone(nn.Module, abc.ABC):
         """
         return None
 
+    def after_step(self, context: StepContext) -> None:
+        """Update the state after a step that was taken, on every process; here, do nothing.
+
+        A skipped step does not call it. What it changes must be part of the state, as buffers or
+        in `get_extra_state`, and alike on every process. Steps call it only where a class
+        overrides it.
+
+        Args:
+            context: What is known of the step.
+        """
+
 
 class Head(nn.Module, abc.ABC):
     """A network from a task's features to its prediction: `Head(task, features, **settings)`.
@@ -158,6 +280,17 @@ class Head(nn.Module, abc.ABC):
     @abc.abstractmethod
     def reset_parameters(self) -> None:
         """Re-initialise all parameters and buffers, as the constructor does."""
+
+    def after_step(self, context: StepContext) -> None:
+        """Update the state after a step that was taken, on every process; here, do nothing.
+
+        A skipped step does not call it. What it changes must be part of the state, as buffers or
+        in `get_extra_state`, and alike on every process. Steps call it only where a class
+        overrides it.
+
+        Args:
+            context: What is known of the step.
+        """
 
 
 class MultiTaskModel(nn.Module):
@@ -287,6 +420,28 @@ class MultiTaskModel(nn.Module):
                 prediction = prediction[:, :, : size[0], : size[1]]
             predictions[name] = prediction
         return predictions
+
+    def early(self, features: Features, task: str, size: tuple[int, ...]) -> list[EarlyPrediction]:
+        """Return a task's early predictions in fp32; maps are resized to `size` and cropped.
+
+        Args:
+            features: That the backbone returned.
+            task: The name of the task.
+            size: Height and width of the target, without padding.
+        """
+        multiple = self.backbone.input_multiple
+        padded = tuple(side + -side % multiple for side in size)
+        found = []
+        for early in features.early.get(task, ()):
+            prediction = early.prediction.float()
+            if prediction.dim() == 4:
+                if prediction.shape[2:] != padded:
+                    prediction = F.interpolate(
+                        prediction, padded, mode="bilinear", align_corners=False
+                    )
+                prediction = prediction[:, :, : size[0], : size[1]]
+            found.append(EarlyPrediction(prediction, early.weight))
+        return found
 
     def head(self, task: str) -> Head:
         """Return the head of a task."""

@@ -52,7 +52,7 @@ class _Group(click.Group):
 
 @contextmanager
 def _warnings_as_notes() -> Iterator[None]:
-    """What the core or a plugin warns of is for people: without a place in the code."""
+    """Show warnings of the core or of a plugin as notes, without a place in the code."""
     with warnings.catch_warnings():
         elsewhere = warnings.showwarning
 

@@ -112,7 +112,7 @@ class MultiMNIST(Dataset):
 
 
 def _read(root: Root, name: str, dimensions: int) -> NDArray[np.uint8]:
-    """The bytes of an idx file in their shape."""
+    """Return the bytes of an idx file in their shape."""
     try:
         where, data = root.where(f"{name}.gz"), root.read_bytes(f"{name}.gz")
     except MissingFile:

@@ -57,6 +57,8 @@ class Progress:
         """Take in what a step that was taken has to say."""
         self.measure("loss", report.losses)
         _add(self.losses, report.losses)
+        if report.early:
+            self.measure("early", report.early)
         if report.cross:
             self.measure("term", report.cross)
         if report.balancing.weights:

@@ -1,7 +1,7 @@
 """Let new tasks join a trained run: `mtl adapt`.
 
 Writes a configuration that starts from the run's weights, runs it like any other, and tells how
-long each task took to reach a figure.
+long each task took to reach a target.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def adapted_config(
     fraction: float | None = None,
     changes: Layer | None = None,
 ) -> RunConfig:
-    """The configuration of a run that starts from a trained one and has more tasks.
+    """Return the configuration of a run that starts from a trained one and has more tasks.
 
     It is the run's own, with the usual joint episodes and an evaluation after every epoch. An
     optimizer that needs query batches, which joint episodes lack, makes room for AdamW, with
@@ -105,7 +105,7 @@ def _weighs_gradients(balancer: Chosen) -> bool:
 
 
 def scratch_config(plugins: Plugins, config: RunConfig) -> RunConfig:
-    """The same without the run's weights: every task that learns, learns through all the network.
+    """Return the same without the run's weights; what learns, learns through all of the network.
 
     Raises:
         ConfigError: as `resolve` does.
@@ -137,9 +137,9 @@ def adapt_run(
         config: of `adapted_config`.
         location: directory or URL of the new run.
         display: what a person sees.
-        scratch: train the same from scratch as well. Its final figures are the targets then, where
+        scratch: train the same from scratch as well. Its final metrics are the targets then, where
             none are given.
-        targets: `task.metric=value`, figures whose first reaching is looked for.
+        targets: `task.metric=value`, values whose first reaching is looked for.
         resume: go on with what `location` holds.
 
     Raises:
@@ -238,7 +238,7 @@ def _report(
 
 
 def _finished(run: str) -> RunResult | None:
-    """A run's figures, which one that was stopped on the way has not."""
+    """Return the metrics of a finished run; refuse one that was stopped on the way."""
     try:
         return read_run(run)
     except UsageError:

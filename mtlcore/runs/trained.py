@@ -59,7 +59,7 @@ def load_run(
     changes: Sequence[Layer] = (),
     device: str | None = None,
 ) -> Trained:
-    """The model of a run.
+    """Return the model of a run.
 
     Args:
         plugins: that the run's components come from.
@@ -92,7 +92,7 @@ def load_run(
 
 
 def trained_config(location: str) -> Mapping[str, Any]:
-    """The configuration of a run, as its directory or URL holds it.
+    """Return the configuration of a run, as its directory or URL holds it.
 
     Raises:
         UsageError: no run there.
@@ -105,7 +105,7 @@ def trained_config(location: str) -> Mapping[str, Any]:
 
 
 def read_checkpoint(location: str, which: Which) -> tuple[str, dict[str, Any]]:
-    """The path of a run's checkpoint, and what it holds.
+    """Return the path of a run's checkpoint, and what it holds.
 
     Raises:
         MtlError: it is missing or damaged.
@@ -115,7 +115,7 @@ def read_checkpoint(location: str, which: Which) -> tuple[str, dict[str, Any]]:
 
 
 def _local(path: str) -> Path:
-    """A path on this machine for a file that may be elsewhere."""
+    """Return a path on this machine for a file that may be elsewhere."""
     if "://" not in path:
         return Path(path)
     import fsspec
@@ -138,14 +138,14 @@ def evaluate_run(trained: Trained, split: str) -> tuple[MetricValues, int]:
     data = open_split(config, split, limit)
     loader = make_loader(config, {split: data})
     plans = in_order(split, len(data), config.training.batch_size)
-    figures = evaluate(trained.learner, loader.batches(plans), make_metrics(config), trained.device)
-    return figures, len(data)
+    metrics = evaluate(trained.learner, loader.batches(plans), make_metrics(config), trained.device)
+    return metrics, len(data)
 
 
 def predict_image(
     trained: Trained, data: bytes, name: str, size: tuple[int, int] | None
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-    """The image and each task's prediction at its own size.
+    """Return the image and each task's prediction at its own size.
 
     Args:
         trained: the model.

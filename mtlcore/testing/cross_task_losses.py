@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from mtlcore.balancing import BalancerContext
 from mtlcore.data import Batch
 from mtlcore.losses import CrossTaskLoss, Normalisation
 from mtlcore.models import FeatureInfo, Features
@@ -126,6 +127,7 @@ class CrossTaskLossContract:
         state = self._forward(loss, batch)
         scramble(loss.parameters())
         loss(batch, *state)
+        loss.after_step(BalancerContext(tasks=tuple(self._names())))
         restored = self._new()
         restored.load_state_dict(through_checkpoint({"loss": dict(loss.state_dict())})["loss"])
         terms = []

@@ -50,7 +50,7 @@ class _GradientsContract:
         raise NotImplementedError
 
     def _direction(self, rows: Tensor, names: Sequence[str] | None = None) -> Tensor:
-        """The merged gradient of a new balancer, float64."""
+        """Return the merged gradient of a new balancer, float64."""
         raise NotImplementedError
 
     def test_finite_at_every_scale(self) -> None:
@@ -217,7 +217,7 @@ class _GradientsContract:
         )
 
     def _input(self, rows: Tensor) -> Tensor:
-        """What the balancer reads where the gradients are these."""
+        """Return what the balancer reads where the gradients are these."""
         raise NotImplementedError
 
     def _ask(self, balancer: Any, given: Tensor, context: BalancerContext | None) -> Tensor:
@@ -309,9 +309,9 @@ class GradientBalancerContract(_GradientsContract):
         """Return the balancer."""
         raise NotImplementedError
 
-    def test_elementwise_means_elementwise(self) -> None:
+    def test_element_means_element(self) -> None:
         """Otherwise the update changes with how the network is cut into parameters."""
-        if not self._new(3).elementwise:
+        if self._new(3).granularity != "element":
             return
         rows = self._rows(3)
         generator = torch.Generator().manual_seed(0)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
+from mtlcore.balancing import BalancerContext
 from mtlcore.models import FeatureInfo, Head
 from mtlcore.tasks import Task
 from mtlcore.testing.base import (
@@ -112,7 +113,7 @@ class HeadContract:
             )
 
     def test_samples_do_not_see_one_another_in_evaluation(self) -> None:
-        """Otherwise figures depend on how the validation split is cut into batches."""
+        """Otherwise metrics depend on how the validation split is cut into batches."""
         for features in self.features:
             head = self._used(features)
             maps = self._maps(features)
@@ -129,6 +130,7 @@ class HeadContract:
         """Otherwise a resumed run goes on with another head."""
         for features in self.features:
             head = self._used(features)
+            head.after_step(BalancerContext(tasks=(self.task.name,)))
             state = through_checkpoint({"head": dict(head.state_dict())})["head"]
             torch.manual_seed(5)
             restored = self.make(self.task, features).eval()

@@ -247,7 +247,7 @@ class LossBalancerContract:
         generator: torch.Generator | None = None,
         take: bool = True,
     ) -> _Turn:
-        """What the core does in a step; one that is not taken ends after the backward pass."""
+        """Do what the core does in a step; one that is skipped ends after the backward pass."""
         context = self._context(number, present, generator)
         losses, roots = self._losses(context, scale)
         balanced = balancer.transform(dict(losses), context)

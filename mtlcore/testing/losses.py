@@ -184,7 +184,7 @@ class _TaskLossContract:
         valid: Tensor,
         normalisation: Normalisation = "valid",
     ) -> tuple[float, Tensor]:
-        """The scalar and its gradient at the prediction."""
+        """Return the scalar and its gradient at the prediction."""
         leaf = prediction.clone().requires_grad_()
         value, _ = reduce_loss(loss, leaf, target, valid, normalisation)
         (gradient,) = torch.autograd.grad(value, leaf)

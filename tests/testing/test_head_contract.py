@@ -139,7 +139,18 @@ class HasAFrozenLayer(ConvHead):
         return super().forward(features) * self.scale
 
 
+class GrowsWithSteps(ConvHead):
+    steps = 0
+
+    def forward(self, features):
+        return (1 + self.steps) * super().forward(features)
+
+    def after_step(self, context):
+        self.steps += 1
+
+
 HEADS = [
+    (GrowsWithSteps, "test_state_comes_back", "predicts something else"),
     (GroupsANewTensor, "test_its_groups_are_of_its_own_parameters", "somebody else"),
     (StaysSmall, "test_shape", "expected"),
     (OnlySingle, "test_shape", "torch.float32 out"),
