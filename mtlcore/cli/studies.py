@@ -27,8 +27,9 @@ from mtlcore.system import stop_at_once
     show_default=True,
     help="Number of runs at a time.",
 )
+@click.option("--launcher", metavar="NAME", help="What starts the runs: one of mtl list launchers.")
 @click.pass_context
-def study_(ctx: click.Context, study: str, out: str, jobs: int) -> None:
+def study_(ctx: click.Context, study: str, out: str, jobs: int, launcher: str | None) -> None:
     """Run a study and print its tables.
 
     STUDY is a TOML file that lists variants and seeds.
@@ -40,7 +41,7 @@ def study_(ctx: click.Context, study: str, out: str, jobs: int) -> None:
 
         blocked = ctx.obj.get("block", ()) if isinstance(ctx.obj, dict) else ()
         plugins = plugins_of(ctx)
-    comparison = run_study(plugins, study, out, jobs, StudyDisplay(), blocked)
+    comparison = run_study(plugins, study, out, jobs, StudyDisplay(), blocked, launcher)
     click.echo("\n" + as_markdown(comparison))
     click.echo(f"tables: {out}/table.md, table.csv, table.tex, results.json")
     if any(variant.failed for variant in comparison.variants):

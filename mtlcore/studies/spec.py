@@ -31,6 +31,7 @@ class StudySettings:
         delta_m: The definition of delta-m: "mtan", "cagrad" or "libmtl".
         epoch: Whether metrics are those of the last evaluations or of the best epoch.
         targets: `task.metric=value`; the tables say when each was first reached.
+        launcher: What starts the cells: its `name` and its settings.
     """
 
     name: str
@@ -39,6 +40,7 @@ class StudySettings:
     delta_m: str = "mtan"
     epoch: Epoch = "last"
     targets: tuple[str, ...] = ()
+    launcher: Mapping[str, Any] = attrs.field(factory=lambda: {"name": "local"})
 
 
 @final

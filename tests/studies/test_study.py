@@ -20,11 +20,11 @@ from click.testing import CliRunner, Result
 from mtlcore.cli import main
 from mtlcore.display import Outlook, StudyDisplay
 from mtlcore.errors import ConfigError, UsageError
+from mtlcore.launchers import CellExit
 from mtlcore.plugins import Plugins
 from mtlcore.results import compare
 from mtlcore.storage import load_checkpoint
 from mtlcore.studies import cells_of, read_study, run_study
-from mtlcore.studies.processes import CellExit
 
 fcntl = pytest.importorskip("fcntl", reason="studies need file locks")
 
