@@ -69,14 +69,18 @@ sys.stderr.flush()
 sys.stdout.flush()
 os._exit(int(code))
 """
-_PATIENCE = 120.0  # seconds after which something is said to hang
 
 
 class LauncherContract:
     """Subclass it, write `make`, and pytest checks the launcher.
 
     It starts small programs instead of runs, which behave as the cells of a study do.
+
+    Attributes:
+        patience: seconds after which something is said to hang.
     """
+
+    patience: float = 120.0
 
     def make(self, folder: Path, lock: int) -> Launcher:
         """Return the launcher of the study in a directory."""
@@ -156,7 +160,11 @@ class LauncherContract:
             outlives = self.make(folder, -1).outlives
             cell = folder / "cells" / "a"
             if not outlives:
-                _until(lambda: "asked" in _events(cell), "a cell of a killed study to stop")
+                _until(
+                    lambda: "asked" in _events(cell),
+                    "a cell of a killed study to stop",
+                    self.patience,
+                )
                 assert not _is_free(folder), "a cell does not hold the lock of its study"
                 (cell / "leave").touch()
             with _study_of(self, folder) as study:
@@ -194,6 +202,8 @@ class _Study:
 
     launcher: Launcher
     folder: Path
+    patience: float
+    running: set[str] = attrs.field(factory=set)
 
     def place(self, name: str) -> Path:
         place = self.folder / "cells" / name
@@ -202,6 +212,7 @@ class _Study:
 
     def start(self, name: str, code: str = "waits", threads: int = 3) -> None:
         place = self.place(name)
+        self.running.add(f"cells/{name}")
         self.launcher.start(
             CellCommand(
                 location=f"cells/{name}",
@@ -220,15 +231,26 @@ class _Study:
             found.extend(self.launcher.poll())
             return bool(found)
 
-        _until(polled, "a cell to end", self.launcher.poll_seconds)
+        _until(polled, "a cell to end", self.patience, self.launcher.poll_seconds)
+        self.running -= {cell_exit.location for cell_exit in found}
         assert len(found) == 1, f"{len(found)} cells are said to have ended: {found}"
         return found[0]
+
+    def clean_up(self) -> None:
+        """Let cells end that a failed test has left behind."""
+        for name in self.running:
+            (self.folder / name / "go").touch()
+            (self.folder / name / "leave").touch()
+        deadline = time.monotonic() + self.patience
+        while self.running and time.monotonic() < deadline:
+            self.running -= {cell_exit.location for cell_exit in self.launcher.poll()}
+            time.sleep(self.launcher.poll_seconds)
 
     def events(self, name: str) -> list[str]:
         return _events(self.place(name))
 
     def wait_for(self, name: str, event: str) -> None:
-        _until(lambda: event in self.events(name), f"{event!r} of {name}: {self.events(name)}")
+        _until(lambda: event in self.events(name), f"{event!r} of {name}", self.patience)
 
     def check_events(self, name: str, *expected: str) -> None:
         events = self.events(name)
@@ -249,13 +271,11 @@ def _study_of(contract: LauncherContract, folder: Path | None = None) -> Iterato
             yield study
         return
     with locked(folder / "study.lock", lambda: None) as lock:
+        study = _Study(contract.make(folder, lock), folder, contract.patience)
         try:
-            yield _Study(contract.make(folder, lock), folder)
+            yield study
         finally:
-            # Nothing stays behind where a test fails.
-            for place in (folder / "cells").glob("*"):
-                (place / "go").touch()
-                (place / "leave").touch()
+            study.clean_up()
 
 
 def _events(place: Path) -> list[str]:
@@ -263,8 +283,10 @@ def _events(place: Path) -> list[str]:
     return file.read_text().splitlines() if file.exists() else []
 
 
-def _until(condition: Callable[[], bool], what: str, seconds: float = 0.01) -> None:
-    deadline = time.monotonic() + _PATIENCE
+def _until(
+    condition: Callable[[], bool], what: str, patience: float, seconds: float = 0.01
+) -> None:
+    deadline = time.monotonic() + patience
     while not condition():
         assert time.monotonic() < deadline, f"waited in vain for {what}"
         time.sleep(seconds)
