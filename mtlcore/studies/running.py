@@ -76,12 +76,14 @@ def _chosen_launcher(plugins: Plugins, study: Study, name: str | None) -> Chosen
 
     Raises:
         UsageError: There is none of that name.
-        ConfigError: The file has settings that it does not take.
+        ConfigError: The file names none, or settings that it does not take.
     """
     table = dict(study.settings.launcher)
     if name not in (None, table.get("name")):
         table = {"name": name}
-    component = plugins.get("launchers", str(table.pop("name", "")))
+    if not isinstance(table.get("name"), str):
+        raise ConfigError([f"{study.path}: launcher.name: name one of mtl list launchers"])
+    component = plugins.get("launchers", table.pop("name"))
     problems: list[str] = []
     settings = structure(component.load(), table, "launcher", problems)
     if problems:
