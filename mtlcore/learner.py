@@ -122,7 +122,7 @@ class Learner(nn.Module):
         maps = losses.maps
         self.context.present = present
         self.context.maps, self.context.batch = maps, batch.first_views() if maps else None
-        cross = {name: term.float() for name, term in features.terms.items()}
+        cross = {name: self._in_fp32(term) for name, term in features.terms.items()}
         for loss in cross_task:
             terms: dict[str, Tensor] = loss(batch, features, predictions)
             if twice := sorted(cross.keys() & terms.keys()):
@@ -209,6 +209,9 @@ class Learner(nn.Module):
             predictions = {task: prediction.float() for task, prediction in predictions.items()}
         return features, predictions
 
+    def _in_fp32(self, value: Tensor) -> Tensor:
+        return value if self.precision == "fp32" else value.float()
+
     def _supervised(
         self,
         batch: Batch,
@@ -237,7 +240,7 @@ class Learner(nn.Module):
             raw[task], values = judge(pick(predictions[task]))
             size = tuple(target.shape[-2:])
             for one in self.model.early(features, task, size) if features.early else ():
-                value, on_way = judge(pick(one.prediction))
+                value, on_way = judge(pick(self._in_fp32(one.prediction)))
                 value = one.weight * value
                 early[task] = early[task] + value if task in early else value
                 if keep_maps and values is not None and on_way is not None:

@@ -323,7 +323,7 @@ class MultiTaskModel(nn.Module):
         return predictions
 
     def early(self, features: Features, task: str, size: tuple[int, ...]) -> list[EarlyPrediction]:
-        """Return a task's early predictions in fp32; maps are resized to `size` and cropped.
+        """Return a task's early predictions; maps are resized to `size` as heads resize theirs.
 
         Args:
             features: That the backbone returned.
@@ -334,7 +334,7 @@ class MultiTaskModel(nn.Module):
         padded = tuple(side + -side % multiple for side in size)
         found = []
         for early in features.early.get(task, ()):
-            prediction = early.prediction.float()
+            prediction = early.prediction
             if prediction.dim() == 4:
                 if prediction.shape[2:] != padded:
                     prediction = F.interpolate(

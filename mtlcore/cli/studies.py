@@ -29,9 +29,7 @@ from mtlcore.system import stop_at_once
 )
 @click.option("--launcher", metavar="NAME", help="What starts the runs: one of mtl list launchers.")
 @click.pass_context
-def study_(
-    ctx: click.Context, study: str, out: str, jobs: int, launcher: str | None
-) -> None:
+def study_(ctx: click.Context, study: str, out: str, jobs: int, launcher: str | None) -> None:
     """Run a study and print its tables.
 
     STUDY is a TOML file that lists variants and seeds.
