@@ -17,7 +17,7 @@ from mtlcore.data import Batch
 from mtlcore.distributed import SINGLE_PROCESS, Distributed
 from mtlcore.errors import UsageError, outline
 from mtlcore.losses import CrossTaskLoss, Loss, Normalisation, ScalarLoss, TaskLosses, reduce_loss
-from mtlcore.models import Features, MultiTaskModel
+from mtlcore.models import Boundary, Features, MultiTaskModel
 
 __all__ = [
     "Learner",
@@ -95,7 +95,7 @@ class Learner(nn.Module):
         """Number of views of every training sample that a batch must hold."""
         return max((loss.views for loss in self.cross_task_losses), default=1)
 
-    def forward(self, batch: Batch, tasks: Sequence[str]) -> TaskLosses:
+    def forward(self, batch: Batch, tasks: Sequence[str], *, separate: bool = False) -> TaskLosses:
         """Compute the losses of those tasks that have a label in the batch, and balance them.
 
         A task that no loss and no cross-task term uses is absent: its head does not run.
@@ -103,6 +103,8 @@ class Learner(nn.Module):
         Args:
             batch: A batch on the learner's device.
             tasks: The tasks that learn.
+            separate: Detach the maps that heads read, unless the backbone states a cut; see
+                `TaskLosses.boundary`. Parameters of the backbone are then reached from there.
 
         Raises:
             UsageError: The batch has fewer views of its samples than `views`, or two of the
@@ -117,7 +119,7 @@ class Learner(nn.Module):
         cross_task = list(self.cross_task_losses)
         needed = {*present, *(task for loss in cross_task for task in loss.needs(batch, tasks))}
         running = [task for task in tasks if task in needed]
-        features, predictions = self._run(batch.inputs, running)
+        features, predictions, boundary = self._run(batch.inputs, running, separate)
         losses = self._supervised(batch, present, features, predictions)
         maps = losses.maps
         self.context.present = present
@@ -135,6 +137,7 @@ class Learner(nn.Module):
             losses,
             balanced=self.balancing.transform(dict(losses.total), self.context),
             cross=cross,
+            boundary=boundary,
         )
 
     def predict(self, inputs: Tensor, tasks: Sequence[str]) -> dict[str, Tensor]:
@@ -148,6 +151,7 @@ class Learner(nn.Module):
         tasks: Sequence[str],
         *,
         keep_buffers: bool = True,
+        separate: bool = False,
     ) -> TaskLosses:
         """Call `forward` with other parameters.
 
@@ -157,11 +161,14 @@ class Learner(nn.Module):
             tasks: As in `forward`.
             keep_buffers: Leave buffers, such as running statistics, as they are. If False, the
                 pass updates them as `forward` does.
+            separate: As in `forward`.
         """
         buffers: dict[str, Tensor] = {}
         if keep_buffers:
             buffers = {name: buffer.clone() for name, buffer in self.named_buffers()}
-        losses = torch.func.functional_call(self, {**parameters, **buffers}, (batch, tasks))
+        losses = torch.func.functional_call(
+            self, {**parameters, **buffers}, (batch, tasks), {"separate": separate}
+        )
         assert isinstance(losses, TaskLosses)
         return losses
 
@@ -199,15 +206,20 @@ class Learner(nn.Module):
         rest = [p for p in self.parameters() if id(p) not in taken and p.requires_grad]
         return [{"params": rest}, *groups]
 
-    def _run(self, inputs: Tensor, tasks: Sequence[str]) -> tuple[Features, dict[str, Tensor]]:
+    def _run(
+        self, inputs: Tensor, tasks: Sequence[str], separate: bool = False
+    ) -> tuple[Features, dict[str, Tensor], Boundary | None]:
         dtype = _DTYPES[self.precision]
         # A disabled autocast still costs as much as a small layer.
         with nullcontext() if dtype is None else torch.autocast(inputs.device.type, dtype):
             features = self.model.features(inputs, tasks)
+            boundary = None
+            if separate and not features.cut:
+                features, boundary = features.separated()
             predictions = self.model.predict(features, tasks, tuple(inputs.shape[2:]))
         if dtype is not None:
             predictions = {task: prediction.float() for task, prediction in predictions.items()}
-        return features, predictions
+        return features, predictions, boundary
 
     def _in_fp32(self, value: Tensor) -> Tensor:
         return value if self.precision == "fp32" else value.float()
@@ -276,13 +288,13 @@ def check_backbone(learner: Learner, inputs: Tensor) -> None:
         p.requires_grad for p in backbone.last_shared_parameters()
     ):
         raise UsageError(MISSING[scope])
-    if backbone._compiled_call_impl is not None and scope != "features":
+    if backbone._compiled_call_impl is not None:
         return
     modes = [(module, module.training) for module in learner.modules()]
     devices = [inputs.device] if inputs.device.type == "cuda" else []
     try:
         with torch.no_grad(), torch.random.fork_rng(devices):
-            cut = learner.eval().model.features(inputs, learner.tasks).cut
+            learner.eval().model.features(inputs, learner.tasks)
     except torch.OutOfMemoryError:
         raise
     except (RuntimeError, ValueError, IndexError) as error:
@@ -293,8 +305,6 @@ def check_backbone(learner: Learner, inputs: Tensor) -> None:
         ) from error
     for module, mode in modes:
         module.training = mode
-    if scope == "features" and not cut:
-        raise UsageError(MISSING[scope])
 
 
 def _pick(values: Tensor, rows: list[int] | None) -> Tensor:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from mtlcore.data import Batch
-from mtlcore.models import Features, StepContext
+from mtlcore.models import Boundary, Features, StepContext
 
 __all__ = [
     "CrossTaskLoss",
@@ -127,6 +127,7 @@ class TaskLosses:
         maps: present task -> its elementwise loss, those of early predictions included; empty
             unless a balancer needs maps.
         cut: the backbone's `Features.cut`.
+        boundary: where heads were separated from the backbone; None if they were not.
         early: present task -> the weighted sum of the losses of its early predictions; only where
             the backbone makes some.
     """
@@ -138,6 +139,7 @@ class TaskLosses:
     count: dict[str, int] = attrs.field(factory=dict)
     maps: dict[str, Tensor] = attrs.field(factory=dict)
     cut: tuple[Tensor, ...] = ()
+    boundary: Boundary | None = None
     early: dict[str, Tensor] = attrs.field(factory=dict)
 
     @property

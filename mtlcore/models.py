@@ -18,6 +18,7 @@ from mtlcore.tasks import Task
 
 __all__ = [
     "Backbone",
+    "Boundary",
     "EarlyPrediction",
     "FeatureInfo",
     "Features",
@@ -67,8 +68,8 @@ class Features:
         per_task: task name -> maps of this task alone; its head receives them after the shared
             ones.
         cut: tensors such that every path from a shared parameter to a loss crosses one of them.
-            Balancers with the scope "features" compare gradients there; empty where there are no
-            such tensors, and these balancers are refused.
+            Balancers with the scope "features" compare gradients there. Leave it empty if the maps
+            that heads read will do: the core then compares gradients at those (see `separated`).
         early: Task -> the predictions that the backbone makes on the way; none in evaluation mode.
             The task's own loss judges them, and the weighted sum is added to that of its head's
             prediction: balancers see one loss per task.
@@ -85,6 +86,54 @@ class Features:
     def of(self, task: str) -> tuple[Tensor, ...]:
         """Return the maps that the head of `task` receives: the shared ones, then its own."""
         return (*self.shared, *self.per_task.get(task, ()))
+
+    def separated(self) -> tuple[Features, Boundary]:
+        """Detach every map and early prediction, so that backward passes of heads end there.
+
+        Returns:
+            Features of detached maps for the heads, and what leads back into the backbone.
+        """
+        boundary = Boundary()
+        shared = tuple(boundary.leaf(x, None) for x in self.shared)
+        per_task = {
+            task: tuple(boundary.leaf(x, task) for x in maps)
+            for task, maps in self.per_task.items()
+        }
+        early = {
+            task: [EarlyPrediction(boundary.leaf(x.prediction, task), x.weight) for x in several]
+            for task, several in self.early.items()
+        }
+        features = Features(shared=shared, per_task=per_task, early=early, terms=self.terms)
+        return features, boundary
+
+
+@attrs.define
+class Boundary:
+    """The maps and early predictions at which losses were separated from the backbone.
+
+    Args:
+        maps: outputs of the backbone.
+        leaves: for each map, the detached copy that heads read.
+        owners: for each map, the only task that reads it; None if several do.
+    """
+
+    maps: list[Tensor] = attrs.field(factory=list)
+    leaves: list[Tensor] = attrs.field(factory=list)
+    owners: list[str | None] = attrs.field(factory=list)
+
+    def leaf(self, x: Tensor, owner: str | None) -> Tensor:
+        """Return the detached copy of a map, always the same one; a constant map is its own."""
+        if not x.requires_grad:
+            return x
+        for place, known in enumerate(self.maps):
+            if known is x:
+                if self.owners[place] != owner:
+                    self.owners[place] = None
+                return self.leaves[place]
+        self.maps.append(x)
+        self.leaves.append(x.detach().requires_grad_())
+        self.owners.append(owner)
+        return self.leaves[-1]
 
 
 class StepContext(Protocol):

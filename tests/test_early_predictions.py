@@ -414,3 +414,26 @@ def test_a_backbone_hears_of_steps_that_were_taken() -> None:
     assert step(learner, optimizer, poisoned).skipped is not None
     assert learner.model.backbone.heard == 1
     assert not sgd(tiny_learner(), lr=0.1)._update._listeners
+
+
+class Chosen(GramianBalancer):
+    """Other weights for shared parameters than for those of one task."""
+
+    def __init__(self, scope: str) -> None:
+        super().__init__()
+        self.scope = scope
+
+    def weights(self, gramian: Tensor, context: BalancerContext | None = None) -> Tensor:
+        return torch.tensor([[1.0, 2.0, -0.5], [0.3, 1.0, 2.0]], dtype=torch.float64)
+
+
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_rows_of_features_have_early_predictions_in_them(backbone) -> None:
+    states = []
+    for scope in ("shared", "features"):
+        learner = tiny_learner([Chosen(scope)], backbone=backbone).double()
+        report = step(learner, sgd(learner, lr=0.1), double(tiny_batch(4)))
+        assert report.skipped is None
+        states.append(dict(learner.model.state_dict()))
+    for name, value in states[0].items():
+        torch.testing.assert_close(states[1][name], value, msg=name)

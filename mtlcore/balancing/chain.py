@@ -8,9 +8,16 @@ from typing import Any
 from torch import Tensor, nn
 
 from mtlcore.balancing.context import BalancerContext, BalancingResult, Scope
-from mtlcore.balancing.contracts import Balancer, GramianBalancer, LossBalancer, RowBalancer
+from mtlcore.balancing.contracts import (
+    Balancer,
+    GradientBalancer,
+    GramianBalancer,
+    LossBalancer,
+    RowBalancer,
+)
 from mtlcore.data import Batch
 from mtlcore.errors import UsageError
+from mtlcore.metrics import MetricValues
 from mtlcore.tasks import Task
 
 
@@ -42,6 +49,12 @@ class Balancing(nn.Module):
         self._last_weights: dict[str, list[float]] = {}
         if update_every > 1 and not isinstance(self.finisher, GramianBalancer):
             raise UsageError("balancer.update_every needs a balancer that weighs task gradients")
+        if isinstance(self.finisher, GradientBalancer) and self.scope == "last_shared":
+            raise UsageError(
+                f"balancer: {type(self.finisher).__name__} combines gradients, and those of the "
+                "last shared layer say nothing of the layers before it; use the scope 'shared' or "
+                "'features'"
+            )
 
     @property
     def finisher(self) -> RowBalancer | None:
@@ -74,6 +87,11 @@ class Balancing(nn.Module):
         """Let every balancer update its state after a step that was taken."""
         for balancer in self._chain:
             balancer.after_step(context)
+
+    def after_evaluation(self, metrics: MetricValues) -> None:
+        """Let every balancer learn from an evaluation."""
+        for balancer in self._chain:
+            balancer.after_evaluation(metrics)
 
     def reset(self) -> None:
         """Let every balancer forget."""

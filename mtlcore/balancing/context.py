@@ -14,6 +14,7 @@ from mtlcore.distributed import SINGLE_PROCESS, Distributed
 
 Scope = Literal["shared", "features", "last_shared"]
 Status = Literal["converged", "degenerate", "not finite"]
+Granularity = Literal["whole", "parameter", "element"]
 
 
 @attrs.define(kw_only=True)
@@ -27,7 +28,8 @@ class BalancerContext:
         epoch: Number of the epoch, from 0.
         progress: The fraction of the run that is done, 0 to 1.
         present: The tasks that have a loss in this step.
-        losses: Mean raw loss per present task; empty until gradients are balanced.
+        losses: Mean raw loss per present task, over all processes; empty until gradients are
+            balanced.
         maps: Elementwise losses of view 0, per task, if the balancer `needs_maps`.
         batch: The batch of these maps.
         reevaluate: Computes the present tasks' losses again at the updated parameters.

@@ -23,10 +23,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import Parameter
 
-from mtlcore.balancing.context import BalancerContext, BalancingResult, Scope, Status
+from mtlcore.balancing.context import BalancerContext, BalancingResult, Granularity, Scope, Status
 from mtlcore.balancing.gradients import TaskGradients
 from mtlcore.balancing.graphs import own_leaves
 from mtlcore.data import Batch
+from mtlcore.metrics import MetricValues
 from mtlcore.tasks import Task
 
 
@@ -34,7 +35,8 @@ class Balancer(nn.Module, abc.ABC):
     """Base of all balancers; the constructor takes settings only.
 
     State lives in buffers, in parameters (both under `Task.key`) and in `get_extra_state` (a JSON
-    tree). It changes only in `after_step`, which is not called after a skipped step.
+    tree). It changes only in `after_step`, which is not called after a skipped step, and in
+    `after_evaluation`.
 
     Attributes:
         affine: Whether the result is affine in the losses. If not, gradient accumulation and
@@ -58,6 +60,15 @@ class Balancer(nn.Module, abc.ABC):
 
     def after_step(self, context: BalancerContext) -> None:
         """Update the state after a step that was taken."""
+        return
+
+    def after_evaluation(self, metrics: MetricValues) -> None:
+        """Update the state after an evaluation on the validation split.
+
+        Args:
+            metrics: Task -> metric -> value, "loss" among them, of every task that learns or has
+                stopped early; the same in every process. A value is NaN where nothing was valid.
+        """
         return
 
     def reset(self) -> None:
@@ -218,12 +229,16 @@ class GramianBalancer(RowBalancer):
 class GradientBalancer(RowBalancer):
     """A balancer that combines the task gradients themselves.
 
+    Its scope is "shared" or "features".
+
     Attributes:
-        elementwise: Whether each coordinate of the result depends on that coordinate of the rows
-            only. The core then calls `combine` per parameter and concatenates nothing.
+        granularity: What `combine` receives at a time. "whole": the rows over all parameters,
+            concatenated. "parameter": the rows of one parameter (with the scope "features", of one
+            map), as methods that act per layer need it. "element": any part of the rows, because
+            each coordinate of the result depends on that coordinate of the rows only.
     """
 
-    elementwise: bool = False
+    granularity: Granularity = "whole"
 
     @abc.abstractmethod
     def combine(self, rows: Tensor, context: BalancerContext | None = None) -> Tensor:
@@ -239,5 +254,5 @@ class GradientBalancer(RowBalancer):
 
     def decide(self, gradients: TaskGradients, context: BalancerContext) -> BalancingResult:
         """Use the direction that `combine` returns."""
-        gradients.combine(partial(self.combine, context=context), self.elementwise)
+        gradients.combine(partial(self.combine, context=context), self.granularity != "whole")
         return BalancingResult()

@@ -162,16 +162,16 @@ class SharedRows:
         return result
 
     def combined(
-        self, combine: Callable[[Tensor], Tensor], elementwise: bool
+        self, combine: Callable[[Tensor], Tensor], by_parameter: bool
     ) -> list[Tensor | None]:
         """Return what a function from (K, P) to (P,) makes of the rows; None where no task reached.
 
         Args:
-            combine: Called for each parameter if `elementwise`, otherwise once for all.
-            elementwise: Whether each coordinate of the result depends on its own column only.
+            combine: Called for each parameter if `by_parameter`, otherwise once for all.
+            by_parameter: Whether nothing need be concatenated.
         """
         places = sorted(self._reached)
-        if elementwise:
+        if by_parameter:
             parts = [combine(self._matrix(place)) for place in places]
         else:
             sizes = [self._parameters[place].numel() for place in places]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from mtlcore.balancing import GradientBalancer
 from mtlcore.config import RunConfig
 from mtlcore.data import DataError, Sample
 from mtlcore.engine.building import make_metrics
@@ -55,6 +56,17 @@ def _check_ranks(learner: Learner) -> None:
                 f"balancer: {type(balancer).__name__} learns from elementwise losses, of which "
                 f"each of {world_size} processes has a part only; train it in one process"
             )
+    finisher = learner.balancing.finisher
+    if (
+        isinstance(finisher, GradientBalancer)
+        and finisher.scope == "features"
+        and finisher.granularity != "element"
+    ):
+        raise UsageError(
+            f"balancer: {type(finisher).__name__} combines gradients of features, and each of "
+            f"{world_size} processes has those of its own samples only; train it in one process, "
+            "or use the scope 'shared'"
+        )
 
 
 def _check_queries(optimizer: Optimizer, sampler: EpisodeSampler, config: RunConfig) -> None:

@@ -13,6 +13,7 @@ from torch.nn import Parameter
 from mtlcore.balancing import BalancingResult
 from mtlcore.episodes import LoadedPlan
 from mtlcore.learner import Learner
+from mtlcore.metrics import MetricValues
 
 
 @attrs.frozen(kw_only=True)
@@ -57,8 +58,13 @@ class Optimizer(abc.ABC):
         """Drop the state, such as moments, of parameters that were re-initialised."""
 
     @abc.abstractmethod
-    def after_evaluation(self, loss: float) -> None:
-        """Receive the sum of the validation losses, which a plateau schedule needs."""
+    def after_evaluation(self, metrics: MetricValues) -> None:
+        """Learn from an evaluation on the validation split, as a plateau schedule does.
+
+        Args:
+            metrics: Task -> metric -> value, "loss" among them, of every task that learns or has
+                stopped early; the same in every process. A value is NaN where nothing was valid.
+        """
 
     @abc.abstractmethod
     def state_dict(self) -> dict[str, Any]:

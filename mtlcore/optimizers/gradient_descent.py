@@ -11,6 +11,7 @@ from torch.nn import Parameter
 from mtlcore.data import Batch
 from mtlcore.episodes import LoadedPlan
 from mtlcore.learner import Learner
+from mtlcore.metrics import MetricValues
 from mtlcore.optimizers.contract import Optimizer, StepReport
 from mtlcore.optimizers.schedules import Schedule
 from mtlcore.optimizers.update import Update
@@ -50,15 +51,18 @@ class GradientDescent(Optimizer):
         used = [(plan.batches[episode.support], episode.tasks) for episode in plan.episodes]
         for (batch, tasks), (shares, part) in zip(used, shares_of(learner, used), strict=True):
             # One of several processes may have no sample of a small batch.
-            if len(batch) and not self._update.add(learner, learner(batch, tasks), shares, part):
+            if not len(batch):
+                continue
+            losses = learner(batch, tasks, separate=self._update.separates)
+            if not self._update.add(learner, losses, shares, part):
                 break
         return self._update.finish(learner)
 
     def reset_state(self, parameters: Iterable[Parameter]) -> None:
         self._update.reset_state(parameters)
 
-    def after_evaluation(self, loss: float) -> None:
-        self._update.after_evaluation(loss)
+    def after_evaluation(self, metrics: MetricValues) -> None:
+        self._update.after_evaluation(metrics)
 
     def state_dict(self) -> dict[str, Any]:
         return self._update.state_dict()

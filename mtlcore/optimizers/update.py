@@ -14,6 +14,7 @@ from torch.nn import Parameter
 from mtlcore.balancing import SMALL, BalancingResult
 from mtlcore.learner import Learner
 from mtlcore.losses import CrossTaskLoss, TaskLosses
+from mtlcore.metrics import MetricValues
 from mtlcore.models import Backbone, Head, StepContext
 from mtlcore.optimizers.contract import StepReport
 from mtlcore.optimizers.loss_scale import LossScale
@@ -74,11 +75,17 @@ class Update:
         self._problem: str | None = None
         self._weights: Mapping[str, list[float]] | None = None
         self._listeners = _listeners(learner)
+        self._separates = False
 
     @property
     def scale(self) -> float:
         """The factor on losses in a backward pass, by which gradients are divided afterwards."""
         return self._scale.factor
+
+    @property
+    def separates(self) -> bool:
+        """Whether this step's losses are computed with heads separated from the backbone."""
+        return self._separates
 
     def begin(self, learner: Learner) -> None:
         """Start a step, before its first forward pass."""
@@ -87,6 +94,7 @@ class Update:
         self._losses, self._masses, self._cross, self._problem = {}, {}, {}, None
         self._early = {}
         self._weights = learner.balancing.reused_weights(learner.tasks, learner.context.step)
+        self._separates = learner.balancing.scope == "features" and self._weights is None
 
     def add(
         self,
@@ -134,7 +142,7 @@ class Update:
         else:
             more = retain_graph or bool(extra)
             if self._weights is None:
-                self._gradients.collect_rows(terms, more, losses.cut)
+                self._gradients.collect_rows(terms, more, losses.cut, losses.boundary)
             else:
                 self._gradients.collect_weighted(terms, self._weights, more)
             if extra:
@@ -209,9 +217,9 @@ class Update:
         for parameter in parameters:
             self._torch.state.pop(parameter, None)
 
-    def after_evaluation(self, loss: float) -> None:
-        """Hand the summed validation loss to the plateau schedule."""
-        self._plateau.update(loss)
+    def after_evaluation(self, metrics: MetricValues) -> None:
+        """Hand the sum of the validation losses to the plateau schedule."""
+        self._plateau.update(sum(values["loss"] for values in metrics.values()))
 
     def state_dict(self) -> dict[str, Any]:
         """Return moments, plateau and loss scale."""

@@ -304,9 +304,9 @@ class GradientBalancerContract(_GradientsContract):
         """Return the balancer."""
         raise NotImplementedError
 
-    def test_elementwise_means_elementwise(self) -> None:
+    def test_element_means_element(self) -> None:
         """Otherwise the update changes with how the network is cut into parameters."""
-        if not self._new(3).elementwise:
+        if self._new(3).granularity != "element":
             return
         rows = self._rows(3)
         generator = torch.Generator().manual_seed(0)

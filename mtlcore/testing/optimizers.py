@@ -181,7 +181,7 @@ class OptimizerContract:
                 self._step(learner, optimizer, number)
             # Long enough without progress for a schedule that waits for it.
             for _ in range(_PATIENCE):
-                optimizer.after_evaluation(1.0)
+                optimizer.after_evaluation({t: {"loss": 1.0} for t in self._tasks(learner)})
             state = through_checkpoint(
                 {"learner": dict(learner.state_dict()), "optimizer": optimizer.state_dict()}
             )

@@ -146,7 +146,7 @@ def test_a_good_gramian_balancer_passes(held_to, passes):
 class SignVote(GradientBalancer):
     """Keeps a coordinate where enough tasks agree on its sign."""
 
-    elementwise = True
+    granularity = "element"
 
     def combine(self, rows, context=None):
         return rows.sum(0) * (rows.sign().mean(0).abs() >= 0.4)
@@ -245,7 +245,7 @@ class AveragesInSecret(SignVote):
 
 
 GRADIENT_BALANCERS = [
-    (OnlyCallsItselfElementwise, "test_elementwise_means_elementwise", "other values"),
+    (OnlyCallsItselfElementwise, "test_element_means_element", "other values"),
     (DividesByNorm, "test_finite_for_degenerate_gradients", "a zero row: not finite"),
     (EditsItsRows, "test_input_stays_as_it_was", "edited in place"),
     (AlwaysDouble, "test_single_precision", "torch.float64 out"),

@@ -80,8 +80,8 @@ class ForgetsThePlateau(Momentum):
         schedule = Schedule(name="plateau", patience=3)
         GradientDescent.__init__(self, learner, momentum, schedule, None)
 
-    def after_evaluation(self, loss):
-        super().after_evaluation(loss)
+    def after_evaluation(self, metrics):
+        super().after_evaluation(metrics)
         self._kept = getattr(self, "_kept", None) or self.state_dict()["plateau"]
 
     def state_dict(self):
