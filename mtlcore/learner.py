@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from functools import partial
 from typing import Any, Literal
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from mtlcore.balancing import MISSING, BalancerContext, Balancing, TaskGradients
-from mtlcore.data import Batch
+from mtlcore.data import Batch, Inputs, describe_inputs, image_size, input_tensors, map_inputs
 from mtlcore.distributed import SINGLE_PROCESS, Distributed
 from mtlcore.errors import UsageError, outline
 from mtlcore.losses import CrossTaskLoss, Loss, Normalisation, ScalarLoss, TaskLosses, reduce_loss
@@ -23,6 +23,7 @@ __all__ = [
     "Learner",
     "Precision",
     "check_backbone",
+    "groups_of",
 ]
 
 Precision = Literal["fp32", "bf16", "fp16"]
@@ -140,7 +141,7 @@ class Learner(nn.Module):
             boundary=boundary,
         )
 
-    def predict(self, inputs: Tensor, tasks: Sequence[str]) -> dict[str, Tensor]:
+    def predict(self, inputs: Inputs, tasks: Sequence[str]) -> dict[str, Tensor]:
         """Return the predictions of the named tasks at the inputs' size, in fp32."""
         return self._run(inputs, tasks)[1]
 
@@ -196,27 +197,28 @@ class Learner(nn.Module):
         )  # fmt: skip
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """Return groups for an optimizer: those that components ask for, and the rest first."""
-        groups: list[dict[str, Any]] = []
-        for module in self.modules():
-            own = getattr(module, "parameter_groups", None)
-            if module is not self and callable(own):
-                groups += [{**group, "params": list(group["params"])} for group in own()]
+        """Return groups for an optimizer: those that components ask for, and the rest first.
+
+        Raises:
+            UsageError: Two components put one parameter into a group.
+        """
+        groups = groups_of(module for module in self.modules() if module is not self)
         taken = {id(p) for group in groups for p in group["params"]}
         rest = [p for p in self.parameters() if id(p) not in taken and p.requires_grad]
         return [{"params": rest}, *groups]
 
     def _run(
-        self, inputs: Tensor, tasks: Sequence[str], separate: bool = False
+        self, inputs: Inputs, tasks: Sequence[str], separate: bool = False
     ) -> tuple[Features, dict[str, Tensor], Boundary | None]:
         dtype = _DTYPES[self.precision]
         # A disabled autocast still costs as much as a small layer.
-        with nullcontext() if dtype is None else torch.autocast(inputs.device.type, dtype):
+        with nullcontext() if dtype is None else torch.autocast(_device(inputs).type, dtype):
             features = self.model.features(inputs, tasks)
             boundary = None
-            if separate and not features.cut:
+            # Early predictions need not come from the stated cut.
+            if separate and (features.early or not features.cut):
                 features, boundary = features.separated()
-            predictions = self.model.predict(features, tasks, tuple(inputs.shape[2:]))
+            predictions = self.model.predict(features, tasks, image_size(inputs))
         if dtype is not None:
             predictions = {task: prediction.float() for task, prediction in predictions.items()}
         return features, predictions, boundary
@@ -270,14 +272,43 @@ class Learner(nn.Module):
         )
 
 
-def check_backbone(learner: Learner, inputs: Tensor) -> None:
+def groups_of(modules: Iterable[nn.Module]) -> list[dict[str, Any]]:
+    """Return the groups of parameters that modules ask for by a method `parameter_groups`.
+
+    Parameters that do not require gradients are left out, and groups that hold no other.
+
+    Args:
+        modules: Those that may have the method; not those inside them.
+
+    Raises:
+        UsageError: Two of them put one parameter into a group.
+    """
+    groups: list[dict[str, Any]] = []
+    owners: dict[int, str] = {}
+    for module in modules:
+        asked = getattr(module, "parameter_groups", None)
+        for group in asked() if callable(asked) else ():
+            learning = [p for p in group["params"] if p.requires_grad]
+            for parameter in learning:
+                owner = owners.setdefault(id(parameter), type(module).__name__)
+                if owner != type(module).__name__:
+                    raise UsageError(
+                        f"parameter_groups: {owner} and {type(module).__name__} both put a "
+                        f"parameter of shape {list(parameter.shape)} into a group"
+                    )
+            if learning:
+                groups.append({**group, "params": learning})
+    return groups
+
+
+def check_backbone(learner: Learner, inputs: Inputs) -> None:
     """Refuse a backbone that cannot read a sample, or lacks what the balancer's scope needs.
 
     A compiled backbone is not run, because that would compile it for a single sample.
 
     Args:
         learner: The learner whose backbone is checked; it is left as it was.
-        inputs: (1, ...), any sample.
+        inputs: Those of a batch of any one sample.
 
     Raises:
         UsageError: The backbone cannot work.
@@ -291,20 +322,25 @@ def check_backbone(learner: Learner, inputs: Tensor) -> None:
     if backbone._compiled_call_impl is not None:
         return
     modes = [(module, module.training) for module in learner.modules()]
-    devices = [inputs.device] if inputs.device.type == "cuda" else []
+    devices = [_device(inputs)] if _device(inputs).type == "cuda" else []
     try:
         with torch.no_grad(), torch.random.fork_rng(devices):
             learner.eval().model.features(inputs, learner.tasks)
     except torch.OutOfMemoryError:
         raise
-    except (RuntimeError, ValueError, IndexError) as error:
+    except (RuntimeError, ValueError, IndexError, TypeError, AttributeError, KeyError) as error:
+        sample = map_inputs(lambda tensor: tensor[0], inputs)
         raise UsageError(
             f"model.backbone: {type(backbone).__name__} cannot read a sample of shape "
-            f"{list(inputs.shape[1:])} ({outline(error)}); choose a backbone for such inputs "
+            f"{describe_inputs(sample)} ({outline(error)}); choose a backbone for such inputs "
             "(mtl list backbones)"
         ) from error
     for module, mode in modes:
         module.training = mode
+
+
+def _device(inputs: Inputs) -> torch.device:
+    return inputs.device if isinstance(inputs, Tensor) else input_tensors(inputs)[0].device
 
 
 def _pick(values: Tensor, rows: list[int] | None) -> Tensor:

@@ -35,7 +35,9 @@ def check_required(
     for path, kind in (("episodes", "episode-samplers"), ("optimizer", "optimizers"),
                        ("model.backbone", "backbones"), ("data", "datasets")):  # fmt: skip
         used.add(f"{kind}/{reader.table(path).get('name')}")
-    used |= {f"losses/{table.get('name')}" for table in reader.at("cross_task") or ()}
+    for path, kind in (("cross_task", "losses"), ("data.augmentations", "augmentations"),
+                       ("loggers", "loggers")):  # fmt: skip
+        used |= {f"{kind}/{table.get('name')}" for table in reader.at(path) or ()}
     for method in [selection.method for selection in selections if selection.method]:
         for required in method.requires:
             if required not in used:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
 import attrs
 
@@ -41,6 +42,8 @@ class DataConfig:
         on_error: Whether a sample that cannot be read stops the run or is skipped.
         workers: Number of processes that load ahead; 0 loads between the steps.
         augment: Random scaling and flipping of training samples.
+        augmentations: Further augmentations of training samples, in order, after scaling and
+            flipping: a list of tables, each with the `name` of one and its settings.
     """
 
     name: str
@@ -56,6 +59,7 @@ class DataConfig:
     on_error: Literal["stop", "skip"] = "stop"
     workers: int = attrs.field(default=1, validator=attrs.validators.ge(0))
     augment: AugmentConfig = AugmentConfig()
+    augmentations: tuple[Mapping[str, Any], ...] = ()
 
 
 @attrs.frozen(kw_only=True)

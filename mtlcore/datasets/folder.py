@@ -58,6 +58,8 @@ class Folder(Dataset):
         DataError: the split has no images.
     """
 
+    input_kind = "image"
+
     def __init__(self, root: str | None, split: str, *, spec: str = "dataset.toml") -> None:
         self._root = _open_root(root)
         self._split = split

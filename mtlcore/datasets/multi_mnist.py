@@ -48,6 +48,7 @@ class MultiMNIST(Dataset):
     """
 
     splits = ("train", "val", "test")
+    input_kind = "image"
 
     def __init__(
         self,

@@ -86,6 +86,8 @@ class PascalContext(Dataset):
         DataError: the list of names is missing or empty.
     """
 
+    input_kind = "image"
+
     def __init__(self, root: str | None, split: str) -> None:
         _scipy_io()
         self._root = open_root("pascal-context", root, "the folder that holds JPEGImages/")

@@ -56,6 +56,7 @@ class Taskonomy(Dataset):
     """
 
     splits = ("train", "val", "test")
+    input_kind = "image"
 
     def __init__(
         self,

@@ -69,17 +69,30 @@ def make_loader(config: RunConfig, splits: Mapping[str, Split], views: int = 1) 
             "augmentation they are the same; set data.augment.scales, such as [1.0, 1.2, 1.5]"
         )
     reader = PlanReader(
-        dict(splits), config.tasks, augmentation if active else None, config.data.on_error, views
+        dict(splits),
+        config.tasks,
+        augmentation if active else None,
+        config.data.on_error,
+        views,
+        [chosen.make(config.tasks) for chosen in config.augmentations],
     )
     return Loader(reader, config.data.workers, config.data.on_error)
 
 
 def build_model(config: RunConfig) -> MultiTaskModel:
-    """Backbone and heads; initialised from torch's global generator."""
+    """Backbone and heads; initialised from torch's global generator.
+
+    Raises:
+        UsageError: `model.freeze` names what the model does not have.
+    """
     backbone: Backbone = config.backbone.make(config.tasks)
     features = FeatureInfo(tuple(backbone.out_channels), tuple(backbone.strides))
     heads = {task.name: config.heads[task.name].make(task, features) for task in config.tasks}
-    return MultiTaskModel(config.tasks, backbone, heads)
+    model = MultiTaskModel(config.tasks, backbone, heads)
+    model.freeze(config.freeze)
+    if config.initial is not None and config.initial.train == "heads":
+        model.freeze(model.parts_of_others(config.learning))
+    return model
 
 
 def build_learner(config: RunConfig, distributed: Distributed = SINGLE_PROCESS) -> Learner:

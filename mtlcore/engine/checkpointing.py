@@ -84,7 +84,9 @@ def average_buffers(learner: Learner) -> None:
     distributed = learner.distributed
     if distributed.world_size == 1:
         return
-    buffers = [b for b in learner.model.buffers() if b.is_floating_point()]
+    frozen = {id(tensor) for tensor in learner.model.frozen_tensors()}
+    found = [b for b in learner.model.buffers() if b.is_floating_point()]
+    buffers = [b for b in found if id(b) not in frozen]
     distributed.all_reduce(buffers)
     for buffer in buffers:
         buffer /= distributed.world_size

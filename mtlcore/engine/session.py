@@ -8,6 +8,7 @@ from typing import final
 
 import attrs
 import torch
+from torch import Tensor
 
 from mtlcore.config import RunConfig
 from mtlcore.data import Batch
@@ -56,7 +57,9 @@ class Session:
         loader: Loads plans as batches.
         optimizer: Turns a loaded plan into an update.
         progress: Where the run stands; part of every checkpoint.
-        backbone_is_frozen: Whether only heads learn.
+        backbone_is_frozen: Whether the backbone enters no phase, as it does not learn.
+        frozen: Frozen tensors and what they hold, where a phase could change them; None before the
+            first step.
         global_batch_size: Samples of a step over all processes.
         steps_per_epoch: Updates of one epoch.
         epochs: Epochs of the whole run.
@@ -79,9 +82,8 @@ class Session:
         self.splits = open_splits(config)
         torch.manual_seed(config.seed)
         self.learner: Learner = build_learner(config, distributed).to(self.device)
-        self.backbone_is_frozen = config.initial is not None and config.initial.train == "heads"
-        if self.backbone_is_frozen:
-            self.learner.model.freeze(config.learning)
+        self.backbone_is_frozen = self.learner.model.backbone_is_frozen
+        self.frozen: list[tuple[Tensor, Tensor]] | None = None
         sizes = {name: len(split) for name, split in self.splits.items()}
         self.sampler: EpisodeSampler = config.episodes.make(config.learning, sizes)
         self.global_batch_size = config.training.batch_size * distributed.world_size

@@ -74,8 +74,8 @@ class Update:
         self._early: dict[str, float] = {}
         self._problem: str | None = None
         self._weights: Mapping[str, list[float]] | None = None
-        self._listeners = _listeners(learner)
         self._separates = False
+        self._listeners = _listeners(learner)
 
     @property
     def scale(self) -> float:

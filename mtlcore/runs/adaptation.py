@@ -14,7 +14,8 @@ from typing import Any, Literal
 
 import attrs
 
-from mtlcore.config import Layer, RunConfig, resolve
+from mtlcore.balancing import RowBalancer
+from mtlcore.config import Chosen, Layer, RunConfig, resolve
 from mtlcore.display import Display
 from mtlcore.engine import make_metrics
 from mtlcore.errors import UsageError, did_you_mean
@@ -42,7 +43,7 @@ def adapted_config(
 
     It is the run's own, with the usual joint episodes and an evaluation after every epoch. An
     optimizer that needs query batches, which joint episodes lack, makes room for AdamW, with
-    its learning rate.
+    its learning rate. Where heads alone learn, a balancer of gradients is left out.
 
     Args:
         plugins: where components come from.
@@ -81,11 +82,26 @@ def adapted_config(
     if getattr(optimizer.load(), "needs_queries", False):
         values["optimizer"] = {"name": "adamw"}
         notes.append(f"optimizer adamw (adapt) replaces {optimizer.spec.name}: episodes are joint")
+    if train == "heads" and (balancer := source.chain[-1:]) and _weighs_gradients(balancer[0]):
+        # The tasks share nothing that learns.
+        links = stored["balancer"].get("chain", [])[:-1]
+        values["balancer"] = {"chain": links} if links else {"name": "equal"}
+        values["balancer"]["update_every"] = 1
+        left = " > ".join(link["name"] for link in links) or "equal"
+        notes.append(
+            f"balancer {left} (adapt) replaces {balancer[0].component.spec.name}: what the tasks "
+            "share is frozen"
+        )
     if fraction is not None:
         values["data"] = {"train_fraction": fraction}
     layers = [Layer(run, stored), Layer("adapt", values), *([changes] if changes else [])]
     config = resolve(plugins, (), layers)
     return attrs.evolve(config, notes=(*notes, *config.notes))
+
+
+def _weighs_gradients(balancer: Chosen) -> bool:
+    target = balancer.component.load()
+    return isinstance(target, type) and issubclass(target, RowBalancer)
 
 
 def scratch_config(plugins: Plugins, config: RunConfig) -> RunConfig:

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 
 from mtlcore.config import Layer, RunConfig, resolve
+from mtlcore.data import Dataset
 from mtlcore.engine import (
     build_learner,
     evaluate,
@@ -158,7 +159,14 @@ def predict_image(
 
     Raises:
         DataError: not an image.
+        UsageError: the run's model reads something else.
     """
+    kind = _kind_of_inputs(trained.config)
+    if kind != "image":
+        raise UsageError(
+            f"predict: reads images, and this run has learnt from {kind} inputs of "
+            f"{trained.config.data.name}; mtl eval judges it on its data"
+        )
     image = decode_image(data, name)
     target = tuple(image.shape[1:])
     config = trained.config
@@ -179,6 +187,11 @@ def predict_image(
         )[0].cpu()
         for task, prediction in predictions.items()
     }
+
+
+def _kind_of_inputs(config: RunConfig) -> str:
+    dataset: type[Dataset] = config.dataset.component.load()
+    return dataset.kind_of_inputs(config.data.root, **config.dataset.settings)
 
 
 def save_prediction(

@@ -2,6 +2,7 @@
 
 from mtlcore.storage.checkpoints import load_checkpoint, save_checkpoint, written_whole
 from mtlcore.storage.json_values import or_nan, without_nan
+from mtlcore.storage.loggers import Loggers, RunInfo, RunLogger, RunOutcome
 from mtlcore.storage.run_directory import (
     BEST,
     LAST,
@@ -24,10 +25,14 @@ __all__ = [
     "BEST",
     "LAST",
     "STUDY",
+    "Loggers",
     "Pictures",
     "Record",
     "RunDirectory",
     "RunFiles",
+    "RunInfo",
+    "RunLogger",
+    "RunOutcome",
     "SamplePictures",
     "StoredCell",
     "StoredStudy",

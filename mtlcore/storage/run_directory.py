@@ -17,6 +17,7 @@ from typing import IO, Any
 from mtlcore.errors import MtlError, UsageError, describe
 from mtlcore.storage.checkpoints import written_whole
 from mtlcore.storage.json_values import without_nan
+from mtlcore.storage.loggers import Loggers
 from mtlcore.storage.run_files import METRICS, Record, RunFiles, read_json
 from mtlcore.storage.trees import flatten
 
@@ -43,6 +44,7 @@ class RunDirectory:
 
     Attributes:
         path: The local directory.
+        loggers: What is told of every line of metrics.jsonl.
 
     Raises:
         UsageError: The directory is not empty, holds something other than a run, or cannot be
@@ -54,6 +56,7 @@ class RunDirectory:
         self._remote = "://" in location
         self._temporary: tempfile.TemporaryDirectory[str] | None = None
         self._metrics: IO[str] | None = None
+        self.loggers = Loggers()
         existing = self._existing_files()
         if existing and not resume:
             raise UsageError(
@@ -125,13 +128,15 @@ class RunDirectory:
             )
 
     def record(self, lines: Iterable[Mapping[str, Any]]) -> None:
-        """Append records to metrics.jsonl, one line each; NaN becomes null."""
+        """Append records to metrics.jsonl, one line each; NaN becomes null. Tell the loggers."""
         assert self._metrics is not None
+        lines = tuple(lines)
         texts = [json.dumps(without_nan(line), allow_nan=False) + "\n" for line in lines]
         try:
             self._metrics.writelines(texts)
         except OSError as error:
             raise self._unwritten(METRICS, error) from error
+        self.loggers.record(lines)
 
     def metrics_length(self) -> int:
         """Flush metrics.jsonl to the disk and return its length in bytes."""

@@ -104,7 +104,7 @@ class StudyState:
                 {
                     "variant": cell.variant,
                     "seed": cell.seed,
-                    "task": cell.task,
+                    "group": cell.group,
                     "location": cell.location,
                     "status": cell.status,
                     "reason": cell.reason,

@@ -12,7 +12,15 @@ from torch.nn import Parameter
 from mtlcore.balancing import BalancerContext
 from mtlcore.models import Backbone, Features
 from mtlcore.tasks import Task
-from mtlcore.testing.base import changes, close, same, scramble, state_of, through_checkpoint
+from mtlcore.testing.base import (
+    changes,
+    check_groups,
+    close,
+    same,
+    scramble,
+    state_of,
+    through_checkpoint,
+)
 from mtlcore.testing.tiny import TINY_TASKS, any_names
 
 _STEPS = tuple(number / 20 for number in range(21))
@@ -256,6 +264,10 @@ class BackboneContract:
                 assert gap <= 1e-4 * largest, (
                     f"{task}'s gradient through the cut is not its whole gradient"
                 )
+
+    def test_its_groups_are_of_its_own_parameters(self) -> None:
+        """Otherwise a learning rate is set for what belongs to others, or for nothing."""
+        check_groups(self._new())
 
     def test_state_comes_back(self) -> None:
         """Otherwise a resumed run goes on with another network, or enters its phase again."""

@@ -17,6 +17,7 @@ from mtlcore.balancing import (
 from mtlcore.tasks import Task
 from mtlcore.testing.base import (
     changes,
+    check_groups,
     close,
     global_stream_untouched,
     same,
@@ -145,6 +146,10 @@ class _GradientsContract:
             moved = changes(before, state_of(balancer))
             assert not moved, f"{moved} changed before after_step"
             balancer.after_step(context)
+
+    def test_its_groups_are_of_its_own_parameters(self) -> None:
+        """Otherwise a learning rate is set for what belongs to others, or for nothing."""
+        check_groups(self._new(len(TINY_TASKS)))
 
     def test_state_comes_back(self) -> None:
         """Otherwise a resumed run differs from one that was never interrupted."""

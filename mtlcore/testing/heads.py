@@ -10,6 +10,7 @@ from mtlcore.models import FeatureInfo, Head
 from mtlcore.tasks import Task
 from mtlcore.testing.base import (
     changes,
+    check_groups,
     close,
     prediction_shape,
     same,
@@ -117,6 +118,10 @@ class HeadContract:
                 together = head(maps)
                 apart = torch.cat([head([x[i : i + 1] for x in maps]) for i in range(2)])
             assert close(together, apart, 1e-4), "a sample's prediction depends on its batch"
+
+    def test_its_groups_are_of_its_own_parameters(self) -> None:
+        """Otherwise a learning rate is set for what belongs to others, or for nothing."""
+        check_groups(self._new(self.features[0]))
 
     def test_state_comes_back(self) -> None:
         """Otherwise a resumed run goes on with another head."""

@@ -17,6 +17,7 @@ from mtlcore.data import Batch
 from mtlcore.tasks import Task
 from mtlcore.testing.base import (
     changes,
+    check_groups,
     global_stream_untouched,
     leaves,
     same,
@@ -106,6 +107,10 @@ class LossBalancerContract:
             moved = changes(before, state_of(balancer))
             assert not moved, f"transform changed {moved}; that belongs into after_step"
             self._turn(balancer, number)
+
+    def test_its_groups_are_of_its_own_parameters(self) -> None:
+        """Otherwise a learning rate is set for what belongs to others, or for nothing."""
+        check_groups(self._new())
 
     def test_state_comes_back(self) -> None:
         """Otherwise a resumed run differs from one that was never interrupted."""

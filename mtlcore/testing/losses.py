@@ -10,6 +10,7 @@ from torch import Tensor
 from mtlcore.losses import Loss, Normalisation, ScalarLoss, reduce_loss
 from mtlcore.tasks import Task
 from mtlcore.testing.base import (
+    check_groups,
     close,
     draw_labels,
     mask_labels,
@@ -142,6 +143,10 @@ class _TaskLossContract:
             assert math.isclose(float(value.detach()), exact, rel_tol=1e-4), (
                 f"{float(value.detach())} in float32, {exact} in float64"
             )
+
+    def test_its_groups_are_of_its_own_parameters(self) -> None:
+        """Otherwise a learning rate is set for what belongs to others, or for nothing."""
+        check_groups(self._new())
 
     def test_state_comes_back(self) -> None:
         """Otherwise a resumed run, or one after a skipped step, goes on with another loss."""

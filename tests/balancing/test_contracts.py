@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import math
-import os
-from pathlib import Path
 
 import attrs
 import pytest
@@ -31,9 +28,6 @@ from mtlcore.testing.base import same, state_of, through_checkpoint
 
 NAMES = ("red", "green", "blue")
 TASKS = tuple(Task(name=name, kind="depth", channels=1) for name in NAMES)
-GOLDEN = Path(
-    os.environ.get("MTLCORE_GOLDEN", Path(__file__).parents[2] / ".." / "shared" / "golden")
-)
 NEAR = {"rtol": 1e-12, "atol": 1e-14}
 
 
@@ -481,14 +475,6 @@ def test_the_order_of_a_chain_is_checked():
 # Published numbers
 
 
-@pytest.fixture(scope="module")
-def golden():
-    file = GOLDEN / "balancers.json"
-    if not file.is_file():
-        pytest.skip("no golden vectors (MTLCORE_GOLDEN names their folder)")
-    return json.loads(file.read_text("utf-8"))
-
-
 def drive(dwa, per_epoch, steps=3):
     """Train on these mean losses; the weights that every epoch used, and those of the next."""
     used = []
@@ -510,7 +496,7 @@ def drive(dwa, per_epoch, steps=3):
 
 
 def test_dwa_epoch_by_epoch(golden):
-    case = golden["dwa"]
+    case = golden("balancers.json")["dwa"]
     dwa = DWA(temperature=case["T"])
     dwa.prepare(TASKS)
     used = drive(dwa, case["losses_per_epoch"])
@@ -519,7 +505,7 @@ def test_dwa_epoch_by_epoch(golden):
 
 
 def test_dwa_weighs_equally_after_a_reset(golden):
-    case = golden["dwa"]
+    case = golden("balancers.json")["dwa"]
     dwa = DWA(temperature=case["T"])
     dwa.prepare(TASKS)
     drive(dwa, case["losses_per_epoch"])
@@ -571,7 +557,7 @@ FORMS = {
 
 @pytest.mark.parametrize("published", FORMS)
 def test_uncertainty_in_its_published_forms(golden, published):
-    case = golden["uncertainty"]
+    case = golden("balancers.json")["uncertainty"]
     expected = next(form for form in case["forms"] if form["form"] == published)
     balancer = Uncertainty(form=FORMS[published])
     balancer.prepare(TASKS)

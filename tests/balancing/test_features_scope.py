@@ -15,7 +15,14 @@ from mtlcore.episodes import Episode, LoadedPlan
 from mtlcore.errors import UsageError
 from mtlcore.learner import Learner
 from mtlcore.losses import CrossTaskLoss
-from mtlcore.models import Backbone, FeatureInfo, Features, Head, MultiTaskModel
+from mtlcore.models import (
+    Backbone,
+    EarlyPrediction,
+    FeatureInfo,
+    Features,
+    Head,
+    MultiTaskModel,
+)
 from mtlcore.optimizers import GradientDescent, Schedule
 from mtlcore.tasks import Task
 from mtlcore.testing import TINY_TASKS, tiny_batch, tiny_learner
@@ -113,7 +120,30 @@ class Reading(Head):
         self.read.reset_parameters()
 
 
-BACKBONES = [Pyramid, Attending, Stitched, Tokens]
+class Supervised(Backbone):
+    """Predictions on the way, by parameters of a task's own, and a term beside all tasks."""
+
+    out_channels, strides = (4,), (1,)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = conv(3, 4), conv(4, 4)
+        self.early = nn.ModuleDict({t.key: nn.Conv2d(4, t.channels, 1) for t in TINY_TASKS})
+
+    def forward(self, inputs: Tensor, tasks: Sequence[str]) -> Features:
+        first = self.first(inputs)
+        second = self.second(first)
+        keys = {task.name: task.key for task in TINY_TASKS}
+        early = {name: (EarlyPrediction(self.early[keys[name]](first), 0.5),) for name in tasks}
+        terms = {"size": first.square().mean()}
+        return Features(shared=(second,), cut=(second,), early=early, terms=terms)
+
+    def task_parameters(self, task: str):
+        (key,) = (t.key for t in TINY_TASKS if t.name == task)
+        return self.early[key].parameters()
+
+
+BACKBONES = [Pyramid, Attending, Stitched, Tokens, Supervised]
 
 
 class Chosen(GramianBalancer):
@@ -196,7 +226,7 @@ def expected(learner: Learner, batch: Batch, shared: Mapping[str, float]) -> dic
     losses = learner(batch, tuple(learner.model.tasks))
     own = {id(p): task for task in NAMES for p in learner.model.task_parameters(task)}
     sums = {name: torch.zeros_like(p) for name, p in learner.named_parameters()}
-    terms = [(task, loss) for task, loss in losses.raw.items()]
+    terms = [(task, loss) for task, loss in losses.total.items()]
     terms += [("", term) for term in losses.cross.values()]
     for task, loss in terms:
         found = torch.autograd.grad(

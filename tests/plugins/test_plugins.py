@@ -642,6 +642,29 @@ def test_commands_make_their_plugins_from_the_groups_options(mtl, site):
     assert isinstance(strict.exception, MtlError)
 
 
+def test_list_and_show_take_plugin_files(mtl, local):
+    two = local(balancer("mine").replace('"collections:OrderedDict"', "Mine"))
+    three = local("@hookimpl\ndef mtl_datasets():\n    yield DatasetSpec(name='d', target=Mine)",
+                  "other.py")  # fmt: skip
+    rows = json.loads(mtl("list", "--plugin", two, "--plugin", three, "--json").output)
+    found = {(row["kind"], row["name"]): row["plugin"] for row in rows}
+    assert found["balancers", "mine"] == "my-balancer"
+    assert found["datasets", "d"] == "other"
+    data = json.loads(mtl("show", "balancer", "mine", "--plugin", two, "--json").output)
+    assert (data["distribution"], data["settings"][0]["name"]) == (two, "factor")
+
+
+@pytest.mark.parametrize(
+    ("word", "said"), [("good", "name a plugin file"), ("gone.py", "no such file")]
+)
+def test_list_and_show_refuse_what_is_no_plugin_file(mtl, word, said):
+    for command in (("list",), ("show", "balancers", "equal")):
+        refused = mtl(*command, "--plugin", word).exception
+        assert isinstance(refused, UsageError)
+        assert f"--plugin {word}: " in str(refused)
+        assert said in str(refused)
+
+
 def test_tables_are_cut_to_the_terminal_and_only_there():
     from mtlcore.cli.descriptions import table
 

@@ -114,10 +114,62 @@ def test_a_single_task_variant_is_a_run_per_task(tmp_path: Path, plugins: Plugin
     ]  # fmt: skip
     for cell in cells[:2]:
         tree = cell.config.tree
-        assert tree["tasks"] == [cell.task] == list(tree["losses"]) == list(tree["model"]["heads"])
+        assert (
+            tree["tasks"]
+            == list(cell.group)
+            == list(tree["losses"])
+            == list(tree["model"]["heads"])
+        )
     assert cells[1].config.tree["losses"]["depth"]["name"] == "huber"
     together = dict(cells[4].config.tree)
     assert cells[1].config.tree["optimizer"] == together["optimizer"]
+
+
+def test_a_variant_may_have_a_run_per_group_of_tasks(tmp_path: Path, plugins: Plugins) -> None:
+    text = TINY.replace('"depth"]\n', '"depth", "normals"]\n') + (
+        'losses.depth = {name = "huber"}\n'
+        '[variants.pair]\ngroups = [["normals", "segmentation"], ["depth"]]\n'
+        '[variants.one]\ngroups = [["segmentation", "depth", "normals"]]\n'
+        "[variants.alone]\nsingle_task = true\n"
+        '[variants.as-alone]\ngroups = [["segmentation"], ["depth"], ["normals"]]\n'
+    )
+    study = read_study(study_file(tmp_path, text))
+    assert study.baseline == "alone"
+    pair, depth, one, *alone = cells_of(study, tmp_path, plugins, threads=1)
+    assert [pair.location, depth.location, one.location] == [
+        "cells/pair/seed-3/normals+segmentation", "cells/pair/seed-3/depth",
+        "cells/one/seed-3/segmentation+depth+normals",
+    ]  # fmt: skip
+    tree = pair.config.tree
+    assert tree["tasks"] == ["normals", "segmentation"]
+    assert {*tree["losses"]} == {*tree["model"]["heads"]} == {*tree["metrics"]} == {*pair.group}
+    assert depth.config.tree["losses"] == {"depth": one.config.tree["losses"]["depth"]}
+    for cell, same in zip(alone[:3], alone[3:], strict=True):
+        assert cell.group == same.group
+        assert cell.config.tree == same.config.tree
+
+
+@pytest.mark.parametrize(
+    ("groups", "problem"),
+    [
+        ("3", "variants.a.groups: expected, in a variant, lists of tasks"),
+        ('["depth"]', "variants.a.groups: expected, in a variant, lists of tasks"),
+        ('[["depth"], []]', "variants.a.groups: expected, in a variant, lists of tasks"),
+        ('[["depth"], ["depth"]]', "variants.a.groups: expected the names of tasks, each once"),
+        ('[["depth"]]\nsingle_task = true', "variants.a.single_task: groups say already"),
+        ('[["segmentation"]]', "variants.a: groups: depth is in none"),
+        ('[["segmentation", "depht"]]', "groups: the variant learns no 'depht'; did you mean"),
+    ],
+)
+def test_groups_that_are_none_are_refused(
+    tmp_path: Path, plugins: Plugins, groups: str, problem: str
+) -> None:
+    text = f"{TINY}[variants.a]\ngroups = {groups}\n"
+    with pytest.raises(ConfigError) as caught:
+        cells_of(read_study(study_file(tmp_path, text)), tmp_path, plugins, threads=1)
+    assert problem in str(caught.value)
+    with pytest.raises(ConfigError, match=r"base\.groups: expected, in a variant"):
+        read_study(study_file(tmp_path, f'{TINY}groups = [["depth"]]\n[variants.a]\n'))
 
 
 @pytest.mark.parametrize(
@@ -239,7 +291,7 @@ def test_a_variant_starts_from_another_ones_weights(tmp_path: Path) -> None:
         ('starts_from = "two"', "variants.two.starts_from: 'two' is no variant before this one"),
         ('starts_from = "alone"', "with one run per seed (there are: one)"),
         ("starts_from = 3", "variants.two.starts_from: expected, in a variant, the name of"),
-        ('starts_from = "one"\nsingle_task = true', "has no one run to start from"),
+        ('starts_from = "one"\nsingle_task = true', "with several runs per seed starts from none"),
         ("seeds = [3, 4]", "variants.two.seeds: [3, 4] are not some of the study's seeds [3]"),
         ("seeds = 3", "variants.two.seeds: expected, in a variant, a list"),
         ('starts_from = "one"\ninitial.run = "x"', "variants.two.initial.run: starts_from says"),

@@ -128,7 +128,7 @@ CROSS_TASK_LOSSES = [
     (GrowsByItself, "test_state_comes_back", "gives other terms"),
     (AsksForTwoViews, "test_asks_for_the_views_that_it_reads", "asks for 2 views"),
     (HasASpareWeight, "test_everything_of_it_learns", "spare has no gradient"),
-    (GroupsWhatItDoesNotHave, "test_its_groups_are_of_its_own_parameters", "not the loss's own"),
+    (GroupsWhatItDoesNotHave, "test_its_groups_are_of_its_own_parameters", "of somebody else"),
     (GroupsTwice, "test_its_groups_are_of_its_own_parameters", "in two groups"),
 ]
 
