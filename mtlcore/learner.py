@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
 from functools import partial
 from typing import Any, Literal
 
@@ -17,7 +16,7 @@ from mtlcore.data import Batch, Inputs, describe_inputs, image_size, input_tenso
 from mtlcore.distributed import SINGLE_PROCESS, Distributed
 from mtlcore.errors import UsageError, outline
 from mtlcore.losses import CrossTaskLoss, Loss, Normalisation, ScalarLoss, TaskLosses, reduce_loss
-from mtlcore.models import Boundary, Features, MultiTaskModel
+from mtlcore.models import Boundary, Features, MultiTaskModel, under_autocast
 
 __all__ = [
     "Learner",
@@ -141,6 +140,11 @@ class Learner(nn.Module):
             boundary=boundary,
         )
 
+    @property
+    def dtype(self) -> torch.dtype | None:
+        """Arithmetic of the model under autocast; None: none but its own."""
+        return _DTYPES[self.precision]
+
     def predict(self, inputs: Inputs, tasks: Sequence[str]) -> dict[str, Tensor]:
         """Return the predictions of the named tasks at the inputs' size, in fp32."""
         return self._run(inputs, tasks)[1]
@@ -210,16 +214,14 @@ class Learner(nn.Module):
     def _run(
         self, inputs: Inputs, tasks: Sequence[str], separate: bool = False
     ) -> tuple[Features, dict[str, Tensor], Boundary | None]:
-        dtype = _DTYPES[self.precision]
-        # A disabled autocast still costs as much as a small layer.
-        with nullcontext() if dtype is None else torch.autocast(_device(inputs).type, dtype):
+        with under_autocast(inputs, self.dtype):
             features = self.model.features(inputs, tasks)
             boundary = None
             # Early predictions need not come from the stated cut.
             if separate and (features.early or not features.cut):
                 features, boundary = features.separated()
             predictions = self.model.predict(features, tasks, image_size(inputs))
-        if dtype is not None:
+        if self.dtype is not None:
             predictions = {task: prediction.float() for task, prediction in predictions.items()}
         return features, predictions, boundary
 

@@ -19,6 +19,13 @@ from mtlcore.storage.run_files import (
     stored_config,
 )
 from mtlcore.storage.study_files import STUDY, StoredCell, StoredStudy, stored_study
+from mtlcore.storage.trained_runs import (
+    Which,
+    model_of,
+    read_weights,
+    trained_config,
+    with_model,
+)
 from mtlcore.storage.trees import flatten
 
 __all__ = [
@@ -36,15 +43,20 @@ __all__ = [
     "SamplePictures",
     "StoredCell",
     "StoredStudy",
+    "Which",
     "changed_settings",
     "flatten",
     "load_checkpoint",
+    "model_of",
     "next_directory",
     "open_run",
     "or_nan",
+    "read_weights",
     "save_checkpoint",
     "stored_config",
     "stored_study",
+    "trained_config",
+    "with_model",
     "without_nan",
     "written_whole",
 ]
