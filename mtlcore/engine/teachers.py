@@ -85,12 +85,12 @@ class Teachers:
         Raises:
             UsageError: They are others.
         """
-        for name in {**fingerprints, **self.fingerprints}:
-            if name not in fingerprints or name not in self.fingerprints:
-                raise UsageError(
-                    f"teachers.{name}: the run has begun with "
-                    f"{', '.join(fingerprints) or 'no teacher'}; go on with the same"
-                )
+        for name in sorted(fingerprints.keys() ^ self.fingerprints.keys()):
+            raise UsageError(
+                f"teachers.{name}: the run has begun with {', '.join(fingerprints) or 'no teacher'}; "
+                "go on with the same"
+            )
+        for name in fingerprints:
             if fingerprints[name] != self.fingerprints[name]:
                 raise UsageError(
                     f"teachers.{name}: {self._config.teachers[name].location} has other weights "
