@@ -86,9 +86,9 @@ class Teachers:
             UsageError: They are others.
         """
         for name in sorted(fingerprints.keys() ^ self.fingerprints.keys()):
+            begun = ", ".join(fingerprints) or "no teacher"
             raise UsageError(
-                f"teachers.{name}: the run has begun with {', '.join(fingerprints) or 'no teacher'}; "
-                "go on with the same"
+                f"teachers.{name}: the run has begun with {begun}; go on with the same"
             )
         for name in fingerprints:
             if fingerprints[name] != self.fingerprints[name]:
