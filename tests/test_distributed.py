@@ -34,14 +34,29 @@ from mtlcore.storage import load_checkpoint, save_checkpoint
 from mtlcore.data import Batch, empty_batch
 from mtlcore.episodes import Episode, LoadedPlan
 from mtlcore.distributed import init_distributed
+from mtlcore.models import EarlyPrediction
 from mtlcore.standard.optimizers import sgd
-from mtlcore.testing import TINY_TASKS, tiny_batch, tiny_learner
+from mtlcore.testing import TINY_TASKS, TinyBackbone, tiny_batch, tiny_learner
+
+class Early(TinyBackbone):
+    def forward(self, inputs, tasks):
+        features = super().forward(inputs, tasks)
+        channels = {task.name: task.channels for task in TINY_TASKS}
+        features.early = {
+            t: [EarlyPrediction(features.per_task[t][0][:, :channels[t]], 0.5)] for t in tasks
+        }
+        features.terms = {"size": features.shared[0].square().mean()}
+        return features
+
+    def after_step(self, context):
+        for task, loss in context.losses.items():  # the same on every rank
+            self.branches[self.keys[task]][1].running_mean += 0.01 * loss
 
 CHAINS = {
     "equal": [], "uncertainty": ["uncertainty"], "dwa": ["dwa"], "pcgrad": ["pcgrad"],
     "nash-mtl": ["nash-mtl"], "uncertainty+pcgrad": ["uncertainty", "pcgrad"],
     "features": ["features"], "rlw+pcgrad": ["rlw", "pcgrad"], "every third": ["nash-mtl"],
-    "ira": ["ira"],
+    "ira": ["ira"], "early": ["dwa", "pcgrad"],
 }
 NAMES = tuple(task.name for task in TINY_TASKS)
 
@@ -89,7 +104,10 @@ def steps():
 with init_distributed() as distributed:
     for name, chain in CHAINS.items():
         every = 3 if name == "every third" else 1
-        learner = tiny_learner([balancer(n) for n in chain], update_every=every).double()
+        backbone = Early if name == "early" else TinyBackbone
+        learner = tiny_learner(
+            [balancer(n) for n in chain], update_every=every, backbone=backbone
+        ).double()
         learner.context.distributed = distributed
         learner.model.eval()
         optimizer = sgd(learner, lr=0.05, momentum=0.9)
@@ -130,7 +148,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 CHAINS = ["equal", "uncertainty", "dwa", "pcgrad", "nash-mtl", "uncertainty+pcgrad", "features",
-          "every third", "ira"]  # fmt: skip
+          "every third", "ira", "early"]  # fmt: skip
 
 
 def state(folder: Path, chain: str, rank: int, size: int) -> dict[str, object]:
