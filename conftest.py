@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import re
@@ -69,6 +70,22 @@ def mtl() -> Callable[..., Result]:
 def golden() -> Callable[[str], Any]:
     """Vectors computed independently of mtlcore (tests/golden/README.md): `golden("ira.json")`."""
     return lambda name: json.loads((ROOT / "tests" / "golden" / name).read_text("utf-8"))
+
+
+@pytest.fixture(scope="session")
+def golden_arrays() -> Callable[[str], dict[str, Any]]:
+    """Arrays of an archive in the same folder: `golden_arrays("balancers.npz")["J_mixed_K2_P10"]`.
+
+    A session reads each archive once: leave the arrays as they are.
+    """
+    import numpy as np
+
+    @functools.cache
+    def load(name: str) -> dict[str, Any]:
+        with np.load(ROOT / "tests" / "golden" / name) as archive:
+            return dict(archive)
+
+    return load
 
 
 @pytest.fixture(scope="session")

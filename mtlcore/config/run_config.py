@@ -68,6 +68,7 @@ class RunConfig:
         loggers: What is told what happens.
         initial: Where the first weights come from; None: they are drawn, and all tasks are
             trained.
+        freeze: Names of the parts of the model that do not learn, see `MultiTaskModel.freeze`.
     """
 
     tree: Mapping[str, Any]
@@ -92,6 +93,7 @@ class RunConfig:
     training: TrainingConfig
     loggers: tuple[Chosen, ...]
     initial: InitialConfig | None = None
+    freeze: tuple[str, ...] = ()
 
     @property
     def learning(self) -> tuple[str, ...]:

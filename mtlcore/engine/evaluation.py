@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from mtlcore.data import Batch
+from mtlcore.data import Batch, image_size
 from mtlcore.distributed import SINGLE_PROCESS, Distributed
 from mtlcore.engine.constant_baselines import ConstantFit, Extent
 from mtlcore.learner import Learner
@@ -96,7 +96,7 @@ def evaluate_constants(
             continue
         for task in tasks:
             for extent in _EXTENTS:
-                size = tuple(batch.inputs.shape[2:])
+                size = image_size(batch.inputs)
                 key = (extent, task.name, size)
                 if key not in constants:
                     constants[key] = fit.predict(extent, task, size)

@@ -8,12 +8,14 @@ from typing import final
 
 import attrs
 import torch
+from torch import Tensor
 
 from mtlcore.config import RunConfig
 from mtlcore.data import Batch
 from mtlcore.display import Display
 from mtlcore.distributed import SINGLE_PROCESS, Distributed
 from mtlcore.engine.building import build_learner, make_loader, open_splits, pick_device
+from mtlcore.engine.planning import Planning
 from mtlcore.engine.progress import Progress
 from mtlcore.episodes import BatchPlan, EpisodeSampler, in_order
 from mtlcore.learner import Learner
@@ -51,16 +53,17 @@ class Session:
         splits: The training and the validation split.
         learner: All that learns.
         sampler: Plans the steps.
+        planning: Draws the plans; part of every checkpoint.
         loader: Loads plans as batches.
         optimizer: Turns a loaded plan into an update.
         progress: Where the run stands; part of every checkpoint.
-        backbone_is_frozen: Whether only heads learn.
+        backbone_is_frozen: Whether the backbone enters no phase, as it does not learn.
+        frozen: Frozen tensors and what they hold, where a phase could change them; None before the
+            first step.
         global_batch_size: Samples of a step over all processes.
         steps_per_epoch: Updates of one epoch.
         epochs: Epochs of the whole run.
         balancing_generator: Source of randomness of balancers; the same on every rank.
-        data_generator: Source of randomness of plans; the same on every rank.
-        epoch_start: State of `data_generator` at the start of the current epoch.
 
     Raises:
         UsageError: Components that cannot work together, or not in several processes.
@@ -79,18 +82,17 @@ class Session:
         self.splits = open_splits(config)
         torch.manual_seed(config.seed)
         self.learner: Learner = build_learner(config, distributed).to(self.device)
-        self.backbone_is_frozen = config.initial is not None and config.initial.train == "heads"
-        if self.backbone_is_frozen:
-            self.learner.model.freeze(config.learning)
+        self.backbone_is_frozen = self.learner.model.backbone_is_frozen
+        self.frozen: list[tuple[Tensor, Tensor]] | None = None
         sizes = {name: len(split) for name, split in self.splits.items()}
         self.sampler: EpisodeSampler = config.episodes.make(config.learning, sizes)
         self.global_batch_size = config.training.batch_size * distributed.world_size
-        plans = self.sampler.steps(self.global_batch_size)
-        self.steps_per_epoch: int = -(-plans // config.training.accumulate)
+        self.planning = Planning(
+            self.sampler, 2 * config.seed + 2, self.global_batch_size, config.training.accumulate
+        )
+        self.steps_per_epoch = self.planning.steps_per_epoch
         self.epochs = self._number_of_epochs()
         self.balancing_generator = torch.Generator().manual_seed(2 * config.seed + 1)
-        self.data_generator = torch.Generator().manual_seed(2 * config.seed + 2)
-        self.epoch_start = self.data_generator.get_state()
         self.loader = make_loader(config, self.splits, self.learner.views)
         if config.training.compile:
             self.learner.model.backbone.compile()

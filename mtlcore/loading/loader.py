@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Literal
 
@@ -11,7 +11,17 @@ import torch
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
-from mtlcore.data import Batch, DataError, Dataset, Sample, collate, complete, empty_batch
+from mtlcore.data import (
+    Batch,
+    DataError,
+    Dataset,
+    Inputs,
+    Sample,
+    collate,
+    complete,
+    empty_batch,
+    image_size,
+)
 from mtlcore.episodes import BatchPlan, LoadedPlan, StepPlan
 from mtlcore.errors import MtlError, UsageError, describe
 from mtlcore.loading.augmentations import BatchAugmentation, SampleAugmentation
@@ -71,6 +81,11 @@ class Split:
     def __len__(self) -> int:
         return self._length
 
+    @property
+    def collate_inputs(self) -> Callable[[Sequence[Inputs]], Inputs]:
+        """What makes the inputs of a batch: the dataset's `collate_inputs`."""
+        return self._dataset.collate_inputs
+
     def sample(self, index: int) -> Sample:
         """Return a sample at the run's size, with labels of the run's tasks only."""
         number = index * len(self._dataset) // self._length
@@ -83,7 +98,7 @@ class Split:
             targets={name: t for name, t in sample.targets.items() if name in names},
             valid={name: v for name, v in sample.valid.items() if name in names},
         )
-        if self._size is not None and tuple(sample.inputs.shape[1:]) != self._size:
+        if self._size is not None and image_size(sample.inputs, samples=False) != self._size:
             sample = resize(sample, self._tasks, self._size)
         return sample
 
@@ -129,7 +144,8 @@ class PlanReader(TorchDataset[Loaded]):
         try:
             if plan.augment:
                 samples = self._augmented(samples, plan.seed)
-            batch = collate(samples, self.tasks) if samples else None
+            together = self._splits[plan.split].collate_inputs
+            batch = collate(samples, self.tasks, together) if samples else None
         except DataError as error:
             return Loaded(batch=None, errors=(*errors, str(error)))
         except UsageError as error:
@@ -141,7 +157,8 @@ class PlanReader(TorchDataset[Loaded]):
         if self._augmentation is not None and plan.augment:
             sample = self._augmentation(sample, self.tasks, generator)
         if self._on_error == "skip":
-            collate([sample], self.tasks)  # a label that does not fit must not cost the batch
+            # A label that does not fit must not cost the batch.
+            collate([sample], self.tasks, self._splits[plan.split].collate_inputs)
         return sample
 
     def _augmented(self, samples: list[Sample], seed: int) -> list[Sample]:

@@ -11,13 +11,14 @@ from typing import Any, Literal
 
 import torch
 
-from mtlcore.config import Layer, RunConfig, file_layer, resolve
+from mtlcore.config import Layer, RunConfig, file_layer
 from mtlcore.display import Display, LoggingDisplay, SilentDisplay
 from mtlcore.distributed import Distributed, init_distributed
 from mtlcore.engine import Session, Training, check, parameter_table, restore
-from mtlcore.errors import Interrupted, MtlError, UsageError, describe
+from mtlcore.errors import Interrupted, MtlError, Pruned, UsageError, describe
 from mtlcore.plugins import Plugins
 from mtlcore.report import write_report
+from mtlcore.runs.configuration import configure
 from mtlcore.runs.initial import load_initial
 from mtlcore.runs.provenance import provenance
 from mtlcore.runs.summary import summarise
@@ -51,7 +52,8 @@ def run(
         config: a configuration as a mapping, the path of one, or a resolved one.
         plugins: what `--plugin` would name, in order.
         out: directory or fsspec URL; None: `runs/<method>-<n>`.
-        resume: go on with what `out` holds.
+        resume: go on with what `out` holds; without a configuration and plugins with its own, as
+            `mtl run --resume --out DIR` does.
         display: shows the progress; None: what a terminal would show is logged to `mtlcore`, by
             the main process alone.
 
@@ -60,12 +62,12 @@ def run(
     """
     found = Plugins.from_environment()
     if not isinstance(config, RunConfig):
-        layers = []
+        layer = None
         if isinstance(config, Mapping):
-            layers = [Layer("config", config)]
+            layer = Layer("config", config)
         elif config is not None:
-            layers = [file_layer(str(config))]
-        config = resolve(found, plugins or (), layers)
+            layer = file_layer(str(config))
+        config = configure(found, plugins or (), layer, out=out, resume=resume)
     location = out or next_directory(config.method)
     if display is None:
         display = LoggingDisplay() if is_main_process() else SilentDisplay()
@@ -256,7 +258,10 @@ def _failure_recorded(directory: RunDirectory, about: Mapping[str, Any]) -> Iter
         yield
     except BaseException as error:
         interrupted = isinstance(error, Interrupted | KeyboardInterrupt | BrokenPipeError)
-        status: Literal["interrupted", "failed"] = "interrupted" if interrupted else "failed"
+        status: Literal["interrupted", "pruned", "failed"]
+        status = "interrupted" if interrupted else "failed"
+        if isinstance(error, Pruned):
+            status = "pruned"
         reason = str(error) or type(error).__name__
         # Where the disk is full this fails too, but the first error is the one to show.
         with suppress(MtlError):

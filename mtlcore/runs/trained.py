@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 
 from mtlcore.config import Layer, RunConfig, resolve
+from mtlcore.data import Dataset
 from mtlcore.engine import (
     build_learner,
     evaluate,
@@ -58,7 +59,7 @@ def load_run(
     changes: Sequence[Layer] = (),
     device: str | None = None,
 ) -> Trained:
-    """The model of a run.
+    """Return the model of a run.
 
     Args:
         plugins: that the run's components come from.
@@ -91,7 +92,7 @@ def load_run(
 
 
 def trained_config(location: str) -> Mapping[str, Any]:
-    """The configuration of a run, as its directory or URL holds it.
+    """Return the configuration of a run, as its directory or URL holds it.
 
     Raises:
         UsageError: no run there.
@@ -104,7 +105,7 @@ def trained_config(location: str) -> Mapping[str, Any]:
 
 
 def read_checkpoint(location: str, which: Which) -> tuple[str, dict[str, Any]]:
-    """The path of a run's checkpoint, and what it holds.
+    """Return the path of a run's checkpoint, and what it holds.
 
     Raises:
         MtlError: it is missing or damaged.
@@ -114,7 +115,7 @@ def read_checkpoint(location: str, which: Which) -> tuple[str, dict[str, Any]]:
 
 
 def _local(path: str) -> Path:
-    """A path on this machine for a file that may be elsewhere."""
+    """Return a path on this machine for a file that may be elsewhere."""
     if "://" not in path:
         return Path(path)
     import fsspec
@@ -137,14 +138,14 @@ def evaluate_run(trained: Trained, split: str) -> tuple[MetricValues, int]:
     data = open_split(config, split, limit)
     loader = make_loader(config, {split: data})
     plans = in_order(split, len(data), config.training.batch_size)
-    figures = evaluate(trained.learner, loader.batches(plans), make_metrics(config), trained.device)
-    return figures, len(data)
+    metrics = evaluate(trained.learner, loader.batches(plans), make_metrics(config), trained.device)
+    return metrics, len(data)
 
 
 def predict_image(
     trained: Trained, data: bytes, name: str, size: tuple[int, int] | None
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-    """The image and each task's prediction at its own size.
+    """Return the image and each task's prediction at its own size.
 
     Args:
         trained: the model.
@@ -158,7 +159,14 @@ def predict_image(
 
     Raises:
         DataError: not an image.
+        UsageError: the run's model reads something else.
     """
+    kind = _kind_of_inputs(trained.config)
+    if kind != "image":
+        raise UsageError(
+            f"predict: reads images, and this run has learnt from {kind} inputs of "
+            f"{trained.config.data.name}; mtl eval judges it on its data"
+        )
     image = decode_image(data, name)
     target = tuple(image.shape[1:])
     config = trained.config
@@ -179,6 +187,11 @@ def predict_image(
         )[0].cpu()
         for task, prediction in predictions.items()
     }
+
+
+def _kind_of_inputs(config: RunConfig) -> str:
+    dataset: type[Dataset] = config.dataset.component.load()
+    return dataset.kind_of_inputs(config.data.root, **config.dataset.settings)
 
 
 def save_prediction(

@@ -18,6 +18,7 @@ from mtlcore.storage.run_files import (
     open_run,
     stored_config,
 )
+from mtlcore.storage.stop_requests import request_stop, take_stop_request
 from mtlcore.storage.study_files import STUDY, StoredCell, StoredStudy, stored_study
 from mtlcore.storage.trees import flatten
 
@@ -42,9 +43,11 @@ __all__ = [
     "next_directory",
     "open_run",
     "or_nan",
+    "request_stop",
     "save_checkpoint",
     "stored_config",
     "stored_study",
+    "take_stop_request",
     "without_nan",
     "written_whole",
 ]

@@ -53,7 +53,7 @@ class RunOutcome:
         pictures: The files of `report/` that are pictures; none where it did not finish.
     """
 
-    status: Literal["finished", "interrupted", "failed"]
+    status: Literal["finished", "interrupted", "pruned", "failed"]
     reason: str | None = None
     summary: Mapping[str, Any] | None = None
     pictures: tuple[Path, ...] = ()

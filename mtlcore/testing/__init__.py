@@ -1,4 +1,6 @@
-"""The contracts as test classes: subclass one, write `make`, and pytest collects its checks::
+"""The contracts as test classes: subclass one, write `make`, and pytest collects its checks.
+
+::
 
     from mtlcore.testing import GradientBalancerContract
 

@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn import Parameter
 
+from mtlcore.balancing import BalancerContext
 from mtlcore.models import Backbone, Features
 from mtlcore.tasks import Task
-from mtlcore.testing.base import changes, close, same, scramble, state_of, through_checkpoint
+from mtlcore.testing.base import (
+    changes,
+    check_groups,
+    close,
+    same,
+    scramble,
+    state_of,
+    through_checkpoint,
+)
 from mtlcore.testing.tiny import TINY_TASKS, any_names
 
 _STEPS = tuple(number / 20 for number in range(21))
@@ -60,8 +70,43 @@ class BackboneContract:
                         f"announced are {expected}"
                     )
 
+    def test_early_predictions_fit_their_tasks(self) -> None:
+        """Otherwise a task's loss cannot judge them, or judges what nobody asked for."""
+        backbone = self._new()
+        inputs = self._inputs(backbone)
+        by_name = {task.name: task for task in self.tasks}
+        for asked in (self._names(), self._names()[:1]):
+            early = backbone(inputs, asked).early
+            assert set(early) <= set(asked), f"early predictions of {set(early) - set(asked)}"
+            for name, predictions in early.items():
+                task = by_name[name]
+                for number, one in enumerate(predictions):
+                    what = f"early prediction {number} of {name}"
+                    shape, dimensions = one.prediction.shape, 4 if task.layout == "map" else 2
+                    assert shape[:2] == (len(inputs), task.channels) and len(shape) == dimensions, (
+                        f"{what} has shape {tuple(shape)}; the task has {task.channels} channels "
+                        f"and the layout {task.layout!r}"
+                    )
+                    assert 0 <= one.weight < math.inf, f"{what} has the weight {one.weight}"
+
+    def test_terms_are_finite_scalars(self) -> None:
+        """Otherwise every step is skipped."""
+        backbone = self._new()
+        for asked in (self._names(), self._names()[:1]):
+            for name, term in backbone(self._inputs(backbone), asked).terms.items():
+                assert term.shape == (), f"the term {name} has shape {tuple(term.shape)}"
+                assert bool(term.isfinite()), f"the term {name} is not finite"
+
+    def test_evaluation_has_nothing_to_train_with(self) -> None:
+        """Otherwise evaluating and predicting cost time for what nobody looks at."""
+        backbone = self._used()
+        with torch.no_grad():
+            features = backbone(self._inputs(backbone), self._names())
+        assert not features.early, "early predictions in evaluation mode: ask self.training"
+        assert not features.terms, "terms in evaluation mode: ask self.training"
+
     def test_samples_do_not_see_one_another_in_evaluation(self) -> None:
-        """Otherwise figures depend on how the validation split is cut into batches."""
+        """Otherwise metrics depend on how the validation split is cut into batches."""
         backbone = self._used()
         inputs = self._inputs(backbone, batch=3)
         together = self._evaluated(backbone, inputs)
@@ -107,7 +152,7 @@ class BackboneContract:
             for backbone in (self._new(), self._used()):
                 inputs = torch.full_like(self._inputs(backbone), value)
                 features = backbone(inputs, self._names())
-                loss = torch.stack([self._loss(features, task) for task in self._names()]).sum()
+                loss = self._whole_loss(features)
                 tensors = [x for task in self._names() for x in features.of(task)]
                 tensors += torch.autograd.grad(loss, list(backbone.parameters()), allow_unused=True)
                 assert all(bool(x.isfinite().all()) for x in tensors if x is not None), (
@@ -184,8 +229,9 @@ class BackboneContract:
         for backbone in self._phases():
             named = dict(backbone.named_parameters())
             features = backbone(self._inputs(backbone), self._names())
-            loss = torch.stack([self._loss(features, task) for task in self._names()]).sum()
-            gradients = torch.autograd.grad(loss, list(named.values()), allow_unused=True)
+            gradients = torch.autograd.grad(
+                self._whole_loss(features), list(named.values()), allow_unused=True
+            )
             reached |= {n for n, g in zip(named, gradients, strict=True) if g is not None}
             missing |= set(named)
         lost = sorted(n for n in missing - reached if not n.startswith(self.unreached))
@@ -219,13 +265,20 @@ class BackboneContract:
                     f"{task}'s gradient through the cut is not its whole gradient"
                 )
 
+    def test_its_groups_are_of_its_own_parameters(self) -> None:
+        """Otherwise a learning rate is set for what belongs to others, or for nothing."""
+        check_groups(self._new())
+
     def test_state_comes_back(self) -> None:
         """Otherwise a resumed run goes on with another network, or enters its phase again."""
+        names = tuple(self._names())
+        context = BalancerContext(tasks=names, present=names, losses=dict.fromkeys(names, 1.0))
         for fraction in (0.0, 1.0):
             torch.manual_seed(1)
             backbone = self._used()
             backbone.at_progress(fraction)
             self._train(backbone)
+            backbone.after_step(context)
             state = through_checkpoint({"backbone": dict(backbone.state_dict())})["backbone"]
             restored = self._new(seed=2)
             restored.load_state_dict(state)
@@ -276,7 +329,7 @@ class BackboneContract:
                 backbone(self._inputs(backbone), self._names())
 
     def _phases(self) -> Iterator[Backbone]:
-        """A backbone at the start and after every change that it makes to itself."""
+        """Yield a backbone at the start and after every change that it makes to itself."""
         backbone = self._new()
         yield backbone
         for fraction in _STEPS:
@@ -302,7 +355,14 @@ class BackboneContract:
 
     @staticmethod
     def _loss(features: Features, task: str) -> Tensor:
-        return torch.stack([(x * torch.randn_like(x)).sum() for x in features.of(task)]).sum()
+        """Of the maps that the task's head reads, and of its early predictions."""
+        early = [one.prediction for one in features.early.get(task, ())]
+        maps = [*features.of(task), *early]
+        return torch.stack([(x * torch.randn_like(x)).sum() for x in maps]).sum()
+
+    def _whole_loss(self, features: Features) -> Tensor:
+        losses = [self._loss(features, task) for task in self._names()]
+        return torch.stack([*losses, *features.terms.values()]).sum()
 
     @staticmethod
     def _modules_of(backbone: Backbone, task: str) -> list[nn.Module]:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from mtlcore.balancing import BalancerContext
 from mtlcore.models import FeatureInfo, Head
 from mtlcore.tasks import Task
 from mtlcore.testing.base import (
     changes,
+    check_groups,
     close,
     prediction_shape,
     same,
@@ -108,7 +110,7 @@ class HeadContract:
             )
 
     def test_samples_do_not_see_one_another_in_evaluation(self) -> None:
-        """Otherwise figures depend on how the validation split is cut into batches."""
+        """Otherwise metrics depend on how the validation split is cut into batches."""
         for features in self.features:
             head = self._used(features)
             maps = self._maps(features)
@@ -117,10 +119,15 @@ class HeadContract:
                 apart = torch.cat([head([x[i : i + 1] for x in maps]) for i in range(2)])
             assert close(together, apart, 1e-4), "a sample's prediction depends on its batch"
 
+    def test_its_groups_are_of_its_own_parameters(self) -> None:
+        """Otherwise a learning rate is set for what belongs to others, or for nothing."""
+        check_groups(self._new(self.features[0]))
+
     def test_state_comes_back(self) -> None:
         """Otherwise a resumed run goes on with another head."""
         for features in self.features:
             head = self._used(features)
+            head.after_step(BalancerContext(tasks=(self.task.name,)))
             state = through_checkpoint({"head": dict(head.state_dict())})["head"]
             torch.manual_seed(5)
             restored = self.make(self.task, features).eval()

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-import json
-import os
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -13,7 +12,6 @@ import pytest
 import torch
 
 ROOT = Path(__file__).parents[2]
-GOLDEN = Path(os.environ.get("MTLCORE_GOLDEN", ROOT / ".." / "shared" / "golden"))
 
 
 @pytest.fixture(scope="module")
@@ -25,19 +23,11 @@ def toy() -> ModuleType:
     return module
 
 
-@pytest.fixture(scope="module")
-def golden() -> dict[str, Any]:
-    file = GOLDEN / "toy_problem.json"
-    if not file.is_file():
-        pytest.skip("no golden vectors (MTLCORE_GOLDEN names their folder)")
-    found: dict[str, Any] = json.loads(file.read_text("utf-8"))
-    return found
-
-
-def test_losses_and_jacobians(toy: ModuleType, golden: dict[str, Any]) -> None:
-    for point in golden["points"]:
+def test_losses_and_jacobians(toy: ModuleType, golden: Callable[[str], Any]) -> None:
+    published = golden("toy_problem.json")
+    for point in published["points"]:
         x = torch.tensor(point["x"], dtype=torch.float64, requires_grad=True)
-        found = toy.losses(x, golden["scale_first_loss"])
+        found = toy.losses(x, published["scale_first_loss"])
         values = [found["first"], found["second"]]
         assert [float(v.detach()) for v in values] == pytest.approx(point["losses"], rel=1e-12)
         if point["x"] == [0.0, 0.0]:
@@ -47,8 +37,9 @@ def test_losses_and_jacobians(toy: ModuleType, golden: dict[str, Any]) -> None:
             assert slope.tolist() == pytest.approx(expected, rel=1e-9, abs=1e-14)
 
 
-def test_the_starts_are_those_of_the_paper(toy: ModuleType, golden: dict[str, Any]) -> None:
-    assert [list(start) for start in toy.STARTS] == [point["x"] for point in golden["points"]]
+def test_the_starts_are_those_of_the_paper(toy: ModuleType, golden: Callable[[str], Any]) -> None:
+    points = golden("toy_problem.json")["points"]
+    assert [list(start) for start in toy.STARTS] == [point["x"] for point in points]
 
 
 def test_distance_is_from_a_line_that_ends(toy: ModuleType) -> None:

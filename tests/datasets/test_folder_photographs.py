@@ -1,6 +1,5 @@
 """The folder dataset on real photographs: what is known of the table-top scenes."""
 
-import os
 from pathlib import Path
 
 import pytest
@@ -10,20 +9,22 @@ from mtlcore.data import collate
 from mtlcore.datasets.folder import Folder
 
 PROJECT = Path(__file__).resolve().parents[2]
-REAL = Path(os.environ.get("MTLCORE_REAL_DATA") or PROJECT / "../shared/data") / "tabletop"
 TABLETOP = str(PROJECT / "examples" / "tabletop.toml")
 
 
 @pytest.fixture(scope="module")
-def tabletop():
-    if not REAL.is_dir():
-        pytest.skip(f"the real photographs are not there ({REAL}; set MTLCORE_REAL_DATA)")
-    return Folder(str(REAL), "train", spec=TABLETOP)
+def root(real_data):
+    return str(real_data("tabletop"))
 
 
-def test_the_real_photographs_hold_what_is_known_of_them(tabletop):
-    assert (len(tabletop), len(Folder(str(REAL), "val", spec=TABLETOP))) == (45, 62)
-    assert Folder.default_size(str(REAL), spec=TABLETOP) == (96, 128)
+@pytest.fixture(scope="module")
+def tabletop(root):
+    return Folder(root, "train", spec=TABLETOP)
+
+
+def test_the_real_photographs_hold_what_is_known_of_them(root, tabletop):
+    assert (len(tabletop), len(Folder(root, "val", spec=TABLETOP))) == (45, 62)
+    assert Folder.default_size(root, spec=TABLETOP) == (96, 128)
     samples = [tabletop[i] for i in range(len(tabletop))]
     pixels = 45 * 240 * 320
     for task, share in (("depth", 0.61), ("normals", 0.57)):
@@ -32,7 +33,7 @@ def test_the_real_photographs_hold_what_is_known_of_them(tabletop):
     depth = torch.cat([s.targets["depth"][0][s.valid["depth"]] for s in samples])
     assert float(depth.min()) >= 0.464 - 1e-6
     assert float(depth.max()) <= 1.723 + 1e-6
-    batch = collate(samples[:4], Folder.describe(str(REAL), spec=TABLETOP))
+    batch = collate(samples[:4], Folder.describe(root, spec=TABLETOP))
     assert batch.inputs.shape == (4, 3, 240, 320)
     assert all(batch.count.values())
 

@@ -1,9 +1,7 @@
 """Two digits in one picture, from idx files written here and from the published ones."""
 
 import gzip
-import os
 import struct
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,9 +11,6 @@ from mtlcore.data import DataError, collate
 from mtlcore.datasets.multi_mnist import MultiMNIST
 from mtlcore.errors import UsageError
 from mtlcore.testing import DatasetContract
-
-PROJECT = Path(__file__).resolve().parents[2]
-REAL = Path(os.environ.get("MTLCORE_REAL_DATA") or PROJECT / "../shared/data") / "mnist_t10k"
 
 
 def idx(array):
@@ -130,10 +125,9 @@ def test_what_is_wrong_is_named(tmp_path):
         MultiMNIST(root, "train")
 
 
-def test_the_published_digits():
-    if not REAL.is_dir():
-        pytest.skip(f"the real digits are not there ({REAL}; set MTLCORE_REAL_DATA)")
-    train, val = (MultiMNIST(str(REAL), split, digits="t10k") for split in ("train", "val"))
+def test_the_published_digits(real_data):
+    root = str(real_data("mnist_t10k"))
+    train, val = (MultiMNIST(root, split, digits="t10k") for split in ("train", "val"))
     assert len(train) + len(val) == 10_000
     assert len(val) == pytest.approx(10_000 / 6, rel=0.05)
     samples = [train[i] for i in range(2000)]

@@ -2,7 +2,6 @@
 
 import gzip
 import io
-import os
 import pickle
 import sys
 import tomllib
@@ -24,7 +23,6 @@ from mtlcore.plugins import structure
 from mtlcore.testing import DatasetContract
 
 PROJECT = Path(__file__).resolve().parents[2]
-REAL = Path(os.environ.get("MTLCORE_REAL_DATA") or PROJECT / "../shared/data") / "census_income"
 
 TRAIN = """age,city,code,rich,size,a,b
 20,Oslo,1,no,1.5,0,1
@@ -374,10 +372,9 @@ def test_the_example_has_the_tasks_it_learns():
 
 
 @pytest.fixture(scope="module")
-def census():
-    if not REAL.is_dir():
-        pytest.skip(f"the real table is not there ({REAL}; set MTLCORE_REAL_DATA)")
-    return [Tabular(str(REAL), split, **example_settings()) for split in ("train", "val")]
+def census(real_data):
+    root = str(real_data("census_income"))
+    return [Tabular(root, split, **example_settings()) for split in ("train", "val")]
 
 
 def test_the_census_holds_what_is_known_of_it(census):

@@ -6,12 +6,12 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[2]
-REAL_DATA = Path(os.environ.get("MTLCORE_REAL_DATA", ROOT.parent / "shared" / "data"))
 
 pytestmark = pytest.mark.slow
 
@@ -39,10 +39,10 @@ def test_the_demo_beats_the_best_constants(tmp_path: Path) -> None:
     assert model["normals"]["mean_angle"] < pixel["normals"]["mean_angle"]
 
 
-def test_real_photographs_beat_the_global_constant(tmp_path: Path) -> None:
-    root = REAL_DATA / "tabletop"
-    if not root.is_dir():
-        pytest.skip(f"the photographs are not in {root} (set MTLCORE_REAL_DATA)")
+def test_real_photographs_beat_the_global_constant(
+    tmp_path: Path, real_data: Callable[[str], Path]
+) -> None:
+    root = real_data("tabletop")
     found = summary(
         tmp_path / "tabletop",
         "--set=data.name=folder",

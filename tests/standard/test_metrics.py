@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -28,33 +29,8 @@ METRICS: dict[str, tuple[Task, Callable[[Task], Metric]]] = {
     "edges": (EDGES, EdgesMetric),
 }
 
-# Three images of different length, classes and metres; -1 and 0 are invalid. The expected figures
-# below were computed by an independent implementation.
-CLASSES = (
-    ([1, 1, 0, -1, 0, 1, 1, -1], [1, 1, 0, 1, 0, 2, 1, 0]),
-    (
-        [-1, 0, 0, 2, 2, 0, 2, 2, 1, 1, 2, -1, 2, 1, 0, 2, 0, 1, 2, 0],
-        [1, 0, 0, 2, 2, 0, 2, 2, 1, 1, 1, 2, 2, 1, 0, 2, 0, 0, 1, 1],
-    ),
-    ([2, 2, 2, -1], [2, 2, 2, 2]),
-)
-METRES = (
-    (
-        [3.5563, 4.4154, 1.5229, 4.5295, 4.4249, 0.5833, 3.6837, 0.5054],
-        [3.5159, 4.0123, 1.0442, 3.9912, 2.9762, 0.3462, 3.9321, 0.3372],
-    ),
-    (
-        [
-            *(4.3897, 1.7541, 2.5121, 0.7577, 0.5124, 1.3782, 2.0375, 0.0, 0.0, 2.6623),
-            *(2.5464, 3.5015, 0.0, 2.0178, 4.0714, 2.2954, 3.1732, 3.8186, 2.7561, 3.6085),
-        ],
-        [
-            *(3.6896, 1.7828, 3.0563, 0.8251, 0.6459, 1.569, 2.3358, 7.2392, 5.3458, 2.7657),
-            *(3.0888, 2.536, 3.9222, 2.498, 4.8419, 3.3617, 3.1832, 2.1434, 4.3662, 4.7916),
-        ],
-    ),
-    ([0.575, 1.6104, 4.3757, 1.2366], [0.4153, 2.9112, 3.0896, 1.0239]),
-)
+# Of metrics_small.json: three images of different length; a class -1 and a depth of 0 are invalid.
+Golden = Callable[[str], Any]
 
 
 @pytest.fixture(params=METRICS)
@@ -204,14 +180,17 @@ def one_hot_maps(classes: list[int]) -> Tensor:
     return F.one_hot(torch.tensor(classes), 3).T.reshape(1, 3, 1, -1).float()
 
 
-def test_segmentation_known_values() -> None:
+def test_segmentation_known_values(golden: Golden) -> None:
+    known = golden("metrics_small.json")
     metric = SegmentationMetric(SEGMENTATION)
-    for label, predicted in CLASSES:
-        target = torch.tensor(label).reshape(1, 1, -1)
-        metric.update(one_hot_maps(predicted), target.clamp_min(0), target >= 0)
-    figures = metric.compute()
-    assert figures["miou"] == pytest.approx(0.6910774410774411)
-    assert figures["pixel_accuracy"] == pytest.approx(0.8148148148148148)
+    for image in known["images"]:
+        target = torch.tensor(image["label"]).reshape(1, 1, -1)
+        metric.update(one_hot_maps(image["pred"]), target.clamp_min(0), target >= 0)
+    figures, expected = metric.compute(), known["global_metrics"]
+    assert figures["miou"] == pytest.approx(expected["miou_nanmean"], rel=1e-12)
+    assert figures["pixel_accuracy"] == pytest.approx(expected["acc"], rel=1e-12)
+    # Pooled over the images, which differs from the mean of their figures.
+    assert figures["miou"] != pytest.approx(known["per_image_averaged"]["miou"], rel=0.01)
 
 
 def test_absent_class_is_left_out() -> None:
@@ -233,16 +212,19 @@ def test_segmentation_takes_single_labels() -> None:
     assert metric.compute()["pixel_accuracy"] == pytest.approx(2 / 3)
 
 
-def test_depth_known_values() -> None:
+def test_depth_known_values(golden: Golden) -> None:
+    known = golden("metrics_small.json")
     metric = DepthMetric(DEPTH)
-    for metres, predicted in METRES:
-        target = torch.tensor(metres).reshape(1, 1, 1, -1)
+    for image in known["images"]:
+        target = torch.tensor(image["depth"]).reshape(1, 1, 1, -1)
         valid = target.squeeze(1) > 0
         safe = torch.where(valid.unsqueeze(1), target, 1.0)
-        metric.update(torch.tensor(predicted).reshape(1, 1, 1, -1), safe, valid)
-    figures = metric.compute()
-    assert figures["abs_error"] == pytest.approx(0.5824793103448276, rel=1e-6)
-    assert figures["rel_error"] == pytest.approx(0.24211841753753233, rel=1e-6)
+        metric.update(torch.tensor(image["depth_pred"]).reshape(1, 1, 1, -1), safe, valid)
+    figures, expected = metric.compute(), known["depth_global"]
+    assert figures["abs_error"] == pytest.approx(expected["abs"], rel=1e-6)
+    assert figures["rel_error"] == pytest.approx(expected["rel"], rel=1e-6)
+    batches = known["depth_batch_averaged_bs1"]
+    assert figures["abs_error"] != pytest.approx(batches["abs"], rel=0.01)
 
 
 def test_depth_by_hand() -> None:

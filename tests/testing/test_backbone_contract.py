@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from mtlcore.models import Transition
+from mtlcore.models import EarlyPrediction, Transition
 from mtlcore.testing import (
     BackboneContract,
     TinyBackbone,
@@ -166,7 +166,87 @@ class ChangesTwice(TinyBackbone):
         return Transition(reset=("trunk.0.weight",))
 
 
+class PredictsEarly(TinyBackbone):
+    """Right: a prediction per task of the shared map, and a term."""
+
+    channels = {"segmentation": 4, "depth": 1, "normals": 3}
+
+    def __init__(self, tasks):
+        super().__init__(tasks)
+        self.early = nn.ModuleDict(
+            {task.key: nn.Conv2d(6, self.channels.get(task.name, task.channels), 1)
+             for task in tasks}
+        )  # fmt: skip
+
+    def forward(self, inputs, tasks):
+        features = super().forward(inputs, tasks)
+        if not self.training:
+            return features
+        return replace(features, early=self.predictions(features, tasks), terms=self.terms())
+
+    def predictions(self, features, tasks):
+        (shared,) = features.shared
+        return {
+            t: [EarlyPrediction(self.early[self.keys[t]](shared), self.weight())] for t in tasks
+        }
+
+    def terms(self):
+        return {"size": self.trunk[0].weight.square().mean()}
+
+    def weight(self):
+        return 0.5
+
+    def task_parameters(self, task):
+        return [*super().task_parameters(task), *self.early[self.keys[task]].parameters()]
+
+
+class PredictsForAll(PredictsEarly):
+    def predictions(self, features, tasks):
+        return super().predictions(features, list(self.keys))
+
+
+class PredictsOtherChannels(PredictsEarly):
+    channels = {"segmentation": 5}
+
+
+class WeighsByNaN(PredictsEarly):
+    def weight(self):
+        return float("nan")
+
+
+class PredictsInEvaluation(PredictsEarly):
+    training = property(lambda self: True, lambda self, mode: None)
+
+
+class GivesAVectorOfTerms(PredictsEarly):
+    def terms(self):
+        return {"size": self.trunk[0].weight.square().mean((1, 2, 3))}
+
+
+class SharesItsPredictors(PredictsEarly):
+    def task_parameters(self, task):
+        extra = self.early["task_normals"].parameters() if task == "depth" else ()
+        return [*TinyBackbone.task_parameters(self, task), *extra]
+
+
+class WarmsUpInSteps(TinyBackbone):
+    steps = 0
+
+    def forward(self, inputs, tasks):
+        return super().forward(inputs * (1 + self.steps), tasks)
+
+    def after_step(self, context):
+        self.steps += 1
+
+
 BACKBONES = [
+    (PredictsForAll, "test_early_predictions_fit_their_tasks", "early predictions of {'"),
+    (PredictsOtherChannels, "test_early_predictions_fit_their_tasks", "has 4 channels"),
+    (WeighsByNaN, "test_early_predictions_fit_their_tasks", "the weight nan"),
+    (PredictsInEvaluation, "test_evaluation_has_nothing_to_train_with", "in evaluation mode"),
+    (GivesAVectorOfTerms, "test_terms_are_finite_scalars", "size has shape"),
+    (SharesItsPredictors, "test_task_parameters_are_honest", "does not reach its early"),
+    (WarmsUpInSteps, "test_state_comes_back", "gives other features"),
     (LiesAboutChannels, "test_maps_are_as_announced", "announced are"),
     (LiesAboutItsMultiple, "test_maps_are_as_announced", "no multiple of stride"),
     (EditsItsInput, "test_the_input_stays_as_it_was", "edited in place"),
@@ -196,6 +276,10 @@ BACKBONES = [
 @pytest.mark.parametrize(("component", "test", "message"), BACKBONES)
 def test_backbones(component, test, message, held_to, catches):
     catches(held_to(BackboneContract, component), test, message)
+
+
+def test_a_good_backbone_with_early_predictions_passes(held_to, passes):
+    passes(held_to(BackboneContract, PredictsEarly))
 
 
 def test_what_no_loss_reaches_can_be_listed(held_to):

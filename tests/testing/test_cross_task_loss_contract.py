@@ -104,7 +104,19 @@ class GroupsTwice(HasASpareWeight):
         return [{"params": [self.spare], "lr": rate} for rate in (0.1, 0.2)]
 
 
+class GrowsWithSteps(Agree):
+    steps = 0
+
+    def forward(self, batch, features, predictions):
+        terms = super().forward(batch, features, predictions)
+        return {name: (1 + self.steps) * term for name, term in terms.items()}
+
+    def after_step(self, context):
+        self.steps += 1
+
+
 CROSS_TASK_LOSSES = [
+    (GrowsWithSteps, "test_state_comes_back", "gives other terms"),
     (NeedsEverything, "test_needs_names_tasks_of_the_step", "of the tasks"),
     (NeverDivides, "test_terms_are_finite_scalars", "not finite"),
     (ReadsMissingLabels, "test_missing_labels_leave_no_trace", "not valid change"),
@@ -116,7 +128,7 @@ CROSS_TASK_LOSSES = [
     (GrowsByItself, "test_state_comes_back", "gives other terms"),
     (AsksForTwoViews, "test_asks_for_the_views_that_it_reads", "asks for 2 views"),
     (HasASpareWeight, "test_everything_of_it_learns", "spare has no gradient"),
-    (GroupsWhatItDoesNotHave, "test_its_groups_are_of_its_own_parameters", "not the loss's own"),
+    (GroupsWhatItDoesNotHave, "test_its_groups_are_of_its_own_parameters", "of somebody else"),
     (GroupsTwice, "test_its_groups_are_of_its_own_parameters", "in two groups"),
 ]
 

@@ -123,7 +123,18 @@ class HasASpareLayer(ConvHead):
         self.spare = nn.Linear(2, 2)
 
 
+class GrowsWithSteps(ConvHead):
+    steps = 0
+
+    def forward(self, features):
+        return (1 + self.steps) * super().forward(features)
+
+    def after_step(self, context):
+        self.steps += 1
+
+
 HEADS = [
+    (GrowsWithSteps, "test_state_comes_back", "predicts something else"),
     (StaysSmall, "test_shape", "expected"),
     (OnlySingle, "test_shape", "torch.float32 out"),
     (ForgetsToReset, "test_reset_draws_every_parameter_anew", "output.weight"),

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import os
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -16,9 +14,6 @@ from mtlcore.data import Sample, collate
 from mtlcore.tasks import Task
 from mtlcore_ira.balancer import IRA
 
-GOLDEN = Path(
-    os.environ.get("MTLCORE_GOLDEN", Path(__file__).parents[3] / ".." / "shared" / "golden")
-)
 TASKS = (
     Task(name="segmentation", kind="segmentation", channels=3, class_names=("a", "b", "c")),
     Task(name="depth", kind="depth", channels=1, unit="m"),
@@ -26,12 +21,9 @@ TASKS = (
 LITERAL: dict[str, Any] = {"ratio_aux": "weighted", "eps_mode": "literal", "clip": float("inf")}
 
 
-@pytest.fixture(scope="module")
-def golden() -> dict[str, Any]:
-    file = GOLDEN / "ira.json"
-    if not file.is_file():
-        pytest.skip("no golden vectors (MTLCORE_GOLDEN names their folder)")
-    found: dict[str, Any] = json.loads(file.read_text("utf-8"))
+@pytest.fixture
+def example(golden: Callable[[str], Any]) -> dict[str, Any]:
+    found: dict[str, Any] = golden("ira.json")
     return found
 
 
@@ -87,37 +79,37 @@ def check(case: dict[str, Any], inputs: dict[str, Any], **settings: Any) -> None
     assert len(steps) == len(given["D_aux"]) - 1
 
 
-def test_every_case(golden: dict[str, Any]) -> None:
+def test_every_case(example: dict[str, Any]) -> None:
     checked = []
-    for case in golden["cases"]:
+    for case in example["cases"]:
         settings = dict(LITERAL)
         if case["aux_in_ratio"] == "unweighted":
             settings["ratio_aux"] = "unweighted"
-        check(case, golden["inputs"], **settings)
+        check(case, example["inputs"], **settings)
         checked.append(case["name"])
     assert len(checked) == 4
 
 
-def test_the_defaults_are_the_unweighted_case(golden: dict[str, Any]) -> None:
+def test_the_defaults_are_the_unweighted_case(example: dict[str, Any]) -> None:
     """Nothing in it is so large that the bound would matter."""
-    (case,) = (c for c in golden["cases"] if c["aux_in_ratio"] == "unweighted")
-    check(case, golden["inputs"])
+    (case,) = (c for c in example["cases"] if c["aux_in_ratio"] == "unweighted")
+    check(case, example["inputs"])
 
 
-def test_pixels(golden: dict[str, Any]) -> None:
-    example = golden["pixel_example"]
+def test_pixels(example: dict[str, Any]) -> None:
+    pixels = example["pixel_example"]
     balancer = new(**LITERAL)
     weights = balancer.phases[0]["task_segmentation"].weight
-    weights.copy_(torch.tensor(example["w"]))
-    context = context_of(example["labels"], example["d_main"], example["d_aux"], 0)
+    weights.copy_(torch.tensor(pixels["w"]))
+    context = context_of(pixels["labels"], pixels["d_main"], pixels["d_aux"], 0)
     balanced = losses_of(balancer, context)
-    assert balanced["segmentation"].item() == pytest.approx(example["L_aux"], rel=1e-14)
-    assert balanced["depth"].item() == pytest.approx(example["L_main"], rel=1e-14)
+    assert balanced["segmentation"].item() == pytest.approx(pixels["L_aux"], rel=1e-14)
+    assert balanced["depth"].item() == pytest.approx(pixels["L_main"], rel=1e-14)
     (gradient,) = torch.autograd.grad(balanced["segmentation"], context.maps["segmentation"])
-    per_pixel = torch.tensor(example["pixel_weights"], dtype=torch.float64) / example["N"]
+    per_pixel = torch.tensor(pixels["pixel_weights"], dtype=torch.float64) / pixels["N"]
     torch.testing.assert_close(gradient.flatten(), per_pixel, rtol=1e-14, atol=0)
     # What the classes' losses were is what the next step is compared with.
     balancer.after_step(context)
     first = balancer.phases[0]["task_segmentation"].first
-    assert first[0].tolist() == pytest.approx(example["L_main_c_sum_over_N"], rel=1e-14)
-    assert first[1].tolist() == pytest.approx(example["L_aux_c"], rel=1e-14)
+    assert first[0].tolist() == pytest.approx(pixels["L_main_c_sum_over_N"], rel=1e-14)
+    assert first[1].tolist() == pytest.approx(pixels["L_aux_c"], rel=1e-14)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import os
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -15,17 +13,12 @@ from mtlcore.errors import UsageError
 from mtlcore_nashmtl.balancer import NashMTL
 from mtlcore_nashmtl.solver import Array, bargain
 
-GOLDEN = Path(
-    os.environ.get("MTLCORE_GOLDEN", Path(__file__).parents[3] / ".." / "shared" / "golden")
-)
+Golden = Callable[[str], Any]
 
 
-@pytest.fixture(scope="module")
-def cases() -> list[dict[str, Any]]:
-    file = GOLDEN / "balancers.json"
-    if not file.is_file():
-        pytest.skip("no golden vectors (MTLCORE_GOLDEN names their folder)")
-    found: list[dict[str, Any]] = json.loads(file.read_text("utf-8"))["cases"]
+@pytest.fixture
+def cases(golden: Golden) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = golden("balancers.json")["cases"]
     return found
 
 
@@ -49,19 +42,44 @@ def some_rows(random: np.random.Generator, count: int, conflicting: bool) -> Arr
 # Solutions
 
 
-def test_golden_weights_and_directions(cases: list[dict[str, Any]]) -> None:
-    balancer = NashMTL()
-    with np.load(GOLDEN / "balancers.npz") as arrays:
-        for case in cases:
-            gramian, rows = np.array(case["gram"]), arrays[case["matrix"]]
-            weights = solve(balancer, gramian)
-            assert balancer.status == "converged", case["id"]
-            assert residual(weights, gramian) <= 1e-10, case["id"]
-            assert weights == pytest.approx(case["nash"]["alpha"], rel=1e-10), case["id"]
-            direction, expected = weights @ rows, arrays[f"nash_dir_{case['id']}"]
-            error = np.linalg.norm(direction - expected) / np.linalg.norm(expected)
-            assert error <= 1e-10, case["id"]
-            assert direction @ direction == pytest.approx(case["K"], rel=1e-10), case["id"]
+def test_golden_weights_and_directions(cases: list[dict[str, Any]], golden_arrays: Golden) -> None:
+    balancer, arrays = NashMTL(), golden_arrays("balancers.npz")
+    for case in cases:
+        gramian, rows = np.array(case["gram"]), arrays[case["matrix"]]
+        weights = solve(balancer, gramian)
+        assert balancer.status == "converged", case["id"]
+        assert residual(weights, gramian) <= 1e-10, case["id"]
+        assert weights == pytest.approx(case["nash"]["alpha"], rel=1e-10), case["id"]
+        direction, expected = weights @ rows, arrays[f"nash_dir_{case['id']}"]
+        error = np.linalg.norm(direction - expected) / np.linalg.norm(expected)
+        assert error <= 1e-10, case["id"]
+        assert direction @ direction == pytest.approx(case["K"], rel=1e-10), case["id"]
+
+
+def test_it_is_fairgrad_with_alpha_1(golden: Golden, golden_arrays: Golden) -> None:
+    arrays, more = golden_arrays("balancers.npz"), golden_arrays("golden_more.npz")
+    for case in golden("golden_more.json")["cases"]:
+        rows = arrays[case["matrix"]]
+        weights, fair = solve(NashMTL(), rows @ rows.T), case["fairgrad_1"]
+        assert weights == pytest.approx(fair["weights"], rel=1e-9), case["id"]
+        direction, expected = weights @ rows, more[f"fairgrad1_dir_{case['id']}"]
+        error = np.linalg.norm(direction - expected) / np.linalg.norm(expected)
+        assert error <= 1e-10, case["id"]
+
+
+def test_degenerate_inputs(golden: Golden) -> None:
+    """Where no weights solve the equation, the status says so; a zero row has no say."""
+    solved = []
+    for case in golden("golden_more.json")["degenerate"]:
+        rows, balancer = np.array(case["rows"]), NashMTL()
+        update = solve(balancer, rows @ rows.T) @ rows
+        expected = case["fairgrad_1"]
+        assert balancer.status == ("degenerate" if expected is None else "converged"), case["name"]
+        # Tasks that cancel leave an update orthogonal to both.
+        expected = expected or case.get("fairgrad_1_without_it", [0.0, 0.0])
+        assert update == pytest.approx(expected, rel=1e-12, abs=1e-12), case["name"]
+        solved.append(balancer.status)
+    assert solved.count("converged") == 2 and solved.count("degenerate") == 3
 
 
 def test_golden_weights_of_the_normalised_gramian(cases: list[dict[str, Any]]) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from mtlcore_paretomtl.balancer import ParetoMTL, preference_vectors
 from mtlcore_paretomtl.solver import Array, shortest
 
 NAMES = ("a", "b", "c")
+Golden = Callable[[str], Any]
 
 
 def context(losses: Sequence[float], progress: float = 0.0, count: int | None = None):
@@ -90,6 +92,24 @@ def test_the_shortest_combination_is_optimal(seed: int) -> None:
     found = x @ rows
     length = max(float(np.linalg.norm(found)), 1e-7 * float(x @ norms))
     assert ((found @ found - rows @ found) / norms <= 1e-5 * length).all()
+
+
+def test_it_is_the_min_norm_point_of_mgda(golden: Golden, golden_arrays: Golden) -> None:
+    arrays = golden_arrays("balancers.npz")
+    for case in golden("balancers.json")["cases"]:
+        rows = arrays[case["matrix"]]
+        x, expected = shortest(np.array(case["gram"])), case["mgda"]
+        assert x == pytest.approx(expected["alpha"], rel=1e-6, abs=1e-9), case["id"]
+        found = x @ rows
+        assert found @ found == pytest.approx(expected["min_norm_sq"], rel=1e-9), case["id"]
+
+
+def test_it_is_the_min_norm_point_of_degenerate_inputs(golden: Golden) -> None:
+    for case in golden("golden_more.json")["degenerate"]:
+        rows = np.array(case["rows"])
+        assert shortest(rows @ rows.T) @ rows == pytest.approx(case["mgda"], abs=1e-12), case[
+            "name"
+        ]
 
 
 def test_two_vectors_in_closed_form() -> None:
