@@ -222,7 +222,7 @@ class Learner(nn.Module):
         """Return groups for an optimizer: those that components ask for, and the rest first.
 
         Raises:
-            UsageError: Two components put one parameter into a group.
+            UsageError: A parameter is in two groups.
         """
         groups = groups_of(module for module in self.modules() if module is not self)
         taken = {id(p) for group in groups for p in group["params"]}
@@ -300,7 +300,7 @@ def groups_of(modules: Iterable[nn.Module]) -> list[dict[str, Any]]:
         modules: Those that may have the method; not those inside them.
 
     Raises:
-        UsageError: Two of them put one parameter into a group.
+        UsageError: A parameter is in two groups.
     """
     groups: list[dict[str, Any]] = []
     owners: dict[int, str] = {}
@@ -309,13 +309,13 @@ def groups_of(modules: Iterable[nn.Module]) -> list[dict[str, Any]]:
         for group in asked() if callable(asked) else ():
             learning = [p for p in group["params"] if p.requires_grad]
             for parameter in learning:
-                owner = owners.setdefault(id(parameter), type(module).__name__)
-                if owner != type(module).__name__:
+                if id(parameter) in owners:
                     raise UsageError(
-                        f"parameter_groups: {owner} and {type(module).__name__} both put a "
-                        f"parameter of shape {list(parameter.shape)} into a group"
+                        f"parameter_groups: a parameter of shape {list(parameter.shape)} is in two "
+                        f"groups, of {owners[id(parameter)]} and {type(module).__name__}"
                     )
             if learning:
+                owners |= {id(p): type(module).__name__ for p in learning}
                 groups.append({**group, "params": learning})
     return groups
 

@@ -289,13 +289,20 @@ class Update:
 
 
 def _listeners(learner: Learner) -> list[Callable[[StepContext], None]]:
-    """Return `after_step` of the parts of the learner, balancers aside, that override it."""
+    """Return `after_step` of the parts of the learner, balancers aside, that override it.
+
+    What is frozen does not hear of steps, as its state stays.
+    """
     model = learner.model
     parts: list[Backbone | Head | CrossTaskLoss] = [model.backbone]
     parts += [model.head(task) for task in model.tasks]
     parts += learner.cross_task_losses
     idle = {Backbone.after_step, Head.after_step, CrossTaskLoss.after_step}
-    return [part.after_step for part in parts if type(part).after_step not in idle]
+    return [
+        part.after_step
+        for part in parts
+        if type(part).after_step not in idle and not learner.model.is_frozen(part)
+    ]
 
 
 def floats(*groups: Mapping[str, Tensor]) -> list[dict[str, float]]:

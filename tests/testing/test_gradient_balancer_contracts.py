@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import nn
 
 from mtlcore.balancing import GradientBalancer, GramianBalancer, Tentative
 from mtlcore.testing import (
@@ -167,9 +168,19 @@ class WeighsByMetrics(Mean):
         self.found = sum(values["loss"] for values in metrics.values()) / len(metrics)
 
 
+class GroupsTwice(Mean):
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(()))
+
+    def parameter_groups(self):
+        return [{"params": [self.scale, self.scale]}]
+
+
 GRAMIAN_BALANCERS = [
     (KeepsTheGramianItself, "test_steps_between_updates", "asked every other step"),
     (KeepsWhatWasSkipped, "test_a_skipped_step_leaves_no_trace", "a step that was skipped"),
+    (GroupsTwice, "test_its_groups_are_of_its_own_parameters", "in two groups"),
     (DividesByZero, "test_finite_for_degenerate_gradients", "a zero row: weights"),
     (AbsoluteThreshold, "test_finite_at_every_scale", "of size 1e-12"),
     (Single, "test_any_number_of_tasks", "torch.float32"),
@@ -349,9 +360,19 @@ class VotesByWhatWasSkipped(SignVote):
         return super().combine(rows, context) * self.mean
 
 
+class HasANegativeRate(SignVote):
+    def __init__(self):
+        super().__init__()
+        self.quorum = nn.Parameter(torch.ones(()))
+
+    def parameter_groups(self):
+        return [{"params": [self.quorum], "lr": -0.1}]
+
+
 GRADIENT_BALANCERS = [
     (VotesByTheLastRows, "test_steps_between_updates", "asked every other step"),
     (VotesByWhatWasSkipped, "test_a_skipped_step_leaves_no_trace", "a step that was skipped"),
+    (HasANegativeRate, "test_its_groups_are_of_its_own_parameters", "rate of -0.1"),
     (OnlyCallsItselfElementwise, "test_element_means_element", "other values"),
     (DividesByNorm, "test_finite_for_degenerate_gradients", "a zero row: not finite"),
     (EditsItsRows, "test_input_stays_as_it_was", "edited in place"),

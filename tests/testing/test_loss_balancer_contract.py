@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import nn
 
 from mtlcore.balancing import LossBalancer
 from mtlcore.testing import (
@@ -108,7 +109,20 @@ class ByMetric(Plain):
         self.found = metrics
 
 
+class GroupsOnce(Plain):
+    """Keeps an iterator, which is empty when the optimizer is built a second time."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(()))
+        self.groups = iter([{"params": [self.scale], "lr": 0.1}])
+
+    def parameter_groups(self):
+        return self.groups
+
+
 LOSS_BALANCERS = [
+    (GroupsOnce, "test_its_groups_are_of_its_own_parameters", "when asked again"),
     (WeighsAbsentTasks, "test_every_present_task_keeps_its_loss", "out"),
     (EditsLosses, "test_losses_stay_as_they_were", "was edited"),
     (CountsInTransform, "test_state_moves_in_after_step_only", "transform changed"),

@@ -170,7 +170,26 @@ class TakesTasksOfTheFirstStep(Momentum):
         return report
 
 
+class IgnoresGroups(Momentum):
+    def __init__(self, learner):
+        def make(groups):
+            return momentum([{"params": group["params"]} for group in groups])
+
+        super().__init__(learner, make)
+
+
+class DecaysEverything(Momentum):
+    def step(self, learner, plan):
+        report = super().step(learner, plan)
+        with torch.no_grad():
+            for parameter in learner.parameters():
+                parameter.mul_(0.99)
+        return report
+
+
 OPTIMIZERS = [
+    (IgnoresGroups, "test_groups_of_components_count", "learning rate of 0 moves"),
+    (DecaysEverything, "test_frozen_parts_stay_as_they_are", "frozen tensors changed"),
     (
         KeepsPoisonedBuffers,
         "test_a_step_that_is_not_finite_changes_nothing",
