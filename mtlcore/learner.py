@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
 from functools import partial
 from typing import Any, Literal
 
@@ -17,7 +16,7 @@ from mtlcore.data import Batch, Inputs, describe_inputs, image_size, input_tenso
 from mtlcore.distributed import SINGLE_PROCESS, Distributed
 from mtlcore.errors import UsageError, outline
 from mtlcore.losses import CrossTaskLoss, Loss, Normalisation, ScalarLoss, TaskLosses, reduce_loss
-from mtlcore.models import Boundary, Features, MultiTaskModel
+from mtlcore.models import Boundary, Features, MultiTaskModel, under_autocast
 
 __all__ = [
     "Learner",
@@ -125,7 +124,7 @@ class Learner(nn.Module):
         maps = losses.maps
         self.context.present = present
         self.context.maps, self.context.batch = maps, batch.first_views() if maps else None
-        cross = {name: term.float() for name, term in features.terms.items()}
+        cross = {name: self._in_fp32(term) for name, term in features.terms.items()}
         for loss in cross_task:
             terms: dict[str, Tensor] = loss(batch, features, predictions)
             if twice := sorted(cross.keys() & terms.keys()):
@@ -162,6 +161,11 @@ class Learner(nn.Module):
         for buffer, before in zip(buffers, saved, strict=True):
             buffer.copy_(before)
         return {task: float(loss) for task, loss in losses.items()}
+
+    @property
+    def dtype(self) -> torch.dtype | None:
+        """Arithmetic of the model under autocast; None: none but its own."""
+        return _DTYPES[self.precision]
 
     def predict(self, inputs: Inputs, tasks: Sequence[str]) -> dict[str, Tensor]:
         """Return the predictions of the named tasks at the inputs' size, in fp32."""
@@ -232,18 +236,19 @@ class Learner(nn.Module):
     def _run(
         self, inputs: Inputs, tasks: Sequence[str], separate: bool = False
     ) -> tuple[Features, dict[str, Tensor], Boundary | None]:
-        dtype = _DTYPES[self.precision]
-        # A disabled autocast still costs as much as a small layer.
-        with nullcontext() if dtype is None else torch.autocast(_device(inputs).type, dtype):
+        with under_autocast(inputs, self.dtype):
             features = self.model.features(inputs, tasks)
             boundary = None
             # Early predictions need not come from the stated cut.
             if separate and (features.early or not features.cut):
                 features, boundary = features.separated()
             predictions = self.model.predict(features, tasks, image_size(inputs))
-        if dtype is not None:
+        if self.dtype is not None:
             predictions = {task: prediction.float() for task, prediction in predictions.items()}
         return features, predictions, boundary
+
+    def _in_fp32(self, value: Tensor) -> Tensor:
+        return value if self.precision == "fp32" else value.float()
 
     def _supervised(
         self,
@@ -273,7 +278,7 @@ class Learner(nn.Module):
             raw[task], values = judge(pick(predictions[task]))
             size = tuple(target.shape[-2:])
             for one in self.model.early(features, task, size) if features.early else ():
-                value, on_way = judge(pick(one.prediction))
+                value, on_way = judge(pick(self._in_fp32(one.prediction)))
                 value = one.weight * value
                 early[task] = early[task] + value if task in early else value
                 if keep_maps and values is not None and on_way is not None:

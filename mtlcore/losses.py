@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Literal
 
 import attrs
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from mtlcore.data import Batch
-from mtlcore.models import Boundary, Features, StepContext
+from mtlcore.models import Boundary, Features, StepContext, Teacher
 
 __all__ = [
     "CrossTaskLoss",
@@ -70,9 +71,15 @@ class CrossTaskLoss(nn.Module, abc.ABC):
     Attributes:
         views: number of views of every training sample in a batch, 1 to 4. The constructor may set
             it.
+        needs_teachers: Names of the teachers that it asks for, those of the table `[teachers]` or
+            "ema" (see `training.ema`). The constructor may set it.
+        teachers: Name -> teacher that it has asked for; set before the first step. Teachers are in
+            no checkpoint.
     """
 
     views: int = 1
+    needs_teachers: tuple[str, ...] = ()
+    teachers: Mapping[str, Teacher] = MappingProxyType({})
 
     @abc.abstractmethod
     def needs(self, batch: Batch, tasks: Sequence[str]) -> Iterable[str]:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
-from typing import Protocol, Self
+from typing import Protocol, Self, final
 
 import attrs
 import torch
@@ -13,11 +14,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn import Parameter
 
-from mtlcore.data import Inputs, image_size, map_inputs
+from mtlcore.data import Inputs, image_size, input_tensors, map_inputs
 from mtlcore.errors import MtlError, UsageError, did_you_mean
 from mtlcore.tasks import Task
 
 __all__ = [
+    "AVERAGE",
     "Backbone",
     "Boundary",
     "EarlyPrediction",
@@ -26,11 +28,17 @@ __all__ = [
     "Head",
     "MultiTaskModel",
     "StepContext",
+    "Teacher",
     "Transition",
     "check_size",
     "count_parameters",
     "made_for",
+    "under_autocast",
 ]
+
+
+#: The name under which the averaged copy of the model teaches.
+AVERAGE = "ema"
 
 
 @attrs.frozen
@@ -479,6 +487,61 @@ class MultiTaskModel(nn.Module):
         """Return the parameters that belong to no single task, in order of registration."""
         own = {id(p) for task in self.tasks for p in self.task_parameters(task)}
         return [p for p in self.parameters() if id(p) not in own]
+
+
+@final
+class Teacher:
+    """A frozen model to learn from: in evaluation mode, without gradients.
+
+    It is no `nn.Module`, so that a loss that keeps one has none of its parameters.
+
+    Args:
+        model: That teaches; it is frozen here.
+        dtype: Arithmetic of the model under autocast; None: none but its own.
+
+    Attributes:
+        tasks: Name -> task that it predicts.
+    """
+
+    def __init__(self, model: MultiTaskModel, dtype: torch.dtype | None = None) -> None:
+        self._model, self._dtype = model.requires_grad_(False).eval(), dtype
+        self.tasks: Mapping[str, Task] = model.tasks
+
+    @torch.no_grad()
+    def predict(self, inputs: Inputs, tasks: Sequence[str]) -> dict[str, Tensor]:
+        """Return the predictions of the named tasks at the inputs' size, in fp32.
+
+        Args:
+            inputs: On the run's device, as in `MultiTaskModel.forward`.
+            tasks: Among the names of `tasks`.
+        """
+        return self._run(inputs, tasks)[1]
+
+    @torch.no_grad()
+    def features(self, inputs: Inputs, tasks: Sequence[str]) -> Features:
+        """Return the backbone's features, for losses that compare these.
+
+        Args:
+            inputs: As in `predict`.
+            tasks: As in `predict`.
+        """
+        return self._run(inputs, tasks)[0]
+
+    def _run(self, inputs: Inputs, tasks: Sequence[str]) -> tuple[Features, dict[str, Tensor]]:
+        with under_autocast(inputs, self._dtype):
+            features = self._model.features(inputs, tasks)
+            predictions = self._model.predict(features, tasks, image_size(inputs))
+        if self._dtype is not None:
+            predictions = {task: prediction.float() for task, prediction in predictions.items()}
+        return features, predictions
+
+
+def under_autocast(inputs: Inputs, dtype: torch.dtype | None) -> AbstractContextManager[object]:
+    """Return a context in which a model computes in another arithmetic on the inputs' device."""
+    # A disabled autocast still costs as much as a small layer.
+    if dtype is None:
+        return nullcontext()
+    return torch.autocast(input_tensors(inputs)[0].device.type, dtype)
 
 
 def made_for(name: str, keys: Collection[str]) -> bool:

@@ -34,14 +34,29 @@ from mtlcore.storage import load_checkpoint, save_checkpoint
 from mtlcore.data import Batch, empty_batch
 from mtlcore.episodes import Episode, LoadedPlan
 from mtlcore.distributed import init_distributed
+from mtlcore.models import EarlyPrediction
 from mtlcore.standard.optimizers import sgd
-from mtlcore.testing import TINY_TASKS, tiny_batch, tiny_learner
+from mtlcore.testing import TINY_TASKS, TinyBackbone, tiny_batch, tiny_learner
+
+class Early(TinyBackbone):
+    def forward(self, inputs, tasks):
+        features = super().forward(inputs, tasks)
+        channels = {task.name: task.channels for task in TINY_TASKS}
+        features.early = {
+            t: [EarlyPrediction(features.per_task[t][0][:, :channels[t]], 0.5)] for t in tasks
+        }
+        features.terms = {"size": features.shared[0].square().mean()}
+        return features
+
+    def after_step(self, context):
+        for task, loss in context.losses.items():  # the same on every rank
+            self.branches[self.keys[task]][1].running_mean += 0.01 * loss
 
 CHAINS = {
     "equal": [], "uncertainty": ["uncertainty"], "dwa": ["dwa"], "pcgrad": ["pcgrad"],
     "nash-mtl": ["nash-mtl"], "uncertainty+pcgrad": ["uncertainty", "pcgrad"],
     "features": ["features"], "rlw+pcgrad": ["rlw", "pcgrad"], "every third": ["nash-mtl"],
-    "ira": ["ira"],
+    "ira": ["ira"], "early": ["dwa", "pcgrad"],
 }
 NAMES = tuple(task.name for task in TINY_TASKS)
 
@@ -89,7 +104,10 @@ def steps():
 with init_distributed() as distributed:
     for name, chain in CHAINS.items():
         every = 3 if name == "every third" else 1
-        learner = tiny_learner([balancer(n) for n in chain], update_every=every).double()
+        backbone = Early if name == "early" else TinyBackbone
+        learner = tiny_learner(
+            [balancer(n) for n in chain], update_every=every, backbone=backbone
+        ).double()
         learner.context.distributed = distributed
         learner.model.eval()
         optimizer = sgd(learner, lr=0.05, momentum=0.9)
@@ -130,7 +148,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 CHAINS = ["equal", "uncertainty", "dwa", "pcgrad", "nash-mtl", "uncertainty+pcgrad", "features",
-          "every third", "ira"]  # fmt: skip
+          "every third", "ira", "early"]  # fmt: skip
 
 
 def state(folder: Path, chain: str, rank: int, size: int) -> dict[str, object]:
@@ -193,8 +211,33 @@ def test_a_wrapped_model_is_refused(tmp_path: Path) -> None:
 SETTINGS = [
     "tasks=['segmentation', 'depth']", "data.train=9", "data.val=5", "data.size=32x32",
     "data.workers=0", "model.backbone.width=0.03125", "training.batch_size=2",
-    "training.evaluate_every=1", "training.threads=1",
+    "training.evaluate_every=1", "training.threads=1", "training.ema=0.9",
+    "training.evaluate_ema=true", "plugins=['imitate.py']", "cross_task=[{name='imitate'}]",
 ]  # fmt: skip
+
+# What the average predicts counts, and so do the running statistics that each rank has of its own.
+IMITATE = """
+from mtlcore import CrossTaskLossSpec, hookimpl
+
+@hookimpl
+def mtl_losses():
+    from mtlcore.losses import CrossTaskLoss
+
+    class Imitate(CrossTaskLoss):
+        needs_teachers = ("ema",)
+
+        def __init__(self, tasks, features):
+            super().__init__()
+
+        def needs(self, batch, tasks):
+            return tasks
+
+        def forward(self, batch, features, predictions):
+            found = self.teachers["ema"].predict(batch.inputs, list(predictions))
+            return {t: (predictions[t] - x).square().mean() for t, x in found.items()}
+
+    yield CrossTaskLossSpec(name="imitate", target=Imitate)
+"""
 
 
 def command(out: str, epochs: int, *more: str) -> list[str]:
@@ -236,6 +279,7 @@ def workers(parent: int) -> Sequence[int]:
 
 
 def test_run_is_killed_resumed_and_the_same_as_undisturbed(tmp_path: Path) -> None:
+    (tmp_path / "imitate.py").write_text(IMITATE)
     whole = subprocess.run(
         torchrun(*command("whole", 6)), cwd=tmp_path, env=environment(), capture_output=True,
         text=True, timeout=300,
@@ -271,10 +315,14 @@ def test_run_is_killed_resumed_and_the_same_as_undisturbed(tmp_path: Path) -> No
     assert again.returncode == 0, again.stderr
     last = "checkpoints/last.safetensors"
     expected, found = (load_checkpoint(tmp_path / run / last) for run in ("whole", "killed"))
-    assert expected["learner"].keys() == found["learner"].keys()
-    for name, value in expected["learner"].items():
-        if isinstance(value, torch.Tensor):
-            assert torch.equal(value, found["learner"][name]), name
+    for part in ("learner", "average"):
+        assert expected[part].keys() == found[part].keys()
+        for name, value in expected[part].items():
+            if isinstance(value, torch.Tensor):
+                assert torch.equal(value, found[part][name]), f"{part}.{name}"
+    for rank, (one, other) in enumerate(zip(expected["ranks"], found["ranks"], strict=True)):
+        for name, value in one["buffers"].items():
+            assert torch.equal(value, other["buffers"][name]), f"rank {rank}: {name}"
     assert figures(tmp_path / "whole") == figures(tmp_path / "killed")
 
 

@@ -43,6 +43,7 @@ CORE_DEFAULTS: dict[str, Any] = {
     "training": {"steps": 800},
     "loggers": [],
     "initial": {},
+    "teachers": {},
 }
 
 #: Settings that survive a change of the component's name, if the new component has them. Of the

@@ -6,6 +6,7 @@ All problems are reported at once, each with its path.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import attrs
@@ -18,6 +19,7 @@ from mtlcore.config.reader import ConfigReader
 from mtlcore.config.run_config import RunConfig
 from mtlcore.config.schema import TrainingConfig
 from mtlcore.config.task_tables import check_keys, read_freeze, read_metrics, read_per_task
+from mtlcore.config.teacher_table import read_teachers
 from mtlcore.errors import ConfigError, did_you_mean
 from mtlcore.plugins import Plugins, Selection
 
@@ -95,6 +97,7 @@ def _read(reader: ConfigReader, selections: Sequence[Selection]) -> RunConfig:
         problems.append("training: set epochs or steps")
     loggers = reader.components("loggers", "loggers")
     initial = read_initial(reader, tasks)
+    teachers = read_teachers(reader, tasks, partial(resolve, reader.plugins, ()))
     seed, device = reader.value("seed", int), reader.value("device", str)
     method = reader.value("method", str)
     check_required(reader, selections, chain)
@@ -124,6 +127,7 @@ def _read(reader: ConfigReader, selections: Sequence[Selection]) -> RunConfig:
         training=training,
         loggers=loggers,
         initial=initial,
+        teachers=teachers,
         freeze=freeze,
     )
 

@@ -41,6 +41,19 @@ class Chosen:
 
 
 @attrs.frozen(kw_only=True)
+class TeacherConfig:
+    """A trained run whose model teaches.
+
+    Args:
+        location: Directory or URL of the run.
+        config: Its configuration.
+    """
+
+    location: str
+    config: RunConfig
+
+
+@attrs.frozen(kw_only=True)
 class RunConfig:
     """A whole, checked configuration.
 
@@ -69,6 +82,7 @@ class RunConfig:
         initial: Where the first weights come from; None: they are drawn, and all tasks are
             trained.
         freeze: Names of the parts of the model that do not learn, see `MultiTaskModel.freeze`.
+        teachers: Name -> the trained run whose model teaches under it.
     """
 
     tree: Mapping[str, Any]
@@ -94,6 +108,7 @@ class RunConfig:
     loggers: tuple[Chosen, ...]
     initial: InitialConfig | None = None
     freeze: tuple[str, ...] = ()
+    teachers: Mapping[str, TeacherConfig] = attrs.field(factory=dict)
 
     @property
     def learning(self) -> tuple[str, ...]:

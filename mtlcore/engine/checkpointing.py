@@ -13,7 +13,7 @@ from mtlcore.engine.session import Session
 from mtlcore.engine.stopping import Stopping
 from mtlcore.errors import MtlError, outline
 from mtlcore.learner import Learner
-from mtlcore.storage import BEST, save_checkpoint
+from mtlcore.storage import BEST, save_checkpoint, with_model
 from mtlcore.system import peak_memory
 
 _PARTS = (
@@ -40,14 +40,20 @@ def save_last(session: Session) -> None:
         "metrics_length": session.directory.metrics_length(),
         "threads": torch.get_num_threads(),
     }
+    if session.average is not None:
+        state["average"] = dict(session.average.model.state_dict())
+    if session.teachers.fingerprints:
+        state["teachers"] = session.teachers.fingerprints
     save_checkpoint(session.directory.checkpoint, state)
     session.directory.upload()
 
 
 def save_best(session: Session) -> None:
-    """Write the learner's weights as those of the best epoch."""
+    """Write the learner's weights as those of the best epoch, as they were evaluated."""
     if session.distributed.is_main_process:
         state = {"learner": dict(session.learner.state_dict())}
+        if session.average is not None and session.config.training.evaluate_ema:
+            state["learner"] = with_model(state["learner"], session.average.model.state_dict())
         save_checkpoint(session.directory.path / BEST, state)
 
 
@@ -55,18 +61,23 @@ def restore(session: Session, state: Mapping[str, Any]) -> None:
     """Let a session go on from the state of a checkpoint.
 
     Raises:
+        UsageError: The run has begun with other teachers.
         MtlError: It belongs to another model, or is not the last checkpoint of a run.
     """
     checkpoint = session.directory.checkpoint
-    missing = [part for part in _PARTS if part not in state]
+    parts = _PARTS if session.average is None else (*_PARTS, "average")
+    missing = [part for part in parts if part not in state]
     if missing:
         raise MtlError(
             f"{checkpoint}: holds no {', '.join(missing)}: it is not what a run can go on from; "
             "start one of its own with another --out"
         )
     _refuse_late_buffers(session, state["learner"])
+    session.teachers.recognise(state.get("teachers", {}))
     try:
         session.learner.load_state_dict(state["learner"])
+        if session.average is not None:
+            session.average.model.load_state_dict(state["average"])
         session.optimizer.load_state_dict(state["optimizer"])
         session.planning.load_state_dict(state["plans"])
         progress = state["progress"]
@@ -78,6 +89,8 @@ def restore(session: Session, state: Mapping[str, Any]) -> None:
     rank = session.distributed.rank
     if rank < len(state["ranks"]):  # the run may have had fewer processes
         _restore_rank(session, state["ranks"][rank])
+    if session.average is not None:
+        session.average.copy_buffers()  # those of the rank
 
 
 def _refuse_late_buffers(session: Session, learner: Mapping[str, Any]) -> None:

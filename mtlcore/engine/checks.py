@@ -23,8 +23,8 @@ def check(session: Session) -> None:
     Raises:
         UsageError: too small an input, a backbone that cannot read it or has not the place that
             the balancer compares at, a balancer that cannot work in several processes, metrics of
-            a task that cannot stand together, an optimizer without the query batches it needs, or
-            a model of which too much is frozen.
+            a task that cannot stand together, an optimizer without the query batches it needs, a
+            model of which too much is frozen, or a teacher that cannot read the inputs.
         DataError: no sample can be read.
     """
     _check_ranks(session.learner)
@@ -38,7 +38,9 @@ def check(session: Session) -> None:
         session.config.training.batch_size,
         session.learner.model.backbone,
     )
-    check_backbone(session.learner, batch.to(session.device).inputs)
+    inputs = batch.to(session.device).inputs
+    check_backbone(session.learner, inputs)
+    session.teachers.check(inputs)
 
 
 def _first_readable(session: Session) -> Sample:

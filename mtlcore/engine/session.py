@@ -14,11 +14,14 @@ from mtlcore.config import RunConfig
 from mtlcore.data import Batch
 from mtlcore.display import Display
 from mtlcore.distributed import SINGLE_PROCESS, Distributed
+from mtlcore.engine.averaging import AveragedModel
 from mtlcore.engine.building import build_learner, make_loader, open_splits, pick_device
 from mtlcore.engine.planning import Planning
 from mtlcore.engine.progress import Progress
+from mtlcore.engine.teachers import Teachers
 from mtlcore.episodes import BatchPlan, EpisodeSampler, in_order
 from mtlcore.learner import Learner
+from mtlcore.models import Teacher
 from mtlcore.optimizers import Optimizer
 from mtlcore.storage import RunDirectory
 
@@ -52,6 +55,10 @@ class Session:
         device: Where the learner is.
         splits: The training and the validation split.
         learner: All that learns.
+        average: The averaged copy of its model; None if the run keeps none.
+        predict: Predicts tasks from inputs by the model that is evaluated, see
+            `TrainingConfig.evaluate_ema`.
+        teachers: The frozen models that it learns from.
         sampler: Plans the steps.
         planning: Draws the plans; part of every checkpoint.
         loader: Loads plans as batches.
@@ -98,6 +105,15 @@ class Session:
             self.learner.model.backbone.compile()
         self.learner.balancing.prepare(config.tasks, _LazyBatches(self._batches_for_balancers))
         self.learner.to(self.device)
+        decay = config.training.ema
+        self.average = None if decay is None else AveragedModel(self.learner.model, decay)
+        averaged = self.average and Teacher(self.average.model, self.learner.dtype)
+        self.predict = self.learner.predict
+        if averaged is not None and config.training.evaluate_ema:
+            self.predict = averaged.predict
+        self.teachers = Teachers(config, self.learner, self.device, averaged)
+        for name in self.teachers.unused:
+            display.warn(f"teachers.{name}: nobody asks for this teacher")
         if not distributed.is_main_process:
             # All ranks start from the same weights, and draw dropout each for itself.
             torch.manual_seed(config.seed + distributed.rank)

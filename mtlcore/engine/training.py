@@ -96,7 +96,9 @@ class Training:
         progress.done += 1
         self._recorder.step(report)
         if session.config.training.sync_buffers == "step":
-            average_buffers(session.learner)
+            self._average_buffers()
+        if session.average is not None and report.skipped is None:
+            session.average.update()
         session.display.step(progress.step, report.losses)
 
     def _epoch(self) -> None:
@@ -120,7 +122,7 @@ class Training:
 
     def _end_epoch(self) -> None:
         session, progress = self.session, self.session.progress
-        average_buffers(session.learner)
+        self._average_buffers()
         metrics = self._validation.evaluate() if self._validation.is_due() else None
         session.display.epoch(progress.epoch + 1, session.epochs, progress.mean_losses(), metrics)
         if progress.stopping.reset_due:
@@ -132,6 +134,11 @@ class Training:
         session.planning.begin(0)
         save_last(session)
         self._stop.check_request(self._is_finished())
+
+    def _average_buffers(self) -> None:
+        average_buffers(self.session.learner)
+        if self.session.average is not None:
+            self.session.average.copy_buffers()
 
     def _is_finished(self) -> bool:
         progress = self.session.progress

@@ -65,6 +65,7 @@ class Validation:
                 make_metrics(session.config),
                 session.device,
                 session.distributed,
+                session.predict,
             )
         self._recorder.evaluation(metrics)
         progress.evaluations.append((progress.epoch, metrics))

@@ -50,7 +50,7 @@ def panel_samples(session: Session) -> list[PanelSample]:
         if batch is None or not isinstance(batch.inputs, Tensor) or batch.inputs.dim() != 4:
             continue  # no image, so there is nothing to show
         here = batch.to(session.device)
-        predictions = learner.predict(here.inputs, tasks)
+        predictions = session.predict(here.inputs, tasks)
         samples.append(
             PanelSample(
                 image=batch.inputs[0],

@@ -22,8 +22,7 @@ from mtlcore.errors import UsageError, did_you_mean
 from mtlcore.plugins import Plugins
 from mtlcore.results import RunResult, Target, read_run
 from mtlcore.runs.execution import execute
-from mtlcore.runs.trained import Which, read_checkpoint, trained_config
-from mtlcore.storage import RunDirectory, without_nan
+from mtlcore.storage import RunDirectory, Which, read_weights, trained_config, without_nan
 
 ADAPTATION = "adaptation.json"
 SCRATCH = "scratch"
@@ -153,7 +152,7 @@ def adapt_run(
         )
     given = _targets(targets, config)
     # Read before anything is trained, so that what is wrong is told at once.
-    read_checkpoint(config.initial.run, config.initial.checkpoint)
+    read_weights(config.initial.run, config.initial.checkpoint)
     from_scratch = scratch_config(plugins, config) if scratch else None
     summary = execute(plugins, config, location, resume, display)
     if from_scratch is not None:

@@ -89,7 +89,7 @@ def try_step(config: RunConfig) -> dict[str, Any]:
         session = Session(config, RunDirectory(place, resume=True), SilentDisplay())
         check(session)
         _make_loggers(session)
-        load_initial(session.learner, config)
+        _start(session)
         report = Training(session).first_step()
     if report.skipped is not None:
         raise MtlError(f"the first step learns nothing: {report.skipped}")
@@ -170,13 +170,16 @@ def _checkpoint(directory: RunDirectory, config: RunConfig) -> dict[str, Any] | 
             "back, or start a run of its own with another --out"
         )
     changed = [
-        path for path in changed_settings(stored, config.tree) if path not in _OF_THE_MACHINE
+        path
+        for path in changed_settings(stored, config.tree)
+        if path not in _OF_THE_MACHINE and not path.startswith("teachers.")
     ]
     if changed:
         raise UsageError(
             f"{directory.location}: --resume goes on with the run's own settings, and these "
             f"differ: {', '.join(changed)}. Leave them out, or start a run of its own with "
-            f"another --out (only {', '.join(_OF_THE_MACHINE)} may change)"
+            f"another --out (only {', '.join(_OF_THE_MACHINE)} and the places of teachers may "
+            "change)"
         )
     return load_checkpoint(directory.checkpoint)
 
@@ -188,7 +191,7 @@ def _begin(session: Session, plugins: Plugins, state: dict[str, Any] | None) -> 
         restore(session, state)
         _note_changes(session, state)
     else:
-        for note in load_initial(session.learner, config):
+        for note in _start(session):
             session.display.note(note)
     # The metrics of other ranks are thrown away.
     kept = state["metrics_length"] if state and session.distributed.is_main_process else 0
@@ -220,6 +223,14 @@ def _make_loggers(session: Session) -> Loggers:
     for chosen in session.config.loggers:
         loggers.add(chosen.component.spec.name, chosen.make)
     return loggers
+
+
+def _start(session: Session) -> list[str]:
+    """Give a session its first weights; return notes for people."""
+    notes = load_initial(session.learner, session.config)
+    if session.average is not None:
+        session.average.restart()
+    return notes
 
 
 def _title(session: Session) -> str:

@@ -11,10 +11,10 @@ from typing import Any
 from torch import Tensor
 
 from mtlcore.config import RunConfig
-from mtlcore.errors import MtlError, UsageError
+from mtlcore.errors import UsageError
 from mtlcore.learner import Learner
 from mtlcore.models import made_for
-from mtlcore.runs.trained import read_checkpoint, trained_config
+from mtlcore.storage import read_weights, trained_config
 from mtlcore.tasks import task_key
 
 
@@ -33,10 +33,7 @@ def load_initial(learner: Learner, config: RunConfig) -> list[str]:
     if initial is None or initial.run is None:
         return []
     stored = trained_config(initial.run)
-    path, state = read_checkpoint(initial.run, initial.checkpoint)
-    found = state.get("learner")
-    if not isinstance(found, dict):
-        raise MtlError(f"{path}: holds no weights")
+    path, found = read_weights(initial.run, initial.checkpoint)
     new = {task_key(name) for name in initial.new}
     known = [str(name) for name in stored.get("tasks", ())]
     absent = [task.name for task in config.tasks if task.name not in [*known, *initial.new]]

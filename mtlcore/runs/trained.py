@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import attrs
 import numpy as np
@@ -23,16 +23,15 @@ from mtlcore.engine import (
     pick_device,
 )
 from mtlcore.episodes import in_order
-from mtlcore.errors import MtlError, UsageError, describe, outline
+from mtlcore.errors import MtlError, UsageError, outline
 from mtlcore.learner import Learner
 from mtlcore.loading import decode_image
 from mtlcore.metrics import MetricValues
 from mtlcore.plugins import Plugins
 from mtlcore.report import colour
-from mtlcore.storage import BEST, LAST, load_checkpoint, stored_config, written_whole
+from mtlcore.storage import Which, read_weights, trained_config, written_whole
 from mtlcore.tasks import Task
 
-Which = Literal["best", "last"]
 # Of a trained run's configuration; "plugins" are the files that the others name things of.
 _CHANGEABLE = {"data", "metrics", "plugins"}
 
@@ -79,51 +78,18 @@ def load_run(
             f"--set {other[0]}: a trained run takes changes of [data] and [metrics] only; start a "
             "run of its own"
         )
-    config = resolve(plugins, (), [Layer(location, trained_config(location)), *changes])
+    # Who has learnt needs no teacher any more.
+    stored = {**trained_config(location), "teachers": {}}
+    config = resolve(plugins, (), [Layer(location, stored), *changes])
     wanted = pick_device(device or config.device)
     learner = build_learner(config)
     learner.balancing.prepare(config.tasks, None)
-    path, state = read_checkpoint(location, which)
+    path, weights = read_weights(location, which)
     try:
-        learner.load_state_dict(state["learner"])
+        learner.load_state_dict(weights)
     except (RuntimeError, KeyError) as error:
         raise MtlError(f"{path}: belongs to another model: {outline(error)}") from error
     return Trained(config, learner.to(wanted).eval(), wanted)
-
-
-def trained_config(location: str) -> Mapping[str, Any]:
-    """Return the configuration of a run, as its directory or URL holds it.
-
-    Raises:
-        UsageError: no run there.
-        MtlError: it cannot be read.
-    """
-    stored = stored_config(location)
-    if stored is None:
-        raise UsageError(f"{location}: no run there (it has no config.toml)")
-    return stored
-
-
-def read_checkpoint(location: str, which: Which) -> tuple[str, dict[str, Any]]:
-    """Return the path of a run's checkpoint, and what it holds.
-
-    Raises:
-        MtlError: it is missing or damaged.
-    """
-    path = f"{location}/{BEST if which == 'best' else LAST}"
-    return path, load_checkpoint(_local(path))
-
-
-def _local(path: str) -> Path:
-    """Return a path on this machine for a file that may be elsewhere."""
-    if "://" not in path:
-        return Path(path)
-    import fsspec
-
-    try:
-        return Path(fsspec.open_local(f"simplecache::{path}"))
-    except Exception as error:  # a network's file system raises what its libraries raise
-        raise MtlError(f"{path}: cannot be read ({describe(error)})") from error
 
 
 def evaluate_run(trained: Trained, split: str) -> tuple[MetricValues, int]:

@@ -20,6 +20,13 @@ from mtlcore.storage.run_files import (
 )
 from mtlcore.storage.stop_requests import request_stop, take_stop_request
 from mtlcore.storage.study_files import STUDY, StoredCell, StoredStudy, stored_study
+from mtlcore.storage.trained_runs import (
+    Which,
+    model_of,
+    read_weights,
+    trained_config,
+    with_model,
+)
 from mtlcore.storage.trees import flatten
 
 __all__ = [
@@ -37,17 +44,22 @@ __all__ = [
     "SamplePictures",
     "StoredCell",
     "StoredStudy",
+    "Which",
     "changed_settings",
     "flatten",
     "load_checkpoint",
+    "model_of",
     "next_directory",
     "open_run",
     "or_nan",
+    "read_weights",
     "request_stop",
     "save_checkpoint",
     "stored_config",
     "stored_study",
     "take_stop_request",
+    "trained_config",
+    "with_model",
     "without_nan",
     "written_whole",
 ]

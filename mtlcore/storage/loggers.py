@@ -1,4 +1,4 @@
-"""The contract of loggers, which hear what happens in a run, and what protects a run from them."""
+"""The contract of loggers, told what happens in a run, and what protects a run from them."""
 
 from __future__ import annotations
 

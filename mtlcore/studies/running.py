@@ -61,8 +61,9 @@ def run_study(
     study = read_study(file)
     folder = open_directory(out)
     with directory_lock(folder, display.note) as lock:
-        chosen = _chosen_launcher(plugins, study, launcher)
         state = open_cells(study, folder, plugins, jobs)
+        # Not before: the configurations of cells name plugin files, which may bring it.
+        chosen = _chosen_launcher(plugins, study, launcher)
         state.write()
         _warn_of_threads(state.cells, jobs, display)
         _run_cells(state, chosen.make(folder, lock), blocked, display)
@@ -76,12 +77,14 @@ def _chosen_launcher(plugins: Plugins, study: Study, name: str | None) -> Chosen
 
     Raises:
         UsageError: There is none of that name.
-        ConfigError: The file has settings that it does not take.
+        ConfigError: The file names none, or settings that it does not take.
     """
     table = dict(study.settings.launcher)
     if name not in (None, table.get("name")):
         table = {"name": name}
-    component = plugins.get("launchers", str(table.pop("name", "")))
+    if not isinstance(table.get("name"), str):
+        raise ConfigError([f"{study.path}: launcher.name: name one of mtl list launchers"])
+    component = plugins.get("launchers", table.pop("name"))
     problems: list[str] = []
     settings = structure(component.load(), table, "launcher", problems)
     if problems:

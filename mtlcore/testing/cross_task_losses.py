@@ -11,7 +11,7 @@ from torch import Tensor
 from mtlcore.balancing import BalancerContext
 from mtlcore.data import Batch
 from mtlcore.losses import CrossTaskLoss, Normalisation
-from mtlcore.models import FeatureInfo, Features
+from mtlcore.models import FeatureInfo, Features, Teacher
 from mtlcore.tasks import Task
 from mtlcore.testing.base import (
     check_groups,
@@ -22,15 +22,18 @@ from mtlcore.testing.base import (
     scramble,
     some_maps,
     spread,
+    state_of,
     through_checkpoint,
 )
-from mtlcore.testing.tiny import TINY_TASKS, tiny_batch
+from mtlcore.testing.tiny import TINY_TASKS, tiny_batch, tiny_learner
 
 _NORMALISATIONS: tuple[Normalisation, ...] = ("valid", "sample")
 
 
 class CrossTaskLossContract:
     """Subclass it, write `make`, and pytest checks the cross-task loss.
+
+    A loss that names teachers in `needs_teachers` gets tiny ones that know all tasks.
 
     Attributes:
         tasks: of the run.
@@ -136,6 +139,24 @@ class CrossTaskLossContract:
             terms.append(one(batch, *state))
         assert same(*terms), "restored from its state, the loss gives other terms"
 
+    def test_teachers_are_none_of_its_own(self) -> None:
+        """Otherwise a frozen model is in checkpoints, counted as parameters, or trained."""
+        loss = self._new()
+        asked = loss.needs_teachers
+        if not asked:
+            return
+        batch = self.batch()
+        models = [tiny_learner(tasks=self.tasks, seed=n).model for n in range(len(asked))]
+        loss.teachers = dict(zip(asked, map(Teacher, models), strict=True))
+        before = [state_of(model) for model in models]
+        terms = loss(batch, *self._forward(loss, batch))
+        if terms:
+            torch.stack([*terms.values()]).sum().backward()  # type: ignore[no-untyped-call]
+        assert same(before, [state_of(model) for model in models]), "a teacher changed"
+        theirs = {id(p) for model in models for p in model.parameters()}
+        own = [name for name, p in loss.named_parameters() if id(p) in theirs]
+        assert not own, f"{own} are parameters of a teacher"
+
     def test_missing_labels_leave_no_trace(self) -> None:
         """Otherwise the network learns from the values that stand in for missing labels."""
         loss = self._new()
@@ -171,7 +192,12 @@ class CrossTaskLossContract:
 
     def _new(self) -> CrossTaskLoss:
         torch.manual_seed(0)
-        return self.make(self.tasks, self.features).train()
+        loss = self.make(self.tasks, self.features).train()
+        loss.teachers = {
+            name: Teacher(tiny_learner(tasks=self.tasks, seed=number).model)
+            for number, name in enumerate(loss.needs_teachers)
+        }
+        return loss
 
     def _forward(
         self, loss: CrossTaskLoss, batch: Batch, asked: Sequence[str] | None = None
