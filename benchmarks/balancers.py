@@ -13,6 +13,8 @@ persistent (K, P) buffer, the other keeps autograd's tensors and combines them w
 Peers are measured where they can be imported: torchjd (with quadprog, qpsolvers, cvxpy, ecos).
 Memory is the peak above the model's own before its first step, in a process of its own, as a
 multiple of the trunk's parameters (Linux only, and only where the trunk is large).
+
+One file: it starts itself to measure memory.
 """
 
 from __future__ import annotations

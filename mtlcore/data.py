@@ -339,7 +339,7 @@ def complete(sample: Sample, tasks: Sequence[Task]) -> Sample:
     Raises:
         DataError: a label does not fit its task.
     """
-    size = tuple(sample.inputs.shape[1:])
+    size = image_size(sample.inputs, samples=False)
     labels = {task.name: _checked(sample, task, size) for task in tasks}
     return attrs.evolve(
         sample,

@@ -145,6 +145,28 @@ class Learner(nn.Module):
         """Arithmetic of the model under autocast; None: none but its own."""
         return _DTYPES[self.precision]
 
+    @torch.no_grad()
+    def evaluate_losses(self, batch: Batch, tasks: Sequence[str]) -> dict[str, float]:
+        """Compute the losses of the present tasks again; nothing is balanced, drawn or changed.
+
+        Args:
+            batch: As in `forward`.
+            tasks: As in `forward`.
+
+        Returns:
+            Present task -> its loss before balancing, early predictions included.
+        """
+        present = batch.present(tasks)
+        device = _device(batch.inputs)
+        buffers = [*self.model.buffers(), *self.losses.buffers()]
+        saved = [buffer.clone() for buffer in buffers]
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+            features, predictions, _ = self._run(batch.inputs, present)
+            losses = self._supervised(batch, present, features, predictions).total
+        for buffer, before in zip(buffers, saved, strict=True):
+            buffer.copy_(before)
+        return {task: float(loss) for task, loss in losses.items()}
+
     def predict(self, inputs: Inputs, tasks: Sequence[str]) -> dict[str, Tensor]:
         """Return the predictions of the named tasks at the inputs' size, in fp32."""
         return self._run(inputs, tasks)[1]
@@ -204,7 +226,7 @@ class Learner(nn.Module):
         """Return groups for an optimizer: those that components ask for, and the rest first.
 
         Raises:
-            UsageError: Two components put one parameter into a group.
+            UsageError: A parameter is in two groups.
         """
         groups = groups_of(module for module in self.modules() if module is not self)
         taken = {id(p) for group in groups for p in group["params"]}
@@ -283,7 +305,7 @@ def groups_of(modules: Iterable[nn.Module]) -> list[dict[str, Any]]:
         modules: Those that may have the method; not those inside them.
 
     Raises:
-        UsageError: Two of them put one parameter into a group.
+        UsageError: A parameter is in two groups.
     """
     groups: list[dict[str, Any]] = []
     owners: dict[int, str] = {}
@@ -292,13 +314,13 @@ def groups_of(modules: Iterable[nn.Module]) -> list[dict[str, Any]]:
         for group in asked() if callable(asked) else ():
             learning = [p for p in group["params"] if p.requires_grad]
             for parameter in learning:
-                owner = owners.setdefault(id(parameter), type(module).__name__)
-                if owner != type(module).__name__:
+                if id(parameter) in owners:
                     raise UsageError(
-                        f"parameter_groups: {owner} and {type(module).__name__} both put a "
-                        f"parameter of shape {list(parameter.shape)} into a group"
+                        f"parameter_groups: a parameter of shape {list(parameter.shape)} is in two "
+                        f"groups, of {owners[id(parameter)]} and {type(module).__name__}"
                     )
             if learning:
+                owners |= {id(p): type(module).__name__ for p in learning}
                 groups.append({**group, "params": learning})
     return groups
 

@@ -382,6 +382,10 @@ class MultiTaskModel(nn.Module):
         frozen = any(name.startswith("backbone.") for name in self._frozen_parameters)
         return frozen and not any(p.requires_grad for p in shared)
 
+    def is_frozen(self, part: nn.Module) -> bool:
+        """Return whether `freeze` froze a module of the model as a whole."""
+        return any(part is inner for module in self._frozen for inner in module.modules())
+
     def frozen_tensors(self) -> list[Tensor]:
         """Return the parameters that `freeze` froze, and the buffers of frozen modules."""
         buffers = [buffer for module in self._frozen for buffer in module.buffers()]

@@ -15,6 +15,7 @@ from mtlcore.balancing.contracts import (
     LossBalancer,
     RowBalancer,
 )
+from mtlcore.balancing.tentative import Tentative
 from mtlcore.data import Batch
 from mtlcore.errors import UsageError
 from mtlcore.metrics import MetricValues
@@ -45,6 +46,7 @@ class Balancing(nn.Module):
         # The same once more: a ModuleList takes microseconds to look into, several times a step.
         self._chain = tuple(balancers)
         self._of_losses = tuple(b for b in balancers if isinstance(b, LossBalancer))
+        self._tentative = [m for m in self.modules() if isinstance(m, Tentative)]
         self.update_every = update_every
         self._last_weights: dict[str, list[float]] = {}
         if update_every > 1 and not isinstance(self.finisher, GramianBalancer):
@@ -68,6 +70,11 @@ class Balancing(nn.Module):
         return "shared" if self.finisher is None else self.finisher.scope
 
     @property
+    def chain(self) -> Sequence[Balancer]:
+        """All balancers, in order."""
+        return self._chain
+
+    @property
     def loss_balancers(self) -> Sequence[LossBalancer]:
         """The loss balancers, in order."""
         return self._of_losses
@@ -82,6 +89,11 @@ class Balancing(nn.Module):
         for balancer in self.loss_balancers if losses else ():
             losses = balancer.transform(losses, context)
         return losses
+
+    def after_skipped_step(self) -> None:
+        """Drop what balancers proposed in a step that was not taken."""
+        for tentative in self._tentative:
+            tentative.discard()
 
     def after_step(self, context: BalancerContext) -> None:
         """Let every balancer update its state after a step that was taken."""

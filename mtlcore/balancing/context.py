@@ -27,12 +27,17 @@ class BalancerContext:
         step: Number of the step, from 0.
         epoch: Number of the epoch, from 0.
         progress: The fraction of the run that is done, 0 to 1.
-        present: The tasks that have a loss in this step.
+        present: The tasks that have a loss in this step; rows of gradients, and of the Gramian,
+            stand in this order.
         losses: Mean raw loss per present task, over all processes; empty until gradients are
             balanced.
         maps: Elementwise losses of view 0, per task, if the balancer `needs_maps`.
         batch: The batch of these maps.
-        reevaluate: Computes the present tasks' losses again at the updated parameters.
+        gramian: In `after_step`, the (K, K) Gramian of this step's rows, summed over micro-batches
+            and processes, in float64 on the CPU. None if no Gramian was asked for: without a
+            balancer of Gramians, and between two updates (`balancer.update_every`).
+        reevaluate: In `after_step`, computes the present tasks' mean losses again, on the same
+            samples at the updated parameters. None if the optimizer cannot.
         distributed: The processes that train together; each sees its own part of a step.
     """
 
@@ -45,6 +50,7 @@ class BalancerContext:
     losses: dict[str, float] = attrs.field(factory=dict)
     maps: Mapping[str, Tensor] = attrs.field(factory=dict)
     batch: Batch | None = None
+    gramian: Tensor | None = None
     reevaluate: Callable[[], dict[str, float]] | None = None
     distributed: Distributed = SINGLE_PROCESS
 
@@ -59,9 +65,11 @@ class BalancingResult:
             was decided.
         cosines: Cosine of the gradients of each pair of present tasks; empty without a Gramian.
         status: How the balancer's solver ended; after "not finite" the step is skipped.
+        gramian: The (K, K) Gramian that decided; None without one.
     """
 
     weights: dict[str, float] = attrs.field(factory=dict)
     heads: dict[str, float] = attrs.field(factory=dict)
     cosines: dict[tuple[str, str], float] = attrs.field(factory=dict)
     status: Status = "converged"
+    gramian: Tensor | None = None

@@ -34,9 +34,10 @@ from mtlcore.tasks import Task
 class Balancer(nn.Module, abc.ABC):
     """Base of all balancers; the constructor takes settings only.
 
-    State lives in buffers, in parameters (both under `Task.key`) and in `get_extra_state` (a JSON
-    tree). It changes only in `after_step`, which is not called after a skipped step, and in
-    `after_evaluation`.
+    State lives in buffers, in parameters (both under `Task.key`; made in `prepare` at the latest)
+    and in `get_extra_state` (a tree of tensors and JSON values). It changes only in `after_step`,
+    which is not called after a skipped step, and in `after_evaluation`. State that is used in the
+    step that makes it is kept by `Tentative`.
 
     Attributes:
         affine: Whether the result is affine in the losses. If not, gradient accumulation and
@@ -70,6 +71,15 @@ class Balancer(nn.Module, abc.ABC):
                 stopped early; the same in every process. A value is NaN where nothing was valid.
         """
         return
+
+    def current_weights(self) -> Mapping[str, float | Mapping[str, float]]:
+        """Return the weight of each task for the record; empty if there is none worth showing.
+
+        Balancers of Gramians need none: the weights of their rows are recorded anyway. A task
+        with several weights, such as one per class, gives them by name; they are recorded as the
+        metrics `weight/<name>` of that task.
+        """
+        return {}
 
     def reset(self) -> None:
         """Drop what was learnt; called when a backbone enters a phase that asks for it."""
@@ -150,14 +160,6 @@ class LossBalancer(Balancer):
             context: What is known of the step.
         """
 
-    def current_weights(self) -> Mapping[str, float | Mapping[str, float]]:
-        """Return the weight of each task for the record; empty if there is none worth showing.
-
-        A task with several weights, such as one per class, gives them by name; they are recorded
-        as the metrics `weight/<name>` of that task.
-        """
-        return {}
-
     def _backward(
         self,
         losses: Mapping[str, Tensor],
@@ -197,7 +199,9 @@ class RowBalancer(Balancer):
         gradients = TaskGradients(shared_params, own, (), self.scope, last_shared_params)
         gradients.collect_rows(losses, cut=features)
         context.losses = {task: float(loss.detach()) for task, loss in losses.items()}
-        return gradients.apply(self, context, accumulate=True)
+        result = gradients.apply(self, context, accumulate=True)
+        context.gramian = result.gramian
+        return result
 
 
 class GramianBalancer(RowBalancer):
@@ -252,7 +256,21 @@ class GradientBalancer(RowBalancer):
             (P,).
         """
 
+    def head_weights(self, context: BalancerContext | None = None) -> Tensor | None:
+        """Return the weights of the tasks' gradients at their heads; called after `combine`.
+
+        Args:
+            context: What is known of the step; None outside a training loop.
+
+        Returns:
+            (K,) in the order of `context.present`; None: all are 1.
+        """
+        return None
+
     def decide(self, gradients: TaskGradients, context: BalancerContext) -> BalancingResult:
         """Use the direction that `combine` returns."""
-        gradients.combine(partial(self.combine, context=context), self.granularity != "whole")
-        return BalancingResult()
+        return gradients.combine(
+            partial(self.combine, context=context),
+            self.granularity != "whole",
+            partial(self.head_weights, context=context),
+        )

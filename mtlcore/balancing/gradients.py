@@ -268,22 +268,40 @@ class TaskGradients:
             heads=dict(zip(tasks, heads, strict=True)),
             cosines=_cosines(tasks, entries),
             status=status(),
+            gramian=gramian,
         )
 
-    def combine(self, combine: Callable[[Tensor], Tensor], by_parameter: bool) -> None:
+    def combine(
+        self,
+        combine: Callable[[Tensor], Tensor],
+        by_parameter: bool,
+        heads: Callable[[], Tensor | None],
+    ) -> BalancingResult:
         """Make the step's gradient what a function makes of the rows.
 
         Args:
             combine: (K, P) rows -> (P,) direction, as of `GradientBalancer`.
             by_parameter: Whether it is called for each parameter (or feature map) by itself.
+            heads: The weights of the tasks' gradients at parameters of their own, asked for
+                afterwards; None: all 1.
+
+        Returns:
+            The status "not finite" where a weight of a head is not.
         """
         direction = self._rows.combined(combine, by_parameter)
+        answer = heads()
+        own: dict[str, float] = {}
+        if answer is not None:
+            own = dict(zip(self._rows.tasks, answer.tolist(), strict=True))
+            if not all(map(math.isfinite, own.values())):
+                return BalancingResult(status="not finite")
         if self._scope == "shared":
             self._direction = direction
         else:
-            self._through_trunk(direction, dict.fromkeys(self._rows.tasks, 1.0))
+            self._through_trunk(direction, {t: own.get(t, 1.0) for t in self._rows.tasks})
         for task, row in self._own_rows.items():
-            self._add(self._own[task], row)
+            self._add(self._own[task], _scaled(row, own.get(task, 1.0)))
+        return BalancingResult()
 
     def clear(self) -> None:
         """Drop what was collected."""

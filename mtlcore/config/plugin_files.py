@@ -12,17 +12,20 @@ from mtlcore.config.run_config import Chosen, RunConfig
 from mtlcore.errors import ConfigError, UsageError
 from mtlcore.plugins import PluginInfo, Plugins, Selection
 
-#: What to write before the name of a component, so that a run uses it.
-_CHOSEN_BY = {
-    "methods": "--plugin ",
-    "balancers": "--set balancer.name=",
-    "backbones": "--set model.backbone.name=",
-    "heads": "--set model.head.name=",
-    "losses": "--set losses.TASK.name=",
-    "metrics": "--set metrics.TASK.name=",
-    "datasets": "--set data.name=",
-    "episode-samplers": "--set episodes.name=",
-    "optimizers": "--set optimizer.name=",
+#: Where a run names the component of a kind that it uses.
+_NAMED_IN = {
+    "methods": "--plugin",
+    "balancers": "balancer.name",
+    "backbones": "model.backbone.name",
+    "heads": "model.head.name",
+    "losses": "losses.TASK.name or cross_task",
+    "metrics": "metrics.TASK.name",
+    "datasets": "data.name",
+    "augmentations": "data.augmentations",
+    "episode-samplers": "episodes.name",
+    "optimizers": "optimizer.name",
+    "loggers": "loggers",
+    "launchers": "launcher.name of a study",
 }
 
 
@@ -73,6 +76,7 @@ def _plugins_in(value: Any) -> Iterator[str]:
 def _offer(info: PluginInfo) -> str:
     if not info.provides:
         return "no component"
-    listed = "; ".join(f"{kind} {', '.join(names)}" for kind, names in info.provides.items())
-    kind, names = next(iter(info.provides.items()))
-    return f"{listed}. To use one: {_CHOSEN_BY[kind]}{names[0]}"
+    return "; ".join(
+        f"{kind} {', '.join(names)} (named in {_NAMED_IN[kind]})"
+        for kind, names in info.provides.items()
+    )

@@ -73,6 +73,7 @@ def restore(session: Session, state: Mapping[str, Any]) -> None:
             "start one of its own with another --out"
         )
     session.teachers.recognise(state.get("teachers", {}))
+    _refuse_late_buffers(session, state["learner"])
     try:
         session.learner.load_state_dict(state["learner"])
         if session.average is not None:
@@ -90,6 +91,21 @@ def restore(session: Session, state: Mapping[str, Any]) -> None:
         _restore_rank(session, state["ranks"][rank])
     if session.average is not None:
         session.average.copy_buffers()  # those of the rank
+
+
+def _refuse_late_buffers(session: Session, learner: Mapping[str, Any]) -> None:
+    """Explain tensors of balancers that a fresh one does not have: they were made too late."""
+    known = session.learner.state_dict().keys()
+    for name in learner:
+        if name.startswith("balancing.") and name not in known:
+            number = name.removeprefix("balancing.balancers.").partition(".")[0]
+            chain = session.learner.balancing.chain
+            made = type(chain[int(number)]).__name__ if number.isdigit() else "a balancer"
+            raise MtlError(
+                f"{session.directory.checkpoint}: holds {name}, which {made} does not have before "
+                "its first step: make buffers and parameters in `prepare`, or keep tensors that "
+                "are made later in `get_extra_state` (mtlcore.balancing.Tentative does)"
+            )
 
 
 def average_buffers(learner: Learner) -> None:

@@ -39,6 +39,7 @@ class Training:
 
         Raises:
             Interrupted: A signal asked to stop; everything is saved.
+            Pruned: `request_stop` asked for it; everything is saved.
             MtlError: Too many steps in a row had no finite loss or gradient.
         """
         session = self.session
@@ -132,6 +133,7 @@ class Training:
         progress.done, progress.losses = 0, {}
         session.planning.begin(0)
         save_last(session)
+        self._stop.check_request(self._is_finished())
 
     def _average_buffers(self) -> None:
         average_buffers(self.session.learner)

@@ -56,8 +56,9 @@ class BatchAugmentation(abc.ABC):
         meta may be added to.
 
         Args:
-            samples: of one shape. Each has a label and a mask for every task of the run: where
-                nothing is valid, the label holds the task's safe value.
+            samples: images of one shape, or inputs of another kind. Each has a label and a mask for
+                every task of the run: where nothing is valid, the label holds the task's safe
+                value.
             generator: the only source of randomness.
 
         Raises:

@@ -8,6 +8,7 @@ from typing import Literal
 
 import attrs
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
@@ -19,6 +20,7 @@ from mtlcore.data import (
     Sample,
     collate,
     complete,
+    describe_inputs,
     empty_batch,
     image_size,
 )
@@ -167,7 +169,7 @@ class PlanReader(TorchDataset[Loaded]):
             generator = _stream(seed, _AUGMENTATIONS + number)
             if isinstance(change, SampleAugmentation):
                 samples = [change(sample, generator) for sample in samples]
-            elif samples and len({sample.inputs.shape for sample in samples}) == 1:
+            elif samples and _may_be_mixed(samples):
                 samples = change([complete(s, self.tasks) for s in samples], generator)
         return samples + self._other_views(samples, seed)
 
@@ -253,6 +255,16 @@ class Loader:
             complete = tuple(batch for batch in loaded if batch is not None)
             whole = len(complete) == len(loaded)
             yield LoadedPlan(complete, plan.episodes) if whole else None
+
+
+def _may_be_mixed(samples: Sequence[Sample]) -> bool:
+    """Return whether samples can be one batch; of images that differ in shape, collate tells."""
+    shapes = {describe_inputs(sample.inputs) for sample in samples}
+    return (
+        len(shapes) == 1
+        or not isinstance(samples[0].inputs, Tensor)
+        or samples[0].inputs.dim() != 3
+    )
 
 
 class _Queue(Iterable[BatchPlan]):

@@ -51,7 +51,11 @@ class Optimizer(abc.ABC):
 
     @abc.abstractmethod
     def step(self, learner: Learner, plan: LoadedPlan) -> StepReport:
-        """Learn from one plan; `learner.context` says where in the run it stands."""
+        """Learn from one plan; `learner.context` says where in the run it stands.
+
+        After a step that was taken, `learner.context` also holds the tasks that were present and
+        their mean losses over all processes: balancers and the episode sampler learn from them.
+        """
 
     @abc.abstractmethod
     def reset_state(self, parameters: Iterable[Parameter]) -> None:

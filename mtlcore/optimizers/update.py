@@ -160,8 +160,15 @@ class Update:
         if overflow:
             self._scale.update(False)
 
-    def finish(self, learner: Learner) -> StepReport:
-        """Balance, update the parameters and report; or skip the step and restore the buffers."""
+    def finish(
+        self, learner: Learner, reevaluate: Callable[[], dict[str, float]] | None = None
+    ) -> StepReport:
+        """Balance, update the parameters and report; or skip the step and restore the buffers.
+
+        Args:
+            learner: The module that gave the losses.
+            reevaluate: What `BalancerContext.reevaluate` is, if the optimizer can tell.
+        """
         if learner.distributed.world_size > 1:
             self._agree(learner)
         losses, early = (
@@ -177,11 +184,14 @@ class Update:
             skipped = None if finite else "the gradient is not finite"
         if skipped is not None:
             self._gradients.clear()
+            learner.balancing.after_skipped_step()
             copy_all(self._saved, self._buffers)
         else:
             self._torch.step()
             learner.balancing.remember(result)
+            learner.context.gramian, learner.context.reevaluate = result.gramian, reevaluate
             learner.balancing.after_step(learner.context)
+            learner.context.reevaluate = None
             for after_step in self._listeners:
                 after_step(learner.context)
         self._torch.zero_grad(set_to_none=True)
@@ -279,13 +289,20 @@ class Update:
 
 
 def _listeners(learner: Learner) -> list[Callable[[StepContext], None]]:
-    """Return `after_step` of the parts of the learner, balancers aside, that override it."""
+    """Return `after_step` of the parts of the learner, balancers aside, that override it.
+
+    What is frozen does not hear of steps, as its state stays.
+    """
     model = learner.model
     parts: list[Backbone | Head | CrossTaskLoss] = [model.backbone]
     parts += [model.head(task) for task in model.tasks]
     parts += learner.cross_task_losses
     idle = {Backbone.after_step, Head.after_step, CrossTaskLoss.after_step}
-    return [part.after_step for part in parts if type(part).after_step not in idle]
+    return [
+        part.after_step
+        for part in parts
+        if type(part).after_step not in idle and not learner.model.is_frozen(part)
+    ]
 
 
 def floats(*groups: Mapping[str, Tensor]) -> list[dict[str, float]]:

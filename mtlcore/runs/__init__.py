@@ -5,6 +5,7 @@ from mtlcore.runs.configuration import configure
 from mtlcore.runs.execution import execute, run, try_step
 from mtlcore.runs.parameters import count_method_parameters
 from mtlcore.runs.trained import evaluate_run, load_run, predict_image, save_prediction
+from mtlcore.storage import request_stop
 
 __all__ = [
     "ADAPTATION",
@@ -16,6 +17,7 @@ __all__ = [
     "execute",
     "load_run",
     "predict_image",
+    "request_stop",
     "run",
     "save_prediction",
     "try_step",

@@ -15,7 +15,7 @@ from mtlcore.config import Layer, RunConfig, file_layer
 from mtlcore.display import Display, LoggingDisplay, SilentDisplay
 from mtlcore.distributed import Distributed, init_distributed
 from mtlcore.engine import Session, Training, check, parameter_table, restore
-from mtlcore.errors import Interrupted, MtlError, UsageError, describe
+from mtlcore.errors import Interrupted, MtlError, Pruned, UsageError, describe
 from mtlcore.plugins import Plugins
 from mtlcore.report import write_report
 from mtlcore.runs.configuration import configure
@@ -269,7 +269,10 @@ def _failure_recorded(directory: RunDirectory, about: Mapping[str, Any]) -> Iter
         yield
     except BaseException as error:
         interrupted = isinstance(error, Interrupted | KeyboardInterrupt | BrokenPipeError)
-        status: Literal["interrupted", "failed"] = "interrupted" if interrupted else "failed"
+        status: Literal["interrupted", "pruned", "failed"]
+        status = "interrupted" if interrupted else "failed"
+        if isinstance(error, Pruned):
+            status = "pruned"
         reason = str(error) or type(error).__name__
         # Where the disk is full this fails too, but the first error is the one to show.
         with suppress(MtlError):

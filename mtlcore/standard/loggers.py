@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
-from typing import IO, Any, final
+from typing import final
 
 from mtlcore.storage import Record, RunInfo, RunLogger, RunOutcome, without_nan
 
@@ -23,28 +23,25 @@ class JsonLines(RunLogger):
 
     def __init__(self, *, to: str = "stderr") -> None:
         self._to = to
-        self._stream: IO[str] | None = None
-        self._opened: Any = None
 
     def start(self, run: RunInfo) -> None:
-        """Open the file."""
-        if self._to in ("stdout", "stderr"):
-            self._stream = getattr(sys, self._to)
-            return
-        import fsspec
-
-        self._opened = fsspec.open(self._to, "at", encoding="utf-8")
-        self._stream = self._opened.open()
+        """Create the file if there is none, so that a place that cannot be is told at once."""
+        self._write("")
 
     def record(self, lines: Sequence[Record]) -> None:
         """Write the lines; what is not finite is null."""
-        assert self._stream is not None
-        self._stream.writelines(
-            json.dumps(without_nan(line), allow_nan=False) + "\n" for line in lines
-        )
-        self._stream.flush()
+        texts = (json.dumps(without_nan(line), allow_nan=False) + "\n" for line in lines)
+        self._write("".join(texts))
 
     def finish(self, outcome: RunOutcome) -> None:
-        """Close the file."""
-        if self._opened is not None:
-            self._opened.close()
+        """Do nothing: every line is written already."""
+
+    def _write(self, text: str) -> None:
+        if self._to in ("stdout", "stderr"):
+            print(text, end="", file=getattr(sys, self._to), flush=True)
+            return
+        import fsspec
+
+        # Opened for each writing, so that a killed run leaves whole lines and nothing open.
+        with fsspec.open(self._to, "at", encoding="utf-8") as file:
+            file.write(text)

@@ -18,6 +18,7 @@ from mtlcore.storage.run_files import (
     open_run,
     stored_config,
 )
+from mtlcore.storage.stop_requests import request_stop, take_stop_request
 from mtlcore.storage.study_files import STUDY, StoredCell, StoredStudy, stored_study
 from mtlcore.storage.trained_runs import (
     Which,
@@ -52,9 +53,11 @@ __all__ = [
     "open_run",
     "or_nan",
     "read_weights",
+    "request_stop",
     "save_checkpoint",
     "stored_config",
     "stored_study",
+    "take_stop_request",
     "trained_config",
     "with_model",
     "without_nan",

@@ -1,4 +1,4 @@
-"""The contract of loggers, which hear what happens in a run, and what protects a run from them."""
+"""The contract of loggers, told what happens in a run, and what protects a run from them."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class RunOutcome:
         pictures: The files of `report/` that are pictures; none where it did not finish.
     """
 
-    status: Literal["finished", "interrupted", "failed"]
+    status: Literal["finished", "interrupted", "pruned", "failed"]
     reason: str | None = None
     summary: Mapping[str, Any] | None = None
     pictures: tuple[Path, ...] = ()

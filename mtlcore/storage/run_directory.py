@@ -19,6 +19,7 @@ from mtlcore.storage.checkpoints import written_whole
 from mtlcore.storage.json_values import without_nan
 from mtlcore.storage.loggers import Loggers
 from mtlcore.storage.run_files import METRICS, Record, RunFiles, read_json
+from mtlcore.storage.stop_requests import STOP, take_stop_request
 from mtlcore.storage.trees import flatten
 
 LAST, BEST = "checkpoints/last.safetensors", "checkpoints/best.safetensors"
@@ -64,6 +65,9 @@ class RunDirectory:
             )
         if existing and not any(_FIRST_FILES & set(Path(name).parts) for name in existing):
             raise UsageError(f"{location}: is not empty and holds no run; choose another --out")
+        if existing:
+            take_stop_request(location)  # it was for an earlier start
+            existing = [name for name in existing if Path(name).name != STOP]
         if self._remote:
             self._temporary = tempfile.TemporaryDirectory(prefix="mtl-run-")
             self._download(existing)

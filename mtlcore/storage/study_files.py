@@ -23,7 +23,8 @@ class StoredCell:
         seed: Seed of the run.
         group: Its tasks where the variant has several runs per seed, else None.
         location: Directory or URL of the run.
-        status: What became of it: "waiting", "running", "finished", "failed" or "interrupted".
+        status: What became of it: "waiting", "running", "finished", "failed", "interrupted" or
+            "pruned".
         reason: Why it has no result; None where it has one, or has not ended.
     """
 

@@ -15,7 +15,7 @@ from mtlcore.plugins import Plugins
 from mtlcore.studies.spec import Study, StudyVariant
 
 #: What became of a cell.
-Status = Literal["waiting", "running", "finished", "failed", "interrupted"]
+Status = Literal["waiting", "running", "finished", "failed", "interrupted", "pruned"]
 
 
 @final

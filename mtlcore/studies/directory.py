@@ -160,6 +160,12 @@ def is_finished(folder: Path, cell: Cell) -> bool:
     return (folder / cell.location / _SUMMARY).exists()
 
 
+def pruned_because(folder: Path, cell: Cell) -> str | None:
+    """Return why a cell was asked to stop; None where it was not, or has gone on since."""
+    about = RunFiles(str(folder / cell.location)).provenance
+    return str(about["reason"]) if about.get("status") == "pruned" else None
+
+
 def training_seconds(folder: Path, cell: Cell) -> float:
     """Return how long a finished cell trained, in all of its starts together."""
     summary = RunFiles(str(folder / cell.location)).summary

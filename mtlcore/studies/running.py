@@ -6,15 +6,13 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 
-import tomli_w
-
 from mtlcore.config import Chosen
 from mtlcore.display import Outlook, StudyDisplay, clock
-from mtlcore.errors import ConfigError, Interrupted
+from mtlcore.errors import ConfigError, Interrupted, Pruned
 from mtlcore.launchers import CellCommand, CellExit, Launcher
 from mtlcore.plugins import Plugins, structure
 from mtlcore.results import Comparison, compare, write_tables
-from mtlcore.studies.cells import Cell, cells_of
+from mtlcore.studies.cells import Cell
 from mtlcore.studies.directory import (
     StudyState,
     available_cores,
@@ -22,11 +20,9 @@ from mtlcore.studies.directory import (
     is_finished,
     make_directory,
     open_directory,
-    refuse_changed,
-    threads_per_cell,
     training_seconds,
-    write_text,
 )
+from mtlcore.studies.preparation import open_cells, write_configuration
 from mtlcore.studies.spec import Study, read_study
 
 #: The file of a cell's output, in its directory.
@@ -65,16 +61,10 @@ def run_study(
     study = read_study(file)
     folder = open_directory(out)
     with directory_lock(folder, display.note) as lock:
-        threads = threads_per_cell(folder, jobs)
-        cells = cells_of(study, folder, plugins, threads)
         chosen = _chosen_launcher(plugins, study, launcher)
-        refuse_changed(folder, cells)
-        for cell in cells:
-            if is_finished(folder, cell):
-                cell.status = "finished"
-        state = StudyState(study, folder, cells, jobs, threads)
+        state = open_cells(study, folder, plugins, jobs)
         state.write()
-        _warn_of_threads(cells, jobs, display)
+        _warn_of_threads(state.cells, jobs, display)
         _run_cells(state, chosen.make(folder, lock), blocked, display)
     comparison = compare([str(folder)])
     write_tables(comparison, folder)
@@ -86,12 +76,14 @@ def _chosen_launcher(plugins: Plugins, study: Study, name: str | None) -> Chosen
 
     Raises:
         UsageError: There is none of that name.
-        ConfigError: The file has settings that it does not take.
+        ConfigError: The file names none, or settings that it does not take.
     """
     table = dict(study.settings.launcher)
     if name not in (None, table.get("name")):
         table = {"name": name}
-    component = plugins.get("launchers", str(table.pop("name", "")))
+    if not isinstance(table.get("name"), str):
+        raise ConfigError([f"{study.path}: launcher.name: name one of mtl list launchers"])
+    component = plugins.get("launchers", table.pop("name"))
     problems: list[str] = []
     settings = structure(component.load(), table, "launcher", problems)
     if problems:
@@ -115,7 +107,7 @@ def _run_cells(
     state: StudyState, launcher: Launcher, blocked: Sequence[str], display: StudyDisplay
 ) -> None:
     by_location = {cell.location: cell for cell in state.cells}
-    waiting = [cell for cell in state.cells if cell.status != "finished"]
+    waiting = [cell for cell in state.cells if cell.status not in ("finished", "pruned")]
     running: set[str] = set()
     outlook = Outlook([cell.kind for cell in waiting], len(state.cells) - len(waiting), state.jobs)
     for cell in state.cells:
@@ -185,7 +177,7 @@ def _ready(waiting: Sequence[Cell], cells: Mapping[str, Cell]) -> list[Cell]:
 
 def _impossible(waiting: Sequence[Cell], cells: Mapping[str, Cell]) -> list[Cell]:
     """Return the cells that start from one that ended without a result."""
-    ended = ("failed", "interrupted")
+    ended = ("failed", "interrupted", "pruned")
     return [c for c in waiting if c.source is not None and cells[c.source].status in ended]
 
 
@@ -198,9 +190,7 @@ def _fail_without_source(cell: Cell, cells: Mapping[str, Cell], state: StudyStat
 
 def _start(cell: Cell, state: StudyState, launcher: Launcher, blocked: Sequence[str]) -> None:
     directory = state.folder / cell.location
-    make_directory(directory)
-    config = directory / "config.toml"
-    write_text(config, tomli_w.dumps(dict(cell.config.tree)))
+    config = write_configuration(state.folder, cell)
     cell.status, cell.reason = "running", None
     state.write()
     # Cells that are not to outlive the study heed the end of their standard input.
@@ -226,6 +216,8 @@ def _conclude(cell: Cell, cell_exit: CellExit, state: StudyState, asked: bool = 
     else:
         interrupted = asked or cell_exit.code == Interrupted.exit_code
         cell.status = "interrupted" if interrupted else "failed"
+        if cell_exit.code == Pruned.exit_code:
+            cell.status = "pruned"
         cell.reason = cell_exit.reason
     state.write()
 

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from mtlcore.data import safe_target
 from mtlcore.learner import groups_of
+from mtlcore.metrics import MetricValues
 from mtlcore.optimizers import Schedule
 from mtlcore.storage import load_checkpoint, save_checkpoint
 from mtlcore.tasks import Task
@@ -76,6 +77,23 @@ def through_checkpoint(state: Mapping[str, Any]) -> dict[str, Any]:
         return load_checkpoint(path)
 
 
+def some_metrics(tasks: Iterable[str], number: int) -> MetricValues:
+    """Return what an evaluation might find: a loss that falls, another one for every task."""
+    return {task: {"loss": 1 / (2 + place + number)} for place, task in enumerate(tasks)}
+
+
+def lacking(metrics: MetricValues) -> list[MetricValues]:
+    """Return metrics without values: of one task, of all tasks, without one task, of none."""
+    nothing = {task: dict.fromkeys(values, math.nan) for task, values in metrics.items()}
+    first, *others = metrics
+    return [
+        {**metrics, first: nothing[first]},
+        nothing,
+        {task: metrics[task] for task in others},
+        {},
+    ]
+
+
 def scramble(tensors: Iterable[Tensor]) -> None:
     """Move every value away from where initialisation puts it."""
     with torch.no_grad():
@@ -95,8 +113,6 @@ def check_groups(component: nn.Module) -> None:
             continue
         assert callable(method), f"{kind}.parameter_groups is no method, so that nobody asks it"
         once, again = ([{**g, "params": [*g["params"]]} for g in method()] for _ in range(2))
-        ids = [[[id(p) for p in g["params"]] for g in groups] for groups in (once, again)]
-        assert ids[0] == ids[1], f"{kind}.parameter_groups gives other groups when asked again"
         for group in once:
             for number in map(id, group["params"]):
                 assert number in names, f"a group of {kind} holds a parameter of somebody else"
@@ -104,17 +120,19 @@ def check_groups(component: nn.Module) -> None:
                     f"{names[number]} is in two groups, of {owners[number]} and {kind}"
                 )
                 owners[number] = kind
+            rate = group.get("lr", 0.0)
+            assert isinstance(rate, int | float) and 0 <= rate < math.inf, (
+                f"a group of {kind} has a learning rate of {rate!r}"
+            )
             schedule = group.get("schedule")
             assert schedule is None or isinstance(schedule, Schedule), (
                 f"a group of {kind} has a schedule that is no mtlcore.optimizers.Schedule"
             )
+        ids = [[[id(p) for p in g["params"]] for g in groups] for groups in (once, again)]
+        assert ids[0] == ids[1], f"{kind}.parameter_groups gives other groups when asked again"
         found += once
     if not found:
         return
-    try:
-        torch.optim.SGD(groups_of(component.modules()) or [{"params": []}], lr=0.1)
-    except (TypeError, ValueError) as error:
-        raise AssertionError(f"an optimizer refuses its groups: {error}") from error
     learning = [p for p in component.parameters() if p.requires_grad]
     for parameter in learning:
         parameter.requires_grad_(False)
@@ -125,6 +143,22 @@ def check_groups(component: nn.Module) -> None:
     assert not groups and not thawed, (
         f"frozen parameters learn again once groups are asked: {thawed}"
     )
+
+
+def gradients_of(
+    outputs: Tensor | Sequence[Tensor],
+    tensors: Sequence[Tensor],
+    grad_outputs: Sequence[Tensor] | None = None,
+) -> list[Tensor | None]:
+    """Return the gradient of each tensor; None where it requires none, or no output reaches it."""
+    whole = [outputs] if isinstance(outputs, Tensor) else list(outputs)
+    learning = [x for x in tensors if x.requires_grad]
+    if not learning or not any(x.requires_grad for x in whole):
+        return [None] * len(tensors)
+    found = iter(
+        torch.autograd.grad(whole, learning, grad_outputs, retain_graph=True, allow_unused=True)
+    )
+    return [next(found) if x.requires_grad else None for x in tensors]
 
 
 @contextmanager

@@ -14,13 +14,16 @@ from mtlcore.balancing import (
     LossBalancer,
 )
 from mtlcore.data import Batch
+from mtlcore.metrics import MetricValues
 from mtlcore.tasks import Task
 from mtlcore.testing.base import (
     changes,
     check_groups,
     global_stream_untouched,
+    lacking,
     leaves,
     same,
+    some_metrics,
     state_of,
     through_checkpoint,
 )
@@ -59,6 +62,14 @@ class LossBalancerContract:
     def batch(self) -> Batch:
         """Return the batch for `prepare` and, with `needs_maps`, for each step."""
         return tiny_batch(tasks=self.tasks)
+
+    def metrics(self, number: int) -> MetricValues:
+        """Return what the evaluation of this number finds, for a balancer that reads metrics.
+
+        Args:
+            number: from 0.
+        """
+        return some_metrics(self._names(), number)
 
     def test_every_present_task_keeps_its_loss(self) -> None:
         """Otherwise a task is not learnt, or one is learnt that has no labels."""
@@ -117,6 +128,7 @@ class LossBalancerContract:
         balancer, generator = self._new(), torch.Generator().manual_seed(1)
         for number in range(2 * _EPOCH + 1):
             self._turn(balancer, number, generator=generator)
+        balancer.after_evaluation(self.metrics(0))
         state = through_checkpoint({"balancer": dict(balancer.state_dict())})["balancer"]
         restored, copy = self._new(seed=5), torch.Generator()
         restored.load_state_dict(state)
@@ -129,6 +141,8 @@ class LossBalancerContract:
                 f"{one.values}: something it knows is not part of its state"
             )
             assert same(one.gradients, other.gradients), "restored, it gives other gradients"
+            for each in (balancer, restored):
+                each.after_evaluation(self.metrics(number))
             assert same(state_of(balancer), state_of(restored)), "restored, its state differs"
 
     def test_randomness_comes_from_the_context(self) -> None:
@@ -163,6 +177,16 @@ class LossBalancerContract:
                 )
                 weights = dict(leaves(balancer.current_weights()))
                 assert all(map(math.isfinite, weights.values())), f"weights {weights}"
+
+    def test_evaluations_may_lack_values(self) -> None:
+        """Otherwise a run stops where the validation split has no label of a task."""
+        balancer = self._new()
+        for number, metrics in enumerate(lacking(self.metrics(0))):
+            balancer.after_evaluation(metrics)
+            values = self._turn(balancer, number).values
+            assert all(map(math.isfinite, values.values())), (
+                f"after an evaluation that found {metrics}, the losses become {values}"
+            )
 
     def test_gradients_reach_every_loss(self) -> None:
         """Otherwise a task is in the sum but nothing learns it."""

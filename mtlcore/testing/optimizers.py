@@ -97,7 +97,13 @@ class OptimizerContract:
 
     Let `make` use momentum and weight decay where there are any: they are what a task without
     labels may be moved by.
+
+    Attributes:
+        groups_count: whether the learning rate of a group is all that its parameters move by; False
+            for an optimizer that also takes steps of another sort.
     """
+
+    groups_count: bool = True
 
     def make(self, learner: Learner) -> Optimizer:
         """Return the optimizer."""
@@ -235,6 +241,38 @@ class OptimizerContract:
                 assert "depth" not in report.losses, "a loss of a task that is absent"
                 after = [p.detach() for p in learner.model.task_parameters("depth")]
                 assert same(before, after), "parameters of an absent task changed"
+
+    def test_groups_of_components_count(self) -> None:
+        """Otherwise a part that asks for its own learning rate learns at the run's."""
+        for learner in self._learners() if self.groups_count else ():
+            head = learner.model.head("depth")
+            before, others = state_of(head), state_of(learner.model.head("normals"))
+            vars(head)["parameter_groups"] = lambda head=head: [
+                {"params": [*head.parameters()], "lr": 0.0, "weight_decay": 0.0}
+            ]
+            optimizer = self.make(learner)
+            for number in range(2):
+                self._step(learner, optimizer, number)
+            assert same(before, state_of(head)), (
+                "a head whose group has a learning rate of 0 moves: build the optimizer from "
+                "learner.parameter_groups()"
+            )
+            assert changes(others, state_of(learner.model.head("normals"))), (
+                "a group's learning rate holds for what is in no group"
+            )
+
+    def test_frozen_parts_stay_as_they_are(self) -> None:
+        """Otherwise decay moves what nobody meant to change."""
+        for learner in self._learners():
+            model = learner.model
+            model.freeze(["backbone.trunk.0", "heads.depth"])
+            kept = [model.get_submodule("backbone.trunk.0"), model.head("depth")]
+            before = [state_of(module) for module in kept]
+            optimizer = self.make(learner)
+            for number in range(2):
+                report = self._step(learner, optimizer, number)
+                assert report.skipped is None, f"with frozen parts: {report.skipped}"
+            assert same(before, [state_of(module) for module in kept]), "frozen tensors changed"
 
     def test_tasks_may_come_late(self) -> None:
         """Otherwise a run whose first batch lacks a task's labels stops at the second."""

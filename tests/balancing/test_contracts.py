@@ -1,8 +1,6 @@
-"""From losses to `.grad`: the engine against autograd in float64, and published balancers."""
+"""From losses to `.grad`: the engine against autograd in float64."""
 
 from __future__ import annotations
-
-import math
 
 import attrs
 import pytest
@@ -17,14 +15,10 @@ from mtlcore.balancing import (
     LossBalancer,
     TaskGradients,
 )
-from mtlcore.episodes import Episode, LoadedPlan
 from mtlcore.errors import UsageError
-from mtlcore.plugins import settings_of
-from mtlcore.standard.balancers import DWA, Equal, Fixed, Uncertainty
-from mtlcore.standard.optimizers import sgd
+from mtlcore.standard.balancers import Equal, Fixed
 from mtlcore.tasks import Task
 from mtlcore.testing import tiny_batch, tiny_learner
-from mtlcore.testing.base import same, state_of, through_checkpoint
 
 NAMES = ("red", "green", "blue")
 TASKS = tuple(Task(name=name, kind="depth", channels=1) for name in NAMES)
@@ -282,102 +276,6 @@ def test_weights_that_are_known_need_no_rows(scale):
     assert all(p.grad is None for p in problem.parameters())
 
 
-class Norms(GramianBalancer):
-    """Tasks pull alike; heads weigh something else. Counts how often it is asked."""
-
-    asked = 0
-
-    def weights(self, gramian, context=None):
-        self.asked += 1
-        inverse = gramian.diagonal().rsqrt()
-        return torch.stack([inverse, 1 + inverse])
-
-
-class Steps:
-    """A learner under `Norms`, asked every three steps, and the passes through its trunk."""
-
-    def __init__(self, seed=0, scope="shared"):
-        self.norms = Norms()
-        self.norms.scope = scope
-        self.learner = tiny_learner([self.norms], seed=seed, update_every=3)
-        self.optimizer = sgd(self.learner, lr=1e-2, momentum=0.9)
-        self.passes = 0
-        self.learner.model.backbone.trunk.register_forward_hook(self._watch)
-
-    def _watch(self, module, inputs, output):
-        output.register_hook(self._count)
-
-    def _count(self, gradient):
-        self.passes += 1
-
-    def take(self, step, absent=()):
-        """One step; the passes that it took and its report."""
-        self.passes, self.learner.context.step = 0, step
-        batches = tuple(tiny_batch(seed=2 * step + n, absent=absent) for n in range(2))
-        plan = LoadedPlan(batches, (Episode(self.learner.tasks, 0), Episode(self.learner.tasks, 1)))
-        report = self.optimizer.step(self.learner, plan)
-        assert report.skipped is None
-        return self.passes, report
-
-
-def test_between_updates_one_pass_goes_through_the_trunk():
-    steps = Steps()
-    taken = [steps.take(number) for number in range(7)]
-    # Of each of two micro-batches: three rows, or one sum.
-    assert [passes for passes, _ in taken] == [6, 2, 2, 6, 2, 2, 6]
-    assert steps.norms.asked == 3
-    weights = [report.balancing.weights for _, report in taken]
-    assert weights[0] == weights[1] == weights[2] != weights[3] == weights[4]
-    assert [bool(report.balancing.cosines) for _, report in taken[:4]] == [True, False, False, True]
-
-
-@pytest.mark.parametrize("scope", ["shared", "features"])
-def test_between_updates_the_last_weights_apply(scope):
-    one, other = Steps(scope=scope), Steps(scope=scope)
-    _, report = one.take(0)
-    other.take(0)
-    last = [[*report.balancing.weights.values()], [*report.balancing.heads.values()]]
-    one.take(1)
-    given = Given(last)
-    other.learner.balancing = Balancing([given])
-    other.take(1)
-    assert given.asked == 1
-    pairs = zip(one.learner.parameters(), other.learner.parameters(), strict=True)
-    for mine, theirs in pairs:
-        torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=1e-7)
-
-
-@pytest.mark.parametrize("number", [1, 2, 3])
-def test_steps_between_updates_come_back(number):
-    """Saved anywhere between two updates, the run goes on bit for bit."""
-    steps, resumed = Steps(), Steps(seed=1)
-    for step in range(number):
-        steps.take(step)
-    state = through_checkpoint(
-        {"learner": dict(steps.learner.state_dict()), "optimizer": steps.optimizer.state_dict()}
-    )
-    resumed.learner.load_state_dict(state["learner"])
-    resumed.optimizer.load_state_dict(state["optimizer"])
-    for step in range(number, 8):
-        assert steps.take(step) == resumed.take(step)
-        assert same(state_of(steps.learner), state_of(resumed.learner))
-
-
-def test_every_task_is_asked_about_before_weights_are_reused():
-    steps = Steps()
-    for number, absent, passes in (
-        (0, ("depth",), 4),
-        (1, ("depth",), 4),  # nothing is known of depth yet
-        (2, (), 6),
-        (4, ("depth",), 2),
-        (6, ("depth",), 4),
-        (7, (), 2),  # depth keeps the weight that it had
-    ):
-        assert steps.take(number, absent)[0] == passes
-    steps.learner.balancing.reset()
-    assert steps.take(8)[0] == 6
-
-
 @pytest.mark.parametrize("elementwise", [True, False])
 def test_gradient_balancers_see_rows_and_give_the_direction(elementwise):
     problem = Problem()
@@ -470,111 +368,3 @@ def test_the_order_of_a_chain_is_checked():
     assert float(chain.transform(losses, context())["red"]) == 2.0
     assert isinstance(chain.finisher, Ones)
     assert all(isinstance(b, LossBalancer) for b in chain.loss_balancers)
-
-
-# Published numbers
-
-
-def drive(dwa, per_epoch, steps=3):
-    """Train on these mean losses; the weights that every epoch used, and those of the next."""
-    used = []
-    for epoch, means in enumerate([*per_epoch, per_epoch[-1]]):
-        for step in range(steps):
-            # Single steps differ; their mean is the epoch's.
-            losses = {n: m * (1 + (step - 1) / 10) for n, m in zip(NAMES, means, strict=True)}
-            here = context(epoch * steps + step, epoch=epoch)
-            given = {name: torch.tensor(x, dtype=torch.float64) for name, x in losses.items()}
-            balanced = dwa.transform(given, here)
-            weights = [float(balanced[name]) / losses[name] for name in NAMES]
-            if step == 0:
-                used.append(weights)
-            assert weights == pytest.approx(used[-1], rel=1e-12)
-            here.losses = losses
-            dwa.after_step(here)
-            assert [dwa.current_weights()[n] for n in NAMES] == pytest.approx(weights, rel=1e-12)
-    return used
-
-
-def test_dwa_epoch_by_epoch(golden):
-    case = golden("balancers.json")["dwa"]
-    dwa = DWA(temperature=case["T"])
-    dwa.prepare(TASKS)
-    used = drive(dwa, case["losses_per_epoch"])
-    for found, expected in zip(used, case["weights_per_epoch"], strict=True):
-        assert found == pytest.approx(expected, rel=1e-12)
-
-
-def test_dwa_weighs_equally_after_a_reset(golden):
-    case = golden("balancers.json")["dwa"]
-    dwa = DWA(temperature=case["T"])
-    dwa.prepare(TASKS)
-    drive(dwa, case["losses_per_epoch"])
-    dwa.reset()
-    used = drive(dwa, case["losses_per_epoch"])
-    for found, expected in zip(used, case["weights_per_epoch"], strict=True):
-        assert found == pytest.approx(expected, rel=1e-12)
-
-
-def test_dwa_over_windows_of_steps():
-    """From the step on at which two windows are complete, anew after each one."""
-    dwa = DWA(temperature=2.0, window=2)
-    dwa.prepare(TASKS)
-    losses = {"red": [4.0, 2.0, 1.0, 2.0, 3.0], "green": [1.0, 1.0, 1.0, 1.0, 2.0],
-              "blue": [0.0, 0.0, 1.0, 1.0, 1.0]}  # fmt: skip
-    expected = [[1.0] * 3] * 4
-    # What has no loss in its first window counts as one that does not change.
-    for ratios in ((3 / 6, 1.0, 1.0), (5 / 3, 3 / 2, 2.0)):
-        powers = [math.exp(ratio / 2.0) for ratio in ratios]
-        expected.append([3 * power / sum(powers) for power in powers])
-    for step in range(6):
-        assert [dwa.current_weights()[n] for n in NAMES] == pytest.approx(expected[step]), step
-        if step < 5:
-            here = context(step)
-            here.losses = {name: losses[name][step] for name in NAMES}
-            dwa.after_step(here)
-
-
-def test_uncertainties_learn_without_decay():
-    """It would pull the weights towards one."""
-    balancer = Uncertainty(lr=0.025)
-    balancer.prepare(TASKS)
-    (group,) = balancer.parameter_groups()
-    assert (group["weight_decay"], group["lr"]) == (0.0, 0.025)
-    assert len(list(group["params"])) == 3
-    (group,) = Uncertainty().parameter_groups()
-    assert "lr" not in group
-    defaults = {setting.name: setting.default for setting in settings_of(Uncertainty)}
-    assert defaults == {"form": "kendall", "initial": 0.0, "lr": None}
-
-
-FORMS = {
-    "mtan_half_exp": "kendall",
-    "mtml_exp": "mtml",
-    "samsung_exp_half_reg": "half-log",
-    "revised_log1p_sigma2": "revised",
-}
-
-
-@pytest.mark.parametrize("published", FORMS)
-def test_uncertainty_in_its_published_forms(golden, published):
-    case = golden("balancers.json")["uncertainty"]
-    expected = next(form for form in case["forms"] if form["form"] == published)
-    balancer = Uncertainty(form=FORMS[published])
-    balancer.prepare(TASKS)
-    balancer.double()
-    with torch.no_grad():
-        for task, s in zip(TASKS, case["s"], strict=True):
-            balancer.log_variance[task.key].fill_(s)
-    losses = {
-        name: torch.tensor(x, dtype=torch.float64, requires_grad=True)
-        for name, x in zip(NAMES, case["losses"], strict=True)
-    }
-    total = sum(balancer.transform(losses, context()).values())
-    total.backward()
-    assert float(total.detach()) == pytest.approx(expected["total"], rel=1e-12)
-    slopes = [float(balancer.log_variance[task.key].grad) for task in TASKS]
-    assert slopes == pytest.approx(expected["grad_s"], rel=1e-12)
-    weights = [float(losses[name].grad) for name in NAMES]
-    assert weights == pytest.approx(expected["loss_weight"], rel=1e-12)
-    shown = [balancer.current_weights()[name] for name in NAMES]
-    assert shown == pytest.approx(expected["loss_weight"], rel=1e-12)

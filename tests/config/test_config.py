@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import tomli_w
 
-from mtlcore.config import Layer, annotated, file_layer, resolve, set_layer
+from mtlcore.config import Layer, annotated, file_layer, plugin_files, resolve, set_layer
 from mtlcore.errors import ConfigError, UsageError
-from mtlcore.plugins import Plugins
+from mtlcore.plugins import KINDS, Plugins
 
 
 @pytest.fixture(scope="module")
@@ -298,13 +298,18 @@ def test_the_cores_values_are_those_of_all_its_components(plugins: Plugins) -> N
 def test_a_file_of_which_nothing_is_in_use_is_told_of(own_defaults: Layer) -> None:
     (file,) = own_defaults.values["plugins"]
     (note,) = resolve(Plugins(allow=()), [file]).notes
-    for word in (file, "nothing of it is in use", "backbones net, bare-net", "optimizers step",
-                 "--set model.backbone.name=net"):  # fmt: skip
-        assert word in note
+    assert note == (
+        f"{file}: nothing of it is in use; it provides backbones net, bare-net (named in "
+        "model.backbone.name); optimizers step, bare-step (named in optimizer.name)"
+    )
     used = set_layer(["optimizer.name=step"])
     assert resolve(Plugins(allow=()), [file], [used]).notes == ()
     (note,) = resolve(Plugins(allow=()), (), [own_defaults]).notes
     assert "nothing of it is in use" in note
+
+
+def test_every_kind_of_an_unused_file_says_where_it_is_named() -> None:
+    assert set(plugin_files._NAMED_IN) == set(KINDS)
 
 
 def test_a_run_is_named_after_what_it_trains(own_defaults: Layer, tmp_path: Path) -> None:

@@ -107,10 +107,9 @@ def test_tasks_of_one_name_must_be_one(folder):
     sources = ({**folder, "tasks": {"parts": "segmentation"}}, ROOMS)
     with pytest.raises(ConfigError) as caught:
         Concat.describe(None, sources=sources)
-    assert str(caught.value).startswith(
-        "data.sources[1].tasks: 'rooms' and data.sources[0] (folder) both have a task "
-        "'segmentation', but of different channels, class_names; give one of them another name"
-    )
+    for part in ("data.sources[1].tasks: 'rooms'", "data.sources[0] (folder)", "'segmentation'",
+                 "channels, class_names", "another name"):  # fmt: skip
+        assert part in str(caught.value)
 
 
 def test_the_common_root_and_size(folder):

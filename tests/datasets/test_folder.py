@@ -346,10 +346,8 @@ def test_a_label_of_another_size_tells_both(root):
     (root / "train/depth/01.png").write_bytes(encode(np.ones((6, 8), np.uint16), "png"))
     with pytest.raises(DataError) as caught:
         Folder(str(root), "train")[1]
-    assert str(caught.value) == (
-        f"{root}/train/depth/01.png: the label is 6x8 but its image {root}/train/rgb/01.png is "
-        "12x16 (height x width)"
-    )
+    for part in (f"{root}/train/depth/01.png: ", "6x8", f"{root}/train/rgb/01.png", "12x16"):
+        assert part in str(caught.value)
 
 
 def test_a_label_with_other_channels_is_refused(root):

@@ -17,6 +17,7 @@ from mtlcore.engine import Session, Training, check
 from mtlcore.errors import ConfigError, UsageError
 from mtlcore.models import Transition
 from mtlcore.plugins import Plugins
+from mtlcore.standard.heads import ConvHead
 from mtlcore.standard.segnet import SegNet
 from mtlcore.storage import RunDirectory
 
@@ -198,3 +199,12 @@ def test_beside_initial_both_count(tmp_path: Path) -> None:
     moved, names = trained(session)
     kept = {n for n in names if n.startswith(("backbone.encoder.", "heads.task_segmentation."))}
     assert moved == names - kept
+
+
+def test_frozen_parts_do_not_hear_of_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    heard: list[nn.Module] = []
+    for part in (SegNet, ConvHead):
+        monkeypatch.setattr(part, "after_step", lambda self, context: heard.append(self))
+    session = session_of(tmp_path, ["backbone", "heads.depth"], tasks=["depth", "normals"])
+    Training(session).first_step()
+    assert heard == [session.learner.model.head("normals")]

@@ -6,6 +6,7 @@ generator draws: some while the process still starts, some while it trains.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -61,15 +62,20 @@ def written(run: Path) -> int:
     return file.stat().st_mtime_ns if file.exists() else 0
 
 
+def let_live(process: subprocess.Popen[bytes], seconds: float) -> None:
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(seconds)
+
+
 def kill(process: subprocess.Popen[bytes], run: Path, chance: random.Random, epoch: float) -> None:
     """Let a process live for a random while; every third one may not get past its start."""
     if chance.random() < 1 / 3:
-        time.sleep(chance.uniform(0, 3))
+        let_live(process, chance.uniform(0, 3))
     else:
         before = written(run)
         while written(run) == before and process.poll() is None:
             time.sleep(0.01)
-        time.sleep(chance.uniform(0, 2 * epoch))
+        let_live(process, chance.uniform(0, 2 * epoch))
     assert process.poll() is None, (run.parent / f"{run.name}.log").read_text()[-2000:]
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL

@@ -102,7 +102,7 @@ def test_every_sort_of_root_reads_alike(root):
 def test_a_missing_file_is_named(root):
     with pytest.raises(MissingFile) as caught:
         root.read_bytes("train/z.txt")
-    assert str(caught.value) == f"{root.where('train/z.txt')}: no such file or directory"
+    assert str(caught.value).startswith(f"{root.where('train/z.txt')}: no such file")
     assert "train/z.txt" in str(caught.value)
     with pytest.raises(MissingFile):
         root.list("test")

@@ -163,7 +163,7 @@ def test_tables_and_digits(web):
 def test_what_is_missing_is_named(web):
     with pytest.raises(MissingFile) as caught:
         Root(web.url).read_bytes("train.csv")
-    assert str(caught.value) == f"{web.url}/train.csv: no such file or directory"
+    assert str(caught.value).startswith(f"{web.url}/train.csv: no such file")
     with pytest.raises(DataError, match=rf"{web.url}/train/image: no such file"):
         Cityscapes(web.url, "train")
 

@@ -1,4 +1,7 @@
-"""Plugins: discovery, isolation, look-up, selection, and the commands that show them."""
+"""Plugins: discovery, isolation, look-up, selection, and the commands that show them.
+
+One file: all of it looks at the distributions that `Site` fakes.
+"""
 
 import importlib.metadata
 import itertools
@@ -6,12 +9,9 @@ import json
 import sys
 import textwrap
 
-import click
 import pytest
-from click.testing import CliRunner
 
-from mtlcore import BalancerSpec, HeadSpec, MethodSpec, __version__
-from mtlcore.cli.components import COMMANDS
+from mtlcore import __version__
 from mtlcore.errors import ConfigError, MtlError, UsageError
 from mtlcore.plugins import KINDS, KNOWN, Plugins, hook_name, hookspecs, specs
 
@@ -87,85 +87,6 @@ def info_of(plugins, plugin):
 def names(plugins, kind):
     """Names of a kind, the core's own left out."""
     return [c.spec.name for c in plugins.all(kind) if c.plugin != "standard"]
-
-
-# Records
-
-
-@pytest.mark.parametrize("name", ["", "Nash", "nash_mtl", "-nash", "nash--mtl", "a/b", None])
-def test_record_names_are_checked(name):
-    with pytest.raises(ValueError, match="BalancerSpec name"):
-        BalancerSpec(name=name, target="a:B")
-
-
-@pytest.mark.parametrize("target", ["package.module", "a:b:c", "", 3])
-def test_targets_are_checked(target):
-    with pytest.raises(ValueError, match="target"):
-        BalancerSpec(name="x", target=target)
-
-
-@pytest.mark.parametrize(
-    ("fields", "message"),
-    [
-        ({"task_kinds": ()}, "task_kinds"),
-        ({"task_kinds": ("depth",), "default_for": ("normals",)}, "default_for has normals"),
-        ({"task_kinds": ("*",), "default_for": ("*",)}, "default_for"),
-    ],
-)
-def test_task_kinds_are_checked(fields, message):
-    with pytest.raises(ValueError, match=message):
-        HeadSpec(name="x", target="a:B", **fields)
-
-
-def test_a_string_is_not_a_tuple_of_task_kinds():
-    with pytest.raises(TypeError, match="tuple of names"):
-        HeadSpec(name="x", target="a:B", task_kinds="depth")
-
-
-def test_any_kind_may_be_default_for_one():
-    head = HeadSpec(name="x", target="a:B", task_kinds=("*",), default_for=("depth",))
-    assert head.serves("anything")
-
-
-def test_requires_names_a_kind():
-    assert MethodSpec(name="x", preset={}, requires=("balancers/ira",)).requires
-    with pytest.raises(ValueError, match="balancers/ira"):
-        MethodSpec(name="x", preset={}, requires=("ira",))
-
-
-def test_load_resolves_strings_and_callables():
-    assert BalancerSpec(name="x", target="json.decoder:JSONDecoder.decode").load() is (
-        json.JSONDecoder.decode
-    )
-    assert BalancerSpec(name="x", target=dict).load() is dict
-
-
-@pytest.mark.parametrize("target", ["no_such_module_at_all:X", "json:NoSuchName"])
-def test_load_says_which_record_and_target(target):
-    with pytest.raises(MtlError, match=f"BalancerSpec 'x'.*{target}.*(No module|no attribute)"):
-        BalancerSpec(name="x", target=target).load()
-
-
-def test_abstract_records_cannot_be_made():
-    with pytest.raises(TypeError):
-        specs.Spec(name="x")
-
-
-def test_presets_are_read_from_files_and_dicts(tmp_path, monkeypatch):
-    monkeypatch.syspath_prepend(str(tmp_path))
-    package = tmp_path / "preset_package"
-    package.mkdir()
-    (package / "__init__.py").touch()
-    (package / "good.toml").write_text("[training]\nepochs = 3\n")
-    (package / "bad.toml").write_text("= 3")
-    good = MethodSpec(name="x", preset="preset_package:good.toml")
-    assert good.read() == {"training": {"epochs": 3}}
-    for wrong in ("preset_package:bad.toml", "preset_package:none.toml", "no_package:a.toml"):
-        with pytest.raises(MtlError, match=wrong):
-            MethodSpec(name="x", preset=wrong).read()
-    mine = MethodSpec(name="x", preset={"a": {"b": 1}})
-    mine.read()["a"]["b"] = 2
-    assert mine.read() == {"a": {"b": 1}}
 
 
 # Hooks
@@ -356,8 +277,8 @@ def test_an_unknown_name_is_answered_with_close_and_available_ones(site):
     site.add("good", method("sign-vote"))
     with pytest.raises(UsageError) as caught:
         site.scan().get("methods", "sing-vote")
-    assert str(caught.value).startswith("no method 'sing-vote'; did you mean 'sign-vote'?")
-    assert "available: sign-vote" in str(caught.value)
+    for part in ("'sing-vote'", "did you mean 'sign-vote'", "available: sign-vote"):
+        assert part in str(caught.value)
     assert caught.value.exit_code == 2
 
 
@@ -366,10 +287,8 @@ def test_asking_for_a_part_of_a_failed_plugin_shows_its_error(site, name):
     site.add("nashmtl", "import no_such_solver")
     with pytest.raises(UsageError) as caught:
         site.scan().get("balancers", name)
-    assert str(caught.value).startswith(
-        f"no balancer {name!r}; plugin nashmtl (mtlcore-plugin-nashmtl 0.1.0) "
-        "failed to import: No module named 'no_such_solver'"
-    )
+    for part in (repr(name), "mtlcore-plugin-nashmtl 0.1.0", "failed to import", "no_such_solver"):
+        assert part in str(caught.value)
     assert isinstance(caught.value.__cause__, ModuleNotFoundError)
 
 
@@ -400,7 +319,8 @@ def test_a_named_plugin_is_not_confused_with_a_broken_one(site):
     site.add("broken", "import no_such_solver")
     with pytest.raises(UsageError) as caught:
         site.scan().get("methods", "other/thing")
-    assert str(caught.value) == "no method 'other/thing'"
+    assert "'other/thing'" in str(caught.value)
+    assert "no_such_solver" not in str(caught.value)
 
 
 def test_a_target_that_cannot_be_loaded_names_its_plugin(site):
@@ -567,79 +487,76 @@ def test_a_config_error_lists_every_problem():
 
 
 @pytest.fixture
-def mtl(site):
+def command(mtl, site):
     site.add("good", balancer("sign-vote", summary="Vote.") + method("good", "{'seed': 1}"))
     site.add("bad", "import no_such_solver")
-    group = click.Group(commands=COMMANDS)
-
-    def run(*args, obj=None):
-        return CliRunner().invoke(group, args, obj=obj or site.scan())
-
-    return run
+    return lambda *arguments: mtl(*arguments, plugins=site.scan())
 
 
-def test_plugins_command_works_with_a_broken_plugin(mtl):
-    result = mtl("plugins")
+def test_plugins_command_works_with_a_broken_plugin(command):
+    result = command("plugins")
     assert result.exit_code == 0
     assert "balancers sign-vote; methods good" in result.output
     assert "bad failed to import: No module named 'no_such_solver'" in result.output
-    rows = {row["id"]: row for row in json.loads(mtl("plugins", "--json").output)}
+    rows = {row["id"]: row for row in json.loads(command("plugins", "--json").output)}
     assert rows["bad"]["status"] == "failed"
     assert rows["good"]["provides"] == {"balancers": ["sign-vote"], "methods": ["good"]}
-    strict = mtl("plugins", "--strict-plugins")
-    assert isinstance(strict.exception, MtlError)
-    assert "sign-vote" in strict.output
+    strict = command("plugins", "--strict-plugins")
+    assert strict.exit_code == 1 and "no_such_solver" in strict.stderr
+    assert "sign-vote" in strict.stdout
 
 
-def test_list_command(mtl):
+def test_list_command(command):
     for kind in ("balancers", "balancer"):
-        rows = json.loads(mtl("list", kind, "--json").output)
+        rows = json.loads(command("list", kind, "--json").output)
         wanted = {"kind": "balancers", "name": "sign-vote", "plugin": "good", "summary": "Vote."}
         assert wanted in rows
-    everything = mtl("list").output
+    everything = command("list").output
     assert "sign-vote" in everything
     assert "methods" in everything
-    assert mtl("list", "ballancers").exit_code == 2
+    assert command("list", "ballancers").exit_code == 2
 
 
-def test_show_command(mtl, site):
+def test_show_command(command, site):
     code = balancer("mine").replace('"collections:OrderedDict"', "Mine")
     told = '"""Halves it.\n\n    As before.\n\n    Args:\n        factor: By it.\n    """'
     source = LOCAL.replace("class Mine:", f"class Mine:\n    {told}")
     source = source.replace("float", "float | None").replace("1.0", "float('inf')")
     site.add("own", code, header=source.replace("\n", "", 1) + HEADER)
-    data = json.loads(mtl("show", "balancers", "mine", "--json").output)
+    data = json.loads(command("show", "balancers", "mine", "--json").output)
     assert data["target"].endswith(":Mine")
     (setting,) = data["settings"]
     assert (setting["type"], setting["default"]) == ("float | None", "inf")
     assert data["about"] == "Halves it.\n\nAs before."
-    shown = mtl("show", "balancers", "mine").output
+    shown = command("show", "balancers", "mine").output
     assert 'Halves it.\n\nAs before.\n\nfactor: float | None = "inf"\n    By it.' in shown
-    refused = mtl("show", "balancers", "mine", "--set", "a=1")
-    assert isinstance(refused.exception, UsageError)
+    refused = command("show", "balancers", "mine", "--set", "a=1")
+    assert refused.exit_code == 2 and "--set: " in refused.stderr
 
 
-def test_show_a_method_counts_its_parameters(mtl, monkeypatch):
+def test_show_a_method_counts_its_parameters(command, monkeypatch):
     module = type(sys)("mtlcore.runs.parameters")
     module.count_method_parameters = lambda plugins, name, overrides: {
         "total": 5,
         "asked": [name, *overrides],
     }
     monkeypatch.setitem(sys.modules, "mtlcore.runs.parameters", module)
-    result = mtl("show", "methods", "good", "--set", "a=1", "--json")
+    result = command("show", "methods", "good", "--set", "a=1", "--json")
     data = json.loads(result.output)
     assert data["preset"] == {"seed": 1}
     assert data["parameters"] == {"total": 5, "asked": ["good/good", "a=1"]}
-    assert "seed = 1" in mtl("show", "methods", "good").output
+    assert "seed = 1" in command("show", "methods", "good").output
 
 
-def test_commands_make_their_plugins_from_the_groups_options(mtl, site):
-    result = mtl("list", "balancers", "--json", obj={"block": ["good"]})
-    listed = [row["name"] for row in json.loads(result.output)]
+def test_options_of_the_group_choose_the_plugins(mtl, command):
+    """These are the installed ones: what `command` has put on the path, too."""
+    result = mtl("--no-plugin", "good", "list", "balancers", "--json")
+    listed = [row["name"] for row in json.loads(result.stdout)]
     assert "equal" in listed
     assert "sign-vote" not in listed
-    strict = mtl("list", obj={"strict": True})
-    assert isinstance(strict.exception, MtlError)
+    assert "sign-vote" in mtl("list", "balancers").stdout
+    strict = mtl("--strict-plugins", "list")
+    assert strict.exit_code == 1 and "no_such_solver" in strict.stderr
 
 
 def test_list_and_show_take_plugin_files(mtl, local):

@@ -275,25 +275,28 @@ def test_every_problem_is_reported_at_once():
         "b.size[1]",
         "b.count",
     ]
-    assert problems[1] == "b.rate: is required (float)"
+    assert problems[1].startswith("b.rate: is required")
 
 
 def test_a_literal_close_to_the_word_is_suggested():
-    assert check({"schedule": {"name": "cosin"}})[1] == [
-        "balancer.schedule.name: expected 'poly' | 'cosine', got 'cosin'; did you mean 'cosine'?"
-    ]
+    (problem,) = check({"schedule": {"name": "cosin"}})[1]
+    assert problem.startswith("balancer.schedule.name: ")
+    for part in ("'poly'", "got 'cosin'", "did you mean 'cosine'"):
+        assert part in problem
 
 
 def test_settings_that_are_no_table_are_a_problem_and_not_an_error():
     problems = []
     assert structure(function, 3, "optimizer", problems) == {}
-    assert problems == ["optimizer: expected a table of settings, got 3"]
+    (problem,) = problems
+    assert problem.startswith("optimizer: expected a table") and "3" in problem
 
 
 def test_a_target_without_settings_says_so():
     problems = []
     structure(object, {"a": 1}, "", problems)
-    assert problems == ["a: unknown setting (it has no settings)"]
+    (problem,) = problems
+    assert problem.startswith("a: unknown") and "no settings" in problem
 
 
 def test_torch_modules_are_targets_like_others():

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
+import mtlcore
 from mtlcore.cli import main
 from mtlcore.display import Outlook, StudyDisplay
 from mtlcore.errors import ConfigError, UsageError
@@ -304,6 +305,76 @@ def test_a_variant_or_its_start_that_cannot_be_is_refused(
     with pytest.raises(ConfigError) as caught:
         read_study(study_file(tmp_path, text))
     assert problem in str(caught.value)
+
+
+# Prepared, and run by somebody else; asked to stop
+
+ASKS = """
+from mtlcore import BalancerSpec, hookimpl
+
+@hookimpl
+def mtl_balancers():
+    from mtlcore.balancing import LossBalancer
+    from mtlcore.runs import request_stop
+
+    class Asks(LossBalancer):
+        def __init__(self, *, location: str):
+            super().__init__()
+            self.location = location
+
+        def prepare(self, tasks, data=None): ...
+
+        def transform(self, losses, context):
+            return losses
+
+        def after_step(self, context):
+            request_stop(self.location, "it is no better")
+
+    yield BalancerSpec(name="asks", target=Asks)
+"""
+
+
+def states(out: Path) -> dict[str, dict[str, Any]]:
+    cells = json.loads((out / "study.json").read_text())["cells"]
+    return {cell["variant"]: cell for cell in cells}
+
+
+def test_cells_are_prepared_and_asked_to_stop(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    one, two, asks = (out / "cells" / name / "seed-3" for name in ("one", "two", "asks"))
+    (tmp_path / "asks.py").write_text(ASKS)
+    text = TINY + (
+        '[variants.one]\n[variants.two]\nstarts_from = "one"\n'
+        f'[variants.asks]\nplugins = ["{tmp_path}/asks.py"]\nbalancer.location = "{asks}"\n'
+    )
+    arguments = ["study", study_file(tmp_path, text), "--out", str(out)]
+    prepared = mtl(*arguments, "--prepare")
+    assert prepared.exit_code == 0, prepared.output
+    assert prepared.stdout.splitlines() == [str(one), str(two), str(asks)]
+    for cell in (one, two, asks):
+        assert [file.name for file in cell.iterdir()] == ["config.toml"]
+    assert {cell["status"] for cell in states(out).values()} == {"waiting"}
+    # A cell is a run like any other, and the study finds what became of it.
+    mtlcore.run(out=str(one), resume=True)
+    assert mtl(*arguments, "--prepare").stdout.splitlines() == [str(two), str(asks)]
+    result = mtl(*arguments)
+    assert result.exit_code == 1, "a cell has no result"
+    assert "Tiny: 3 cells, 1 of them done before" in result.stdout
+    assert {name: cell["status"] for name, cell in states(out).items()} == {
+        "one": "finished", "two": "finished", "asks": "pruned",
+    }  # fmt: skip
+    assert "(it is no better)" in states(out)["asks"]["reason"]
+    assert "* asks, seed 3: asked to stop after epoch 1 of 2" in (out / "table.md").read_text()
+    # A cell that was asked to stop is left alone, unless somebody goes on with it.
+    before = (asks / LAST).stat().st_mtime_ns
+    assert mtl(*arguments).exit_code == 1
+    assert (asks / LAST).stat().st_mtime_ns == before
+    mtlcore.run(out=str(asks), resume=True)
+    assert mtl(*arguments).exit_code == 0
+    assert states(out)["asks"] | {"location": None} == {
+        "variant": "asks", "seed": 3, "group": None, "location": None, "status": "finished",
+        "reason": None,
+    }  # fmt: skip
 
 
 # A whole study

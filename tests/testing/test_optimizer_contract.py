@@ -89,6 +89,11 @@ class ForgetsThePlateau(Momentum):
         return {**super().state_dict(), "plateau": fresh}
 
 
+class ReadsOneLoss(Momentum):
+    def after_evaluation(self, metrics):
+        self._update._plateau.update(metrics)
+
+
 class CountsSkippedSteps(Momentum):
     steps = 0
 
@@ -165,7 +170,26 @@ class TakesTasksOfTheFirstStep(Momentum):
         return report
 
 
+class IgnoresGroups(Momentum):
+    def __init__(self, learner):
+        def make(groups):
+            return momentum([{"params": group["params"]} for group in groups])
+
+        super().__init__(learner, make)
+
+
+class DecaysEverything(Momentum):
+    def step(self, learner, plan):
+        report = super().step(learner, plan)
+        with torch.no_grad():
+            for parameter in learner.parameters():
+                parameter.mul_(0.99)
+        return report
+
+
 OPTIMIZERS = [
+    (IgnoresGroups, "test_groups_of_components_count", "learning rate of 0 moves"),
+    (DecaysEverything, "test_frozen_parts_stay_as_they_are", "frozen tensors changed"),
     (
         KeepsPoisonedBuffers,
         "test_a_step_that_is_not_finite_changes_nothing",
@@ -182,6 +206,7 @@ OPTIMIZERS = [
     (MovesAbsentTasks, "test_absent_tasks_stay_as_they_are", "absent task changed"),
     (DoesNothing, "test_a_step_learns", "do not learn"),
     (SavesNoMoments, "test_state_comes_back", "restored"),
+    (ReadsOneLoss, "test_state_comes_back", "not supported"),
     (ForgetsThePlateau, "test_state_comes_back", "restored"),
     (
         CountsSkippedSteps,
