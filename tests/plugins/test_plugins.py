@@ -576,10 +576,10 @@ def test_list_and_show_take_plugin_files(mtl, local):
 )
 def test_list_and_show_refuse_what_is_no_plugin_file(mtl, word, said):
     for command in (("list",), ("show", "balancers", "equal")):
-        refused = mtl(*command, "--plugin", word).exception
-        assert isinstance(refused, UsageError)
-        assert f"--plugin {word}: " in str(refused)
-        assert said in str(refused)
+        refused = mtl(*command, "--plugin", word)
+        assert refused.exit_code == 2
+        assert f"mtl: --plugin {word}: " in refused.output
+        assert said in refused.output
 
 
 def test_tables_are_cut_to_the_terminal_and_only_there():
