@@ -49,7 +49,7 @@ def prepare(balancer: dict[str, Any]) -> Callable[[], None]:
     directory.open_metrics(0)
     training = Training(Session(config, directory, SilentDisplay()))
     training.session.learner.train()
-    plan = next(iter(training.session.loader.plans(training.plan_epoch()[:1])))
+    plan = next(iter(training.session.loader.plans(training.plan_block()[:1])))
     assert plan is not None
 
     def step() -> None:

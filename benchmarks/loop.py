@@ -79,7 +79,7 @@ def prepare(case: str) -> tuple[Training, LoadedPlan]:
     directory.open_metrics(0)
     training = Training(Session(config, directory, SilentDisplay()))
     training.session.learner.train()
-    loaded = next(iter(training.session.loader.plans(training.plan_epoch()[:1])))
+    loaded = next(iter(training.session.loader.plans(training.plan_block()[:1])))
     assert loaded is not None
     return training, loaded
 
@@ -147,7 +147,7 @@ def waiting(steps: int) -> dict[str, Any]:
     directory = RunDirectory(tempfile.mkdtemp(prefix="mtl-benchmark-"), resume=True)
     training = Training(Session(config, directory, SilentDisplay()))
     training.session.learner.train()
-    loaded = iter(training.session.loader.plans(training.plan_epoch()))
+    loaded = iter(training.session.loader.plans(training.plan_block()))
     next(loaded)  # starts the worker
     waited, began = 0.0, time.perf_counter()
     for _ in range(steps - 1):

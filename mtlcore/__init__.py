@@ -5,12 +5,15 @@ from typing import TYPE_CHECKING, Any
 
 from mtlcore._version import __version__
 from mtlcore.plugins import (
+    AugmentationSpec,
     BackboneSpec,
     BalancerSpec,
     CrossTaskLossSpec,
     DatasetSpec,
     EpisodeSamplerSpec,
     HeadSpec,
+    LauncherSpec,
+    LoggerSpec,
     LossSpec,
     MethodSpec,
     MetricSpec,
@@ -24,12 +27,15 @@ if TYPE_CHECKING:
     from mtlcore.tasks import Task
 
 __all__ = [
+    "AugmentationSpec",
     "BackboneSpec",
     "BalancerSpec",
     "CrossTaskLossSpec",
     "DatasetSpec",
     "EpisodeSamplerSpec",
     "HeadSpec",
+    "LauncherSpec",
+    "LoggerSpec",
     "LossSpec",
     "MethodSpec",
     "MetricSpec",

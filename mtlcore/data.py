@@ -8,8 +8,8 @@ NaN from a placeholder.
 from __future__ import annotations
 
 import abc
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, TypeAlias
 
 import attrs
 import torch
@@ -22,12 +22,23 @@ __all__ = [
     "Batch",
     "DataError",
     "Dataset",
+    "Inputs",
     "Sample",
     "check_split",
     "collate",
+    "complete",
+    "describe_inputs",
     "empty_batch",
+    "image_size",
+    "input_tensors",
+    "map_inputs",
     "safe_target",
+    "stack_inputs",
 ]
+
+#: What a network reads: a tensor, or a tree of tensors in dictionaries, lists and tuples. The type
+#: is open, so that a backbone may say which of these it takes.
+Inputs: TypeAlias = Any
 
 
 class DataError(MtlError):
@@ -39,7 +50,8 @@ class Sample:
     """One example.
 
     Args:
-        inputs: float32; an image is (3, H, W) in [0, 1].
+        inputs: a tensor, or a tree of tensors in dictionaries, lists and tuples. An image is
+            float32 (3, H, W) in [0, 1].
         targets: task name -> label of shape `task.target_shape((H, W))`. A task without a label
             has no entry.
         valid: task name -> boolean mask of shape `task.valid_shape((H, W))`, for each of `targets`.
@@ -49,7 +61,7 @@ class Sample:
         meta: further facts, such as the crop by which `Augmentation` made this view.
     """
 
-    inputs: Tensor
+    inputs: Inputs
     targets: Mapping[str, Tensor]
     valid: Mapping[str, Tensor]
     key: str
@@ -66,7 +78,7 @@ class Batch:
     in the same order, and so on.
 
     Args:
-        inputs: (B, ...) float32.
+        inputs: a tensor, or a tree of tensors, each with the samples along its first dimension.
         targets: task name -> `(B, *target_shape)`; the task's safe value where it is not valid.
         valid: task name -> `(B, *valid_shape)` boolean.
         count: task name -> number of valid elements in view 0. A Python int, so that reading it
@@ -77,7 +89,7 @@ class Batch:
         meta: the samples' meta.
     """
 
-    inputs: Tensor
+    inputs: Inputs
     targets: dict[str, Tensor]
     valid: dict[str, Tensor]
     count: dict[str, int]
@@ -91,11 +103,11 @@ class Batch:
 
     def to(self, device: torch.device) -> Batch:
         """Return the batch on another device, or itself if it is there already."""
-        if self.inputs.device == device:
+        if all(tensor.device == device for tensor in input_tensors(self.inputs)):
             return self
         return attrs.evolve(
             self,
-            inputs=self.inputs.to(device, non_blocking=True),
+            inputs=map_inputs(lambda tensor: tensor.to(device, non_blocking=True), self.inputs),
             targets={name: t.to(device, non_blocking=True) for name, t in self.targets.items()},
             valid={name: v.to(device, non_blocking=True) for name, v in self.valid.items()},
         )
@@ -107,7 +119,7 @@ class Batch:
             return self
         return attrs.evolve(
             self,
-            inputs=self.inputs[rows],
+            inputs=map_inputs(lambda tensor: tensor[rows], self.inputs),
             targets={name: target[rows] for name, target in self.targets.items()},
             valid={name: valid[rows] for name, valid in self.valid.items()},
             labelled={name: tuple(known[i] for i in rows) for name, known in self.labelled.items()},
@@ -133,11 +145,14 @@ class Dataset(abc.ABC):
             that size, so that they are not resized.
         unlimited: whether it takes a setting `samples`, the number of samples per split, because
             it generates as many as are asked for.
+        input_kind: what its inputs are: "image", "vector", "tokens" or any other word that
+            backbones read by. Only images are resized and augmented.
     """
 
     splits: tuple[str, ...] = ("train", "val")
     renders_size: bool = False
     unlimited: bool = False
+    input_kind: str = "image"
 
     @classmethod
     @abc.abstractmethod
@@ -153,6 +168,22 @@ class Dataset(abc.ABC):
     def default_size(cls, root: str | None, **settings: Any) -> tuple[int, int] | None:
         """Return the height and width used if `data.size` is not set; None: the images' own."""
         return None
+
+    @classmethod
+    def kind_of_inputs(cls, root: str | None, **settings: Any) -> str:
+        """Return `input_kind` under these settings, for a dataset whose inputs depend on them."""
+        return cls.input_kind
+
+    def collate_inputs(self, inputs: Sequence[Inputs]) -> Inputs:
+        """Make the inputs of a batch from those of its samples; override it to pad them.
+
+        Args:
+            inputs: of each sample, in order.
+
+        Returns:
+            A tensor, or a tree of tensors, each with the samples along its first dimension.
+        """
+        return stack_inputs(inputs)
 
     @abc.abstractmethod
     def __len__(self) -> int:
@@ -185,38 +216,109 @@ def check_split(dataset: str, split: str, splits: Sequence[str]) -> None:
         )
 
 
-def collate(samples: Sequence[Sample], tasks: Sequence[Task]) -> Batch:
-    """Stack samples of one size into a batch and fill in missing labels.
+def map_inputs(change: Callable[[Tensor], Tensor], inputs: Inputs) -> Inputs:
+    """Return a tree like `inputs`, with `change` of every tensor."""
+    if isinstance(inputs, Tensor):
+        return change(inputs)
+    if isinstance(inputs, Mapping):
+        return {key: map_inputs(change, value) for key, value in inputs.items()}
+    values = [map_inputs(change, value) for value in inputs]
+    if isinstance(inputs, tuple):
+        return type(inputs)(*values) if hasattr(inputs, "_fields") else tuple(values)
+    return values
 
-    Args:
-        samples: at least one; their inputs have one shape.
-        tasks: labels of other tasks are dropped.
+
+def input_tensors(inputs: Inputs) -> list[Tensor]:
+    """Return the tensors of a tree, in order.
 
     Raises:
-        DataError: inputs differ in shape or are not finite, or a label does not fit its task (its
-            shape, a class out of range, NaN or infinity where it is valid).
+        TypeError: it holds something else.
     """
-    first = samples[0].inputs.shape
+    return [tensor for _, tensor in _leaves(inputs, "")]
+
+
+def describe_inputs(inputs: Inputs) -> str:
+    """Return the shape of a tensor, or of each in a tree by its path, for messages."""
+    if isinstance(inputs, Tensor):
+        return str(list(inputs.shape))
+    return ", ".join(f"{path} {list(tensor.shape)}" for path, tensor in _leaves(inputs, ""))
+
+
+def image_size(inputs: Inputs, *, samples: bool = True) -> tuple[int, ...]:
+    """Return height and width of inputs, or whatever a tensor has instead.
+
+    Those of a tree are its images', where it has images and all agree in size; otherwise it has
+    none, ().
+
+    Args:
+        inputs: of a batch, or of a single sample.
+        samples: whether the first dimension counts samples.
+    """
+    channels = 1 if samples else 0
+    if isinstance(inputs, Tensor):
+        return tuple(inputs.shape[channels + 1 :])
+    images = [x for x in input_tensors(inputs) if x.dim() == channels + 3]
+    sizes = {tuple(image.shape[-2:]) for image in images}
+    return sizes.pop() if len(sizes) == 1 else ()
+
+
+def stack_inputs(inputs: Sequence[Inputs]) -> Inputs:
+    """Stack the inputs of samples, tensor by tensor.
+
+    Args:
+        inputs: at least one, all trees of the same form and shapes.
+
+    Raises:
+        ValueError: they differ.
+    """
+    first = inputs[0]
+    if isinstance(first, Tensor):
+        return torch.stack([*inputs])
+    forms = [_form(each) for each in inputs]
+    if any(form != forms[0] for form in forms):
+        raise ValueError("the inputs differ in form or shape")
+    columns = [torch.stack(same) for same in zip(*map(input_tensors, inputs), strict=True)]
+    stacked = iter(columns)
+    return map_inputs(lambda _: next(stacked), first)
+
+
+def collate(
+    samples: Sequence[Sample],
+    tasks: Sequence[Task],
+    collate_inputs: Callable[[Sequence[Inputs]], Inputs] | None = None,
+) -> Batch:
+    """Make a batch of samples and fill in missing labels.
+
+    Args:
+        samples: at least one.
+        tasks: labels of other tasks are dropped.
+        collate_inputs: as `Dataset.collate_inputs`; None: they are stacked.
+
+    Raises:
+        DataError: inputs are no tensors, not finite, differ in shape where they are stacked, or
+            have not the samples along their first dimension afterwards; or a label does not fit its
+            task (its shape, a class out of range, NaN or infinity where it is valid).
+    """
     for sample in samples:
-        if sample.inputs.shape != first:
-            raise DataError(
-                f"{sample.key}: input shape {tuple(sample.inputs.shape)} differs from "
-                f"{tuple(first)} ({samples[0].key}) in one batch; set data.size"
-            )
-        if not bool(torch.isfinite(sample.inputs).all()):
-            raise DataError(f"{sample.key}: the input holds NaN or infinite values")
-    size = tuple(first[1:])
+        _check_inputs(sample)
+    inputs = _collated(samples, collate_inputs)
     view = tuple(sample.view for sample in samples)
     supervised = [i for i, number in enumerate(view) if number == 0]
+    sizes = [image_size(sample.inputs, samples=False) for sample in samples]
     targets, valid, count, labelled = {}, {}, {}, {}
     for task in tasks:
-        pairs = [_checked(sample, task, size) for sample in samples]
+        if task.layout == "map" and (other := [size for size in sizes if size != sizes[0]]):
+            raise DataError(
+                f"{samples[0].key}: {task.name} has maps of {list(sizes[0])} and {list(other[0])} "
+                "in one batch; set data.size"
+            )
+        pairs = [_checked(sample, task, size) for sample, size in zip(samples, sizes, strict=True)]
         targets[task.name] = torch.stack([target for target, _ in pairs])
         valid[task.name] = torch.stack([mask for _, mask in pairs])
         count[task.name] = int(valid[task.name][supervised].sum())
         labelled[task.name] = tuple(bool(mask.any()) for _, mask in pairs)
     return Batch(
-        inputs=torch.stack([sample.inputs for sample in samples]),
+        inputs=inputs,
         targets=targets,
         valid=valid,
         count=count,
@@ -224,6 +326,25 @@ def collate(samples: Sequence[Sample], tasks: Sequence[Task]) -> Batch:
         view=view,
         keys=tuple(sample.key for sample in samples),
         meta=tuple(sample.meta for sample in samples),
+    )
+
+
+def complete(sample: Sample, tasks: Sequence[Task]) -> Sample:
+    """Return a sample with a label and a mask for every task, as `collate` has them.
+
+    Args:
+        sample: its labels may be missing, in part or altogether.
+        tasks: labels of other tasks are dropped.
+
+    Raises:
+        DataError: a label does not fit its task.
+    """
+    size = image_size(sample.inputs, samples=False)
+    labels = {task.name: _checked(sample, task, size) for task in tasks}
+    return attrs.evolve(
+        sample,
+        targets={name: target for name, (target, _) in labels.items()},
+        valid={name: valid for name, (_, valid) in labels.items()},
     )
 
 
@@ -253,6 +374,78 @@ def safe_target(task: Task, size: tuple[int, ...]) -> Tensor:
     if len(task.safe_value) == 1:
         return fill.expand(shape).clone() if shape else fill[0]
     return fill.reshape(-1, *[1] * (len(shape) - 1)).expand(shape).clone()
+
+
+def _leaves(inputs: Inputs, path: str) -> Iterator[tuple[str, Tensor]]:
+    if isinstance(inputs, Tensor):
+        yield path, inputs
+    elif isinstance(inputs, Mapping | list | tuple):
+        pairs = inputs.items() if isinstance(inputs, Mapping) else enumerate(inputs)
+        for key, value in pairs:
+            yield from _leaves(value, f"{path}.{key}" if path else str(key))
+    else:
+        raise TypeError(
+            f"{path or 'it'} is a {type(inputs).__name__}; inputs are tensors, in dictionaries, "
+            "lists and tuples"
+        )
+
+
+def _form(inputs: Inputs) -> list[tuple[str, tuple[int, ...]]]:
+    return [(path, tuple(tensor.shape)) for path, tensor in _leaves(inputs, "")]
+
+
+def _check_inputs(sample: Sample) -> None:
+    try:
+        tensors = input_tensors(sample.inputs)
+    except TypeError as error:
+        raise DataError(f"{sample.key}: the input cannot be used: {error}") from error
+    if not tensors:
+        raise DataError(f"{sample.key}: the input holds no tensor")
+    if not all(bool(torch.isfinite(x).all()) for x in tensors if x.is_floating_point()):
+        raise DataError(f"{sample.key}: the input holds NaN or infinite values")
+
+
+def _collated(
+    samples: Sequence[Sample], collate_inputs: Callable[[Sequence[Inputs]], Inputs] | None
+) -> Inputs:
+    # A dataset's own collating may pad; without it all shapes must be the first one's.
+    inherited = getattr(collate_inputs, "__func__", None) is Dataset.collate_inputs
+    if collate_inputs is None or inherited:
+        _check_same_form(samples)
+        return stack_inputs([sample.inputs for sample in samples])
+    inputs = collate_inputs([sample.inputs for sample in samples])
+    try:
+        wrong = [t for t in input_tensors(inputs) if not t.dim() or len(t) != len(samples)]
+    except TypeError as error:
+        raise DataError(f"{samples[0].key}: collate_inputs returns no inputs: {error}") from error
+    if wrong:
+        raise DataError(
+            f"{samples[0].key}: collate_inputs returns a tensor of shape {list(wrong[0].shape)} "
+            f"for {len(samples)} samples; these must be its first dimension"
+        )
+    return inputs
+
+
+def _check_same_form(samples: Sequence[Sample]) -> None:
+    first = _form(samples[0].inputs)
+    for sample in samples:
+        if _form(sample.inputs) == first:
+            continue
+        advice = (
+            "set data.size"
+            if isinstance(sample.inputs, Tensor) and sample.inputs.dim() == 3
+            else "a dataset overrides collate_inputs to pad them"
+        )
+        raise DataError(
+            f"{sample.key}: input shape {_shape_text(sample.inputs)} differs from "
+            f"{_shape_text(samples[0].inputs)} ({samples[0].key}) in one batch; {advice}"
+        )
+
+
+def _shape_text(inputs: Inputs) -> str:
+    if isinstance(inputs, Tensor):
+        return str(tuple(inputs.shape))
+    return f"({describe_inputs(inputs)})"
 
 
 def _checked(sample: Sample, task: Task, size: tuple[int, ...]) -> tuple[Tensor, Tensor]:

@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 import attrs
 import torch
 
+from mtlcore.balancing import BalancerContext
 from mtlcore.data import Batch
+from mtlcore.metrics import MetricValues
 
 __all__ = [
     "BatchPlan",
@@ -19,6 +22,7 @@ __all__ = [
     "EpisodeSampler",
     "LoadedPlan",
     "StepPlan",
+    "StepSampler",
     "accumulated",
     "batch_bounds",
     "in_order",
@@ -81,11 +85,18 @@ class EpisodeSampler(abc.ABC):
 
     `tasks` are names of tasks; `splits` maps each split to its number of samples.
 
+    Plans depend on the state, the generator and the arguments alone. The state changes where plans
+    are drawn, in `after_step` and in `after_evaluation`; what it learns there counts for plans that
+    are not drawn yet. Several processes draw the same plans, each for itself.
+
     Attributes:
         has_queries: whether every episode that it plans has a query batch.
+        horizon: number of steps whose plans are drawn at a time; None: those of a whole epoch. A
+            number needs a `StepSampler`.
     """
 
     has_queries: bool = False
+    horizon: int | None = None
 
     @abc.abstractmethod
     def steps(self, batch_size: int) -> int:
@@ -102,8 +113,67 @@ class EpisodeSampler(abc.ABC):
                 left. Where they are fewer than the sampler combines, it plans one episode of all
                 of them.
             batch_size: number of samples in a batch.
-            generator: the only source of randomness.
+            generator: the only source of randomness, on the CPU.
         """
+
+    def after_step(self, context: BalancerContext) -> None:
+        """Learn from a step that was taken; a skipped one never calls this.
+
+        Args:
+            context: of the step. `losses` holds the mean loss of each present task, the same in
+                every process; `maps` and `batch` hold this process's part of the step.
+        """
+        return
+
+    def after_evaluation(self, metrics: MetricValues) -> None:
+        """Learn from an evaluation on the validation split.
+
+        Args:
+            metrics: task -> metric -> value, "loss" among them, of every task of the run that
+                learns or has stopped early. A value is NaN where nothing was valid.
+        """
+        return
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return all that plans depend on, as a tree of tensors and JSON values."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what `state_dict` returned."""
+        return
+
+
+class StepSampler(EpisodeSampler):
+    """A sampler that plans step by step, so that plans can follow what the run has learnt so far.
+
+    Batches are loaded ahead within a block of `horizon` steps only: the larger it is, the less
+    training waits for data, and the later plans hear of what happened.
+
+    Attributes:
+        horizon: number of steps that are planned at a time.
+    """
+
+    horizon: int | None = 1
+
+    @abc.abstractmethod
+    def plan(
+        self, number: int, tasks: Sequence[str], batch_size: int, generator: torch.Generator
+    ) -> StepPlan:
+        """Return the next plan.
+
+        Args:
+            number: of the plan in its epoch, from 0 to `steps(batch_size) - 1`. An epoch's plans
+                are asked for in order.
+            tasks: names of the tasks that are still learning, the same during an epoch.
+            batch_size: number of samples in a batch.
+            generator: the only source of randomness, on the CPU.
+        """
+
+    def epoch(
+        self, tasks: Sequence[str], batch_size: int, generator: torch.Generator
+    ) -> Iterator[StepPlan]:
+        for number in range(self.steps(batch_size)):
+            yield self.plan(number, tasks, batch_size, generator)
 
 
 def shuffled_batches(

@@ -14,6 +14,7 @@ __all__ = [
     "ConfigError",
     "Interrupted",
     "MtlError",
+    "Pruned",
     "UsageError",
     "describe",
     "did_you_mean",
@@ -52,6 +53,12 @@ class Interrupted(MtlError):
     """A signal stopped the run after its state was saved: exit code 130, as of Ctrl-C."""
 
     exit_code = 130
+
+
+class Pruned(MtlError):
+    """A run was asked to stop (`mtlcore.runs.request_stop`) and saved its state: exit code 3."""
+
+    exit_code = 3
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, Literal
 
+import attrs
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from mtlcore.balancing import MISSING, BalancerContext, Balancing, TaskGradients
-from mtlcore.data import Batch
+from mtlcore.data import Batch, Inputs, describe_inputs, image_size, input_tensors, map_inputs
 from mtlcore.distributed import SINGLE_PROCESS, Distributed
 from mtlcore.errors import UsageError, outline
 from mtlcore.losses import CrossTaskLoss, Loss, Normalisation, ScalarLoss, TaskLosses, reduce_loss
-from mtlcore.models import Features, MultiTaskModel
+from mtlcore.models import Boundary, Features, MultiTaskModel, under_autocast
 
 __all__ = [
     "Learner",
     "Precision",
     "check_backbone",
+    "groups_of",
 ]
 
 Precision = Literal["fp32", "bf16", "fp16"]
@@ -83,11 +84,18 @@ class Learner(nn.Module):
         return self.context.distributed
 
     @property
+    def cross_task_losses(self) -> Iterator[CrossTaskLoss]:
+        """The losses between tasks, in order."""
+        for loss in self.cross_task:
+            assert isinstance(loss, CrossTaskLoss)
+            yield loss
+
+    @property
     def views(self) -> int:
         """Number of views of every training sample that a batch must hold."""
-        return max((loss.views for loss in self._cross_task()), default=1)
+        return max((loss.views for loss in self.cross_task_losses), default=1)
 
-    def forward(self, batch: Batch, tasks: Sequence[str]) -> TaskLosses:
+    def forward(self, batch: Batch, tasks: Sequence[str], *, separate: bool = False) -> TaskLosses:
         """Compute the losses of those tasks that have a label in the batch, and balance them.
 
         A task that no loss and no cross-task term uses is absent: its head does not run.
@@ -95,10 +103,12 @@ class Learner(nn.Module):
         Args:
             batch: A batch on the learner's device.
             tasks: The tasks that learn.
+            separate: Detach the maps that heads read, unless the backbone states a cut; see
+                `TaskLosses.boundary`. Parameters of the backbone are then reached from there.
 
         Raises:
-            UsageError: The batch has fewer views of its samples than `views`, or two cross-task
-                losses return a term of the same name.
+            UsageError: The batch has fewer views of its samples than `views`, or two of the
+                cross-task losses and the backbone return a term of the same name.
         """
         if len(batch) and max(batch.view) + 1 < self.views:
             raise UsageError(
@@ -106,29 +116,58 @@ class Learner(nn.Module):
                 f"{max(batch.view) + 1}: views are made where a BatchPlan says augment"
             )
         present = batch.present(tasks)
-        needed = {*present, *(t for loss in self._cross_task() for t in loss.needs(batch, tasks))}
+        cross_task = list(self.cross_task_losses)
+        needed = {*present, *(task for loss in cross_task for task in loss.needs(batch, tasks))}
         running = [task for task in tasks if task in needed]
-        features, predictions = self._run(batch.inputs, running)
-        raw, maps, valid = self._supervised(batch, present, predictions)
+        features, predictions, boundary = self._run(batch.inputs, running, separate)
+        losses = self._supervised(batch, present, features, predictions)
+        maps = losses.maps
         self.context.present = present
         self.context.maps, self.context.batch = maps, batch.first_views() if maps else None
-        cross: dict[str, Tensor] = {}
-        for loss in self._cross_task():
+        cross = {name: self._in_fp32(term) for name, term in features.terms.items()}
+        for loss in cross_task:
             terms: dict[str, Tensor] = loss(batch, features, predictions)
             if twice := sorted(cross.keys() & terms.keys()):
-                raise UsageError(f"cross_task: two of its losses have a term {twice[0]!r}")
+                raise UsageError(
+                    f"cross_task: {type(loss).__name__} has a term {twice[0]!r}, as another loss "
+                    "or the backbone has"
+                )
             cross |= terms
-        return TaskLosses(
-            raw=raw,
-            balanced=self.balancing.transform(dict(raw), self.context),
+        return attrs.evolve(
+            losses,
+            balanced=self.balancing.transform(dict(losses.total), self.context),
             cross=cross,
-            valid=valid,
-            count={task: batch.count[task] for task in present},
-            maps=maps,
-            cut=features.cut,
+            boundary=boundary,
         )
 
-    def predict(self, inputs: Tensor, tasks: Sequence[str]) -> dict[str, Tensor]:
+    @torch.no_grad()
+    def evaluate_losses(self, batch: Batch, tasks: Sequence[str]) -> dict[str, float]:
+        """Compute the losses of the present tasks again; nothing is balanced, drawn or changed.
+
+        Args:
+            batch: As in `forward`.
+            tasks: As in `forward`.
+
+        Returns:
+            Present task -> its loss before balancing, early predictions included.
+        """
+        present = batch.present(tasks)
+        device = _device(batch.inputs)
+        buffers = [*self.model.buffers(), *self.losses.buffers()]
+        saved = [buffer.clone() for buffer in buffers]
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+            features, predictions, _ = self._run(batch.inputs, present)
+            losses = self._supervised(batch, present, features, predictions).total
+        for buffer, before in zip(buffers, saved, strict=True):
+            buffer.copy_(before)
+        return {task: float(loss) for task, loss in losses.items()}
+
+    @property
+    def dtype(self) -> torch.dtype | None:
+        """Arithmetic of the model under autocast; None: none but its own."""
+        return _DTYPES[self.precision]
+
+    def predict(self, inputs: Inputs, tasks: Sequence[str]) -> dict[str, Tensor]:
         """Return the predictions of the named tasks at the inputs' size, in fp32."""
         return self._run(inputs, tasks)[1]
 
@@ -139,6 +178,7 @@ class Learner(nn.Module):
         tasks: Sequence[str],
         *,
         keep_buffers: bool = True,
+        separate: bool = False,
     ) -> TaskLosses:
         """Call `forward` with other parameters.
 
@@ -148,11 +188,14 @@ class Learner(nn.Module):
             tasks: As in `forward`.
             keep_buffers: Leave buffers, such as running statistics, as they are. If False, the
                 pass updates them as `forward` does.
+            separate: As in `forward`.
         """
         buffers: dict[str, Tensor] = {}
         if keep_buffers:
             buffers = {name: buffer.clone() for name, buffer in self.named_buffers()}
-        losses = torch.func.functional_call(self, {**parameters, **buffers}, (batch, tasks))
+        losses = torch.func.functional_call(
+            self, {**parameters, **buffers}, (batch, tasks), {"separate": separate}
+        )
         assert isinstance(losses, TaskLosses)
         return losses
 
@@ -180,63 +223,116 @@ class Learner(nn.Module):
         )  # fmt: skip
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """Return groups for an optimizer: those that components ask for, and the rest first."""
-        groups: list[dict[str, Any]] = []
-        for module in self.modules():
-            own = getattr(module, "parameter_groups", None)
-            if module is not self and callable(own):
-                groups += [{**group, "params": list(group["params"])} for group in own()]
+        """Return groups for an optimizer: those that components ask for, and the rest first.
+
+        Raises:
+            UsageError: A parameter is in two groups.
+        """
+        groups = groups_of(module for module in self.modules() if module is not self)
         taken = {id(p) for group in groups for p in group["params"]}
         rest = [p for p in self.parameters() if id(p) not in taken and p.requires_grad]
         return [{"params": rest}, *groups]
 
-    def _run(self, inputs: Tensor, tasks: Sequence[str]) -> tuple[Features, dict[str, Tensor]]:
-        dtype = _DTYPES[self.precision]
-        # A disabled autocast still costs as much as a small layer.
-        with nullcontext() if dtype is None else torch.autocast(inputs.device.type, dtype):
+    def _run(
+        self, inputs: Inputs, tasks: Sequence[str], separate: bool = False
+    ) -> tuple[Features, dict[str, Tensor], Boundary | None]:
+        with under_autocast(inputs, self.dtype):
             features = self.model.features(inputs, tasks)
-            predictions = self.model.predict(features, tasks, tuple(inputs.shape[2:]))
-        if dtype is not None:
+            boundary = None
+            # Early predictions need not come from the stated cut.
+            if separate and (features.early or not features.cut):
+                features, boundary = features.separated()
+            predictions = self.model.predict(features, tasks, image_size(inputs))
+        if self.dtype is not None:
             predictions = {task: prediction.float() for task, prediction in predictions.items()}
-        return features, predictions
+        return features, predictions, boundary
 
-    def _cross_task(self) -> Iterator[CrossTaskLoss]:
-        for loss in self.cross_task:
-            assert isinstance(loss, CrossTaskLoss)
-            yield loss
+    def _in_fp32(self, value: Tensor) -> Tensor:
+        return value if self.precision == "fp32" else value.float()
 
     def _supervised(
-        self, batch: Batch, present: Sequence[str], predictions: Mapping[str, Tensor]
-    ) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:
+        self,
+        batch: Batch,
+        present: Sequence[str],
+        features: Features,
+        predictions: Mapping[str, Tensor],
+    ) -> TaskLosses:
+        """Return the losses of single tasks, not balanced yet."""
         # Supervised losses see view 0 only; indexing is skipped where there is no other.
         rows = [i for i, view in enumerate(batch.view) if view == 0]
         pick = partial(_pick, rows=None if len(rows) == len(batch) else rows)
         keep_maps = any(b.needs_maps for b in self.balancing.loss_balancers)
         raw, maps, valid = {}, {}, {}
+        early: dict[str, Tensor] = {}
         for task in present:
             loss = self.losses[self.model.tasks[task].key]
             assert isinstance(loss, Loss | ScalarLoss)
-            valid[task] = pick(batch.valid[task])
-            raw[task], values = reduce_loss(
+            target, valid[task] = pick(batch.targets[task]), pick(batch.valid[task])
+            judge = partial(
+                reduce_loss,
                 loss,
-                pick(predictions[task]),
-                pick(batch.targets[task]),
-                valid[task],
-                self.normalisation,
+                target=target,
+                valid=valid[task],
+                normalisation=self.normalisation,
             )
+            raw[task], values = judge(pick(predictions[task]))
+            size = tuple(target.shape[-2:])
+            for one in self.model.early(features, task, size) if features.early else ():
+                value, on_way = judge(pick(self._in_fp32(one.prediction)))
+                value = one.weight * value
+                early[task] = early[task] + value if task in early else value
+                if keep_maps and values is not None and on_way is not None:
+                    values = values + one.weight * on_way
             if keep_maps and values is not None:
                 maps[task] = values
-        return raw, maps, valid
+        return TaskLosses(
+            raw=raw,
+            balanced={},
+            valid=valid,
+            count={task: batch.count[task] for task in present},
+            maps=maps,
+            cut=features.cut,
+            early=early,
+        )
 
 
-def check_backbone(learner: Learner, inputs: Tensor) -> None:
+def groups_of(modules: Iterable[nn.Module]) -> list[dict[str, Any]]:
+    """Return the groups of parameters that modules ask for by a method `parameter_groups`.
+
+    Parameters that do not require gradients are left out, and groups that hold no other.
+
+    Args:
+        modules: Those that may have the method; not those inside them.
+
+    Raises:
+        UsageError: A parameter is in two groups.
+    """
+    groups: list[dict[str, Any]] = []
+    owners: dict[int, str] = {}
+    for module in modules:
+        asked = getattr(module, "parameter_groups", None)
+        for group in asked() if callable(asked) else ():
+            learning = [p for p in group["params"] if p.requires_grad]
+            for parameter in learning:
+                if id(parameter) in owners:
+                    raise UsageError(
+                        f"parameter_groups: a parameter of shape {list(parameter.shape)} is in two "
+                        f"groups, of {owners[id(parameter)]} and {type(module).__name__}"
+                    )
+            if learning:
+                owners |= {id(p): type(module).__name__ for p in learning}
+                groups.append({**group, "params": learning})
+    return groups
+
+
+def check_backbone(learner: Learner, inputs: Inputs) -> None:
     """Refuse a backbone that cannot read a sample, or lacks what the balancer's scope needs.
 
     A compiled backbone is not run, because that would compile it for a single sample.
 
     Args:
         learner: The learner whose backbone is checked; it is left as it was.
-        inputs: (1, ...), any sample.
+        inputs: Those of a batch of any one sample.
 
     Raises:
         UsageError: The backbone cannot work.
@@ -247,25 +343,28 @@ def check_backbone(learner: Learner, inputs: Tensor) -> None:
         p.requires_grad for p in backbone.last_shared_parameters()
     ):
         raise UsageError(MISSING[scope])
-    if backbone._compiled_call_impl is not None and scope != "features":
+    if backbone._compiled_call_impl is not None:
         return
     modes = [(module, module.training) for module in learner.modules()]
-    devices = [inputs.device] if inputs.device.type == "cuda" else []
+    devices = [_device(inputs)] if _device(inputs).type == "cuda" else []
     try:
         with torch.no_grad(), torch.random.fork_rng(devices):
-            cut = learner.eval().model.features(inputs, learner.tasks).cut
+            learner.eval().model.features(inputs, learner.tasks)
     except torch.OutOfMemoryError:
         raise
-    except (RuntimeError, ValueError, IndexError) as error:
+    except (RuntimeError, ValueError, IndexError, TypeError, AttributeError, KeyError) as error:
+        sample = map_inputs(lambda tensor: tensor[0], inputs)
         raise UsageError(
             f"model.backbone: {type(backbone).__name__} cannot read a sample of shape "
-            f"{list(inputs.shape[1:])} ({outline(error)}); choose a backbone for such inputs "
+            f"{describe_inputs(sample)} ({outline(error)}); choose a backbone for such inputs "
             "(mtl list backbones)"
         ) from error
     for module, mode in modes:
         module.training = mode
-    if scope == "features" and not cut:
-        raise UsageError(MISSING[scope])
+
+
+def _device(inputs: Inputs) -> torch.device:
+    return inputs.device if isinstance(inputs, Tensor) else input_tensors(inputs)[0].device
 
 
 def _pick(values: Tensor, rows: list[int] | None) -> Tensor:

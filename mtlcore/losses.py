@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Literal
 
 import attrs
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from mtlcore.data import Batch
-from mtlcore.models import Features
+from mtlcore.models import Boundary, Features, StepContext, Teacher
 
 __all__ = [
     "CrossTaskLoss",
@@ -70,9 +71,15 @@ class CrossTaskLoss(nn.Module, abc.ABC):
     Attributes:
         views: number of views of every training sample in a batch, 1 to 4. The constructor may set
             it.
+        needs_teachers: Names of the teachers that it asks for, those of the table `[teachers]` or
+            "ema" (see `training.ema`). The constructor may set it.
+        teachers: Name -> teacher that it has asked for; set before the first step. Teachers are in
+            no checkpoint.
     """
 
     views: int = 1
+    needs_teachers: tuple[str, ...] = ()
+    teachers: Mapping[str, Teacher] = MappingProxyType({})
 
     @abc.abstractmethod
     def needs(self, batch: Batch, tasks: Sequence[str]) -> Iterable[str]:
@@ -99,6 +106,17 @@ class CrossTaskLoss(nn.Module, abc.ABC):
             Name of a term -> scalar; empty where the loss does not apply to the batch.
         """
 
+    def after_step(self, context: StepContext) -> None:
+        """Update the state after a step that was taken, on every process; here, do nothing.
+
+        A skipped step does not call it. What it changes must be part of the state, as buffers or
+        in `get_extra_state`, and alike on every process. Steps call it only where a class
+        overrides it.
+
+        Args:
+            context: What is known of the step.
+        """
+
 
 @attrs.frozen(kw_only=True)
 class TaskLosses:
@@ -107,13 +125,18 @@ class TaskLosses:
     A task is present if the batch has a valid label for it.
 
     Args:
-        raw: present task -> its loss.
-        balanced: present task -> its loss after the loss balancers.
-        cross: name of a cross-task term -> its value.
+        raw: present task -> the loss of its head's prediction.
+        balanced: present task -> its loss, that of early predictions included, after the loss
+            balancers.
+        cross: name of a term between tasks, or of the backbone's -> its value.
         valid: present task -> its mask in view 0.
         count: present task -> its number of valid elements.
-        maps: present task -> its elementwise loss; empty unless a balancer needs maps.
+        maps: present task -> its elementwise loss, those of early predictions included; empty
+            unless a balancer needs maps.
         cut: the backbone's `Features.cut`.
+        boundary: where heads were separated from the backbone; None if they were not.
+        early: present task -> the weighted sum of the losses of its early predictions; only where
+            the backbone makes some.
     """
 
     raw: dict[str, Tensor]
@@ -123,6 +146,18 @@ class TaskLosses:
     count: dict[str, int] = attrs.field(factory=dict)
     maps: dict[str, Tensor] = attrs.field(factory=dict)
     cut: tuple[Tensor, ...] = ()
+    boundary: Boundary | None = None
+    early: dict[str, Tensor] = attrs.field(factory=dict)
+
+    @property
+    def total(self) -> dict[str, Tensor]:
+        """Present task -> its loss before balancing: `raw`, plus `early` where there is some."""
+        if not self.early:
+            return self.raw
+        return {
+            task: loss + self.early[task] if task in self.early else loss
+            for task, loss in self.raw.items()
+        }
 
 
 def reduce_loss(

@@ -21,7 +21,7 @@ __all__ = [
 ]
 
 #: Task -> metric -> value.
-MetricValues = dict[str, dict[str, float]]
+MetricValues = Mapping[str, Mapping[str, float]]
 
 
 class Metric(abc.ABC):
@@ -73,7 +73,7 @@ class MetricCollection(Metric):
         names = [name for metric in metrics for name in metric.higher_is_better]
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
-            raise ValueError(f"several of its metrics have a figure {', '.join(twice)}")
+            raise ValueError(f"several of its metrics compute {', '.join(twice)}")
         self.higher_is_better = {
             name: higher for metric in metrics for name, higher in metric.higher_is_better.items()
         }

@@ -20,6 +20,7 @@ from mtlcore.episodes import BatchPlan, Episode, StepPlan, share_of
 from mtlcore.errors import UsageError
 from mtlcore.storage import load_checkpoint
 from mtlcore.testing import TINY_TASKS, tiny_learner
+from mtlcore.testing.base import same
 
 # Trains tiny learners in float64 under every chain, each rank on its share of every batch; batch
 # norms use running statistics. Steps: accumulation, a task that one rank has no label of, a batch
@@ -33,14 +34,29 @@ from mtlcore.storage import load_checkpoint, save_checkpoint
 from mtlcore.data import Batch, empty_batch
 from mtlcore.episodes import Episode, LoadedPlan
 from mtlcore.distributed import init_distributed
+from mtlcore.models import EarlyPrediction
 from mtlcore.standard.optimizers import sgd
-from mtlcore.testing import TINY_TASKS, tiny_batch, tiny_learner
+from mtlcore.testing import TINY_TASKS, TinyBackbone, tiny_batch, tiny_learner
+
+class Early(TinyBackbone):
+    def forward(self, inputs, tasks):
+        features = super().forward(inputs, tasks)
+        channels = {task.name: task.channels for task in TINY_TASKS}
+        features.early = {
+            t: [EarlyPrediction(features.per_task[t][0][:, :channels[t]], 0.5)] for t in tasks
+        }
+        features.terms = {"size": features.shared[0].square().mean()}
+        return features
+
+    def after_step(self, context):
+        for task, loss in context.losses.items():  # the same on every rank
+            self.branches[self.keys[task]][1].running_mean += 0.01 * loss
 
 CHAINS = {
     "equal": [], "uncertainty": ["uncertainty"], "dwa": ["dwa"], "pcgrad": ["pcgrad"],
     "nash-mtl": ["nash-mtl"], "uncertainty+pcgrad": ["uncertainty", "pcgrad"],
     "features": ["features"], "rlw+pcgrad": ["rlw", "pcgrad"], "every third": ["nash-mtl"],
-    "ira": ["ira"],
+    "ira": ["ira"], "early": ["dwa", "pcgrad"],
 }
 NAMES = tuple(task.name for task in TINY_TASKS)
 
@@ -88,7 +104,10 @@ def steps():
 with init_distributed() as distributed:
     for name, chain in CHAINS.items():
         every = 3 if name == "every third" else 1
-        learner = tiny_learner([balancer(n) for n in chain], update_every=every).double()
+        backbone = Early if name == "early" else TinyBackbone
+        learner = tiny_learner(
+            [balancer(n) for n in chain], update_every=every, backbone=backbone
+        ).double()
         learner.context.distributed = distributed
         learner.model.eval()
         optimizer = sgd(learner, lr=0.05, momentum=0.9)
@@ -129,7 +148,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 CHAINS = ["equal", "uncertainty", "dwa", "pcgrad", "nash-mtl", "uncertainty+pcgrad", "features",
-          "every third", "ira"]  # fmt: skip
+          "every third", "ira", "early"]  # fmt: skip
 
 
 def state(folder: Path, chain: str, rank: int, size: int) -> dict[str, object]:
@@ -192,8 +211,33 @@ def test_a_wrapped_model_is_refused(tmp_path: Path) -> None:
 SETTINGS = [
     "tasks=['segmentation', 'depth']", "data.train=9", "data.val=5", "data.size=32x32",
     "data.workers=0", "model.backbone.width=0.03125", "training.batch_size=2",
-    "training.evaluate_every=1", "training.threads=1",
+    "training.evaluate_every=1", "training.threads=1", "training.ema=0.9",
+    "training.evaluate_ema=true", "plugins=['imitate.py']", "cross_task=[{name='imitate'}]",
 ]  # fmt: skip
+
+# What the average predicts counts, and so do the running statistics that each rank has of its own.
+IMITATE = """
+from mtlcore import CrossTaskLossSpec, hookimpl
+
+@hookimpl
+def mtl_losses():
+    from mtlcore.losses import CrossTaskLoss
+
+    class Imitate(CrossTaskLoss):
+        needs_teachers = ("ema",)
+
+        def __init__(self, tasks, features):
+            super().__init__()
+
+        def needs(self, batch, tasks):
+            return tasks
+
+        def forward(self, batch, features, predictions):
+            found = self.teachers["ema"].predict(batch.inputs, list(predictions))
+            return {t: (predictions[t] - x).square().mean() for t, x in found.items()}
+
+    yield CrossTaskLossSpec(name="imitate", target=Imitate)
+"""
 
 
 def command(out: str, epochs: int, *more: str) -> list[str]:
@@ -235,6 +279,7 @@ def workers(parent: int) -> Sequence[int]:
 
 
 def test_run_is_killed_resumed_and_the_same_as_undisturbed(tmp_path: Path) -> None:
+    (tmp_path / "imitate.py").write_text(IMITATE)
     whole = subprocess.run(
         torchrun(*command("whole", 6)), cwd=tmp_path, env=environment(), capture_output=True,
         text=True, timeout=300,
@@ -270,8 +315,119 @@ def test_run_is_killed_resumed_and_the_same_as_undisturbed(tmp_path: Path) -> No
     assert again.returncode == 0, again.stderr
     last = "checkpoints/last.safetensors"
     expected, found = (load_checkpoint(tmp_path / run / last) for run in ("whole", "killed"))
-    assert expected["learner"].keys() == found["learner"].keys()
-    for name, value in expected["learner"].items():
-        if isinstance(value, torch.Tensor):
-            assert torch.equal(value, found["learner"][name]), name
+    for part in ("learner", "average"):
+        assert expected[part].keys() == found[part].keys()
+        for name, value in expected[part].items():
+            if isinstance(value, torch.Tensor):
+                assert torch.equal(value, found[part][name]), f"{part}.{name}"
+    for rank, (one, other) in enumerate(zip(expected["ranks"], found["ranks"], strict=True)):
+        for name, value in one["buffers"].items():
+            assert torch.equal(value, other["buffers"][name]), f"rank {rank}: {name}"
     assert figures(tmp_path / "whole") == figures(tmp_path / "killed")
+
+
+ASKED = """
+import sys
+import mtlcore
+from mtlcore.display import Display
+from mtlcore.errors import Pruned
+from mtlcore.runs import request_stop
+from mtlcore.system import is_main_process
+
+class Asks(Display):
+    def epoch(self, epoch, *more):
+        if is_main_process():
+            request_stop("asked", "it is no better")
+
+    def note(self, message): ...
+    def stop(self): ...
+    def _begin(self, title): ...
+
+try:
+    mtlcore.run(sys.argv[1], out="asked", display=Asks())
+except Pruned as error:
+    print("asked", error)
+"""
+
+
+def test_all_processes_stop_after_the_epoch_in_which_one_is_asked(tmp_path: Path) -> None:
+    (tmp_path / "asked.py").write_text(ASKED)
+    lines = [s for s in SETTINGS if not s.startswith("data.size")] + ["training.epochs=4"]
+    (tmp_path / "mine.toml").write_text("data.size = [32, 32]\n" + "\n".join(lines))
+    done = subprocess.run(
+        torchrun("asked.py", "mine.toml"), cwd=tmp_path, env=environment(), capture_output=True,
+        text=True, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("asked asked to stop after epoch 1 of 4 (it is no better)") == 2
+    state = load_checkpoint(tmp_path / "asked/checkpoints/last.safetensors")
+    assert len(state["ranks"]) == 2
+    assert state["progress"]["epoch"] == 1
+
+
+# Writes down what it plans, and asks the second process to stop after a step.
+WATCHED = """
+import os, signal, sys
+sys.path.insert(0, os.getcwd())
+import by_loss
+from mtlcore import EpisodeSamplerSpec, hookimpl
+
+@hookimpl
+def mtl_episode_samplers():
+    (record,) = by_loss.mtl_episode_samplers()
+
+    class Watched(record.load()):
+        def plan(self, *arguments):
+            plan = super().plan(*arguments)
+            with open(os.environ["MTL_TEST_PLANS"] + os.environ["RANK"], "a") as file:
+                print(plan, file=file)
+            return plan
+
+        def after_step(self, context):
+            super().after_step(context)
+            if f"{context.step} {os.environ['RANK']}" == os.environ["MTL_TEST_STRIKE"]:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    yield EpisodeSamplerSpec(name="watched", target=Watched)
+"""
+
+
+def train_watched(folder: Path, out: str, strike: str = "", resume: bool = False) -> int:
+    """Two epochs of six steps in two processes; the exit code."""
+    settings = [
+        *(s for s in SETTINGS if not s.startswith("data.train")), "data.train=24",
+        "training.epochs=2", "episodes.name=watched", "episodes.horizon=4",
+    ]  # fmt: skip
+    plans = f"{out} resumed" if resume else out
+    return subprocess.run(
+        torchrun("-m", "mtlcore", "run", "--plugin=watched.py", "--out", out,
+                 *(f"--set={s}" for s in settings), *(["--resume"] if resume else [])),
+        cwd=folder, capture_output=True, text=True, timeout=300,
+        env={**environment(), "MTL_TEST_STRIKE": strike, "MTL_TEST_PLANS": f"{plans} "},
+    ).returncode  # fmt: skip
+
+
+def test_a_sampler_that_learns_plans_the_same_everywhere_and_goes_on_bit_for_bit(
+    tmp_path: Path,
+) -> None:
+    page = (Path(__file__).parents[1] / "docs/hooks/episode-samplers.md").read_text("utf-8")
+    code = page.split("<!-- test: file by_loss.py -->\n```python\n")[1].split("```")[0]
+    (tmp_path / "by_loss.py").write_text(code)
+    (tmp_path / "watched.py").write_text(WATCHED)
+    assert train_watched(tmp_path, "whole") == 0
+    # The second epoch begins before step 6; of its first block two steps are taken.
+    assert train_watched(tmp_path, "stopped", "7 1") != 0
+    assert train_watched(tmp_path, "stopped", resume=True) == 0
+    for run in ("whole", "stopped", "stopped resumed"):
+        first, second = ((tmp_path / f"{run} {rank}").read_text() for rank in range(2))
+        assert first == second, run
+    drawn = (tmp_path / "whole 0").read_text().splitlines()
+    assert len(drawn) == 12
+    # The block of steps 6 to 9 is drawn again, and all after it.
+    assert (tmp_path / "stopped 0").read_text().splitlines() == drawn[:10]
+    assert (tmp_path / "stopped resumed 0").read_text().splitlines() == drawn[6:]
+    last = "checkpoints/last.safetensors"
+    expected, found = (load_checkpoint(tmp_path / run / last) for run in ("whole", "stopped"))
+    assert set(expected["plans"]["sampler"]["losses"]) == {"segmentation", "depth"}
+    for part in ("learner", "optimizer", "plans", "random", "ranks"):
+        assert same(found[part], expected[part]), part

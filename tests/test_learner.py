@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+from functools import partial
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
 
 from mtlcore.balancing import BalancerContext, GradientBalancer, GramianBalancer
+from mtlcore.episodes import Episode, LoadedPlan
 from mtlcore.errors import UsageError
-from mtlcore.standard.balancers import Fixed
+from mtlcore.losses import CrossTaskLoss
+from mtlcore.optimizers import GradientDescent, Schedule
+from mtlcore.standard.balancers import Fixed, Uncertainty
+from mtlcore.standard.losses import L1
 from mtlcore.tasks import Task
-from mtlcore.testing import tiny_batch, tiny_learner
+from mtlcore.testing import TINY_TASKS, tiny_batch, tiny_learner
 
 
 class Sum(GramianBalancer):
@@ -144,3 +151,69 @@ def test_a_context_is_passed_on() -> None:
     model, context = Two(), BalancerContext(tasks=("a", "b"), step=7)
     Listening().backward(model.losses(), model.trunk.parameters(), context)
     assert seen == [context]
+
+
+class Scaled(L1):
+    """L1 times a parameter of its own."""
+
+    def __init__(self, task: Task) -> None:
+        super().__init__(task)
+        self.scale = nn.Parameter(torch.ones(()))
+
+
+class Offset(CrossTaskLoss):
+    def __init__(self) -> None:
+        super().__init__()
+        self.offset = nn.Parameter(torch.zeros(()))
+
+    def needs(self, batch, tasks):
+        return []
+
+    def forward(self, batch, features, predictions):
+        return {"offset": self.offset}
+
+
+def test_groups_of_every_component_reach_the_optimizer() -> None:
+    learner = tiny_learner(
+        [Uncertainty()], losses={"depth": Scaled(TINY_TASKS[1])}, cross_task=[Offset()]
+    )
+    model = learner.model
+    parts: list[nn.Module] = [
+        model.backbone,
+        model.head("depth"),
+        learner.losses["task_depth"],
+        learner.cross_task[0],
+        learner.balancing.balancers[0],
+    ]
+    schedule = Schedule(name="poly", power=1.0)
+    for number, part in enumerate(parts):
+        parameter = next(part.parameters())
+        rate = 10.0 ** -(number + 1)
+        group = {"params": iter([parameter]), "lr": rate, "schedule": schedule}
+        part.parameter_groups = partial(list, [group])  # type: ignore[assignment]
+    made: list[torch.optim.Optimizer] = []
+
+    def make(groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+        made.append(torch.optim.SGD(groups, lr=0.5))
+        return made[0]
+
+    next(model.head("depth").parameters()).requires_grad_(False)
+    optimizer = GradientDescent(learner, make, Schedule(), None)
+    learner.context.progress = 0.5
+    batch = tiny_batch(4)
+    report = optimizer.step(learner, LoadedPlan((batch,), (Episode(learner.tasks, support=0),)))
+    assert report.skipped is None
+    rates = {id(p): group["lr"] for group in made[0].param_groups for p in group["params"]}
+    for number, part in enumerate(parts):
+        expected = None if number == 1 else 0.5 * 10.0 ** -(number + 1)  # the head's is frozen
+        assert rates.get(id(next(part.parameters()))) == pytest.approx(expected)
+    assert {*rates} == {id(p) for p in learner.parameters() if p.requires_grad}
+
+
+def test_a_parameter_in_two_groups_is_refused() -> None:
+    learner = tiny_learner()
+    groups = [{"params": [*learner.model.backbone.trunk.parameters()]}]
+    learner.model.backbone.parameter_groups = lambda: groups  # type: ignore[assignment]
+    learner.model.backbone.trunk.parameter_groups = lambda: groups
+    with pytest.raises(UsageError, match="two groups, of TinyBackbone and Sequential"):
+        learner.parameter_groups()

@@ -28,6 +28,7 @@ from mtlcore.engine import Session, Training, check
 from mtlcore.episodes import Episode, LoadedPlan
 from mtlcore.errors import UsageError
 from mtlcore.learner import Learner
+from mtlcore.metrics import MetricValues
 from mtlcore.optimizers import Optimizer, StepReport
 from mtlcore.plugins import REQUIRED, MethodSpec, Plugins, settings_of
 from mtlcore.standard.optimizers import adam
@@ -209,8 +210,8 @@ class Watched(Optimizer):
     def reset_state(self, parameters: Iterable[torch.nn.Parameter]) -> None:
         self.inner.reset_state(parameters)
 
-    def after_evaluation(self, loss: float) -> None:
-        self.inner.after_evaluation(loss)
+    def after_evaluation(self, metrics: MetricValues) -> None:
+        self.inner.after_evaluation(metrics)
 
     def state_dict(self) -> dict[str, Any]:
         return self.inner.state_dict()

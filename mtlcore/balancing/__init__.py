@@ -17,6 +17,7 @@ from mtlcore.balancing.contracts import (
 from mtlcore.balancing.gradients import MISSING, TaskGradients
 from mtlcore.balancing.graphs import own_leaves
 from mtlcore.balancing.rows import SMALL
+from mtlcore.balancing.tentative import Tentative
 
 __all__ = [
     "MISSING",
@@ -32,5 +33,6 @@ __all__ = [
     "Scope",
     "Status",
     "TaskGradients",
+    "Tentative",
     "own_leaves",
 ]

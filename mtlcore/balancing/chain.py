@@ -8,9 +8,17 @@ from typing import Any
 from torch import Tensor, nn
 
 from mtlcore.balancing.context import BalancerContext, BalancingResult, Scope
-from mtlcore.balancing.contracts import Balancer, GramianBalancer, LossBalancer, RowBalancer
+from mtlcore.balancing.contracts import (
+    Balancer,
+    GradientBalancer,
+    GramianBalancer,
+    LossBalancer,
+    RowBalancer,
+)
+from mtlcore.balancing.tentative import Tentative
 from mtlcore.data import Batch
 from mtlcore.errors import UsageError
+from mtlcore.metrics import MetricValues
 from mtlcore.tasks import Task
 
 
@@ -38,10 +46,17 @@ class Balancing(nn.Module):
         # The same once more: a ModuleList takes microseconds to look into, several times a step.
         self._chain = tuple(balancers)
         self._of_losses = tuple(b for b in balancers if isinstance(b, LossBalancer))
+        self._tentative = [m for m in self.modules() if isinstance(m, Tentative)]
         self.update_every = update_every
         self._last_weights: dict[str, list[float]] = {}
         if update_every > 1 and not isinstance(self.finisher, GramianBalancer):
             raise UsageError("balancer.update_every needs a balancer that weighs task gradients")
+        if isinstance(self.finisher, GradientBalancer) and self.scope == "last_shared":
+            raise UsageError(
+                f"balancer: {type(self.finisher).__name__} combines gradients, and those of the "
+                "last shared layer say nothing of the layers before it; use the scope 'shared' or "
+                "'features'"
+            )
 
     @property
     def finisher(self) -> RowBalancer | None:
@@ -53,6 +68,11 @@ class Balancing(nn.Module):
     def scope(self) -> Scope:
         """The scope of the balancer of gradients; "shared" if there is none."""
         return "shared" if self.finisher is None else self.finisher.scope
+
+    @property
+    def chain(self) -> Sequence[Balancer]:
+        """All balancers, in order."""
+        return self._chain
 
     @property
     def loss_balancers(self) -> Sequence[LossBalancer]:
@@ -70,10 +90,20 @@ class Balancing(nn.Module):
             losses = balancer.transform(losses, context)
         return losses
 
+    def after_skipped_step(self) -> None:
+        """Drop what balancers proposed in a step that was not taken."""
+        for tentative in self._tentative:
+            tentative.discard()
+
     def after_step(self, context: BalancerContext) -> None:
         """Let every balancer update its state after a step that was taken."""
         for balancer in self._chain:
             balancer.after_step(context)
+
+    def after_evaluation(self, metrics: MetricValues) -> None:
+        """Let every balancer learn from an evaluation."""
+        for balancer in self._chain:
+            balancer.after_evaluation(metrics)
 
     def reset(self) -> None:
         """Let every balancer forget."""

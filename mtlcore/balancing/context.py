@@ -14,6 +14,7 @@ from mtlcore.distributed import SINGLE_PROCESS, Distributed
 
 Scope = Literal["shared", "features", "last_shared"]
 Status = Literal["converged", "degenerate", "not finite"]
+Granularity = Literal["whole", "parameter", "element"]
 
 
 @attrs.define(kw_only=True)
@@ -22,15 +23,21 @@ class BalancerContext:
 
     Args:
         tasks: All tasks of the run.
-        generator: The only source of randomness, the same on every rank.
+        generator: The only source of randomness, on the CPU and the same on every rank.
         step: Number of the step, from 0.
         epoch: Number of the epoch, from 0.
         progress: The fraction of the run that is done, 0 to 1.
-        present: The tasks that have a loss in this step.
-        losses: Mean raw loss per present task; empty until gradients are balanced.
+        present: The tasks that have a loss in this step; rows of gradients, and of the Gramian,
+            stand in this order.
+        losses: Mean raw loss per present task, over all processes; empty until gradients are
+            balanced.
         maps: Elementwise losses of view 0, per task, if the balancer `needs_maps`.
         batch: The batch of these maps.
-        reevaluate: Computes the present tasks' losses again at the updated parameters.
+        gramian: In `after_step`, the (K, K) Gramian of this step's rows, summed over micro-batches
+            and processes, in float64 on the CPU. None if no Gramian was asked for: without a
+            balancer of Gramians, and between two updates (`balancer.update_every`).
+        reevaluate: In `after_step`, computes the present tasks' mean losses again, on the same
+            samples at the updated parameters. None if the optimizer cannot.
         distributed: The processes that train together; each sees its own part of a step.
     """
 
@@ -43,6 +50,7 @@ class BalancerContext:
     losses: dict[str, float] = attrs.field(factory=dict)
     maps: Mapping[str, Tensor] = attrs.field(factory=dict)
     batch: Batch | None = None
+    gramian: Tensor | None = None
     reevaluate: Callable[[], dict[str, float]] | None = None
     distributed: Distributed = SINGLE_PROCESS
 
@@ -57,9 +65,11 @@ class BalancingResult:
             was decided.
         cosines: Cosine of the gradients of each pair of present tasks; empty without a Gramian.
         status: How the balancer's solver ended; after "not finite" the step is skipped.
+        gramian: The (K, K) Gramian that decided; None without one.
     """
 
     weights: dict[str, float] = attrs.field(factory=dict)
     heads: dict[str, float] = attrs.field(factory=dict)
     cosines: dict[tuple[str, str], float] = attrs.field(factory=dict)
     status: Status = "converged"
+    gramian: Tensor | None = None

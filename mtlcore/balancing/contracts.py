@@ -23,18 +23,21 @@ import torch
 from torch import Tensor, nn
 from torch.nn import Parameter
 
-from mtlcore.balancing.context import BalancerContext, BalancingResult, Scope, Status
+from mtlcore.balancing.context import BalancerContext, BalancingResult, Granularity, Scope, Status
 from mtlcore.balancing.gradients import TaskGradients
 from mtlcore.balancing.graphs import own_leaves
 from mtlcore.data import Batch
+from mtlcore.metrics import MetricValues
 from mtlcore.tasks import Task
 
 
 class Balancer(nn.Module, abc.ABC):
     """Base of all balancers; the constructor takes settings only.
 
-    State lives in buffers, in parameters (both under `Task.key`) and in `get_extra_state` (a JSON
-    tree). It changes only in `after_step`, which is not called after a skipped step.
+    State lives in buffers, in parameters (both under `Task.key`; made in `prepare` at the latest)
+    and in `get_extra_state` (a tree of tensors and JSON values). It changes only in `after_step`,
+    which is not called after a skipped step, and in `after_evaluation`. State that is used in the
+    step that makes it is kept by `Tentative`.
 
     Attributes:
         affine: Whether the result is affine in the losses. If not, gradient accumulation and
@@ -57,15 +60,33 @@ class Balancer(nn.Module, abc.ABC):
         return
 
     def after_step(self, context: BalancerContext) -> None:
-        """Update the state after a step that was taken."""
+        """Update the state after a step that was taken, also one that asked for no weights."""
         return
+
+    def after_evaluation(self, metrics: MetricValues) -> None:
+        """Update the state after an evaluation on the validation split.
+
+        Args:
+            metrics: Task -> metric -> value, "loss" among them, of every task that learns or has
+                stopped early; the same in every process. A value is NaN where nothing was valid.
+        """
+        return
+
+    def current_weights(self) -> Mapping[str, float | Mapping[str, float]]:
+        """Return the weight of each task for the record; empty if there is none worth showing.
+
+        Balancers of Gramians need none: the weights of their rows are recorded anyway. A task
+        with several weights, such as one per class, gives them by name; they are recorded as the
+        metrics `weight/<name>` of that task.
+        """
+        return {}
 
     def reset(self) -> None:
         """Drop what was learnt; called when a backbone enters a phase that asks for it."""
         return
 
     def random(self, context: BalancerContext | None) -> torch.Generator | None:
-        """Return the generator to draw from."""
+        """Return the generator to draw from, which is on the CPU."""
         return self.generator if context is None else context.generator
 
     def backward(
@@ -139,14 +160,6 @@ class LossBalancer(Balancer):
             context: What is known of the step.
         """
 
-    def current_weights(self) -> Mapping[str, float | Mapping[str, float]]:
-        """Return the weight of each task for the record; empty if there is none worth showing.
-
-        A task with several weights, such as one per class, gives them by name; they are recorded
-        as the metrics `weight/<name>` of that task.
-        """
-        return {}
-
     def _backward(
         self,
         losses: Mapping[str, Tensor],
@@ -186,7 +199,9 @@ class RowBalancer(Balancer):
         gradients = TaskGradients(shared_params, own, (), self.scope, last_shared_params)
         gradients.collect_rows(losses, cut=features)
         context.losses = {task: float(loss.detach()) for task, loss in losses.items()}
-        return gradients.apply(self, context, accumulate=True)
+        result = gradients.apply(self, context, accumulate=True)
+        context.gramian = result.gramian
+        return result
 
 
 class GramianBalancer(RowBalancer):
@@ -199,7 +214,7 @@ class GramianBalancer(RowBalancer):
         Args:
             gramian: (K, K) float64 on the CPU, finite; entry i, j is the inner product of the
                 gradients of `context.present[i]` and `context.present[j]`.
-            context: What is known of the step; None outside a training loop.
+            context: What is known of the step, passed by keyword; None outside a training loop.
 
         Returns:
             (K,) float64 for the shared parameters, or (2, K) whose second row weights the heads.
@@ -218,12 +233,16 @@ class GramianBalancer(RowBalancer):
 class GradientBalancer(RowBalancer):
     """A balancer that combines the task gradients themselves.
 
+    Its scope is "shared" or "features".
+
     Attributes:
-        elementwise: Whether each coordinate of the result depends on that coordinate of the rows
-            only. The core then calls `combine` per parameter and concatenates nothing.
+        granularity: What `combine` receives at a time. "whole": the rows over all parameters,
+            concatenated. "parameter": the rows of one parameter (with the scope "features", of one
+            map), as methods that act per layer need it. "element": any part of the rows, because
+            each coordinate of the result depends on that coordinate of the rows only.
     """
 
-    elementwise: bool = False
+    granularity: Granularity = "whole"
 
     @abc.abstractmethod
     def combine(self, rows: Tensor, context: BalancerContext | None = None) -> Tensor:
@@ -231,13 +250,27 @@ class GradientBalancer(RowBalancer):
 
         Args:
             rows: (K, P) task gradients, in the order of `context.present`; not to be edited.
-            context: What is known of the step; None outside a training loop.
+            context: What is known of the step, passed by keyword; None outside a training loop.
 
         Returns:
             (P,).
         """
 
+    def head_weights(self, context: BalancerContext | None = None) -> Tensor | None:
+        """Return the weights of the tasks' gradients at their heads; called after `combine`.
+
+        Args:
+            context: What is known of the step; None outside a training loop.
+
+        Returns:
+            (K,) in the order of `context.present`; None: all are 1.
+        """
+        return None
+
     def decide(self, gradients: TaskGradients, context: BalancerContext) -> BalancingResult:
         """Use the direction that `combine` returns."""
-        gradients.combine(partial(self.combine, context=context), self.elementwise)
-        return BalancingResult()
+        return gradients.combine(
+            partial(self.combine, context=context),
+            self.granularity != "whole",
+            partial(self.head_weights, context=context),
+        )

@@ -20,6 +20,7 @@ from mtlcore.balancing.graphs import gradients
 from mtlcore.balancing.rows import Row, SharedRows
 from mtlcore.distributed import SINGLE_PROCESS, Distributed
 from mtlcore.errors import UsageError
+from mtlcore.models import Boundary
 
 __all__ = [
     "MISSING",
@@ -88,6 +89,12 @@ class TaskGradients:
         self._direction: Row = ()
         # What the one pass through the trunk starts from, where rows are not of the trunk itself.
         self._cut: list[Tensor] = []
+        # Of separated heads, for each place of the cut: what heads read, whose it is alone, the
+        # gradient of that task there, and the gradient of what is not balanced.
+        self._leaves: list[Tensor] = []
+        self._owners: list[str | None] = []
+        self._owned: dict[int, Tensor] = {}
+        self._beside: dict[int, Tensor] = {}
         self._losses: list[tuple[str, Tensor]] = []
         self._scale = 1.0
 
@@ -103,10 +110,16 @@ class TaskGradients:
         if self._sums_only:
             total.backward(retain_graph=retain_graph)  # type: ignore[no-untyped-call]
         else:
-            self._add(self._all, gradients(total, self._all, retain_graph))
+            found = gradients(total, [*self._all, *self._leaves], retain_graph)
+            self._add(self._all, found[: len(self._all)])
+            _accumulate(self._beside, enumerate(found[len(self._all) :]))
 
     def collect_rows(
-        self, losses: Mapping[str, Tensor], retain_graph: bool = False, cut: Sequence[Tensor] = ()
+        self,
+        losses: Mapping[str, Tensor],
+        retain_graph: bool = False,
+        cut: Sequence[Tensor] = (),
+        boundary: Boundary | None = None,
     ) -> None:
         """Add a row per task, in one backward pass each, which runs through its own head only.
 
@@ -114,16 +127,23 @@ class TaskGradients:
             losses: A scalar per present task.
             retain_graph: Whether another backward pass follows.
             cut: The features whose gradients are the rows if the scope is "features".
+            boundary: Instead of a cut, where heads were separated from the backbone.
 
         Raises:
-            UsageError: The scope is "features", and there is no cut.
+            UsageError: The scope is "features", and there is neither.
         """
         measured: Sequence[Tensor] = self._measured
         if self._scope == "features":
-            measured = [x for x in cut if x.requires_grad]
-            if not cut:
+            if not cut and (boundary is None or not boundary.maps):
                 raise UsageError(MISSING["features"])
-            self._cut += measured
+            if boundary is None:
+                measured = [x for x in cut if x.requires_grad]
+                self._cut += measured
+            else:
+                measured = boundary.leaves
+                self._cut += boundary.maps
+                self._leaves += boundary.leaves
+                self._owners += boundary.owners
             self._rows.extend(measured)
         elif self._scope == "last_shared":
             self._losses += losses.items()
@@ -202,6 +222,8 @@ class TaskGradients:
             self._share_rows(context.tasks)
         if finisher is None or not self._rows.tasks:
             result = BalancingResult()
+            if self._beside:
+                self._through_trunk([None] * len(self._cut), {})
         else:
             result = finisher.decide(self, context)
         if result.status != "not finite":
@@ -234,8 +256,11 @@ class TaskGradients:
             return BalancingResult(status="not finite")
         if self._scope == "shared":
             self._direction = self._rows.direction(shared)
+        elif self._scope == "features":
+            own = dict(zip(tasks, heads, strict=True))
+            self._through_trunk(self._rows.direction(shared), own)
         else:
-            self._add(self._shared, self._through_trunk(shared))
+            self._from_losses(dict(zip(tasks, shared, strict=True)))
         for task, weight in zip(tasks, heads, strict=True):
             self._add(self._own[task], _scaled(self._own_rows[task], weight))
         return BalancingResult(
@@ -243,24 +268,47 @@ class TaskGradients:
             heads=dict(zip(tasks, heads, strict=True)),
             cosines=_cosines(tasks, entries),
             status=status(),
+            gramian=gramian,
         )
 
-    def combine(self, combine: Callable[[Tensor], Tensor], elementwise: bool) -> None:
+    def combine(
+        self,
+        combine: Callable[[Tensor], Tensor],
+        by_parameter: bool,
+        heads: Callable[[], Tensor | None],
+    ) -> BalancingResult:
         """Make the step's gradient what a function makes of the rows.
 
         Args:
             combine: (K, P) rows -> (P,) direction, as of `GradientBalancer`.
-            elementwise: whether it may be called for each parameter by itself.
+            by_parameter: Whether it is called for each parameter (or feature map) by itself.
+            heads: The weights of the tasks' gradients at parameters of their own, asked for
+                afterwards; None: all 1.
+
+        Returns:
+            The status "not finite" where a weight of a head is not.
         """
-        self._direction = self._rows.combined(combine, elementwise)
+        direction = self._rows.combined(combine, by_parameter)
+        answer = heads()
+        own: dict[str, float] = {}
+        if answer is not None:
+            own = dict(zip(self._rows.tasks, answer.tolist(), strict=True))
+            if not all(map(math.isfinite, own.values())):
+                return BalancingResult(status="not finite")
+        if self._scope == "shared":
+            self._direction = direction
+        else:
+            self._through_trunk(direction, {t: own.get(t, 1.0) for t in self._rows.tasks})
         for task, row in self._own_rows.items():
-            self._add(self._own[task], row)
+            self._add(self._own[task], _scaled(row, own.get(task, 1.0)))
+        return BalancingResult()
 
     def clear(self) -> None:
         """Drop what was collected."""
         self._rows.clear()
         self._own_rows, self._sums, self._direction = {}, {}, ()
         self._cut, self._losses, self._scale = [], [], 1.0
+        self._leaves, self._owners, self._owned, self._beside = [], [], {}, {}
 
     def _share_rows(self, tasks: Sequence[str]) -> None:
         """Sum the rows over all ranks; a task that only other ranks have gets a row too."""
@@ -300,26 +348,56 @@ class TaskGradients:
         own = self._own[task]
         found = gradients(loss, [*measured, *own, *self._others], retain_graph)
         row, rest = found[: len(measured)], found[len(measured) :]
+        # Kept apart, as rows are written over: heads may have other weights than rows.
+        first = len(self._cut) - len(measured)
+        owned = enumerate(row, first) if self._leaves else ()
+        _accumulate(self._owned, ((n, g.clone()) for n, g in owned
+                                  if g is not None and self._owners[n] == task))  # fmt: skip
         self._rows.add(task, row, rest)
         mine = rest[: len(own)]
         before = self._own_rows.get(task)
         self._own_rows[task] = mine if before is None else _added(before, mine)
         self._add(self._others, rest[len(own) :])
 
-    def _through_trunk(self, weights: Sequence[float]) -> Row:
-        """Return the weighted sum of the tasks' gradients at the shared parameters, in one pass."""
-        starts: list[tuple[Tensor, Tensor]]
-        if self._scope == "features":
-            found = zip(self._cut, self._rows.direction(weights), strict=True)
-            starts = [(x, grad_output) for x, grad_output in found if grad_output is not None]
-        else:
-            of = dict(zip(self._rows.tasks, weights, strict=True))
-            starts = [(loss, torch.full_like(loss, of[task])) for task, loss in self._losses]
-        outputs, grad_outputs = [x for x, _ in starts], [grad_output for _, grad_output in starts]
-        if not outputs:
-            return [None] * len(self._shared)
-        row = gradients(outputs, self._shared, False, grad_outputs)
+    def _through_trunk(self, direction: Row, heads: Mapping[str, float]) -> None:
+        """Lead gradients from features on to the parameters of the trunk.
+
+        Args:
+            direction: The balanced gradient at each place of the cut.
+            heads: Weight of each task's gradient at parameters of its own.
+        """
+        own = [p for parameters in self._own.values() for p in parameters]
+        if self._leaves and own:
+            # A task's own maps may come from parameters of its own (attention, decoders), which
+            # are weighted as heads are.
+            at_maps = {
+                n: heads[owner] * self._owned[n]
+                for n, owner in enumerate(self._owners)
+                if owner is not None and owner in heads and n in self._owned
+            }
+            _accumulate(at_maps, self._beside.items())
+            self._add(own, self._at(at_maps, own, retain_graph=True))
+        at_maps = {n: gradient for n, gradient in enumerate(direction) if gradient is not None}
+        _accumulate(at_maps, self._beside.items())
+        self._add(self._shared, self._at(at_maps, self._shared, retain_graph=False))
+
+    def _at(
+        self, at_maps: Mapping[int, Tensor], parameters: Sequence[Parameter], retain_graph: bool
+    ) -> Row:
+        """Return the gradient at parameters of what is given at places of the cut."""
+        if not at_maps:
+            return [None] * len(parameters)
+        outputs = [self._cut[n] for n in at_maps]
+        row = gradients(outputs, parameters, retain_graph, list(at_maps.values()))
         return _scaled(row, 1 / self._scale)
+
+    def _from_losses(self, weights: Mapping[str, float]) -> None:
+        """Add the gradient of the weighted losses at the shared parameters, in one pass."""
+        outputs = [loss for _, loss in self._losses]
+        grad_outputs = [torch.full_like(loss, weights[task]) for task, loss in self._losses]
+        if outputs:
+            row = gradients(outputs, self._shared, False, grad_outputs)
+            self._add(self._shared, _scaled(row, 1 / self._scale))
 
     def _write(self, accumulate: bool) -> None:
         found: dict[int, Tensor | None] = {}
@@ -356,8 +434,8 @@ class TaskGradients:
 
 
 MISSING = {
-    "features": "balancer: the scope 'features' needs a backbone that says where its trunk ends "
-    "(`Features.cut`); this one has no such place",
+    "features": "balancer: the scope 'features' compares gradients at the maps that heads read, "
+    "and here is none that learns: unfreeze the backbone, or name them (`features` of `backward`)",
     "last_shared": "balancer: the scope 'last_shared' needs a backbone that names its last shared "
     "parameters (`last_shared_parameters`), not frozen; this one has none",
 }
@@ -366,6 +444,13 @@ MISSING = {
 def _learning(parameters: Iterable[Parameter]) -> list[Parameter]:
     """Return the parameters that require gradients, each once."""
     return list({id(p): p for p in parameters if p.requires_grad}.values())
+
+
+def _accumulate(sums: dict[int, Tensor], more: Iterable[tuple[int, Tensor | None]]) -> None:
+    """Add tensors to those that are there under the same number."""
+    for number, tensor in more:
+        if tensor is not None:
+            sums[number] = sums[number] + tensor if number in sums else tensor
 
 
 def _added(first: Row, second: Row) -> Row:

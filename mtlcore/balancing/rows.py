@@ -64,12 +64,13 @@ class SharedRows:
         self._large += range(first, first + len(tensors))
 
     def add(self, task: str, row: Row, others: Row = ()) -> None:
-        """Add to the task's row, in place where it has one.
+        """Add to the task's row, in place if it has one.
 
         Args:
-            row: a gradient per parameter, None where the task does not reach it; a shorter row
+            task: Name of the task.
+            row: A gradient per parameter, None where the task does not reach it; a shorter row
                 belongs to the last parameters.
-            others: gradients of the same pass that stay with the caller.
+            others: Gradients of the same backward pass that the caller keeps.
         """
         if len(row) < len(self._parameters):
             row = [*[None] * (len(self._parameters) - len(row)), *row]
@@ -147,11 +148,7 @@ class SharedRows:
         return sum(rest, start=first)
 
     def direction(self, weights: Sequence[float]) -> list[Tensor | None]:
-        """The sum of all rows, each times its weight; None where no task reached. Uses them up.
-
-        Args:
-            weights: per task of `tasks`.
-        """
+        """Return the weighted sum of the rows, None where no task reached; the rows are used up."""
         result: list[Tensor | None] = [None] * len(self._parameters)
         for buffer in self._small():
             parts = buffer.views_of(buffer.direction(weights))
@@ -165,15 +162,16 @@ class SharedRows:
         return result
 
     def combined(
-        self, combine: Callable[[Tensor], Tensor], elementwise: bool
+        self, combine: Callable[[Tensor], Tensor], by_parameter: bool
     ) -> list[Tensor | None]:
-        """What a function from (K, P) to (P,) makes of the rows; None where no task reached.
+        """Return what a function from (K, P) to (P,) makes of the rows; None where no task reached.
 
         Args:
-            combine: asked for each parameter where `elementwise`, otherwise for all at once.
+            combine: Called for each parameter if `by_parameter`, otherwise once for all.
+            by_parameter: Whether nothing need be concatenated.
         """
         places = sorted(self._reached)
-        if elementwise:
+        if by_parameter:
             parts = [combine(self._matrix(place)) for place in places]
         else:
             sizes = [self._parameters[place].numel() for place in places]
@@ -261,7 +259,7 @@ class _Buffer:
         return self._values.untyped_storage().data_ptr()
 
     def rows(self, count: int) -> Tensor:
-        """The first rows, (count, P)."""
+        """Return the first rows, (count, P)."""
         return self._values[:count]
 
     def arrange(self, numbers: Sequence[int | None]) -> None:
@@ -322,7 +320,7 @@ def _products(rows: Row) -> Tensor:
 
 
 def _weighted(pairs: Sequence[tuple[float, Tensor]]) -> Tensor:
-    """The weighted sum of the rows of one parameter, written over the first."""
+    """Return the weighted sum of the rows of one parameter, written over the first."""
     (first, result), *rest = pairs
     for target, *pieces in _pieces([result, *(row for _, row in rest)]):
         if first != 1:

@@ -11,6 +11,7 @@ from typing import Any, final
 import click
 
 from mtlcore.cli.descriptions import list_data, plugins_data, show_data, table
+from mtlcore.errors import UsageError
 from mtlcore.plugins import KINDS, Plugins, singular
 from mtlcore.storage import flatten
 
@@ -44,6 +45,30 @@ def plugins_of(ctx: click.Context) -> Plugins:
     return plugins
 
 
+def _with_files(ctx: click.Context, files: Sequence[str]) -> Plugins:
+    """Return the plugins that a command works with, the named files among them.
+
+    Raises:
+        UsageError: A file does not load, or is none.
+    """
+    plugins = plugins_of(ctx)
+    for file in files:
+        if not file.endswith(".py"):
+            raise UsageError(
+                f"--plugin {file}: name a plugin file (.py); installed plugins always count"
+            )
+        info = plugins.load_file(file)
+        if info.status != "ok":
+            raise UsageError(f"--plugin {file}: {info}") from info.error
+    return plugins
+
+
+_FILES = click.option(
+    "--plugin", "files", multiple=True, metavar="FILE",
+    help="A plugin file (.py) whose components count too. Repeatable.",
+)  # fmt: skip
+
+
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
 @click.option(
@@ -64,11 +89,12 @@ def plugins(ctx: click.Context, as_json: bool, strict_plugins: bool) -> None:
 
 @click.command("list")
 @click.argument("kind", type=KindChoice(), required=False)
+@_FILES
 @click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
 @click.pass_context
-def list_(ctx: click.Context, kind: str | None, as_json: bool) -> None:
+def list_(ctx: click.Context, kind: str | None, files: tuple[str, ...], as_json: bool) -> None:
     """List the components of one kind or of all kinds."""
-    data = list_data(plugins_of(ctx), kind)
+    data = list_data(_with_files(ctx, files), kind)
     if as_json:
         _print_json(data)
         return
@@ -79,6 +105,7 @@ def list_(ctx: click.Context, kind: str | None, as_json: bool) -> None:
 @click.command()
 @click.argument("kind", type=KindChoice())
 @click.argument("name")
+@_FILES
 @click.option(
     "--set",
     "overrides",
@@ -89,13 +116,18 @@ def list_(ctx: click.Context, kind: str | None, as_json: bool) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
 @click.pass_context
 def show(
-    ctx: click.Context, kind: str, name: str, overrides: tuple[str, ...], as_json: bool
+    ctx: click.Context,
+    kind: str,
+    name: str,
+    files: tuple[str, ...],
+    overrides: tuple[str, ...],
+    as_json: bool,
 ) -> None:
     """Show a component's origin, paper and settings.
 
     For a method, show its preset and how many parameters its network has.
     """
-    data = show_data(plugins_of(ctx), kind, name, overrides)
+    data = show_data(_with_files(ctx, files), kind, name, overrides)
     if as_json:
         _print_json(data)
     else:

@@ -85,6 +85,8 @@ def show_data(
     if isinstance(spec, MethodSpec):
         return data | method_details(plugins, component, list(overrides))
     target = component.load()
+    if kind in ("datasets", "backbones"):
+        data["input_kind"] = getattr(target, "input_kind", "image")
     data["target"] = _target(spec)
     data["about"] = about(target)
     data["settings"] = settings_data(target)

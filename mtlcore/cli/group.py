@@ -23,7 +23,7 @@ from mtlcore.cli import (
     run,
     studies,
 )
-from mtlcore.errors import Interrupted, MtlError
+from mtlcore.errors import Interrupted, MtlError, Pruned
 from mtlcore.system import is_main_process, stop_by_exception
 
 
@@ -38,7 +38,7 @@ class _Group(click.Group):
             if ctx.params.get("traceback"):
                 raise
             # Processes that train together are all stopped alike: one of them says so.
-            if is_main_process() or not isinstance(error, Interrupted):
+            if is_main_process() or not isinstance(error, Interrupted | Pruned):
                 click.echo(f"mtl: {error}", err=True)
             sys.exit(error.exit_code)
         except KeyboardInterrupt:
@@ -52,7 +52,7 @@ class _Group(click.Group):
 
 @contextmanager
 def _warnings_as_notes() -> Iterator[None]:
-    """What the core or a plugin warns of is for people: without a place in the code."""
+    """Show warnings of the core or of a plugin as notes, without a place in the code."""
     with warnings.catch_warnings():
         elsewhere = warnings.showwarning
 

@@ -50,7 +50,10 @@ def new_plugin(ctx: click.Context, name: str, kind: str, out: str) -> None:
     click.echo(f"  cd {folder}")
     click.echo("  pip install -e '.[test]'")
     click.echo("  pytest")
-    click.echo(f"  mtl run --plugin {name}")
+    if kind == "launchers":
+        click.echo(f"  mtl study study.toml --launcher {name} --out runs/study")
+    else:
+        click.echo(f"  mtl run --plugin {name}")
 
 
 COMMANDS = [new_plugin]

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mtlcore.cli.components import plugins_of
-from mtlcore.errors import UsageError
 from mtlcore.system import is_main_process, stop_at_once
 
 if TYPE_CHECKING:
@@ -18,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def _configuration(command: Any) -> Any:
-    """The arguments that describe a run."""
+    """Add the arguments that describe a run."""
     for option in reversed(
         (
             click.argument("config", required=False, type=click.Path()),
@@ -61,23 +60,13 @@ def run(
     The configuration is made of the core's defaults, the presets of plugins, the TOML file CONFIG
     and the values of --set. Later ones override earlier ones.
     """
-    if resume and not out:
-        raise UsageError("--resume needs --out DIR: the run to go on with")
     with stop_at_once():
         from mtlcore.display import SilentDisplay, make_display
         from mtlcore.runs import execute, try_step
-        from mtlcore.storage import next_directory, stored_config, without_nan
+        from mtlcore.storage import next_directory, without_nan
 
         found = plugins_of(ctx)
-    # Options are laid over the run's own settings; plugins or a file say all of them anew.
-    whole = config is not None or plugin
-    stored = stored_config(out) if resume and out and not whole else None
-    if resume and stored is None and not (whole or assignments):
-        raise UsageError(
-            f"--resume --out {out}: no run there to go on with (it has no config.toml); is that "
-            "its name? With a plugin, a file or --set a run starts where there is none yet"
-        )
-    resolved = _resolve(found, config, plugin, assignments, seed, device, stored)
+    resolved = _resolve(found, config, plugin, assignments, seed, device, out, resume)
     location = out or next_directory(resolved.method)
     if not is_main_process():
         if not dry_run:
@@ -113,7 +102,7 @@ def config_(
 
     The arguments are those of mtl run. Each value is shown with the layer that it comes from.
     """
-    resolved = _resolve(plugins_of(ctx), config, plugin, assignments, seed, device, None)
+    resolved = _resolve(plugins_of(ctx), config, plugin, assignments, seed, device)
     _print_notes(resolved)
     if as_json:
         click.echo(json.dumps({"config": resolved.tree, "origins": resolved.origins}, indent=2))
@@ -132,17 +121,22 @@ def _resolve(
     assignments: Sequence[str],
     seed: int | None,
     device: str | None,
-    stored: Any,
+    out: str | None = None,
+    resume: bool = False,
 ) -> RunConfig:
-    from mtlcore.config import Layer, file_layer, resolve, set_layer
+    from mtlcore.config import file_layer
+    from mtlcore.runs import configure
 
-    layers = [Layer("the run", stored)] if stored else []
-    if config is not None:
-        layers.append(file_layer(config))
-    layers.append(set_layer(assignments))
     options = {"seed": seed, "device": device}
-    layers.append(Layer("options", {k: v for k, v in options.items() if v is not None}))
-    return resolve(plugins, selected, layers)
+    return configure(
+        plugins,
+        selected,
+        None if config is None else file_layer(config),
+        assignments=assignments,
+        options={key: value for key, value in options.items() if value is not None},
+        out=out,
+        resume=resume,
+    )
 
 
 def _print_notes(config: RunConfig) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from functools import partial
 from typing import Any
 
 import click
@@ -27,8 +28,14 @@ from mtlcore.system import stop_at_once
     show_default=True,
     help="Number of runs at a time.",
 )
+@click.option("--launcher", metavar="NAME", help="What starts the runs: one of mtl list launchers.")
+@click.option(
+    "--prepare", is_flag=True, help="Write the cells and print their directories, but run none."
+)
 @click.pass_context
-def study_(ctx: click.Context, study: str, out: str, jobs: int) -> None:
+def study_(
+    ctx: click.Context, study: str, out: str, jobs: int, launcher: str | None, prepare: bool
+) -> None:
     """Run a study and print its tables.
 
     STUDY is a TOML file that lists variants and seeds.
@@ -36,11 +43,17 @@ def study_(ctx: click.Context, study: str, out: str, jobs: int) -> None:
     with stop_at_once():
         from mtlcore.display import StudyDisplay
         from mtlcore.results import as_markdown
-        from mtlcore.studies import run_study
+        from mtlcore.studies import prepare_study, run_study
 
         blocked = ctx.obj.get("block", ()) if isinstance(ctx.obj, dict) else ()
         plugins = plugins_of(ctx)
-    comparison = run_study(plugins, study, out, jobs, StudyDisplay(), blocked)
+    if prepare:
+        # Notes go elsewhere: the directories are for a program to read.
+        note = partial(click.echo, err=True)
+        for location in prepare_study(plugins, study, out, jobs, note):
+            click.echo(location)
+        return
+    comparison = run_study(plugins, study, out, jobs, StudyDisplay(), blocked, launcher)
     click.echo("\n" + as_markdown(comparison))
     click.echo(f"tables: {out}/table.md, table.csv, table.tex, results.json")
     if any(variant.failed for variant in comparison.variants):

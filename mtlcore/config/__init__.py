@@ -3,7 +3,7 @@
 from mtlcore.config.merging import CORE_DEFAULTS, Layer, file_layer, set_layer
 from mtlcore.config.origins import annotated
 from mtlcore.config.resolver import resolve
-from mtlcore.config.run_config import Chosen, RunConfig
+from mtlcore.config.run_config import Chosen, RunConfig, TeacherConfig
 from mtlcore.config.schema import AugmentConfig, DataConfig, InitialConfig, TrainingConfig
 
 __all__ = [
@@ -14,6 +14,7 @@ __all__ = [
     "InitialConfig",
     "Layer",
     "RunConfig",
+    "TeacherConfig",
     "TrainingConfig",
     "annotated",
     "file_layer",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from mtlcore.config.reader import ConfigReader
 from mtlcore.config.run_config import Chosen
@@ -35,7 +35,12 @@ def check_required(
     for path, kind in (("episodes", "episode-samplers"), ("optimizer", "optimizers"),
                        ("model.backbone", "backbones"), ("data", "datasets")):  # fmt: skip
         used.add(f"{kind}/{reader.table(path).get('name')}")
-    used |= {f"losses/{table.get('name')}" for table in reader.at("cross_task") or ()}
+    for path, kind in (("cross_task", "losses"), ("data.augmentations", "augmentations"),
+                       ("loggers", "loggers")):  # fmt: skip
+        tables = reader.at(path)
+        for table in tables if isinstance(tables, list) else ():
+            if isinstance(table, Mapping):
+                used.add(f"{kind}/{table.get('name')}")
     for method in [selection.method for selection in selections if selection.method]:
         for required in method.requires:
             if required not in used:

@@ -62,6 +62,77 @@ def read_tasks(reader: ConfigReader, dataset: Chosen | None) -> tuple[Task, ...]
     return tuple(by_name[name] for name in names)
 
 
+def check_inputs(
+    reader: ConfigReader, data: DataConfig | None, dataset: Chosen | None, backbone: Chosen | None
+) -> None:
+    """Report a backbone that cannot read the dataset's inputs, and changes to what is no image."""
+    if dataset is None or backbone is None or data is None:
+        return
+    try:
+        target = dataset.component.load()
+        given = target.kind_of_inputs(reader.table("data").get("root"), **dataset.settings)
+    except ConfigError as error:
+        reader.problems += error.problems
+        return
+    except MtlError as error:
+        reader.problems.append(f"data: {error}")
+        return
+    name = dataset.component.spec.name
+    if not _goes_with(target, given, backbone.component.load()):
+        reads = _reads(backbone.component.load())
+        reader.problems.append(
+            f"model.backbone.name: {backbone.component.spec.name!r} reads {reads} inputs, and the "
+            f"dataset {name!r} gives {given} inputs; backbones that read {given}: "
+            f"{_others(reader, 'backbones', given)}; datasets that give {reads}: "
+            f"{_others(reader, 'datasets', reads)}"
+        )
+    if given == "image":
+        return
+    augment = data.augment
+    asked = {
+        "data.augment": augment.flip or any(scale != 1 for scale in augment.scales),
+        "data.size": data.size is not None,
+    }
+    reader.problems += [
+        f"{path}: changes images, and the dataset {name!r} gives {given} inputs; leave it out"
+        for path, changes in asked.items()
+        if changes
+    ]
+
+
+def _goes_with(dataset: Any, given: str, backbone: Any) -> bool:
+    reads = _reads(backbone)
+    # There were vectors before there were names for kinds: what names none may mean either.
+    silent = [x for x in (dataset, backbone) if not _names_a_kind(x)]
+    return given == reads or (bool(silent) and {given, reads} == {"image", "vector"})
+
+
+def _reads(target: Any) -> str:
+    """Return the kind of inputs of a dataset or backbone, also where that is a function."""
+    kind: str = getattr(target, "input_kind", "image")
+    return kind
+
+
+def _names_a_kind(target: Any) -> bool:
+    from mtlcore.data import Dataset
+    from mtlcore.models import Backbone
+
+    classes = [c for c in getattr(target, "__mro__", ()) if c not in (Dataset, Backbone)]
+    return any({"input_kind", "kind_of_inputs"} & vars(c).keys() for c in classes)
+
+
+def _others(reader: ConfigReader, kind: str, wanted: str) -> str:
+    """Return the names of the components of a kind that have these inputs."""
+    found = []
+    for component in reader.plugins.all(kind):
+        try:
+            if _reads(component.load()) == wanted:
+                found.append(component.spec.name)
+        except MtlError:  # its own message is shown to who asks for it
+            continue
+    return ", ".join(sorted(found)) or "none"
+
+
 def read_initial(reader: ConfigReader, tasks: Sequence[Task]) -> InitialConfig | None:
     """Return where the first weights come from; None if they are drawn."""
     if not reader.table("initial"):

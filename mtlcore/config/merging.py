@@ -19,6 +19,8 @@ from mtlcore.config.schema import DataConfig
 from mtlcore.errors import ConfigError, UsageError
 from mtlcore.storage import flatten
 
+#: The origin of the core's own layer.
+CORE = "core"
 CORE_DEFAULTS: dict[str, Any] = {
     "method": "default",
     "seed": 0,
@@ -26,7 +28,12 @@ CORE_DEFAULTS: dict[str, Any] = {
     "tasks": [],
     "plugins": [],
     "data": {"name": "rooms", "train": 1600, "val": 200},
-    "model": {"backbone": {"name": "segnet", "width": 0.0625}, "head": {}, "heads": {}},
+    "model": {
+        "backbone": {"name": "segnet", "width": 0.0625},
+        "head": {},
+        "heads": {},
+        "freeze": [],
+    },
     "losses": {},
     "metrics": {},
     "cross_task": [],
@@ -34,10 +41,13 @@ CORE_DEFAULTS: dict[str, Any] = {
     "episodes": {"name": "joint"},
     "optimizer": {"name": "adam", "lr": 2e-3},
     "training": {"steps": 800},
+    "loggers": [],
     "initial": {},
+    "teachers": {},
 }
 
-#: Settings that survive a change of the component's name, if the new component has them.
+#: Settings that survive a change of the component's name, if the new component has them. Of the
+#: core's own values, those of a plugin's component are not replaced (`ConfigReader`).
 CARRIED: dict[str, frozenset[str]] = {
     "data": frozenset({"root", "spec"}),
     "model.backbone": frozenset({"width"}),
@@ -157,7 +167,7 @@ class MergedConfig:
             carried = CARRIED.get(path, frozenset())
             keys = _DATA_KEYS if path == "data" else frozenset()
             # The core's defaults of [data] are for its own rooms; other data is used whole.
-            set_by_user = {key for key in keys if self.origins.get(f"data.{key}") != "core"}
+            set_by_user = {key for key in keys if self.origins.get(f"data.{key}") != CORE}
             self._keep_only(table, path, carried | set_by_user)
             self.carried |= {f"{path}.{key}" for key in table if key in carried}
 
@@ -173,7 +183,7 @@ class MergedConfig:
             if "chain" in table:
                 links = [link for link in table["chain"] if isinstance(link, Mapping)]
                 replaced = "the chain " + " > ".join(str(link.get("name")) for link in links)
-            elif self.origins.get("balancer.name") != "core":
+            elif self.origins.get("balancer.name") != CORE:
                 replaced = old
         if replaced:
             self.notes.append(f"balancer {new} ({origin}) replaces {replaced}")

@@ -7,10 +7,10 @@ from typing import Any, final
 
 import attrs
 
-from mtlcore.config.merging import MergedConfig, leaves
+from mtlcore.config.merging import CORE, MergedConfig, leaves
 from mtlcore.config.run_config import Chosen
 from mtlcore.errors import MtlError
-from mtlcore.plugins import REQUIRED, Component, Plugins, settings_of, structure
+from mtlcore.plugins import REQUIRED, STANDARD, Component, Plugins, settings_of, structure
 
 
 @final
@@ -143,8 +143,7 @@ class ConfigReader:
         given = dict(given)
         table = self.table(path) if table is None else table
         for key in [key for key in given if f"{path}.{key}" in self.merged.carried]:
-            if key not in known:
-                # It was set for another component, and this one has no such setting.
+            if not self._carries(component, key, given[key], path):
                 del given[key]
                 del table[key]
                 self.merged.origins.pop(f"{path}.{key}", None)
@@ -152,6 +151,20 @@ class ConfigReader:
         names = [name for name in known if name not in reserved]
         self._fill_in(table, path, target, names, f"default of {component.spec.name}")
         return Chosen(component, settings)
+
+    def _carries(self, component: Component, key: str, value: Any, path: str) -> bool:
+        """Return whether a setting that was written for another component holds for this one.
+
+        What the core wrote is meant for its own components: it gives way to the default of a
+        plugin's component, and where it does not fit. What a user or a preset wrote holds wherever
+        there is such a setting.
+        """
+        target = component.load()
+        own = {setting.name: setting.default for setting in settings_of(target)}
+        if key not in own or self.merged.origins.get(f"{path}.{key}") != CORE:
+            return key in own
+        fits = key in structure(target, {key: value}, path, [])
+        return fits and (component.plugin == STANDARD or own[key] is REQUIRED)
 
     # Records of the core
 
@@ -177,7 +190,7 @@ class ConfigReader:
     def complete(self, record: type[Any], path: str) -> None:
         """Write a record's defaults into the table at a path."""
         names = [setting.name for setting in settings_of(record)]
-        self._fill_in(self.table(path), path, record, names, "core")
+        self._fill_in(self.table(path), path, record, names, CORE)
 
     def _fill_in(
         self, table: dict[str, Any], path: str, target: Any, names: Sequence[str], origin: str

@@ -6,17 +6,21 @@ All problems are reported at once, each with its path.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from functools import partial
 from typing import Any
 
+import attrs
+
 from mtlcore.config.balancer_table import check_required, read_balancing
-from mtlcore.config.data_tables import read_data, read_initial, read_tasks
-from mtlcore.config.merging import CORE_DEFAULTS, Layer, MergedConfig
+from mtlcore.config.data_tables import check_inputs, read_data, read_initial, read_tasks
+from mtlcore.config.merging import CORE, CORE_DEFAULTS, Layer, MergedConfig
+from mtlcore.config.plugin_files import load_plugin_files, notes_of_unused_files
 from mtlcore.config.reader import ConfigReader
 from mtlcore.config.run_config import RunConfig
 from mtlcore.config.schema import TrainingConfig
-from mtlcore.config.task_tables import check_keys, read_metrics, read_per_task
-from mtlcore.errors import ConfigError, UsageError, did_you_mean
+from mtlcore.config.task_tables import check_keys, read_freeze, read_metrics, read_per_task
+from mtlcore.config.teacher_table import read_teachers
+from mtlcore.errors import ConfigError, did_you_mean
 from mtlcore.plugins import Plugins, Selection
 
 
@@ -38,37 +42,33 @@ def resolve(
         ConfigError: The configuration has problems; the error lists all of them.
         UsageError: A plugin cannot be selected.
     """
-    for layer in layers:
-        _load_plugin_files(plugins, layer)
+    files = load_plugin_files(plugins, selected, layers)
     selections = [plugins.selection(word) for word in selected]
     merged = MergedConfig()
-    merged.add(Layer("core", CORE_DEFAULTS))
+    merged.add(Layer(CORE, CORE_DEFAULTS))
     for word, selection in zip(selected, selections, strict=True):
         merged.add(Layer(f"plugin {word}", selection.preset))
-    if selected:
-        merged.add(Layer("--plugin", _named_by(selected)))
+    named = _named_by(selected, selections)
+    if named:
+        merged.add(Layer("--plugin", named))
     for layer in layers:
         merged.add(layer)
-    return _read(ConfigReader(plugins, merged), selections)
+    merged.tree["plugins"] = files
+    config = _read(ConfigReader(plugins, merged), selections)
+    unused = notes_of_unused_files(plugins, config, selections)
+    return attrs.evolve(config, notes=(*config.notes, *unused))
 
 
-def _load_plugin_files(plugins: Plugins, layer: Layer) -> None:
-    files = layer.values.get("plugins", ())
-    if not isinstance(files, list | tuple):
-        raise ConfigError([f"plugins: expected a list of plugin files, got {files!r}"])
-    for file in files:
-        info = plugins.load_file(str(file))
-        if info.status != "ok":
-            raise UsageError(f"plugins ({layer.origin}): {info}") from info.error
-
-
-def _named_by(selected: Sequence[str]) -> dict[str, Any]:
+def _named_by(selected: Sequence[str], selections: Sequence[Selection]) -> dict[str, Any]:
     """Return the method's name and the plugin files that the selected words stand for."""
     files = [word for word in selected if word.endswith(".py")]
-    method = "+".join(
-        Path(word).stem if word in files else word.replace("/", "-") for word in selected
-    )
-    return {"method": method, **({"plugins": files} if files else {})}
+    names = [
+        selection.component.spec.name if word in files else word.replace("/", "-")
+        for word, selection in zip(selected, selections, strict=True)
+        if selection.component  # a file may have neither a method nor a balancer
+    ]
+    method = {"method": "+".join(names)} if names else {}
+    return {**method, **({"plugins": files} if files else {})}
 
 
 def _read(reader: ConfigReader, selections: Sequence[Selection]) -> RunConfig:
@@ -79,9 +79,13 @@ def _read(reader: ConfigReader, selections: Sequence[Selection]) -> RunConfig:
             problems.append(f"{key}: unknown{hint} (known: {', '.join(CORE_DEFAULTS)})")
     data, dataset = read_data(reader)
     tasks = read_tasks(reader, dataset)
+    listed = data is not None and bool(data.augmentations)
+    augmentations = reader.components("augmentations", "data.augmentations") if listed else ()
     backbone = reader.component("backbones", "model.backbone")
+    check_inputs(reader, data, dataset, backbone)
     check_keys(reader, tasks)
     heads = read_per_task(reader, "heads", tasks, "model.heads", fallback="model.head")
+    freeze = read_freeze(reader, tasks)
     losses = read_per_task(reader, "losses", tasks, "losses")
     metrics = read_metrics(reader, tasks)
     cross_task = reader.components("losses", "cross_task")
@@ -91,7 +95,9 @@ def _read(reader: ConfigReader, selections: Sequence[Selection]) -> RunConfig:
     training = reader.record(TrainingConfig, "training")
     if training and training.epochs is None and training.steps is None:
         problems.append("training: set epochs or steps")
+    loggers = reader.components("loggers", "loggers")
     initial = read_initial(reader, tasks)
+    teachers = read_teachers(reader, tasks, partial(resolve, reader.plugins, ()))
     seed, device = reader.value("seed", int), reader.value("device", str)
     method = reader.value("method", str)
     check_required(reader, selections, chain)
@@ -108,6 +114,7 @@ def _read(reader: ConfigReader, selections: Sequence[Selection]) -> RunConfig:
         tasks=tasks,
         data=data,
         dataset=dataset,
+        augmentations=augmentations,
         backbone=backbone,
         heads=heads,
         losses=losses,
@@ -118,7 +125,10 @@ def _read(reader: ConfigReader, selections: Sequence[Selection]) -> RunConfig:
         episodes=episodes,
         optimizer=optimizer,
         training=training,
+        loggers=loggers,
         initial=initial,
+        teachers=teachers,
+        freeze=freeze,
     )
 
 

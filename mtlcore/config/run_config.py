@@ -41,6 +41,19 @@ class Chosen:
 
 
 @attrs.frozen(kw_only=True)
+class TeacherConfig:
+    """A trained run whose model teaches.
+
+    Args:
+        location: Directory or URL of the run.
+        config: Its configuration.
+    """
+
+    location: str
+    config: RunConfig
+
+
+@attrs.frozen(kw_only=True)
 class RunConfig:
     """A whole, checked configuration.
 
@@ -54,6 +67,7 @@ class RunConfig:
         tasks: The run's tasks, in order.
         data: What the core itself reads from `[data]`.
         dataset: The dataset.
+        augmentations: The listed augmentations of training samples, in order.
         backbone: The backbone.
         heads: Task -> its head.
         losses: Task -> its loss.
@@ -64,8 +78,11 @@ class RunConfig:
         episodes: The episode sampler.
         optimizer: The optimizer.
         training: How long and how to train.
+        loggers: What is told what happens.
         initial: Where the first weights come from; None: they are drawn, and all tasks are
             trained.
+        freeze: Names of the parts of the model that do not learn, see `MultiTaskModel.freeze`.
+        teachers: Name -> the trained run whose model teaches under it.
     """
 
     tree: Mapping[str, Any]
@@ -77,6 +94,7 @@ class RunConfig:
     tasks: tuple[Task, ...]
     data: DataConfig
     dataset: Chosen
+    augmentations: tuple[Chosen, ...]
     backbone: Chosen
     heads: Mapping[str, Chosen]
     losses: Mapping[str, Chosen]
@@ -87,7 +105,10 @@ class RunConfig:
     episodes: Chosen
     optimizer: Chosen
     training: TrainingConfig
+    loggers: tuple[Chosen, ...]
     initial: InitialConfig | None = None
+    freeze: tuple[str, ...] = ()
+    teachers: Mapping[str, TeacherConfig] = attrs.field(factory=dict)
 
     @property
     def learning(self) -> tuple[str, ...]:

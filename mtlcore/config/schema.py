@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
 import attrs
 
@@ -41,6 +42,8 @@ class DataConfig:
         on_error: Whether a sample that cannot be read stops the run or is skipped.
         workers: Number of processes that load ahead; 0 loads between the steps.
         augment: Random scaling and flipping of training samples.
+        augmentations: Further augmentations of training samples, in order, after scaling and
+            flipping: a list of tables, each with the `name` of one and its settings.
     """
 
     name: str
@@ -56,6 +59,7 @@ class DataConfig:
     on_error: Literal["stop", "skip"] = "stop"
     workers: int = attrs.field(default=1, validator=attrs.validators.ge(0))
     augment: AugmentConfig = AugmentConfig()
+    augmentations: tuple[Mapping[str, Any], ...] = ()
 
 
 @attrs.frozen(kw_only=True)
@@ -84,6 +88,11 @@ class TrainingConfig:
             trained (it leaves the episodes, its head stays as it is); unset: never.
         patience: Epochs without a lower validation score after which the run ends; unset: never.
             The score is the mean of the tasks' losses, each divided by its first value.
+        ema: Keep an averaged copy of the model: after each step that was taken, its parameters are
+            `ema` times their average and (1 - ema) times the model's, its buffers the model's;
+            above 0 and below 1. Unset: keep none.
+        evaluate_ema: Evaluate the averaged copy instead of the model; the weights of the best
+            epoch are its weights.
     """
 
     epochs: int | None = attrs.field(default=None, validator=_POSITIVE_IF_SET)
@@ -100,6 +109,16 @@ class TrainingConfig:
     max_skipped: int = attrs.field(default=10, validator=_POSITIVE)
     task_patience: int | None = attrs.field(default=None, validator=_POSITIVE_IF_SET)
     patience: int | None = attrs.field(default=None, validator=_POSITIVE_IF_SET)
+    ema: float | None = attrs.field(
+        default=None,
+        validator=attrs.validators.optional([attrs.validators.gt(0), attrs.validators.lt(1)]),
+    )
+    evaluate_ema: bool = attrs.field(default=False)
+
+    @evaluate_ema.validator
+    def _check_ema(self, attribute: object, value: bool) -> None:
+        if value and self.ema is None:
+            raise ValueError("evaluate_ema evaluates the averaged copy that ema keeps; set ema too")
 
 
 @attrs.frozen(kw_only=True)

@@ -46,6 +46,8 @@ class Cityscapes(Dataset):
         DataError: the split's folder is missing, empty or holds other files.
     """
 
+    input_kind = "image"
+
     def __init__(self, root: str | None, split: str, *, classes: Literal[2, 7, 19] = 7) -> None:
         self._root = open_root("cityscapes", root, "the folder that holds train/")
         check_split("cityscapes", split, self.splits)

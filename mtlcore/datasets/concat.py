@@ -9,7 +9,7 @@ from typing import Any, final
 
 import attrs
 
-from mtlcore.data import Dataset, Sample
+from mtlcore.data import Dataset, Inputs, Sample
 from mtlcore.errors import ConfigError, MtlError, did_you_mean
 from mtlcore.plugins import Plugins, structure
 from mtlcore.tasks import Task
@@ -115,6 +115,27 @@ class Concat(Dataset):
             for source in _sources(root, settings["sources"])
         } - {None}
         return sizes.pop() if len(sizes) == 1 else None
+
+    @classmethod
+    def kind_of_inputs(cls, root: str | None, **settings: Any) -> str:
+        """Return the kind of inputs of all sources.
+
+        Raises:
+            ConfigError: they differ in it.
+        """
+        kinds: dict[str, str] = {}
+        for source in _sources(root, settings["sources"]):
+            kind = source.target.kind_of_inputs(source.root, **source.settings)
+            kinds.setdefault(kind, f"{source.path} ({source.name}) gives {kind}")
+        if len(kinds) > 1:
+            raise ConfigError(
+                [f"data.sources: inputs must be of one kind: {', '.join(kinds.values())}"]
+            )
+        return next(iter(kinds))
+
+    def collate_inputs(self, inputs: Sequence[Inputs]) -> Inputs:
+        """Make a batch's inputs as the first source does."""
+        return self._datasets[0].collate_inputs(inputs)
 
     def __len__(self) -> int:
         return self._starts[-1]

@@ -58,6 +58,8 @@ class Folder(Dataset):
         DataError: the split has no images.
     """
 
+    input_kind = "image"
+
     def __init__(self, root: str | None, split: str, *, spec: str = "dataset.toml") -> None:
         self._root = _open_root(root)
         self._split = split
@@ -114,7 +116,7 @@ class Folder(Dataset):
         return _fill(pattern, self._split).replace("{name}", name)
 
     def _warn_of_absent_labels(self) -> None:
-        """A misspelt pattern would look like labels that were never made."""
+        """Refuse a misspelt pattern, which would look like labels that were never made."""
         for label in self._description.labels:
             paths = (self._path(label.file, name) for name in self._names)
             if not any(map(self._root.exists, paths)):
@@ -125,7 +127,7 @@ class Folder(Dataset):
                 )
 
     def _warn_of_lost_labels(self) -> None:
-        """A label whose file is named otherwise than its image would count as never made."""
+        """Refuse labels named otherwise than their images, which would count as never made."""
         image, labels = self._description.image, self._description.labels
         # A list of names may leave images out, whose labels are not lost.
         names = self._names if self._description.names is None else self._listed(image)
@@ -166,7 +168,7 @@ def _list_names(root: Root, spec: Description, split: str) -> list[str]:
 
 
 def _names_in(root: Root, pattern: str) -> list[str]:
-    """What stands for `{name}` in a pattern, by the entries of the directory it is in."""
+    """Return what stands for `{name}` in a pattern, by the entries of the directory it is in."""
     before, _, after = pattern.partition("{name}")
     directory, _, prefix = before.rpartition("/")
     suffix = after.partition("/")[0]
@@ -185,7 +187,7 @@ def _by(shape: Sequence[int]) -> str:
 
 
 def _planes(task: Task, raw: NDArray[Any], where: str) -> NDArray[Any]:
-    """A label's raw values as (C, H, W), a view; C is 1 where the target holds class numbers."""
+    """Return a label's raw values as a view (C, H, W); C is 1 if the target holds class numbers."""
     planes = raw[None] if raw.ndim == 2 else raw.transpose(2, 0, 1)
     expected = 1 if task.dtype == "int64" else task.channels
     if planes.shape[0] != expected:

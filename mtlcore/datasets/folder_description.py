@@ -141,7 +141,7 @@ def _check_task(task: Task, entry: Mapping[str, Any]) -> None:
 def _per_channel(
     entry: Mapping[str, Any], key: str, default: float, task: Task
 ) -> NDArray[np.float64]:
-    """The number or numbers of a key as (C, 1, 1)."""
+    """Return the number or numbers of a key as (C, 1, 1)."""
     channels = 1 if task.dtype == "int64" else task.channels
     numbers = np.atleast_1d(np.asarray(entry.get(key, default), dtype=np.float64))
     if len(numbers) not in (1, channels):

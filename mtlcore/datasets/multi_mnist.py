@@ -48,6 +48,7 @@ class MultiMNIST(Dataset):
     """
 
     splits = ("train", "val", "test")
+    input_kind = "image"
 
     def __init__(
         self,
@@ -111,7 +112,7 @@ class MultiMNIST(Dataset):
 
 
 def _read(root: Root, name: str, dimensions: int) -> NDArray[np.uint8]:
-    """The bytes of an idx file in their shape."""
+    """Return the bytes of an idx file in their shape."""
     try:
         where, data = root.where(f"{name}.gz"), root.read_bytes(f"{name}.gz")
     except MissingFile:

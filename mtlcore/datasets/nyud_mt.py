@@ -59,6 +59,7 @@ class NYUDMT(Dataset):
     """
 
     splits = ("train", "val", "test")
+    input_kind = "image"
 
     def __init__(self, root: str | None, split: str, *, classes: Classes = 40) -> None:
         self._root = open_root("nyud-mt", root, "the folder that holds gt_sets/")

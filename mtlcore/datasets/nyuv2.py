@@ -37,6 +37,8 @@ class NYUv2(Dataset):
         DataError: the split's folder is missing, empty or holds other files.
     """
 
+    input_kind = "image"
+
     def __init__(self, root: str | None, split: str) -> None:
         self._root = open_root("nyuv2", root, "the folder that holds train/")
         check_split("nyuv2", split, self.splits)

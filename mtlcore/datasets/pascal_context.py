@@ -86,6 +86,8 @@ class PascalContext(Dataset):
         DataError: the list of names is missing or empty.
     """
 
+    input_kind = "image"
+
     def __init__(self, root: str | None, split: str) -> None:
         _scipy_io()
         self._root = open_root("pascal-context", root, "the folder that holds JPEGImages/")
@@ -182,7 +184,7 @@ class PascalContext(Dataset):
         return find_label(self._root, path, channels, bits=8)
 
     def _mat(self, path: str, variable: str) -> NDArray[Any] | None:
-        """A variable of a MATLAB file; None where there is no such file."""
+        """Return a variable of a MATLAB file; None where there is no such file."""
         where = self._root.where(path)
         try:
             data = self._root.read_bytes(path)

@@ -157,7 +157,7 @@ class _Solids:
         self.labels = np.array(labels, dtype=np.uint8)
 
     def windows(self, height: int, width: int) -> list[Window]:
-        """The part of the screen that each solid can cover, by the corners of its bounding box."""
+        """Return the part of the screen that each solid can cover, by its bounding box."""
         arms = (_CORNERS * self.half[:, None])[..., None] * self.axes[:, None]  # (N, 8, axis, 3)
         corners = self.centres[:, None] + arms.sum(axis=2)
         near = corners[..., 2].min(axis=1)
@@ -194,7 +194,7 @@ def _turn(matrix: Floats, vectors: Floats) -> Floats:
 
 
 def _cast(solids: _Solids, rays: _Rays) -> tuple[Indices, Floats]:
-    """The visible surface and the inverse depth of every pixel, both (H, W)."""
+    """Return the visible surface and the inverse depth of every pixel, both (H, W)."""
     slopes = solids.normals / solids.gaps[..., None]
     across = slopes[..., 0, None] * rays.u  # (N, 6, W): the planes' inverse depth by column
     down = slopes[..., 1, None] * rays.v + slopes[..., 2, None]  # (N, 6, H): and by row
@@ -268,7 +268,7 @@ def _cross_curved_side(
 
 
 def _normals(solids: _Solids, surface: Indices, points: Singles) -> Singles:
-    """Unit normals (3, H, W) facing the camera, of the visible surfaces at ``points``."""
+    """Return unit normals (3, H, W) of the visible surfaces at `points`, facing the camera."""
     table = solids.normals.reshape(-1, 3).T.astype(np.float32)
     table[:, :_FACES] *= -1.0  # the room's faces are seen from inside
     normals: Singles = table.take(surface, axis=1)
@@ -336,7 +336,7 @@ def _checker(x: Singles, y: Singles) -> Singles:
 
 
 def _gradient(x: Singles, y: Singles) -> Singles:
-    """A triangle wave, slower than the other patterns."""
+    """Return a triangle wave, slower than the other patterns."""
     x = x * np.float32(0.25)
     wave: Singles = np.abs(2 * (x - np.floor(x)) - 1)
     return wave

@@ -35,6 +35,7 @@ class Rooms(Dataset):
     """
 
     splits = ("train", "val", "test")
+    input_kind = "image"
     renders_size = True
     unlimited = True
 

@@ -87,7 +87,7 @@ class _Layout:
             self._put(on_top, (at[0], at[1], at[2] + piece.height), yaw)
 
     def _point_in_view(self) -> tuple[float, float]:
-        """A point of the floor before the camera. Even in distance, so near things are many."""
+        """Draw a point of the floor, evenly in distance: things near the camera are many."""
         forward = self._stream.uniform(1.1, max(self._size))
         side = 0.9 * forward * self._camera.tangent * self._stream.uniform(-1, 1)
         x = self._camera.position[0] - self._sine * forward + self._cosine * side
@@ -99,7 +99,7 @@ class _Layout:
         return forward > 1.0 and abs(side) < 0.95 * forward * self._camera.tangent
 
     def _place_at_wall(self, piece: Piece) -> tuple[float, float, float, float]:
-        """A place with the back to the far, left or right wall: x, y, yaw, position along it."""
+        """Draw a place with its back to a wall: x, y, yaw, and the position along the wall."""
         (width, length, _), (half, depth) = self._size, piece.half
         wall = self._stream.below(3)
         along = self._stream.uniform(half, (width if wall == 0 else length) - half)

@@ -177,7 +177,7 @@ class RowEncoder:
 def _numbers(
     column: Column, present: Sequence[int], missing: frozenset[str]
 ) -> NDArray[np.float64] | None:
-    """A number for each text, NaN where it is missing or not present; None: one is no number."""
+    """Return a number per text, NaN where it is missing; None if a text is no number."""
     values = np.full(len(column.texts), np.nan)
     for k in present:
         number = to_number(column.texts[k], missing)

@@ -93,7 +93,7 @@ def _names(first: Sequence[str], columns: ColumnNames) -> tuple[str, ...]:
 
 
 def _columns(rows: Iterator[list[str]], width: int) -> Iterator[Column]:
-    """The cells by column; a text is numbered when it is first met."""
+    """Return the cells by column; a text is numbered when it is first met."""
     numbering = [defaultdict[str, int](itertools.count().__next__) for _ in range(width)]
     parts: list[list[NDArray[np.int32]]] = [[] for _ in range(width)]
     done = 0
@@ -133,7 +133,7 @@ def _read_parquet(data: bytes, where: str, columns: ColumnNames) -> Table:
 
 
 def _column(texts: Iterable[str], codes: NDArray[np.int32]) -> Column:
-    """A column without the spaces around its texts, which may make some of them equal."""
+    """Return a column without the spaces around its texts, which may make some of them equal."""
     stripped = [text.strip() for text in texts]
     number = {text: i for i, text in enumerate(dict.fromkeys(stripped))}
     renumbered = np.array([number[text] for text in stripped], dtype=np.int32)

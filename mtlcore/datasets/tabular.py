@@ -60,6 +60,7 @@ class Tabular(Dataset):
     """
 
     splits = ("train", "val", "test")
+    input_kind = "vector"
 
     def __init__(
         self,

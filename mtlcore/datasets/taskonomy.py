@@ -56,6 +56,7 @@ class Taskonomy(Dataset):
     """
 
     splits = ("train", "val", "test")
+    input_kind = "image"
 
     def __init__(
         self,
@@ -133,7 +134,7 @@ class Taskonomy(Dataset):
         return [view for _, _, view in views]
 
     def _warn_of_absent_domains(self) -> None:
-        """A domain that was not downloaded would look like labels that were never made."""
+        """Refuse a domain that is not there, which would look like labels that were never made."""
         buildings = sorted({building for building, _ in self._views})
         for name, domain in self._domains.items():
             if not any(self._root.exists(self._path(building, domain)) for building in buildings):

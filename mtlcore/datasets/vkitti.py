@@ -56,6 +56,8 @@ class VirtualKITTI(Dataset):
         DataError: the root holds no scene, or no picture of these variations and cameras.
     """
 
+    input_kind = "image"
+
     def __init__(
         self,
         root: str | None,

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from typing import final
+from typing import TYPE_CHECKING, final
 
-from mtlcore.display.run import Display, MetricValues, epoch_line
+from mtlcore.display.run import Display, epoch_line
+
+if TYPE_CHECKING:
+    from mtlcore.metrics import MetricValues
 
 _LOGGER = logging.getLogger("mtlcore")
 

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Mapping
 from datetime import timedelta
 from types import TracebackType
-from typing import Self, TextIO, final
+from typing import TYPE_CHECKING, Self, TextIO, final
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -18,8 +18,9 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-#: Task -> metric -> value.
-MetricValues = Mapping[str, Mapping[str, float]]
+if TYPE_CHECKING:
+    from mtlcore.metrics import MetricValues
+
 
 _RECENT = 20  # steps over which a shown loss is smoothed
 _HORIZON = 0.25  # of all steps: a change of speed is believed after about that share of the run

@@ -18,7 +18,7 @@ from mtlcore.models import Backbone, FeatureInfo, MultiTaskModel, count_paramete
 
 
 def open_splits(config: RunConfig) -> dict[str, Split]:
-    """The training and validation split as the run uses them.
+    """Return the training and validation split as the run uses them.
 
     Raises:
         UsageError: a split without samples.
@@ -55,7 +55,7 @@ def open_split(config: RunConfig, name: str, limit: int | None) -> Split:
 
 
 def make_loader(config: RunConfig, splits: Mapping[str, Split], views: int = 1) -> Loader:
-    """What loads batches for training and evaluation.
+    """Return the loader of batches for training and evaluation.
 
     Raises:
         UsageError: several views of each sample are wanted, and nothing makes them differ.
@@ -69,21 +69,34 @@ def make_loader(config: RunConfig, splits: Mapping[str, Split], views: int = 1) 
             "augmentation they are the same; set data.augment.scales, such as [1.0, 1.2, 1.5]"
         )
     reader = PlanReader(
-        dict(splits), config.tasks, augmentation if active else None, config.data.on_error, views
+        dict(splits),
+        config.tasks,
+        augmentation if active else None,
+        config.data.on_error,
+        views,
+        [chosen.make(config.tasks) for chosen in config.augmentations],
     )
     return Loader(reader, config.data.workers, config.data.on_error)
 
 
 def build_model(config: RunConfig) -> MultiTaskModel:
-    """Backbone and heads; initialised from torch's global generator."""
+    """Backbone and heads; initialised from torch's global generator.
+
+    Raises:
+        UsageError: `model.freeze` names what the model does not have.
+    """
     backbone: Backbone = config.backbone.make(config.tasks)
     features = FeatureInfo(tuple(backbone.out_channels), tuple(backbone.strides))
     heads = {task.name: config.heads[task.name].make(task, features) for task in config.tasks}
-    return MultiTaskModel(config.tasks, backbone, heads)
+    model = MultiTaskModel(config.tasks, backbone, heads)
+    model.freeze(config.freeze)
+    if config.initial is not None and config.initial.train == "heads":
+        model.freeze(model.parts_of_others(config.learning))
+    return model
 
 
 def build_learner(config: RunConfig, distributed: Distributed = SINGLE_PROCESS) -> Learner:
-    """The model with its losses and the balancing.
+    """Return the model with its losses and the balancing.
 
     Raises:
         UsageError: components that cannot work together.
@@ -103,10 +116,10 @@ def build_learner(config: RunConfig, distributed: Distributed = SINGLE_PROCESS) 
 
 
 def make_metrics(config: RunConfig) -> dict[str, Metric]:
-    """A fresh metric per task.
+    """Return a fresh metric per task.
 
     Raises:
-        UsageError: two metrics of a task have a figure of the same name.
+        UsageError: Two metrics of a task compute a value of the same name.
     """
     made = {task.name: [c.make(task) for c in config.metrics[task.name]] for task in config.tasks}
     return {name: _as_one(name, metrics) for name, metrics in made.items()}
@@ -151,7 +164,7 @@ def parameter_table(learner: Learner, depth: int = 1) -> dict[str, object]:
 
 
 def pick_device(wanted: str, distributed: Distributed = SINGLE_PROCESS) -> torch.device:
-    """The device of a name; "auto": a GPU, of several processes each its own, else the processor.
+    """Return the device of a name; "auto" is a GPU (each process its own), else the CPU.
 
     Raises:
         UsageError: there is no such device here.

@@ -13,18 +13,16 @@ from mtlcore.engine.session import Session
 from mtlcore.engine.stopping import Stopping
 from mtlcore.errors import MtlError, outline
 from mtlcore.learner import Learner
-from mtlcore.storage import BEST, save_checkpoint
+from mtlcore.storage import BEST, save_checkpoint, with_model
 from mtlcore.system import peak_memory
 
-_PARTS = ("learner", "optimizer", "progress", "random", "ranks", "metrics_length", "threads")
+_PARTS = (
+    "learner", "optimizer", "plans", "progress", "random", "ranks", "metrics_length", "threads"
+)  # fmt: skip
 
 
 def save_last(session: Session) -> None:
     """Write the checkpoint from which a run goes on as if nothing had happened."""
-    random = {
-        "epoch_start": session.epoch_start,
-        "balancing": session.balancing_generator.get_state(),
-    }
     ranks = session.distributed.all_gather(_state_of_rank(session))
     if not session.distributed.is_main_process:
         return
@@ -35,20 +33,27 @@ def save_last(session: Session) -> None:
     state = {
         "learner": dict(session.learner.state_dict()),
         "optimizer": session.optimizer.state_dict(),
+        "plans": session.planning.state_dict(),
         "progress": {**tree, "seconds": session.seconds},
-        "random": random,
+        "random": {"balancing": session.balancing_generator.get_state()},
         "ranks": ranks,
         "metrics_length": session.directory.metrics_length(),
         "threads": torch.get_num_threads(),
     }
+    if session.average is not None:
+        state["average"] = dict(session.average.model.state_dict())
+    if session.teachers.fingerprints:
+        state["teachers"] = session.teachers.fingerprints
     save_checkpoint(session.directory.checkpoint, state)
     session.directory.upload()
 
 
 def save_best(session: Session) -> None:
-    """Write the learner's weights as those of the best epoch."""
+    """Write the learner's weights as those of the best epoch, as they were evaluated."""
     if session.distributed.is_main_process:
         state = {"learner": dict(session.learner.state_dict())}
+        if session.average is not None and session.config.training.evaluate_ema:
+            state["learner"] = with_model(state["learner"], session.average.model.state_dict())
         save_checkpoint(session.directory.path / BEST, state)
 
 
@@ -56,29 +61,51 @@ def restore(session: Session, state: Mapping[str, Any]) -> None:
     """Let a session go on from the state of a checkpoint.
 
     Raises:
+        UsageError: The run has begun with other teachers.
         MtlError: It belongs to another model, or is not the last checkpoint of a run.
     """
     checkpoint = session.directory.checkpoint
-    missing = [part for part in _PARTS if part not in state]
+    parts = _PARTS if session.average is None else (*_PARTS, "average")
+    missing = [part for part in parts if part not in state]
     if missing:
         raise MtlError(
             f"{checkpoint}: holds no {', '.join(missing)}: it is not what a run can go on from; "
             "start one of its own with another --out"
         )
+    _refuse_late_buffers(session, state["learner"])
+    session.teachers.recognise(state.get("teachers", {}))
     try:
         session.learner.load_state_dict(state["learner"])
+        if session.average is not None:
+            session.average.model.load_state_dict(state["average"])
         session.optimizer.load_state_dict(state["optimizer"])
+        session.planning.load_state_dict(state["plans"])
         progress = state["progress"]
         stopping = Stopping(**progress.get("stopping", {}))
         session.progress = Progress(**{**progress, "stopping": stopping})
     except (RuntimeError, KeyError, ValueError, TypeError) as error:
         raise MtlError(f"{checkpoint}: belongs to another model: {outline(error)}") from error
-    session.epoch_start = state["random"]["epoch_start"]
     session.balancing_generator.set_state(state["random"]["balancing"])
-    session.data_generator.set_state(session.epoch_start)
     rank = session.distributed.rank
     if rank < len(state["ranks"]):  # the run may have had fewer processes
         _restore_rank(session, state["ranks"][rank])
+    if session.average is not None:
+        session.average.copy_buffers()  # those of the rank
+
+
+def _refuse_late_buffers(session: Session, learner: Mapping[str, Any]) -> None:
+    """Explain tensors of balancers that a fresh one does not have: they were made too late."""
+    known = session.learner.state_dict().keys()
+    for name in learner:
+        if name.startswith("balancing.") and name not in known:
+            number = name.removeprefix("balancing.balancers.").partition(".")[0]
+            chain = session.learner.balancing.chain
+            made = type(chain[int(number)]).__name__ if number.isdigit() else "a balancer"
+            raise MtlError(
+                f"{session.directory.checkpoint}: holds {name}, which {made} does not have before "
+                "its first step: make buffers and parameters in `prepare`, or keep tensors that "
+                "are made later in `get_extra_state` (mtlcore.balancing.Tentative does)"
+            )
 
 
 def average_buffers(learner: Learner) -> None:
@@ -86,7 +113,9 @@ def average_buffers(learner: Learner) -> None:
     distributed = learner.distributed
     if distributed.world_size == 1:
         return
-    buffers = [b for b in learner.model.buffers() if b.is_floating_point()]
+    frozen = {id(tensor) for tensor in learner.model.frozen_tensors()}
+    found = [b for b in learner.model.buffers() if b.is_floating_point()]
+    buffers = [b for b in found if id(b) not in frozen]
     distributed.all_reduce(buffers)
     for buffer in buffers:
         buffer /= distributed.world_size

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from mtlcore.balancing import GradientBalancer
 from mtlcore.config import RunConfig
-from mtlcore.data import DataError, Sample
+from mtlcore.data import DataError, Sample, collate, image_size
 from mtlcore.engine.building import make_metrics
 from mtlcore.engine.session import Session
 from mtlcore.episodes import EpisodeSampler
@@ -20,16 +23,24 @@ def check(session: Session) -> None:
     Raises:
         UsageError: too small an input, a backbone that cannot read it or has not the place that
             the balancer compares at, a balancer that cannot work in several processes, metrics of
-            a task that cannot stand together, or an optimizer without the query batches it needs.
+            a task that cannot stand together, an optimizer without the query batches it needs, a
+            model of which too much is frozen, or a teacher that cannot read the inputs.
         DataError: no sample can be read.
     """
     _check_ranks(session.learner)
+    _check_frozen(session.learner, session.config.learning)
     make_metrics(session.config)
     _check_queries(session.optimizer, session.sampler, session.config)
     sample = _first_readable(session)
-    check_size(sample.inputs.shape[1:], session.config.training.batch_size,
-               session.learner.model.backbone)  # fmt: skip
-    check_backbone(session.learner, sample.inputs[None].to(session.device))
+    batch = collate([sample], session.config.tasks, session.splits["train"].collate_inputs)
+    check_size(
+        image_size(batch.inputs),
+        session.config.training.batch_size,
+        session.learner.model.backbone,
+    )
+    inputs = batch.to(session.device).inputs
+    check_backbone(session.learner, inputs)
+    session.teachers.check(inputs)
 
 
 def _first_readable(session: Session) -> Sample:
@@ -55,6 +66,36 @@ def _check_ranks(learner: Learner) -> None:
                 f"balancer: {type(balancer).__name__} learns from elementwise losses, of which "
                 f"each of {world_size} processes has a part only; train it in one process"
             )
+    finisher = learner.balancing.finisher
+    if (
+        isinstance(finisher, GradientBalancer)
+        and finisher.scope == "features"
+        and finisher.granularity != "element"
+    ):
+        raise UsageError(
+            f"balancer: {type(finisher).__name__} combines gradients of features, and each of "
+            f"{world_size} processes has those of its own samples only; train it in one process, "
+            "or use the scope 'shared'"
+        )
+
+
+def _check_frozen(learner: Learner, learning: Sequence[str]) -> None:
+    model, finisher = learner.model, learner.balancing.finisher
+    shared = model.shared_parameters()
+    if not shared or any(p.requires_grad for p in shared):
+        return
+    idle = [t for t in learning if not any(p.requires_grad for p in model.task_parameters(t))]
+    if idle:
+        raise UsageError(
+            f"model.freeze: it leaves nothing that could learn from the loss of {', '.join(idle)}; "
+            "let a part of the model learn, or leave the task out of tasks"
+        )
+    if finisher is not None:
+        raise UsageError(
+            f"balancer: {type(finisher).__name__} compares the tasks' gradients at the parameters "
+            "that they share, and all of these are frozen (model.freeze, initial.train); let some "
+            "of them learn, or choose a balancer of losses, such as equal"
+        )
 
 
 def _check_queries(optimizer: Optimizer, sampler: EpisodeSampler, config: RunConfig) -> None:

@@ -1,4 +1,4 @@
-"""The best predictions that look at no image: the yardstick beside every model's figures.
+"""The best predictions that look at no image: the yardstick beside every model's metrics.
 
 The best constant comes from the labels of the training split alone, once for all pixels
 ("global") and once for each pixel by itself ("pixel"). A model that does not beat them has learnt
@@ -41,7 +41,7 @@ class _Rule(abc.ABC):
 
     @abc.abstractmethod
     def best(self) -> Tensor:
-        """A raw prediction (C, *shape) in float32, NaN where there was no label."""
+        """Return a raw prediction (C, *shape) in float32, NaN where there was no label."""
 
 
 @final
@@ -175,7 +175,7 @@ class ConstantFit:
     def predict(
         self, kind_of: Extent, task: Task, size: tuple[int, ...] | None = None
     ) -> Tensor | None:
-        """The constant as a raw prediction for one sample, in float32.
+        """Return the constant as a raw prediction for one sample, in float32.
 
         Args:
             kind_of: "global", one constant for all pixels, or "pixel", one for each; pixels that

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from mtlcore.data import Batch
+from mtlcore.data import Batch, Inputs, image_size
 from mtlcore.distributed import SINGLE_PROCESS, Distributed
 from mtlcore.engine.constant_baselines import ConstantFit, Extent
 from mtlcore.learner import Learner
@@ -25,6 +25,7 @@ def evaluate(
     metrics: Mapping[str, Metric],
     device: torch.device,
     distributed: Distributed = SINGLE_PROCESS,
+    predict: Callable[[Inputs, Sequence[str]], dict[str, Tensor]] | None = None,
 ) -> MetricValues:
     """Return per task its metrics, and as "loss" its raw loss pooled over the valid elements.
 
@@ -34,6 +35,8 @@ def evaluate(
         metrics: A fresh one per task.
         device: Where the learner is.
         distributed: The processes whose batches are judged together; all get the same values.
+        predict: Gives predictions instead of the learner's model, such as those of an averaged
+            copy.
     """
     tasks = tuple(learner.model.tasks)
     sums = {task: torch.zeros((), dtype=torch.float64, device=device) for task in tasks}
@@ -46,7 +49,7 @@ def evaluate(
                 continue
             here = batch.to(device)
             present = here.present(tasks)
-            predictions = learner.predict(here.inputs, present)
+            predictions = (predict or learner.predict)(here.inputs, present)
             for task in present:
                 target, valid = here.targets[task], here.valid[task]
                 loss = learner.losses[learner.model.tasks[task].key]
@@ -96,7 +99,7 @@ def evaluate_constants(
             continue
         for task in tasks:
             for extent in _EXTENTS:
-                size = tuple(batch.inputs.shape[2:])
+                size = image_size(batch.inputs)
                 key = (extent, task.name, size)
                 if key not in constants:
                     constants[key] = fit.predict(extent, task, size)

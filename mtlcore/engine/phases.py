@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from torch import Tensor
+
 from mtlcore.engine.seeding import seeded
 from mtlcore.engine.session import Session
 from mtlcore.models import Backbone, Transition
@@ -17,13 +21,18 @@ def enter_step(session: Session) -> None:
     # A frozen backbone enters no phase: what that would re-initialise could not learn.
     if type(backbone).at_progress is Backbone.at_progress or session.backbone_is_frozen:
         return
+    if session.frozen is None:
+        frozen = session.learner.model.frozen_tensors()
+        session.frozen = [(tensor, tensor.detach().clone()) for tensor in frozen]
     with seeded(session.device, session.config.seed + progress.step):
         transition = backbone.at_progress(context.progress)
         if transition is not None:
-            _apply(transition, session)
+            _apply(transition, session, session.frozen)
 
 
-def _apply(transition: Transition, session: Session) -> None:
+def _apply(
+    transition: Transition, session: Session, frozen: Sequence[tuple[Tensor, Tensor]]
+) -> None:
     """Carry the consequences of a phase to heads, balancer, optimizer and early stopping."""
     model = session.learner.model
     parameters = dict(model.backbone.named_parameters())
@@ -32,6 +41,9 @@ def _apply(transition: Transition, session: Session) -> None:
         for task in model.tasks:
             model.head(task).reset_parameters()
             initialised += list(model.head(task).parameters())
+    for tensor, kept in frozen:
+        tensor.requires_grad_(False).copy_(kept)
+    initialised = [parameter for parameter in initialised if parameter.requires_grad]
     # What a phase re-initialised must learn again, also for tasks that had stopped.
     session.progress.stopping.reset_due = True
     if transition.reset_balancer:

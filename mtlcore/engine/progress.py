@@ -7,7 +7,7 @@ from typing import Any, final
 
 import attrs
 
-from mtlcore.balancing import LossBalancer
+from mtlcore.balancing import Balancer
 from mtlcore.engine.stopping import Stopping
 from mtlcore.metrics import MetricValues
 from mtlcore.optimizers import StepReport
@@ -57,6 +57,8 @@ class Progress:
         """Take in what a step that was taken has to say."""
         self.measure("loss", report.losses)
         _add(self.losses, report.losses)
+        if report.early:
+            self.measure("early", report.early)
         if report.cross:
             self.measure("term", report.cross)
         if report.balancing.weights:
@@ -67,10 +69,10 @@ class Progress:
             self.measure("degenerate", {"": 1.0})
         self.measure("learning_rate", {"": report.learning_rate})
 
-    def measure_weights(self, balancers: Sequence[LossBalancer]) -> None:
-        """Take in those of loss balancers: one per task, the last balancer's, and all with names.
+    def measure_weights(self, balancers: Sequence[Balancer]) -> None:
+        """Take in the weights of balancers: one per task, the last balancer's, and all with names.
 
-        To be asked for in time for a record only, as it may wait for a device.
+        Only called when a record is due, as it may wait for a device.
         """
         for balancer in reversed(balancers):
             given = balancer.current_weights()

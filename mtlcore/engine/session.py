@@ -8,15 +8,20 @@ from typing import final
 
 import attrs
 import torch
+from torch import Tensor
 
 from mtlcore.config import RunConfig
 from mtlcore.data import Batch
 from mtlcore.display import Display
 from mtlcore.distributed import SINGLE_PROCESS, Distributed
+from mtlcore.engine.averaging import AveragedModel
 from mtlcore.engine.building import build_learner, make_loader, open_splits, pick_device
+from mtlcore.engine.planning import Planning
 from mtlcore.engine.progress import Progress
+from mtlcore.engine.teachers import Teachers
 from mtlcore.episodes import BatchPlan, EpisodeSampler, in_order
 from mtlcore.learner import Learner
+from mtlcore.models import Teacher
 from mtlcore.optimizers import Optimizer
 from mtlcore.storage import RunDirectory
 
@@ -50,17 +55,22 @@ class Session:
         device: Where the learner is.
         splits: The training and the validation split.
         learner: All that learns.
+        average: The averaged copy of its model; None if the run keeps none.
+        predict: Predicts tasks from inputs by the model that is evaluated, see
+            `TrainingConfig.evaluate_ema`.
+        teachers: The frozen models that it learns from.
         sampler: Plans the steps.
+        planning: Draws the plans; part of every checkpoint.
         loader: Loads plans as batches.
         optimizer: Turns a loaded plan into an update.
         progress: Where the run stands; part of every checkpoint.
-        backbone_is_frozen: Whether only heads learn.
+        backbone_is_frozen: Whether the backbone enters no phase, as it does not learn.
+        frozen: Frozen tensors and what they hold, where a phase could change them; None before the
+            first step.
         global_batch_size: Samples of a step over all processes.
         steps_per_epoch: Updates of one epoch.
         epochs: Epochs of the whole run.
         balancing_generator: Source of randomness of balancers; the same on every rank.
-        data_generator: Source of randomness of plans; the same on every rank.
-        epoch_start: State of `data_generator` at the start of the current epoch.
 
     Raises:
         UsageError: Components that cannot work together, or not in several processes.
@@ -79,23 +89,31 @@ class Session:
         self.splits = open_splits(config)
         torch.manual_seed(config.seed)
         self.learner: Learner = build_learner(config, distributed).to(self.device)
-        self.backbone_is_frozen = config.initial is not None and config.initial.train == "heads"
-        if self.backbone_is_frozen:
-            self.learner.model.freeze(config.learning)
+        self.backbone_is_frozen = self.learner.model.backbone_is_frozen
+        self.frozen: list[tuple[Tensor, Tensor]] | None = None
         sizes = {name: len(split) for name, split in self.splits.items()}
         self.sampler: EpisodeSampler = config.episodes.make(config.learning, sizes)
         self.global_batch_size = config.training.batch_size * distributed.world_size
-        plans = self.sampler.steps(self.global_batch_size)
-        self.steps_per_epoch: int = -(-plans // config.training.accumulate)
+        self.planning = Planning(
+            self.sampler, 2 * config.seed + 2, self.global_batch_size, config.training.accumulate
+        )
+        self.steps_per_epoch = self.planning.steps_per_epoch
         self.epochs = self._number_of_epochs()
         self.balancing_generator = torch.Generator().manual_seed(2 * config.seed + 1)
-        self.data_generator = torch.Generator().manual_seed(2 * config.seed + 2)
-        self.epoch_start = self.data_generator.get_state()
         self.loader = make_loader(config, self.splits, self.learner.views)
         if config.training.compile:
             self.learner.model.backbone.compile()
         self.learner.balancing.prepare(config.tasks, _LazyBatches(self._batches_for_balancers))
         self.learner.to(self.device)
+        decay = config.training.ema
+        self.average = None if decay is None else AveragedModel(self.learner.model, decay)
+        averaged = self.average and Teacher(self.average.model, self.learner.dtype)
+        self.predict = self.learner.predict
+        if averaged is not None and config.training.evaluate_ema:
+            self.predict = averaged.predict
+        self.teachers = Teachers(config, self.learner, self.device, averaged)
+        for name in self.teachers.unused:
+            display.warn(f"teachers.{name}: nobody asks for this teacher")
         if not distributed.is_main_process:
             # All ranks start from the same weights, and draw dropout each for itself.
             torch.manual_seed(config.seed + distributed.rank)

@@ -1,4 +1,7 @@
-"""Ctrl-C and SIGTERM while a run trains: the step is finished, the state saved."""
+"""Ctrl-C, SIGTERM and `request_stop` while a run trains: the state is saved, then it ends.
+
+After a signal the step is finished, after a request the epoch.
+"""
 
 from __future__ import annotations
 
@@ -8,17 +11,18 @@ from contextlib import contextmanager, suppress
 from typing import final
 
 from mtlcore.engine.session import Session
-from mtlcore.errors import Interrupted
+from mtlcore.errors import Interrupted, MtlError, Pruned
+from mtlcore.storage import take_stop_request
 from mtlcore.system import STOPPING, handled
 
 
 class StopRequested(Exception):
-    """A signal asked to stop; raised where a checkpoint can hold the state."""
+    """A signal or a request asked to stop; raised where a checkpoint can hold the state."""
 
 
 @final
 class StopRequest:
-    """Hears signals for a session.
+    """Hears signals and requests for a session.
 
     Args:
         session: The run to stop.
@@ -27,6 +31,7 @@ class StopRequest:
     def __init__(self, session: Session) -> None:
         self._session = session
         self._signal: int | None = None
+        self._reason: str | None = None
 
     @contextmanager
     def listening(self) -> Iterator[None]:
@@ -56,11 +61,30 @@ class StopRequest:
         if distributed.any_of([requested])[0] if distributed.world_size > 1 else requested:
             raise StopRequested
 
-    def interruption(self) -> Interrupted:
+    def check_request(self, is_finished: bool) -> None:
+        """Raise `StopRequested` if the run was asked to stop, on every rank after the same epoch.
+
+        A run that is finished anyway takes the request, and finishes.
+        """
+        session = self._session
+        reason = session.distributed.broadcast(
+            lambda: take_stop_request(session.directory.location)
+        )
+        if reason is not None and not is_finished:
+            self._reason = reason
+            raise StopRequested
+
+    def interruption(self) -> MtlError:
         """Return the error that tells how to go on from what was saved."""
         session = self._session
+        go_on = f"Go on with: mtl run --resume --out {session.directory.location}"
+        if self._reason is not None:
+            return Pruned(
+                f"asked to stop after epoch {session.progress.epoch} of {session.epochs} "
+                f"({self._reason}); saved. {go_on}"
+            )
         name = signal.Signals(self._signal or signal.SIGINT).name
         return Interrupted(
             f"stopped by {name} after step {session.progress.step} of {session.total_steps}; "
-            f"saved. Go on with: mtl run --resume --out {session.directory.location}"
+            f"saved. {go_on}"
         )

@@ -98,7 +98,7 @@ class Stopping:
 
 
 def score(losses: Mapping[str, float], units: Mapping[str, float]) -> float:
-    """The mean validation loss of tasks, each in units of its own; infinite where there is none.
+    """Return the mean validation loss of tasks, each in its own unit; infinite if there is none.
 
     Losses of tasks differ by orders of magnitude: in their own units they count alike.
 

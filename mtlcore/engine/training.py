@@ -13,7 +13,7 @@ from mtlcore.engine.session import Session
 from mtlcore.engine.stop_request import StopRequest, StopRequested
 from mtlcore.engine.stopping import Stopping
 from mtlcore.engine.validation import Validation
-from mtlcore.episodes import LoadedPlan, StepPlan, accumulated, share_of
+from mtlcore.episodes import LoadedPlan, StepPlan, share_of
 from mtlcore.loading import lost_workers_told
 from mtlcore.optimizers import StepReport
 
@@ -39,6 +39,7 @@ class Training:
 
         Raises:
             Interrupted: A signal asked to stop; everything is saved.
+            Pruned: `request_stop` asked for it; everything is saved.
             MtlError: Too many steps in a row had no finite loss or gradient.
         """
         session = self.session
@@ -59,17 +60,15 @@ class Training:
 
     def first_step(self) -> StepReport:
         """Take the first step of the run and nothing more."""
-        plans = self.plan_epoch()[:1]
+        plans = self.plan_block()[:1]
         self.session.learner.train()
         return self.step(next(iter(self.session.loader.plans(plans, self._several_processes))))
 
-    def plan_epoch(self) -> list[StepPlan]:
-        """Return the steps of the next epoch, and of them this process's share."""
+    def plan_block(self) -> list[StepPlan]:
+        """Return the steps of the current block that are left, and of them this process's share."""
         session = self.session
-        plans = session.sampler.epoch(
-            self._learning_tasks(), session.global_batch_size, session.data_generator
-        )
-        steps = accumulated(plans, session.config.training.accumulate)
+        steps = session.planning.draw(self._learning_tasks())
+        steps = steps[session.progress.done - session.planning.first :]
         if not self._several_processes:
             return steps
         rank, world_size = session.distributed.rank, session.distributed.world_size
@@ -89,30 +88,41 @@ class Training:
         return session.optimizer.step(session.learner, LoadedPlan(batches, loaded.episodes))
 
     def finish_step(self, report: StepReport) -> None:
-        """Count and record a step, and show it."""
+        """Count and record a step, show it, and tell the sampler of it."""
         session, progress = self.session, self.session.progress
+        if report.skipped is None:
+            session.sampler.after_step(session.learner.context)
         progress.step += 1
         progress.done += 1
         self._recorder.step(report)
         if session.config.training.sync_buffers == "step":
-            average_buffers(session.learner)
+            self._average_buffers()
+        if session.average is not None and report.skipped is None:
+            session.average.update()
         session.display.step(progress.step, report.losses)
 
     def _epoch(self) -> None:
+        planning, progress = self.session.planning, self.session.progress
+        self._block()
+        while not planning.ends_epoch:
+            planning.begin(progress.done)
+            self._block()
+        self._end_epoch()
+
+    def _block(self) -> None:
+        """Take the steps that are left of a block; nothing is loaded beyond it."""
         session = self.session
-        session.data_generator.set_state(session.epoch_start)
-        remaining = self.plan_epoch()[session.progress.done :]
+        remaining = self.plan_block()
         session.learner.train()
         started = time.monotonic()
         for loaded in session.loader.plans(remaining, self._several_processes):
             self.finish_step(self.step(loaded))
             started = self._time_step(started)
             self._stop.check()
-        self._end_epoch()
 
     def _end_epoch(self) -> None:
         session, progress = self.session, self.session.progress
-        average_buffers(session.learner)
+        self._average_buffers()
         metrics = self._validation.evaluate() if self._validation.is_due() else None
         session.display.epoch(progress.epoch + 1, session.epochs, progress.mean_losses(), metrics)
         if progress.stopping.reset_due:
@@ -121,8 +131,14 @@ class Training:
             self._validation.stop_early(metrics)
         progress.epoch += 1
         progress.done, progress.losses = 0, {}
-        session.epoch_start = session.data_generator.get_state()
+        session.planning.begin(0)
         save_last(session)
+        self._stop.check_request(self._is_finished())
+
+    def _average_buffers(self) -> None:
+        average_buffers(self.session.learner)
+        if self.session.average is not None:
+            self.session.average.copy_buffers()
 
     def _is_finished(self) -> bool:
         progress = self.session.progress

@@ -65,12 +65,13 @@ class Validation:
                 make_metrics(session.config),
                 session.device,
                 session.distributed,
+                session.predict,
             )
         self._recorder.evaluation(metrics)
         progress.evaluations.append((progress.epoch, metrics))
         losses = self._losses(metrics)
-        session.optimizer.after_evaluation(sum(losses.values()))
         self._keep_best(metrics, losses)
+        self._tell(metrics)
         return metrics
 
     def stop_early(self, metrics: MetricValues) -> None:
@@ -87,6 +88,14 @@ class Validation:
             patience=training.patience,
         )
         self._recorder.stops(epoch, stops)
+
+    def _tell(self, metrics: MetricValues) -> None:
+        """Tell all that learn from evaluations, on every rank alike."""
+        session = self._session
+        learning = {task: dict(metrics[task]) for task in session.config.learning}
+        session.optimizer.after_evaluation(learning)
+        session.learner.balancing.after_evaluation(learning)
+        session.sampler.after_evaluation(learning)
 
     def _keep_best(self, metrics: MetricValues, losses: Mapping[str, float]) -> None:
         progress = self._session.progress

@@ -1,5 +1,6 @@
 """Reading files, augmenting samples and loading batches."""
 
+from mtlcore.loading.augmentations import BatchAugmentation, SampleAugmentation, image_of
 from mtlcore.loading.files import (
     MissingFile,
     Root,
@@ -16,16 +17,19 @@ from mtlcore.loading.transforms import Augmentation, as_seen_in
 
 __all__ = [
     "Augmentation",
+    "BatchAugmentation",
     "Loader",
     "MissingFile",
     "PlanReader",
     "Root",
+    "SampleAugmentation",
     "Split",
     "as_seen_in",
     "convert",
     "decode_image",
     "decode_label",
     "draw_regime",
+    "image_of",
     "image_tensor",
     "lost_workers_told",
     "open_root",

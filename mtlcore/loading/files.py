@@ -289,7 +289,7 @@ def _with_local_archive(root: str) -> str:
 
 
 def _cached(filesystem: Any, path: str, url: str) -> Path:
-    """A local copy of a remote file, whole or not there at all.
+    """Return a local copy of a remote file, whole or not there at all.
 
     fsspec's own simplecache downloads under the final name, where another worker would find half a
     file, and an interrupted run would leave one for ever.

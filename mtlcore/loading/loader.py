@@ -2,18 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Literal
 
 import attrs
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
-from mtlcore.data import Batch, DataError, Dataset, Sample, collate, empty_batch
+from mtlcore.data import (
+    Batch,
+    DataError,
+    Dataset,
+    Inputs,
+    Sample,
+    collate,
+    complete,
+    describe_inputs,
+    empty_batch,
+    image_size,
+)
 from mtlcore.episodes import BatchPlan, LoadedPlan, StepPlan
-from mtlcore.errors import MtlError, describe
+from mtlcore.errors import MtlError, UsageError, describe
+from mtlcore.loading.augmentations import BatchAugmentation, SampleAugmentation
 from mtlcore.loading.regimes import LabelRegime
 from mtlcore.loading.transforms import Augmentation, resize
 from mtlcore.system import leave_to_parent, signals_blocked
@@ -21,16 +34,24 @@ from mtlcore.tasks import Task
 
 OnError = Literal["stop", "skip"]
 
-# Among the lower 32 bits: torch's generator of the processor ignores all others of a seed.
-_OTHER_VIEWS = 0x9E3779B9
+# Streams of a batch plan's seed: the first is for scaling and flipping, the second for other views,
+# and from here on each augmentation has one.
+_AUGMENTATIONS = 2
 
 
 @attrs.frozen(kw_only=True)
 class Loaded:
-    """A batch, None where no sample of it could be read, and what went wrong."""
+    """A batch, None where no sample of it could be read, and what went wrong.
+
+    Args:
+        batch: the batch.
+        errors: one line for each sample that could not be read.
+        refused: why samples of this sort cannot be augmented as the configuration says.
+    """
 
     batch: Batch | None
     errors: tuple[str, ...] = ()
+    refused: str | None = None
 
 
 class Split:
@@ -62,6 +83,11 @@ class Split:
     def __len__(self) -> int:
         return self._length
 
+    @property
+    def collate_inputs(self) -> Callable[[Sequence[Inputs]], Inputs]:
+        """What makes the inputs of a batch: the dataset's `collate_inputs`."""
+        return self._dataset.collate_inputs
+
     def sample(self, index: int) -> Sample:
         """Return a sample at the run's size, with labels of the run's tasks only."""
         number = index * len(self._dataset) // self._length
@@ -74,7 +100,7 @@ class Split:
             targets={name: t for name, t in sample.targets.items() if name in names},
             valid={name: v for name, v in sample.valid.items() if name in names},
         )
-        if self._size is not None and tuple(sample.inputs.shape[1:]) != self._size:
+        if self._size is not None and image_size(sample.inputs, samples=False) != self._size:
             sample = resize(sample, self._tasks, self._size)
         return sample
 
@@ -90,6 +116,8 @@ class PlanReader(TorchDataset[Loaded]):
             one view; each other view is an augmentation of view 0.
         on_error: what to do at a sample that cannot be read: "stop" raises an error, "skip" leaves
             the sample out and reports it.
+        changes: further augmentations of view 0, in order, for plans with `augment`. Each draws
+            from a stream of its own.
     """
 
     def __init__(
@@ -99,45 +127,64 @@ class PlanReader(TorchDataset[Loaded]):
         augmentation: Augmentation | None,
         on_error: OnError,
         views: int = 1,
+        changes: Sequence[SampleAugmentation | BatchAugmentation] = (),
     ) -> None:
         self._splits, self.tasks = splits, tuple(tasks)
         self._augmentation, self._on_error = augmentation, on_error
-        self._views = views
+        self._views, self._changes = views, tuple(changes)
 
     def __getitem__(self, plan: BatchPlan) -> Loaded:
-        # Views beyond the first draw from a stream of their own, so that asking for them leaves
-        # view 0 as it was.
-        streams = [torch.Generator().manual_seed(plan.seed ^ bits) for bits in (0, _OTHER_VIEWS)]
-        views: list[list[Sample]] = []
+        first = _stream(plan.seed, 0)
+        samples: list[Sample] = []
         errors: list[str] = []
         # An error travels as text: a worker's exception would arrive wrapped in its traceback.
         for index in plan.indices:
             try:
-                views.append(self._read(plan, index, *streams))
+                samples.append(self._read(plan, index, first))
             except DataError as error:
                 errors.append(str(error))
-        samples = [view for same in zip(*views, strict=True) for view in same]
         try:
-            batch = collate(samples, self.tasks) if samples else None
+            if plan.augment:
+                samples = self._augmented(samples, plan.seed)
+            together = self._splits[plan.split].collate_inputs
+            batch = collate(samples, self.tasks, together) if samples else None
         except DataError as error:
             return Loaded(batch=None, errors=(*errors, str(error)))
+        except UsageError as error:
+            return Loaded(batch=None, refused=str(error))
         return Loaded(batch=batch, errors=tuple(errors))
 
-    def _read(
-        self, plan: BatchPlan, index: int, first: torch.Generator, others: torch.Generator
-    ) -> list[Sample]:
+    def _read(self, plan: BatchPlan, index: int, generator: torch.Generator) -> Sample:
         sample = self._splits[plan.split].sample(index)
-        change = self._augmentation if plan.augment else None
-        if change is not None:
-            sample = change(sample, self.tasks, first)
+        if self._augmentation is not None and plan.augment:
+            sample = self._augmentation(sample, self.tasks, generator)
         if self._on_error == "skip":
-            collate([sample], self.tasks)  # a label that does not fit must not cost the batch
-        views = [sample]
-        if change is not None:
-            for number in range(1, self._views):
-                view = change(sample, self.tasks, others)
-                views.append(attrs.evolve(view, view=number))
-        return views
+            # A label that does not fit must not cost the batch.
+            collate([sample], self.tasks, self._splits[plan.split].collate_inputs)
+        return sample
+
+    def _augmented(self, samples: list[Sample], seed: int) -> list[Sample]:
+        """Change samples as the configuration lists it, and add their other views."""
+        for number, change in enumerate(self._changes):
+            generator = _stream(seed, _AUGMENTATIONS + number)
+            if isinstance(change, SampleAugmentation):
+                samples = [change(sample, generator) for sample in samples]
+            elif samples and _may_be_mixed(samples):
+                samples = change([complete(s, self.tasks) for s in samples], generator)
+        return samples + self._other_views(samples, seed)
+
+    def _other_views(self, samples: Sequence[Sample], seed: int) -> list[Sample]:
+        change = self._augmentation
+        if self._views == 1 or change is None:
+            return []
+        # From a stream of their own, so that asking for them leaves view 0 as it was.
+        generator = _stream(seed, 1)
+        views = [
+            [attrs.evolve(change(sample, self.tasks, generator), view=number)
+             for number in range(1, self._views)]
+            for sample in samples
+        ]  # fmt: skip
+        return [view for same in zip(*views, strict=True) for view in same]
 
 
 class Loader:
@@ -175,9 +222,12 @@ class Loader:
 
         Raises:
             DataError: a sample cannot be read, and `on_error` is "stop".
+            UsageError: an augmentation cannot change samples of this sort.
         """
         self._queue.plans = plans
         for loaded in self._loaded():
+            if loaded.refused is not None:
+                raise UsageError(loaded.refused)
             if loaded.errors and self._on_error == "stop":
                 raise stop_at(loaded.errors[0])
             self.skipped += loaded.errors
@@ -205,6 +255,16 @@ class Loader:
             complete = tuple(batch for batch in loaded if batch is not None)
             whole = len(complete) == len(loaded)
             yield LoadedPlan(complete, plan.episodes) if whole else None
+
+
+def _may_be_mixed(samples: Sequence[Sample]) -> bool:
+    """Return whether samples can be one batch; of images that differ in shape, collate tells."""
+    shapes = {describe_inputs(sample.inputs) for sample in samples}
+    return (
+        len(shapes) == 1
+        or not isinstance(samples[0].inputs, Tensor)
+        or samples[0].inputs.dim() != 3
+    )
 
 
 class _Queue(Iterable[BatchPlan]):
@@ -242,6 +302,12 @@ def lost_workers_told() -> Iterator[None]:
             f"a process that loads data ended of itself ({describe(error)}); where memory is "
             "short, a smaller training.batch_size or data.workers=0 needs less"
         ) from error
+
+
+def _stream(seed: int, number: int) -> torch.Generator:
+    """Return one of the independent sources of randomness that a batch plan's seed has."""
+    # Among the lower 32 bits: torch's generator of the processor ignores all others of a seed.
+    return torch.Generator().manual_seed(seed ^ (number * 0x9E3779B9 & 0xFFFFFFFF))
 
 
 def _leave_signals_to_parent(_worker: int) -> None:

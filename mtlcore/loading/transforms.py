@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mtlcore.data import Sample
+from mtlcore.data import DataError, Sample, describe_inputs
 from mtlcore.tasks import Task
 
 __all__ = [
@@ -82,7 +82,7 @@ def resize(sample: Sample, tasks: Sequence[Task], size: Size) -> Sample:
         tasks: labels of other tasks are dropped; labels that are no maps stay as they are.
         size: the new height and width.
     """
-    height, width = sample.inputs.shape[1:]
+    height, width = _image_size(sample, "data.size")
     if (height, width) == tuple(size):
         return sample
     shrinks = size[0] <= height and size[1] <= width
@@ -105,6 +105,7 @@ def flip(sample: Sample, tasks: Sequence[Task]) -> Sample:
     def change(task: Task, target: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
         return _rule(task).flip(target.flip(-1)), valid.flip(-1)
 
+    _image_size(sample, "data.augment")
     return _apply(sample, tasks, sample.inputs.flip(-1), change)
 
 
@@ -121,7 +122,7 @@ def zoom(sample: Sample, tasks: Sequence[Task], box: Box, scale: float) -> Sampl
         box: top, left, height and width of the crop in pixels.
         scale: factor by which things look larger.
     """
-    height, width = sample.inputs.shape[1:]
+    height, width = _image_size(sample, "data.augment")
     size = (height, width)
     top, left, rows, columns = box
     part = sample.inputs[:, top : top + rows, left : left + columns]
@@ -167,7 +168,7 @@ class Augmentation:
         """
         which, down, right, mirror = torch.rand(4, generator=generator).tolist()
         scale = self.scales[int(which * len(self.scales))]
-        height, width = sample.inputs.shape[1:]
+        height, width = _image_size(sample, "data.augment")
         rows, columns = max(round(height / scale), 1), max(round(width / scale), 1)
         top, left = int(down * (height - rows + 1)), int(right * (width - columns + 1))
         box = (top, left, rows, columns)
@@ -201,6 +202,21 @@ def as_seen_in(task: Task, maps: Tensor, meta: Mapping[str, Any]) -> Tensor:
         enlarged = F.interpolate(part, (height, width), mode="bilinear", align_corners=False)
         maps = rule.zoom(enlarged[0], meta["scale"])
     return rule.flip(maps.flip(-1)) if meta["flip"] else maps
+
+
+def _image_size(sample: Sample, setting: str) -> Size:
+    """Return height and width of a sample's image.
+
+    Raises:
+        DataError: it is no image; the message names the setting that asks for the change.
+    """
+    inputs = sample.inputs
+    if not isinstance(inputs, Tensor) or inputs.dim() != 3:
+        raise DataError(
+            f"{sample.key}: {setting} changes images (C, H, W), and the input is "
+            f"{describe_inputs(inputs)}; leave {setting} out"
+        )
+    return inputs.shape[1], inputs.shape[2]
 
 
 def _rule(task: Task) -> _Rule:

@@ -13,6 +13,7 @@ from torch.nn import Parameter
 from mtlcore.balancing import BalancingResult
 from mtlcore.episodes import LoadedPlan
 from mtlcore.learner import Learner
+from mtlcore.metrics import MetricValues
 
 
 @attrs.frozen(kw_only=True)
@@ -20,10 +21,12 @@ class StepReport:
     """What a step did.
 
     Args:
-        losses: Raw loss per present task.
+        losses: Raw loss per present task, of its head's prediction alone.
         cross: Value per cross-task term.
         balancing: Weights, cosines and solver status.
         learning_rate: Learning rate of the first parameter group.
+        early: Weighted sum of the losses of early predictions per present task; empty where the
+            backbone makes none.
         skipped: Why the step was skipped, naming the task; None if it was taken.
     """
 
@@ -31,6 +34,7 @@ class StepReport:
     cross: dict[str, float] = attrs.field(factory=dict)
     balancing: BalancingResult = attrs.field(factory=BalancingResult)
     learning_rate: float = math.nan
+    early: dict[str, float] = attrs.field(factory=dict)
     skipped: str | None = None
 
 
@@ -47,15 +51,24 @@ class Optimizer(abc.ABC):
 
     @abc.abstractmethod
     def step(self, learner: Learner, plan: LoadedPlan) -> StepReport:
-        """Learn from one plan; `learner.context` says where in the run it stands."""
+        """Learn from one plan; `learner.context` says where in the run it stands.
+
+        After a step that was taken, `learner.context` also holds the tasks that were present and
+        their mean losses over all processes: balancers and the episode sampler learn from them.
+        """
 
     @abc.abstractmethod
     def reset_state(self, parameters: Iterable[Parameter]) -> None:
         """Drop the state, such as moments, of parameters that were re-initialised."""
 
     @abc.abstractmethod
-    def after_evaluation(self, loss: float) -> None:
-        """Receive the sum of the validation losses, which a plateau schedule needs."""
+    def after_evaluation(self, metrics: MetricValues) -> None:
+        """Learn from an evaluation on the validation split, as a plateau schedule does.
+
+        Args:
+            metrics: Task -> metric -> value, "loss" among them, of every task that learns or has
+                stopped early; the same in every process. A value is NaN where nothing was valid.
+        """
 
     @abc.abstractmethod
     def state_dict(self) -> dict[str, Any]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any, final
 
 import torch
@@ -11,6 +12,7 @@ from torch.nn import Parameter
 from mtlcore.data import Batch
 from mtlcore.episodes import LoadedPlan
 from mtlcore.learner import Learner
+from mtlcore.metrics import MetricValues
 from mtlcore.optimizers.contract import Optimizer, StepReport
 from mtlcore.optimizers.schedules import Schedule
 from mtlcore.optimizers.update import Update
@@ -48,23 +50,45 @@ class GradientDescent(Optimizer):
         """
         self._update.begin(learner)
         used = [(plan.batches[episode.support], episode.tasks) for episode in plan.episodes]
-        for (batch, tasks), (shares, part) in zip(used, shares_of(learner, used), strict=True):
+        shares_and_parts = shares_of(learner, used)
+        for (batch, tasks), (shares, part) in zip(used, shares_and_parts, strict=True):
             # One of several processes may have no sample of a small batch.
-            if len(batch) and not self._update.add(learner, learner(batch, tasks), shares, part):
+            if not len(batch):
+                continue
+            losses = learner(batch, tasks, separate=self._update.separates)
+            if not self._update.add(learner, losses, shares, part):
                 break
-        return self._update.finish(learner)
+        return self._update.finish(
+            learner, partial(_reevaluate, learner, used, [shares for shares, _ in shares_and_parts])
+        )
 
     def reset_state(self, parameters: Iterable[Parameter]) -> None:
         self._update.reset_state(parameters)
 
-    def after_evaluation(self, loss: float) -> None:
-        self._update.after_evaluation(loss)
+    def after_evaluation(self, metrics: MetricValues) -> None:
+        self._update.after_evaluation(metrics)
 
     def state_dict(self) -> dict[str, Any]:
         return self._update.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._update.load_state_dict(state)
+
+
+def _reevaluate(
+    learner: Learner,
+    used: Sequence[tuple[Batch, Sequence[str]]],
+    shares: Sequence[Mapping[str, float]],
+) -> dict[str, float]:
+    """Return the mean losses of the present tasks at the parameters as they are now."""
+    sums = dict.fromkeys(learner.tasks, 0.0)
+    for (batch, tasks), share in zip(used, shares, strict=True):
+        if len(batch):
+            for task, loss in learner.evaluate_losses(batch, tasks).items():
+                sums[task] += share[task] * loss
+    means = learner.distributed.all_reduce_floats([*sums.values()])
+    found = dict(zip(sums, means, strict=True))
+    return {task: found[task] for task in learner.context.present}
 
 
 def shares_of(

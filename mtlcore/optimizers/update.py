@@ -13,7 +13,9 @@ from torch.nn import Parameter
 
 from mtlcore.balancing import SMALL, BalancingResult
 from mtlcore.learner import Learner
-from mtlcore.losses import TaskLosses
+from mtlcore.losses import CrossTaskLoss, TaskLosses
+from mtlcore.metrics import MetricValues
+from mtlcore.models import Backbone, Head, StepContext
 from mtlcore.optimizers.contract import StepReport
 from mtlcore.optimizers.loss_scale import LossScale
 from mtlcore.optimizers.schedules import Plateau, Schedule
@@ -69,20 +71,30 @@ class Update:
         self._losses: dict[str, float] = {}
         self._masses: dict[str, float] = {}
         self._cross: dict[str, float] = {}
+        self._early: dict[str, float] = {}
         self._problem: str | None = None
         self._weights: Mapping[str, list[float]] | None = None
+        self._separates = False
+        self._listeners = _listeners(learner)
 
     @property
     def scale(self) -> float:
         """The factor on losses in a backward pass, by which gradients are divided afterwards."""
         return self._scale.factor
 
+    @property
+    def separates(self) -> bool:
+        """Whether this step's losses are computed with heads separated from the backbone."""
+        return self._separates
+
     def begin(self, learner: Learner) -> None:
         """Start a step, before its first forward pass."""
         self._set_rates(learner.context.progress)
         copy_all(self._buffers, self._saved)
         self._losses, self._masses, self._cross, self._problem = {}, {}, {}, None
+        self._early = {}
         self._weights = learner.balancing.reused_weights(learner.tasks, learner.context.step)
+        self._separates = learner.balancing.scope == "features" and self._weights is None
 
     def add(
         self,
@@ -105,13 +117,19 @@ class Update:
         Returns:
             Whether all losses are finite. If not, nothing is added and the step will be skipped.
         """
-        raw, cross, balanced = floats(losses.raw, losses.cross, losses.balanced)
+        raw, cross, balanced, early = floats(
+            losses.raw, losses.cross, losses.balanced, losses.early
+        )
         # A balanced loss can be infinite where the raw one is not (an overflowing weight).
-        problem = not_finite({"loss": raw, "term": cross, "balanced loss": balanced})
+        problem = not_finite(
+            {"loss": raw, "early loss": early, "term": cross, "balanced loss": balanced}
+        )
         self._problem = self._problem or problem
         for task, value in raw.items():
             self._losses[task] = self._losses.get(task, 0.0) + shares[task] * value
             self._masses[task] = self._masses.get(task, 0.0) + shares[task]
+        for task, value in early.items():
+            self._early[task] = self._early.get(task, 0.0) + shares[task] * value
         for name, value in cross.items():
             self._cross[name] = self._cross.get(name, 0.0) + part * value
         if problem is not None:
@@ -124,7 +142,7 @@ class Update:
         else:
             more = retain_graph or bool(extra)
             if self._weights is None:
-                self._gradients.collect_rows(terms, more, losses.cut)
+                self._gradients.collect_rows(terms, more, losses.cut, losses.boundary)
             else:
                 self._gradients.collect_weighted(terms, self._weights, more)
             if extra:
@@ -142,29 +160,47 @@ class Update:
         if overflow:
             self._scale.update(False)
 
-    def finish(self, learner: Learner) -> StepReport:
-        """Balance, update the parameters and report; or skip the step and restore the buffers."""
+    def finish(
+        self, learner: Learner, reevaluate: Callable[[], dict[str, float]] | None = None
+    ) -> StepReport:
+        """Balance, update the parameters and report; or skip the step and restore the buffers.
+
+        Args:
+            learner: The module that gave the losses.
+            reevaluate: What `BalancerContext.reevaluate` is, if the optimizer can tell.
+        """
         if learner.distributed.world_size > 1:
             self._agree(learner)
-        losses = {task: total / self._masses[task] for task, total in self._losses.items()}
+        losses, early = (
+            {task: total / self._masses[task] for task, total in sums.items()}
+            for sums in (self._losses, self._early)
+        )
         skipped, result = self._problem, BalancingResult()
         if skipped is None:
-            learner.context.present, learner.context.losses = tuple(losses), losses
+            learner.context.present = tuple(losses)
+            # What balancers balance has the early predictions in it.
+            learner.context.losses = {t: loss + early.get(t, 0.0) for t, loss in losses.items()}
             result, finite = self._balance(learner)
             skipped = None if finite else "the gradient is not finite"
         if skipped is not None:
             self._gradients.clear()
+            learner.balancing.after_skipped_step()
             copy_all(self._saved, self._buffers)
         else:
             self._torch.step()
             learner.balancing.remember(result)
+            learner.context.gramian, learner.context.reevaluate = result.gramian, reevaluate
             learner.balancing.after_step(learner.context)
+            learner.context.reevaluate = None
+            for after_step in self._listeners:
+                after_step(learner.context)
         self._torch.zero_grad(set_to_none=True)
         return StepReport(
             losses=losses,
             cross=self._cross,
             balancing=result,
             learning_rate=float(self._torch.param_groups[0]["lr"]),
+            early=early,
             skipped=skipped,
         )
 
@@ -172,14 +208,14 @@ class Update:
         """Exchange losses and problems, so that all ranks learn, or skip the step, together."""
         generator = learner.context.generator
         state = None if generator is None else generator.get_state()
-        sums = (self._losses, self._masses, self._cross)
+        sums = (self._losses, self._masses, self._cross, self._early)
         everywhere = learner.distributed.all_gather((sums, self._problem, state))
-        losses, masses, cross = (
+        losses, masses, cross, early = (
             _summed(parts) for parts in zip(*(rank[0] for rank in everywhere), strict=True)
         )
         # In the order of the run's tasks, which a rank without some of them would not keep.
         self._losses = {task: losses[task] for task in learner.tasks if task in losses}
-        self._masses, self._cross = masses, cross
+        self._masses, self._cross, self._early = masses, cross, early
         self._problem = next((rank[1] for rank in everywhere if rank[1] is not None), None)
         # Loss balancers may have drawn more where more tasks have labels.
         first_state = everywhere[0][2]
@@ -191,9 +227,9 @@ class Update:
         for parameter in parameters:
             self._torch.state.pop(parameter, None)
 
-    def after_evaluation(self, loss: float) -> None:
-        """Hand the summed validation loss to the plateau schedule."""
-        self._plateau.update(loss)
+    def after_evaluation(self, metrics: MetricValues) -> None:
+        """Hand the sum of the validation losses to the plateau schedule."""
+        self._plateau.update(sum(values["loss"] for values in metrics.values()))
 
     def state_dict(self) -> dict[str, Any]:
         """Return moments, plateau and loss scale."""
@@ -250,6 +286,23 @@ class Update:
         return float(self._found) == 0 and (
             not large or all(map(math.isfinite, torch._foreach_norm(large)))
         )
+
+
+def _listeners(learner: Learner) -> list[Callable[[StepContext], None]]:
+    """Return `after_step` of the parts of the learner, balancers aside, that override it.
+
+    What is frozen does not hear of steps, as its state stays.
+    """
+    model = learner.model
+    parts: list[Backbone | Head | CrossTaskLoss] = [model.backbone]
+    parts += [model.head(task) for task in model.tasks]
+    parts += learner.cross_task_losses
+    idle = {Backbone.after_step, Head.after_step, CrossTaskLoss.after_step}
+    return [
+        part.after_step
+        for part in parts
+        if type(part).after_step not in idle and not learner.model.is_frozen(part)
+    ]
 
 
 def floats(*groups: Mapping[str, Tensor]) -> list[dict[str, float]]:

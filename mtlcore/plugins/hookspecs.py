@@ -13,12 +13,15 @@ from collections.abc import Iterable
 import pluggy
 
 from mtlcore.plugins.specs import (
+    AugmentationSpec,
     BackboneSpec,
     BalancerSpec,
     CrossTaskLossSpec,
     DatasetSpec,
     EpisodeSamplerSpec,
     HeadSpec,
+    LauncherSpec,
+    LoggerSpec,
     LossSpec,
     MethodSpec,
     MetricSpec,
@@ -209,6 +212,72 @@ def mtl_datasets() -> Iterable[DatasetSpec]:
                 name="garden",
                 target="mtlcore_tiny.garden:Garden",
                 summary="Plants with segmentation and depth.",
+            )
+    """
+    return ()
+
+
+@hookspec
+def mtl_augmentations() -> Iterable[AugmentationSpec]:
+    """Yield an `AugmentationSpec` for each random change of training samples.
+
+    Called when the plugins are loaded. The target is called as `target(tasks, **settings)` once
+    per place that it has in `data.augmentations`.
+
+    Example::
+
+        from mtlcore import AugmentationSpec, hookimpl
+
+        @hookimpl
+        def mtl_augmentations():
+            yield AugmentationSpec(
+                name="class-mix",
+                target="mtlcore_tiny.augmentation:ClassMix",
+                summary="Pastes the pixels of some classes into another image.",
+            )
+    """
+    return ()
+
+
+@hookspec
+def mtl_loggers() -> Iterable[LoggerSpec]:
+    """Yield a `LoggerSpec` for each place that is told what happens in a run.
+
+    Called when the plugins are loaded. The target is called as `target(**settings)` once for each
+    place that it has in `loggers`, in the main process only.
+
+    Example::
+
+        from mtlcore import LoggerSpec, hookimpl
+
+        @hookimpl
+        def mtl_loggers():
+            yield LoggerSpec(
+                name="tiny-board",
+                target="mtlcore_tiny.board:TinyBoard",
+                summary="Sends every value to a board on the network.",
+            )
+    """
+    return ()
+
+
+@hookspec
+def mtl_launchers() -> Iterable[LauncherSpec]:
+    """Yield a `LauncherSpec` for each way of starting the cells of a study.
+
+    Called when the plugins are loaded. The target is called as `target(folder, lock, **settings)`
+    once per study.
+
+    Example::
+
+        from mtlcore import LauncherSpec, hookimpl
+
+        @hookimpl
+        def mtl_launchers():
+            yield LauncherSpec(
+                name="queue",
+                target="mtlcore_tiny.queue:Queue",
+                summary="Submits every cell to the queue of a cluster.",
             )
     """
     return ()

@@ -23,6 +23,7 @@ from mtlcore.errors import MtlError, describe
 __all__ = [
     "ANY_KIND",
     "KINDS",
+    "AugmentationSpec",
     "BackboneSpec",
     "BalancerSpec",
     "ComponentSpec",
@@ -30,6 +31,8 @@ __all__ = [
     "DatasetSpec",
     "EpisodeSamplerSpec",
     "HeadSpec",
+    "LauncherSpec",
+    "LoggerSpec",
     "LossSpec",
     "MethodSpec",
     "MetricSpec",
@@ -213,6 +216,24 @@ class DatasetSpec(ComponentSpec):
 
 @final
 @attrs.frozen(kw_only=True)
+class AugmentationSpec(ComponentSpec):
+    """An augmentation of samples or batches: called with the tasks."""
+
+
+@final
+@attrs.frozen(kw_only=True)
+class LoggerSpec(ComponentSpec):
+    """A logger of runs: called with its settings alone."""
+
+
+@final
+@attrs.frozen(kw_only=True)
+class LauncherSpec(ComponentSpec):
+    """A launcher of a study's cells: called with the study's directory and its lock."""
+
+
+@final
+@attrs.frozen(kw_only=True)
 class MethodSpec(Spec):
     """A method: a preset that names components and their settings.
 
@@ -254,6 +275,9 @@ KINDS: Mapping[str, tuple[type[Spec], ...]] = MappingProxyType(
         "episode-samplers": (EpisodeSamplerSpec,),
         "optimizers": (OptimizerSpec,),
         "datasets": (DatasetSpec,),
+        "augmentations": (AugmentationSpec,),
+        "loggers": (LoggerSpec,),
+        "launchers": (LauncherSpec,),
         "methods": (MethodSpec,),
     }
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 from mtlcore.engine import Session, make_metrics
 from mtlcore.episodes import in_order
@@ -46,10 +47,10 @@ def panel_samples(session: Session) -> list[PanelSample]:
     learner.eval()
     samples = []
     for batch in session.loader.batches(plans):
-        if batch is None or batch.inputs.dim() != 4:
-            continue
+        if batch is None or not isinstance(batch.inputs, Tensor) or batch.inputs.dim() != 4:
+            continue  # no image, so there is nothing to show
         here = batch.to(session.device)
-        predictions = learner.predict(here.inputs, tasks)
+        predictions = session.predict(here.inputs, tasks)
         samples.append(
             PanelSample(
                 image=batch.inputs[0],

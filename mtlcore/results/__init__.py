@@ -5,7 +5,7 @@ from mtlcore.results.csv_json import as_csv, as_data
 from mtlcore.results.latex import as_latex
 from mtlcore.results.markdown import as_markdown
 from mtlcore.results.notes import notes_of
-from mtlcore.results.run_results import Epoch, MetricValues, RunResult, read_run
+from mtlcore.results.run_results import Epoch, RunResult, read_run
 from mtlcore.results.summary_tables import SummaryTable, tables_of
 from mtlcore.results.table_files import write_tables
 from mtlcore.results.targets import Reached, Target
@@ -15,7 +15,6 @@ __all__ = [
     "SINGLE_TASK",
     "Comparison",
     "Epoch",
-    "MetricValues",
     "Reached",
     "RunResult",
     "SummaryTable",

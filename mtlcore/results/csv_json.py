@@ -115,6 +115,7 @@ def _variant_data(comparison: Comparison, variant: Variant) -> dict[str, Any]:
     return {
         "name": variant.name,
         "single_task": variant.single_task,
+        "groups": variant.groups,
         "runs": [run.location for run in variant.all_runs],
         "metrics": metrics,
         "delta_m": None

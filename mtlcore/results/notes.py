@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from mtlcore.results.comparison import Comparison
 from mtlcore.results.summary_tables import FEW_SEEDS, fewest_common_seeds
+from mtlcore.results.variants import Variant
 
 
 def notes_of(comparison: Comparison) -> list[str]:
@@ -29,11 +30,12 @@ def notes_of(comparison: Comparison) -> list[str]:
     ]
     if len(comparison.variants) > 1:
         texts.append(_note_of_differences(comparison))
-    if any(variant.single_task for variant in comparison.variants):
-        texts.append(
-            "One model per task: its parameters and time per step are summed over the models, "
-            "its memory is that of the largest, its best epoch the mean over them."
-        )
+    texts += [
+        f"{models}: its parameters and time per step are summed over the models, its memory is "
+        "that of the largest, its best epoch the mean over them."
+        for models in dict.fromkeys(map(_models, comparison.variants))
+        if models
+    ]
     texts.append(
         "Time per step: training only, the first step of a process apart. Peak memory: on a GPU "
         "of torch's tensors there, elsewhere of the whole process."
@@ -44,11 +46,17 @@ def notes_of(comparison: Comparison) -> list[str]:
 def failures(comparison: Comparison) -> list[str]:
     """Return a line per cell without a result."""
     return [
-        f"{variant.name}, seed {cell.seed}{f', {cell.task}' if cell.task else ''}: {cell.reason} "
-        f"({cell.location})"
+        f"{variant.name}, {cell.label}: {cell.reason} ({cell.location})"
         for variant in comparison.variants
         for cell in variant.failed
     ]
+
+
+def _models(variant: Variant) -> str:
+    """Return how a variant's tasks are shared among several models; empty where it has one."""
+    if variant.groups is None or variant.single_task:
+        return "One model per task" if variant.single_task else ""
+    return f"One model per group of tasks ({' | '.join(map(', '.join, variant.groups))})"
 
 
 def _note_of_metrics(comparison: Comparison) -> str:

@@ -8,11 +8,10 @@ from typing import Any, Literal, final
 import attrs
 
 from mtlcore.errors import UsageError
+from mtlcore.metrics import MetricValues
 from mtlcore.results.targets import Reached, Target
 from mtlcore.storage import Record, RunFiles, open_run, or_nan
 
-#: Task -> metric -> value.
-MetricValues = Mapping[str, Mapping[str, float]]
 #: The evaluations whose metrics count: the last ones, or that of the best epoch.
 Epoch = Literal["last", "best"]
 

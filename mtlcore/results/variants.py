@@ -12,7 +12,8 @@ from typing import final
 import attrs
 
 from mtlcore.errors import UsageError
-from mtlcore.results.run_results import Epoch, MetricValues, RunResult, read_run
+from mtlcore.metrics import MetricValues
+from mtlcore.results.run_results import Epoch, RunResult, read_run
 from mtlcore.storage import RunFiles, StoredCell
 
 #: The name of a variant of one run per task where nobody named it.
@@ -30,15 +31,20 @@ class FailedCell:
 
     Args:
         seed: Seed of the cell.
-        task: Its only task where the variant has a run per task, else None.
+        group: Its tasks where the variant has several runs per seed, else None.
         location: Its directory.
         reason: Why there is no result, as a text to show.
     """
 
     seed: int
-    task: str | None
+    group: tuple[str, ...] | None
     location: str
     reason: str
+
+    @property
+    def label(self) -> str:
+        """The seed, and the tasks where they tell it from others."""
+        return f"seed {self.seed}" + (f", {'+'.join(self.group)}" if self.group else "")
 
 
 @final
@@ -48,15 +54,20 @@ class Variant:
 
     Args:
         name: Name given by the study, or that of the runs' method.
-        runs: Seed -> its runs: one, or one per task if `single_task`.
-        single_task: Each task has a model, and a run, of its own.
+        runs: Seed -> its runs: one, or one per group.
+        groups: The tasks of each run, where several models share the tasks; None elsewhere.
         failed: Cells without a result.
     """
 
     name: str
     runs: Mapping[int, tuple[RunResult, ...]]
-    single_task: bool = False
+    groups: tuple[tuple[str, ...], ...] | None = None
     failed: tuple[FailedCell, ...] = ()
+
+    @property
+    def single_task(self) -> bool:
+        """Whether each task has a model, and a run, of its own."""
+        return self.groups is not None and all(len(group) == 1 for group in self.groups)
 
     @property
     def seeds(self) -> tuple[int, ...]:
@@ -69,24 +80,24 @@ class Variant:
         return tuple(run for runs in self.runs.values() for run in runs)
 
     def metrics(self, seed: int, epoch: Epoch) -> MetricValues:
-        """Return the metrics of a seed, merged where each task has a run of its own."""
+        """Return the metrics of a seed, merged where it has several runs."""
         return {
             task: values for run in self.runs[seed] for task, values in run.metrics(epoch).items()
         }
 
     @property
     def parameters(self) -> float:
-        """The number of parameters, summed over the models of `single_task`; NaN without runs."""
+        """The number of parameters, summed over the models of `groups`; NaN without runs."""
         return self._over_seeds(lambda runs: sum(run.parameters for run in runs))
 
     @property
     def seconds_per_step(self) -> float:
-        """Seconds of a training step, summed over the models of `single_task`."""
+        """Seconds of a training step, summed over the models of `groups`."""
         return self._over_seeds(lambda runs: sum(run.seconds_per_step for run in runs))
 
     @property
     def peak_memory(self) -> float:
-        """Peak memory in bytes; that of the largest run of `single_task`."""
+        """Peak memory in bytes; that of the largest run of `groups`."""
         return self._over_seeds(lambda runs: max(run.peak_memory for run in runs))
 
     @property
@@ -118,11 +129,11 @@ def _variant_of_study(name: str, cells: Sequence[StoredCell]) -> Variant:
             runs[cell.seed] = (*runs.get(cell.seed, ()), read_run(cell.location))
         else:
             reason = cell.reason or f"not finished ({cell.status})"
-            failed.append(FailedCell(cell.seed, cell.task, cell.location, reason))
+            failed.append(FailedCell(cell.seed, cell.group, cell.location, reason))
     return Variant(
         name=name,
         runs=runs,
-        single_task=any(cell.task is not None for cell in cells),
+        groups=tuple(dict.fromkeys(cell.group for cell in cells if cell.group)) or None,
         failed=tuple(failed),
     )
 
@@ -144,18 +155,19 @@ def variants_of_runs(runs: Iterable[RunResult]) -> Iterator[Variant]:
             family = _config_without(members[0], (*_INCIDENTAL, *_PER_TASK))
             families.setdefault(family, []).append(key)
     family_of = {key: keys for keys in families.values() if len(keys) > 1 for key in keys}
-    groups: list[tuple[str, list[RunResult], bool]] = []
+    variants: list[tuple[str, list[RunResult], bool]] = []
     for key, members in by_config.items():
         keys = family_of.get(key, [key])
         if key == keys[0]:
             single_task = len(keys) > 1
             name = SINGLE_TASK if single_task else members[0].method
-            groups.append((name, [run for k in keys for run in by_config[k]], single_task))
-    names = [name for name, _, _ in groups]
-    for name, members, single_task in groups:
+            variants.append((name, [run for k in keys for run in by_config[k]], single_task))
+    names = [name for name, _, _ in variants]
+    for name, members, single_task in variants:
         # The settings of one method are told apart by their first run.
         label = name if names.count(name) == 1 else f"{name} ({members[0].location})"
-        yield Variant(name=label, runs=_by_seed(members), single_task=single_task)
+        groups = tuple(dict.fromkeys(run.tasks for run in members)) if single_task else None
+        yield Variant(name=label, runs=_by_seed(members), groups=groups)
 
 
 def _by_seed(runs: Iterable[RunResult]) -> dict[int, tuple[RunResult, ...]]:

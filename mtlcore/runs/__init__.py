@@ -1,19 +1,23 @@
 """What is done with one run: train it, go on, evaluate, predict, let tasks join."""
 
 from mtlcore.runs.adaptation import ADAPTATION, adapt_run, adapted_config
+from mtlcore.runs.configuration import configure
 from mtlcore.runs.execution import execute, run, try_step
 from mtlcore.runs.parameters import count_method_parameters
 from mtlcore.runs.trained import evaluate_run, load_run, predict_image, save_prediction
+from mtlcore.storage import request_stop
 
 __all__ = [
     "ADAPTATION",
     "adapt_run",
     "adapted_config",
+    "configure",
     "count_method_parameters",
     "evaluate_run",
     "execute",
     "load_run",
     "predict_image",
+    "request_stop",
     "run",
     "save_prediction",
     "try_step",

@@ -1,7 +1,7 @@
 """Let new tasks join a trained run: `mtl adapt`.
 
 Writes a configuration that starts from the run's weights, runs it like any other, and tells how
-long each task took to reach a figure.
+long each task took to reach a target.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from typing import Any, Literal
 
 import attrs
 
-from mtlcore.config import Layer, RunConfig, resolve
+from mtlcore.balancing import RowBalancer
+from mtlcore.config import Chosen, Layer, RunConfig, resolve
 from mtlcore.display import Display
 from mtlcore.engine import make_metrics
 from mtlcore.errors import UsageError, did_you_mean
 from mtlcore.plugins import Plugins
 from mtlcore.results import RunResult, Target, read_run
 from mtlcore.runs.execution import execute
-from mtlcore.runs.trained import Which, read_checkpoint, trained_config
-from mtlcore.storage import RunDirectory, without_nan
+from mtlcore.storage import RunDirectory, Which, read_weights, trained_config, without_nan
 
 ADAPTATION = "adaptation.json"
 SCRATCH = "scratch"
@@ -38,11 +38,11 @@ def adapted_config(
     fraction: float | None = None,
     changes: Layer | None = None,
 ) -> RunConfig:
-    """The configuration of a run that starts from a trained one and has more tasks.
+    """Return the configuration of a run that starts from a trained one and has more tasks.
 
     It is the run's own, with the usual joint episodes and an evaluation after every epoch. An
     optimizer that needs query batches, which joint episodes lack, makes room for AdamW, with
-    its learning rate.
+    its learning rate. Where heads alone learn, a balancer of gradients is left out.
 
     Args:
         plugins: where components come from.
@@ -81,6 +81,16 @@ def adapted_config(
     if getattr(optimizer.load(), "needs_queries", False):
         values["optimizer"] = {"name": "adamw"}
         notes.append(f"optimizer adamw (adapt) replaces {optimizer.spec.name}: episodes are joint")
+    if train == "heads" and (balancer := source.chain[-1:]) and _weighs_gradients(balancer[0]):
+        # The tasks share nothing that learns.
+        links = stored["balancer"].get("chain", [])[:-1]
+        values["balancer"] = {"chain": links} if links else {"name": "equal"}
+        values["balancer"]["update_every"] = 1
+        left = " > ".join(link["name"] for link in links) or "equal"
+        notes.append(
+            f"balancer {left} (adapt) replaces {balancer[0].component.spec.name}: what the tasks "
+            "share is frozen"
+        )
     if fraction is not None:
         values["data"] = {"train_fraction": fraction}
     layers = [Layer(run, stored), Layer("adapt", values), *([changes] if changes else [])]
@@ -88,8 +98,13 @@ def adapted_config(
     return attrs.evolve(config, notes=(*notes, *config.notes))
 
 
+def _weighs_gradients(balancer: Chosen) -> bool:
+    target = balancer.component.load()
+    return isinstance(target, type) and issubclass(target, RowBalancer)
+
+
 def scratch_config(plugins: Plugins, config: RunConfig) -> RunConfig:
-    """The same without the run's weights: every task that learns, learns through all the network.
+    """Return the same without the run's weights; what learns, learns through all of the network.
 
     Raises:
         ConfigError: as `resolve` does.
@@ -121,9 +136,9 @@ def adapt_run(
         config: of `adapted_config`.
         location: directory or URL of the new run.
         display: what a person sees.
-        scratch: train the same from scratch as well. Its final figures are the targets then, where
+        scratch: train the same from scratch as well. Its final metrics are the targets then, where
             none are given.
-        targets: `task.metric=value`, figures whose first reaching is looked for.
+        targets: `task.metric=value`, values whose first reaching is looked for.
         resume: go on with what `location` holds.
 
     Raises:
@@ -137,7 +152,7 @@ def adapt_run(
         )
     given = _targets(targets, config)
     # Read before anything is trained, so that what is wrong is told at once.
-    read_checkpoint(config.initial.run, config.initial.checkpoint)
+    read_weights(config.initial.run, config.initial.checkpoint)
     from_scratch = scratch_config(plugins, config) if scratch else None
     summary = execute(plugins, config, location, resume, display)
     if from_scratch is not None:
@@ -222,7 +237,7 @@ def _report(
 
 
 def _finished(run: str) -> RunResult | None:
-    """A run's figures, which one that was stopped on the way has not."""
+    """Return the metrics of a finished run; refuse one that was stopped on the way."""
     try:
         return read_run(run)
     except UsageError:

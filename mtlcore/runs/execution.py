@@ -3,25 +3,30 @@
 from __future__ import annotations
 
 import tempfile
+import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
-from mtlcore.config import Layer, RunConfig, file_layer, resolve
+from mtlcore.config import Layer, RunConfig, file_layer
 from mtlcore.display import Display, LoggingDisplay, SilentDisplay
 from mtlcore.distributed import Distributed, init_distributed
 from mtlcore.engine import Session, Training, check, parameter_table, restore
-from mtlcore.errors import Interrupted, MtlError, UsageError, describe
+from mtlcore.errors import Interrupted, MtlError, Pruned, UsageError, describe
 from mtlcore.plugins import Plugins
 from mtlcore.report import write_report
+from mtlcore.runs.configuration import configure
 from mtlcore.runs.initial import load_initial
 from mtlcore.runs.provenance import provenance
 from mtlcore.runs.summary import summarise
 from mtlcore.storage import (
+    Loggers,
     RunDirectory,
+    RunInfo,
+    RunOutcome,
     changed_settings,
     load_checkpoint,
     next_directory,
@@ -29,8 +34,8 @@ from mtlcore.storage import (
 )
 from mtlcore.system import is_main_process
 
-#: Settings that may change on the machine where a run goes on.
-_OF_THE_MACHINE = ("device", "data.root", "data.workers", "training.threads")
+#: Settings that may change where a run goes on.
+_OF_THE_MACHINE = ("device", "data.root", "data.workers", "training.threads", "loggers")
 
 
 def run(
@@ -47,7 +52,8 @@ def run(
         config: a configuration as a mapping, the path of one, or a resolved one.
         plugins: what `--plugin` would name, in order.
         out: directory or fsspec URL; None: `runs/<method>-<n>`.
-        resume: go on with what `out` holds.
+        resume: go on with what `out` holds; without a configuration and plugins with its own, as
+            `mtl run --resume --out DIR` does.
         display: shows the progress; None: what a terminal would show is logged to `mtlcore`, by
             the main process alone.
 
@@ -56,12 +62,12 @@ def run(
     """
     found = Plugins.from_environment()
     if not isinstance(config, RunConfig):
-        layers = []
+        layer = None
         if isinstance(config, Mapping):
-            layers = [Layer("config", config)]
+            layer = Layer("config", config)
         elif config is not None:
-            layers = [file_layer(str(config))]
-        config = resolve(found, plugins or (), layers)
+            layer = file_layer(str(config))
+        config = configure(found, plugins or (), layer, out=out, resume=resume)
     location = out or next_directory(config.method)
     if display is None:
         display = LoggingDisplay() if is_main_process() else SilentDisplay()
@@ -82,7 +88,8 @@ def try_step(config: RunConfig) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="mtl-dry-run-") as place:
         session = Session(config, RunDirectory(place, resume=True), SilentDisplay())
         check(session)
-        load_initial(session.learner, config)
+        _make_loggers(session)
+        _start(session)
         report = Training(session).first_step()
     if report.skipped is not None:
         raise MtlError(f"the first step learns nothing: {report.skipped}")
@@ -127,6 +134,8 @@ def execute(
             torch.set_num_threads(config.training.threads)
         session = Session(config, directory, display, distributed)
         check(session)
+        if distributed.is_main_process:
+            directory.loggers = _make_loggers(session)
         about = _begin(session, plugins, state)
         with _failure_recorded(directory, about):
             with display:
@@ -161,13 +170,16 @@ def _checkpoint(directory: RunDirectory, config: RunConfig) -> dict[str, Any] | 
             "back, or start a run of its own with another --out"
         )
     changed = [
-        path for path in changed_settings(stored, config.tree) if path not in _OF_THE_MACHINE
+        path
+        for path in changed_settings(stored, config.tree)
+        if path not in _OF_THE_MACHINE and not path.startswith("teachers.")
     ]
     if changed:
         raise UsageError(
             f"{directory.location}: --resume goes on with the run's own settings, and these "
             f"differ: {', '.join(changed)}. Leave them out, or start a run of its own with "
-            f"another --out (only {', '.join(_OF_THE_MACHINE)} may change)"
+            f"another --out (only {', '.join(_OF_THE_MACHINE)} and the places of teachers may "
+            "change)"
         )
     return load_checkpoint(directory.checkpoint)
 
@@ -179,18 +191,46 @@ def _begin(session: Session, plugins: Plugins, state: dict[str, Any] | None) -> 
         restore(session, state)
         _note_changes(session, state)
     else:
-        for note in load_initial(session.learner, config):
+        for note in _start(session):
             session.display.note(note)
     # The metrics of other ranks are thrown away.
     kept = state["metrics_length"] if state and session.distributed.is_main_process else 0
     directory.open_metrics(kept)
     about = provenance(plugins, config, session.device, session.distributed.world_size)
+    before = directory.read_json("run.json") or {}
+    about["id"] = before.get("id") or uuid.uuid4().hex
     # A resumed run is given its own settings: where those came from, its first part tells.
-    before = directory.read_json("run.json") if state is not None else None
-    about["origins"] = (before or {}).get("origins", dict(config.origins))
+    about["origins"] = (before if state is not None else {}).get("origins", dict(config.origins))
     directory.write_config(config.tree)
     directory.write_json("run.json", {**about, "status": "running", "reason": None})
+    directory.loggers.start(
+        RunInfo(
+            id=about["id"],
+            location=directory.location,
+            directory=directory.path,
+            resumed="id" in before,
+            step=session.progress.step,
+            config=config.tree,
+            origins=about["origins"],
+            about=about,
+        )
+    )
     return about
+
+
+def _make_loggers(session: Session) -> Loggers:
+    loggers = Loggers(session.display.warn)
+    for chosen in session.config.loggers:
+        loggers.add(chosen.component.spec.name, chosen.make)
+    return loggers
+
+
+def _start(session: Session) -> list[str]:
+    """Give a session its first weights; return notes for people."""
+    notes = load_initial(session.learner, session.config)
+    if session.average is not None:
+        session.average.restart()
+    return notes
 
 
 def _title(session: Session) -> str:
@@ -216,6 +256,9 @@ def _finish(session: Session, about: Mapping[str, Any]) -> dict[str, Any]:
     directory.write_json("run.json", {**about, "status": "finished", "reason": None})
     # Last: --resume takes a run that has it for finished.
     directory.write_json("summary.json", summary)
+    found = sorted((directory.path / "report").rglob("*"))
+    pictures = tuple(file for file in found if file.suffix in (".png", ".svg", ".jpg"))
+    directory.loggers.finish(RunOutcome(status="finished", summary=summary, pictures=pictures))
     return summary
 
 
@@ -226,11 +269,15 @@ def _failure_recorded(directory: RunDirectory, about: Mapping[str, Any]) -> Iter
         yield
     except BaseException as error:
         interrupted = isinstance(error, Interrupted | KeyboardInterrupt | BrokenPipeError)
+        status: Literal["interrupted", "pruned", "failed"]
         status = "interrupted" if interrupted else "failed"
+        if isinstance(error, Pruned):
+            status = "pruned"
         reason = str(error) or type(error).__name__
         # Where the disk is full this fails too, but the first error is the one to show.
         with suppress(MtlError):
             directory.write_json("run.json", {**about, "status": status, "reason": reason})
+        directory.loggers.finish(RunOutcome(status=status, reason=reason))
         if isinstance(error, KeyboardInterrupt):
             raise Interrupted(
                 "stopped at once; go on from the last checkpoint with: "

@@ -11,10 +11,10 @@ from typing import Any
 from torch import Tensor
 
 from mtlcore.config import RunConfig
-from mtlcore.errors import MtlError, UsageError
+from mtlcore.errors import UsageError
 from mtlcore.learner import Learner
 from mtlcore.models import made_for
-from mtlcore.runs.trained import read_checkpoint, trained_config
+from mtlcore.storage import read_weights, trained_config
 from mtlcore.tasks import task_key
 
 
@@ -33,10 +33,7 @@ def load_initial(learner: Learner, config: RunConfig) -> list[str]:
     if initial is None or initial.run is None:
         return []
     stored = trained_config(initial.run)
-    path, state = read_checkpoint(initial.run, initial.checkpoint)
-    found = state.get("learner")
-    if not isinstance(found, dict):
-        raise MtlError(f"{path}: holds no weights")
+    path, found = read_weights(initial.run, initial.checkpoint)
     new = {task_key(name) for name in initial.new}
     known = [str(name) for name in stored.get("tasks", ())]
     absent = [task.name for task in config.tasks if task.name not in [*known, *initial.new]]
@@ -66,7 +63,7 @@ def _model(
     gone: Collection[str],
     path: str,
 ) -> dict[str, Any]:
-    """What the model takes from a run, all of it or nothing."""
+    """Return the tensors that the model takes from a run: all of them, or an error."""
     wanted = [name for name in own if name.startswith("model.") and not made_for(name, new)]
     missing = [name for name in wanted if name not in found]
     unknown = [
@@ -92,7 +89,7 @@ def _model(
 
 
 def _parts(stored: Mapping[str, Any], config: RunConfig) -> Iterator[tuple[str, Any, Any]]:
-    """What else has a state: its path in the learner, and its settings there and here."""
+    """Yield what else has a state: its path in the learner, its settings there and here."""
     for task in config.tasks:
         there, here = (tree.get("losses", {}).get(task.name) for tree in (stored, config.tree))
         yield f"losses.{task.key}", there, here
@@ -111,7 +108,7 @@ def _fits(name: str, own: Mapping[str, Any], found: Mapping[str, Any]) -> bool:
 
 
 def _merged(own: Any, found: Any) -> Any:
-    """A state that is no tensor keeps what it has for new tasks."""
+    """Merge two states that are no tensors; what is known of new tasks stays."""
     if isinstance(own, dict) and isinstance(found, dict):
         return {**own, **{key: _merged(own.get(key), value) for key, value in found.items()}}
     return found

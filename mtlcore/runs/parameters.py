@@ -17,7 +17,7 @@ _DEPTH = 4
 def count_method_parameters(
     plugins: Plugins, method: str, overrides: Sequence[str] = ()
 ) -> dict[str, object]:
-    """The numbers for the model as the method's preset builds it, see `parameter_table`.
+    """Return the numbers for the model as the method's preset builds it, see `parameter_table`.
 
     Args:
         plugins: where the method comes from.

@@ -16,7 +16,7 @@ from mtlcore.plugins import Plugins
 def provenance(
     plugins: Plugins, config: RunConfig, device: torch.device, processes: int
 ) -> dict[str, Any]:
-    """What run.json tells of how the run came about."""
+    """Return what run.json tells of how the run came about."""
     return {
         "argv": sys.argv,
         "mtlcore": __version__,

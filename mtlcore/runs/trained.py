@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import attrs
 import numpy as np
@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 
 from mtlcore.config import Layer, RunConfig, resolve
+from mtlcore.data import Dataset
 from mtlcore.engine import (
     build_learner,
     evaluate,
@@ -22,16 +23,15 @@ from mtlcore.engine import (
     pick_device,
 )
 from mtlcore.episodes import in_order
-from mtlcore.errors import MtlError, UsageError, describe, outline
+from mtlcore.errors import MtlError, UsageError, outline
 from mtlcore.learner import Learner
 from mtlcore.loading import decode_image
 from mtlcore.metrics import MetricValues
 from mtlcore.plugins import Plugins
 from mtlcore.report import colour
-from mtlcore.storage import BEST, LAST, load_checkpoint, stored_config, written_whole
+from mtlcore.storage import Which, read_weights, trained_config, written_whole
 from mtlcore.tasks import Task
 
-Which = Literal["best", "last"]
 # Of a trained run's configuration; "plugins" are the files that the others name things of.
 _CHANGEABLE = {"data", "metrics", "plugins"}
 
@@ -58,7 +58,7 @@ def load_run(
     changes: Sequence[Layer] = (),
     device: str | None = None,
 ) -> Trained:
-    """The model of a run.
+    """Return the model of a run.
 
     Args:
         plugins: that the run's components come from.
@@ -78,51 +78,18 @@ def load_run(
             f"--set {other[0]}: a trained run takes changes of [data] and [metrics] only; start a "
             "run of its own"
         )
-    config = resolve(plugins, (), [Layer(location, trained_config(location)), *changes])
+    # Who has learnt needs no teacher any more.
+    stored = {**trained_config(location), "teachers": {}}
+    config = resolve(plugins, (), [Layer(location, stored), *changes])
     wanted = pick_device(device or config.device)
     learner = build_learner(config)
     learner.balancing.prepare(config.tasks, None)
-    path, state = read_checkpoint(location, which)
+    path, weights = read_weights(location, which)
     try:
-        learner.load_state_dict(state["learner"])
+        learner.load_state_dict(weights)
     except (RuntimeError, KeyError) as error:
         raise MtlError(f"{path}: belongs to another model: {outline(error)}") from error
     return Trained(config, learner.to(wanted).eval(), wanted)
-
-
-def trained_config(location: str) -> Mapping[str, Any]:
-    """The configuration of a run, as its directory or URL holds it.
-
-    Raises:
-        UsageError: no run there.
-        MtlError: it cannot be read.
-    """
-    stored = stored_config(location)
-    if stored is None:
-        raise UsageError(f"{location}: no run there (it has no config.toml)")
-    return stored
-
-
-def read_checkpoint(location: str, which: Which) -> tuple[str, dict[str, Any]]:
-    """The path of a run's checkpoint, and what it holds.
-
-    Raises:
-        MtlError: it is missing or damaged.
-    """
-    path = f"{location}/{BEST if which == 'best' else LAST}"
-    return path, load_checkpoint(_local(path))
-
-
-def _local(path: str) -> Path:
-    """A path on this machine for a file that may be elsewhere."""
-    if "://" not in path:
-        return Path(path)
-    import fsspec
-
-    try:
-        return Path(fsspec.open_local(f"simplecache::{path}"))
-    except Exception as error:  # a network's file system raises what its libraries raise
-        raise MtlError(f"{path}: cannot be read ({describe(error)})") from error
 
 
 def evaluate_run(trained: Trained, split: str) -> tuple[MetricValues, int]:
@@ -137,14 +104,14 @@ def evaluate_run(trained: Trained, split: str) -> tuple[MetricValues, int]:
     data = open_split(config, split, limit)
     loader = make_loader(config, {split: data})
     plans = in_order(split, len(data), config.training.batch_size)
-    figures = evaluate(trained.learner, loader.batches(plans), make_metrics(config), trained.device)
-    return figures, len(data)
+    metrics = evaluate(trained.learner, loader.batches(plans), make_metrics(config), trained.device)
+    return metrics, len(data)
 
 
 def predict_image(
     trained: Trained, data: bytes, name: str, size: tuple[int, int] | None
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-    """The image and each task's prediction at its own size.
+    """Return the image and each task's prediction at its own size.
 
     Args:
         trained: the model.
@@ -158,7 +125,14 @@ def predict_image(
 
     Raises:
         DataError: not an image.
+        UsageError: the run's model reads something else.
     """
+    kind = _kind_of_inputs(trained.config)
+    if kind != "image":
+        raise UsageError(
+            f"predict: reads images, and this run has learnt from {kind} inputs of "
+            f"{trained.config.data.name}; mtl eval judges it on its data"
+        )
     image = decode_image(data, name)
     target = tuple(image.shape[1:])
     config = trained.config
@@ -179,6 +153,11 @@ def predict_image(
         )[0].cpu()
         for task, prediction in predictions.items()
     }
+
+
+def _kind_of_inputs(config: RunConfig) -> str:
+    dataset: type[Dataset] = config.dataset.component.load()
+    return dataset.kind_of_inputs(config.data.root, **config.dataset.settings)
 
 
 def save_prediction(

@@ -163,7 +163,7 @@ class EdgesODS(Metric):
         self._counts = np.zeros_like(self._counts)
 
     def _count(self, level: NDArray[Any], true: _Mask) -> NDArray[np.int64]:
-        """The counts of one map, given the number of thresholds that each pixel reaches."""
+        """Return the counts of one map, given the number of thresholds that each pixel reaches."""
         radius = self._tolerance * math.hypot(*true.shape)
         counts: NDArray[np.int64] = np.zeros_like(self._counts)
         counts[2] = true.sum()

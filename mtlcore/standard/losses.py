@@ -296,7 +296,7 @@ class HuDepth(ScalarLoss):
 
 
 def _sobel(maps: Tensor) -> tuple[Tensor, Tensor]:
-    """Sums of differences over every 3x3 window: (..., H, W) -> twice (..., H - 2, W - 2)."""
+    """Return differences summed over 3x3 windows: (..., H, W) -> twice (..., H - 2, W - 2)."""
     across = maps[..., 2:] - maps[..., :-2]
     down = maps[..., 2:, :] - maps[..., :-2, :]
     return (
@@ -312,5 +312,5 @@ def _whole_windows(mask: Tensor) -> Tensor:
 
 
 def _mean(values: Tensor, mask: Tensor) -> Tensor:
-    """The mean where the mask is true; 0 where it is true nowhere."""
+    """Return the mean where the mask is true; 0 where it is true nowhere."""
     return torch.where(mask, values, 0).sum() / mask.sum().clamp_min(1)

@@ -1,4 +1,4 @@
-"""The usual figures of the usual tasks, pooled over all valid elements of a split.
+"""The usual metrics of the usual tasks, pooled over all valid elements of a split.
 
 Counts and sums stay on the device of the predictions until `compute`, so that an update never
 waits for it; their memory does not grow with the split.
@@ -144,7 +144,7 @@ class NormalsMetric(Metric):
     the pixels with a strictly smaller angle, in percent (0 to 100, as published tables have them).
     The median comes from a histogram of the angles rounded to 0.01 degrees and is at most 0.005
     degrees off. A prediction of length zero is at 90 degrees to everything; one that is NaN makes
-    the mean NaN and counts as 180 degrees in the other figures.
+    the mean NaN and counts as 180 degrees in the other values.
     """
 
     higher_is_better: Mapping[str, bool] = {
@@ -185,8 +185,8 @@ class NormalsMetric(Metric):
         middle = torch.tensor([(count + 1) // 2, count // 2 + 1])
         bins = torch.searchsorted(histogram.cumsum(0), middle)
         median = float(bins.double().mean()) / self._BINS_PER_DEGREE
-        figures = [total / count, median, *(100 * hits / count for hits in within)]
-        return dict(zip(self.higher_is_better, figures, strict=True))
+        values = [total / count, median, *(100 * hits / count for hits in within)]
+        return dict(zip(self.higher_is_better, values, strict=True))
 
     def merge(self, other: Metric) -> None:
         """Add the other's histogram and sums."""

@@ -1,4 +1,4 @@
-"""The usual figures of tasks with a label or a vector per sample, pooled over the split."""
+"""The usual metrics of tasks with a label or a vector per sample, pooled over the split."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def area_under_curve(scores: Tensor, positive: Tensor) -> float:
 
 @final
 class _Scores:
-    """Every score with its label, for figures that need their order; on the device they came from.
+    """Every score with its label, for metrics that need their order; on the device they came from.
 
     Six bytes per element in single precision, valid or not.
     """
@@ -99,14 +99,14 @@ class ClassificationMetric(Metric):
         hits, both = confusion.diagonal(), confusion.sum(0) + confusion.sum(1)
         occurs = both > 0
         # The mean of no class and the quotient 0 / 0 are NaN, as they should be.
-        figures = {
+        values = {
             "accuracy": float(hits.sum() / confusion.sum()),
             "macro_f1": float((2 * hits[occurs] / both[occurs]).mean()),
         }
         if self._scores is not None:
             scores, positive, valid = self._scores.joined()
-            figures["auc"] = area_under_curve(scores[valid], positive[valid])
-        return figures
+            values["auc"] = area_under_curve(scores[valid], positive[valid])
+        return values
 
     def merge(self, other: Metric) -> None:
         """Add the other's confusion matrix and scores."""

@@ -26,6 +26,7 @@ class MLP(Backbone):
     """
 
     strides = (1,)
+    input_kind = "vector"
 
     def __init__(
         self, tasks: Sequence[Task], *, inputs: int, hidden: tuple[int, ...] = (128, 64)

@@ -21,6 +21,7 @@ def adam(
     """Train with Adam (Kingma & Ba 2015).
 
     Args:
+        learner: The module to train.
         lr: base learning rate.
         betas: decay rates of the two running means.
         eps: added to the denominator.
@@ -50,6 +51,7 @@ def adamw(
     """Train with AdamW: weight decay apart from the gradient (Loshchilov & Hutter 2019).
 
     Args:
+        learner: The module to train.
         lr: base learning rate.
         betas: decay rates of the two running means.
         eps: added to the denominator.
@@ -79,6 +81,7 @@ def sgd(
     """Train with stochastic gradient descent.
 
     Args:
+        learner: The module to train.
         lr: base learning rate.
         momentum: fraction of the last update that is kept.
         nesterov: whether to use Nesterov momentum.

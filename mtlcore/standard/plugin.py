@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from mtlcore.plugins import (
+    AugmentationSpec,
     BackboneSpec,
     BalancerSpec,
     DatasetSpec,
     EpisodeSamplerSpec,
     HeadSpec,
+    LauncherSpec,
+    LoggerSpec,
     LossSpec,
     MetricSpec,
     OptimizerSpec,
@@ -331,4 +334,38 @@ def mtl_datasets() -> Iterator[DatasetSpec]:
         name="several",
         target="mtlcore.datasets.concat:Concat",
         summary="Several datasets at once, each labelled for its own tasks.",
+    )
+
+
+@hookimpl
+def mtl_augmentations() -> Iterator[AugmentationSpec]:
+    yield AugmentationSpec(
+        name="photometric",
+        target="mtlcore.standard.augmentations:Photometric",
+        summary="Brightness, contrast and saturation of an image.",
+        paper="Liu et al., SSD: Single Shot MultiBox Detector, ECCV 2016",
+    )
+    yield AugmentationSpec(
+        name="cutmix",
+        target="mtlcore.standard.augmentations:CutMix",
+        summary="Pastes a box of another image of the batch, labels included.",
+        paper="Yun et al., CutMix, ICCV 2019",
+    )
+
+
+@hookimpl
+def mtl_loggers() -> Iterator[LoggerSpec]:
+    yield LoggerSpec(
+        name="json-lines",
+        target="mtlcore.standard.loggers:JsonLines",
+        summary="Every line of metrics.jsonl, to a stream or a file.",
+    )
+
+
+@hookimpl
+def mtl_launchers() -> Iterator[LauncherSpec]:
+    yield LauncherSpec(
+        name="local",
+        target="mtlcore.standard.launchers:Local",
+        summary="A process on this machine for each cell.",
     )

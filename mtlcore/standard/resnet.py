@@ -130,6 +130,8 @@ class ResNet(Backbone):
     mean: Tensor
     std: Tensor
 
+    input_kind = "image"
+
     def __init__(
         self,
         tasks: Sequence[Task],

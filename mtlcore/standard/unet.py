@@ -87,6 +87,7 @@ class UNet(Backbone):
 
     strides = STRIDES
     input_multiple = STRIDES[0]
+    input_kind = "image"
 
     def __init__(
         self,

@@ -2,6 +2,7 @@
 
 from mtlcore.storage.checkpoints import load_checkpoint, save_checkpoint, written_whole
 from mtlcore.storage.json_values import or_nan, without_nan
+from mtlcore.storage.loggers import Loggers, RunInfo, RunLogger, RunOutcome
 from mtlcore.storage.run_directory import (
     BEST,
     LAST,
@@ -17,29 +18,48 @@ from mtlcore.storage.run_files import (
     open_run,
     stored_config,
 )
+from mtlcore.storage.stop_requests import request_stop, take_stop_request
 from mtlcore.storage.study_files import STUDY, StoredCell, StoredStudy, stored_study
+from mtlcore.storage.trained_runs import (
+    Which,
+    model_of,
+    read_weights,
+    trained_config,
+    with_model,
+)
 from mtlcore.storage.trees import flatten
 
 __all__ = [
     "BEST",
     "LAST",
     "STUDY",
+    "Loggers",
     "Pictures",
     "Record",
     "RunDirectory",
     "RunFiles",
+    "RunInfo",
+    "RunLogger",
+    "RunOutcome",
     "SamplePictures",
     "StoredCell",
     "StoredStudy",
+    "Which",
     "changed_settings",
     "flatten",
     "load_checkpoint",
+    "model_of",
     "next_directory",
     "open_run",
     "or_nan",
+    "read_weights",
+    "request_stop",
     "save_checkpoint",
     "stored_config",
     "stored_study",
+    "take_stop_request",
+    "trained_config",
+    "with_model",
     "without_nan",
     "written_whole",
 ]

@@ -17,7 +17,9 @@ from typing import IO, Any
 from mtlcore.errors import MtlError, UsageError, describe
 from mtlcore.storage.checkpoints import written_whole
 from mtlcore.storage.json_values import without_nan
+from mtlcore.storage.loggers import Loggers
 from mtlcore.storage.run_files import METRICS, Record, RunFiles, read_json
+from mtlcore.storage.stop_requests import STOP, take_stop_request
 from mtlcore.storage.trees import flatten
 
 LAST, BEST = "checkpoints/last.safetensors", "checkpoints/best.safetensors"
@@ -43,6 +45,7 @@ class RunDirectory:
 
     Attributes:
         path: The local directory.
+        loggers: What is told of every line of metrics.jsonl.
 
     Raises:
         UsageError: The directory is not empty, holds something other than a run, or cannot be
@@ -54,6 +57,7 @@ class RunDirectory:
         self._remote = "://" in location
         self._temporary: tempfile.TemporaryDirectory[str] | None = None
         self._metrics: IO[str] | None = None
+        self.loggers = Loggers()
         existing = self._existing_files()
         if existing and not resume:
             raise UsageError(
@@ -61,6 +65,9 @@ class RunDirectory:
             )
         if existing and not any(_FIRST_FILES & set(Path(name).parts) for name in existing):
             raise UsageError(f"{location}: is not empty and holds no run; choose another --out")
+        if existing:
+            take_stop_request(location)  # it was for an earlier start
+            existing = [name for name in existing if Path(name).name != STOP]
         if self._remote:
             self._temporary = tempfile.TemporaryDirectory(prefix="mtl-run-")
             self._download(existing)
@@ -125,13 +132,15 @@ class RunDirectory:
             )
 
     def record(self, lines: Iterable[Mapping[str, Any]]) -> None:
-        """Append records to metrics.jsonl, one line each; NaN becomes null."""
+        """Append records to metrics.jsonl, one line each; NaN becomes null. Tell the loggers."""
         assert self._metrics is not None
+        lines = tuple(lines)
         texts = [json.dumps(without_nan(line), allow_nan=False) + "\n" for line in lines]
         try:
             self._metrics.writelines(texts)
         except OSError as error:
             raise self._unwritten(METRICS, error) from error
+        self.loggers.record(lines)
 
     def metrics_length(self) -> int:
         """Flush metrics.jsonl to the disk and return its length in bytes."""

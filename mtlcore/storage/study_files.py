@@ -21,15 +21,16 @@ class StoredCell:
     Args:
         variant: Name of its variant.
         seed: Seed of the run.
-        task: Its only task where the variant has a run per task, else None.
+        group: Its tasks where the variant has several runs per seed, else None.
         location: Directory or URL of the run.
-        status: What became of it: "waiting", "running", "finished", "failed" or "interrupted".
+        status: What became of it: "waiting", "running", "finished", "failed", "interrupted" or
+            "pruned".
         reason: Why it has no result; None where it has one, or has not ended.
     """
 
     variant: str
     seed: int
-    task: str | None
+    group: tuple[str, ...] | None
     location: str
     status: str
     reason: str | None
@@ -88,7 +89,7 @@ def stored_study(location: str) -> StoredStudy | None:
                 StoredCell(
                     variant=cell["variant"],
                     seed=cell["seed"],
-                    task=cell["task"],
+                    group=None if cell["group"] is None else tuple(cell["group"]),
                     location=f"{location}/{cell['location']}",
                     status=cell["status"],
                     reason=cell["reason"],

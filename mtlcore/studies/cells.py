@@ -15,7 +15,7 @@ from mtlcore.plugins import Plugins
 from mtlcore.studies.spec import Study, StudyVariant
 
 #: What became of a cell.
-Status = Literal["waiting", "running", "finished", "failed", "interrupted"]
+Status = Literal["waiting", "running", "finished", "failed", "interrupted", "pruned"]
 
 
 @final
@@ -26,7 +26,7 @@ class Cell:
     Args:
         variant: The variant's name.
         seed: The run's seed.
-        task: Its only task, where the variant has a run per task; None elsewhere.
+        group: Its tasks, where the variant has several runs per seed; None elsewhere.
         config: The run's whole configuration.
         source: Location of the cell whose weights it starts with.
         status: What became of it.
@@ -35,7 +35,7 @@ class Cell:
 
     variant: str
     seed: int
-    task: str | None
+    group: tuple[str, ...] | None
     config: RunConfig
     source: str | None = None
     status: Status = "waiting"
@@ -45,12 +45,12 @@ class Cell:
     def location(self) -> str:
         """The run's directory, relative to the study's."""
         location = _location(self.variant, self.seed)
-        return f"{location}/{self.task}" if self.task else location
+        return f"{location}/{'+'.join(self.group)}" if self.group else location
 
     @property
     def kind(self) -> str:
-        """Variant and task: what it shares with the cells of other seeds."""
-        return f"{self.variant} {self.task}" if self.task else self.variant
+        """Variant and group: what it shares with the cells of other seeds."""
+        return f"{self.variant} {'+'.join(self.group)}" if self.group else self.variant
 
     def __str__(self) -> str:
         return f"{self.kind}, seed {self.seed}"
@@ -113,19 +113,25 @@ def _cells(
     if config.training.threads is None:
         layers.append(Layer("study", {"training": {"threads": threads}}))
         config = resolve(plugins, selected, layers)
-    if not variant.single_task:
-        yield Cell(variant=variant.name, seed=seed, task=None, config=config, source=source)
+    groups = variant.groups_of(config.tree["tasks"])
+    if groups is None:
+        yield Cell(variant=variant.name, seed=seed, group=None, config=config, source=source)
         return
-    for task in config.tree["tasks"]:
-        single = resolve(plugins, (), [Layer(f"only {task}", _restricted_to(config.tree, task))])
-        yield Cell(variant=variant.name, seed=seed, task=task, config=single)
+    for group in groups:
+        layer = Layer(f"only {', '.join(group)}", _restricted_to(config.tree, group))
+        config_of_group = resolve(plugins, (), [layer])
+        yield Cell(variant=variant.name, seed=seed, group=group, config=config_of_group)
 
 
-def _restricted_to(tree: Mapping[str, Any], task: str) -> dict[str, Any]:
-    """Return the configuration of a run that learns this task alone."""
-    single = copy.deepcopy(dict(tree))
-    single["tasks"] = [task]
-    for table in (single["model"].get("heads", {}), single["losses"], single["metrics"]):
-        for other in [name for name in table if name != task]:
+def _restricted_to(tree: Mapping[str, Any], group: Sequence[str]) -> dict[str, Any]:
+    """Return the configuration of a run that learns these tasks alone."""
+    restricted = copy.deepcopy(dict(tree))
+    restricted["tasks"] = list(group)
+    for table in (
+        restricted["model"].get("heads", {}),
+        restricted["losses"],
+        restricted["metrics"],
+    ):
+        for other in [name for name in table if name not in group]:
             del table[other]
-    return single
+    return restricted

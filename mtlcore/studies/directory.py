@@ -104,7 +104,7 @@ class StudyState:
                 {
                     "variant": cell.variant,
                     "seed": cell.seed,
-                    "task": cell.task,
+                    "group": cell.group,
                     "location": cell.location,
                     "status": cell.status,
                     "reason": cell.reason,
@@ -158,6 +158,12 @@ def refuse_changed(folder: Path, cells: Sequence[Cell]) -> None:
 def is_finished(folder: Path, cell: Cell) -> bool:
     """Return whether a cell has its result."""
     return (folder / cell.location / _SUMMARY).exists()
+
+
+def pruned_because(folder: Path, cell: Cell) -> str | None:
+    """Return why a cell was asked to stop; None where it was not, or has gone on since."""
+    about = RunFiles(str(folder / cell.location)).provenance
+    return str(about["reason"]) if about.get("status") == "pruned" else None
 
 
 def training_seconds(folder: Path, cell: Cell) -> float:

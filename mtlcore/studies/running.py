@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
 
-import tomli_w
-
+from mtlcore.config import Chosen
 from mtlcore.display import Outlook, StudyDisplay, clock
-from mtlcore.errors import Interrupted
-from mtlcore.plugins import Plugins
+from mtlcore.errors import ConfigError, Interrupted, Pruned
+from mtlcore.launchers import CellCommand, CellExit, Launcher
+from mtlcore.plugins import Plugins, structure
 from mtlcore.results import Comparison, compare, write_tables
-from mtlcore.studies.cells import Cell, cells_of
+from mtlcore.studies.cells import Cell
 from mtlcore.studies.directory import (
     StudyState,
     available_cores,
@@ -18,13 +20,13 @@ from mtlcore.studies.directory import (
     is_finished,
     make_directory,
     open_directory,
-    refuse_changed,
-    threads_per_cell,
     training_seconds,
-    write_text,
 )
-from mtlcore.studies.processes import LOG, CellExit, CellProcesses
-from mtlcore.studies.spec import read_study
+from mtlcore.studies.preparation import open_cells, write_configuration
+from mtlcore.studies.spec import Study, read_study
+
+#: The file of a cell's output, in its directory.
+LOG = "log.txt"
 
 
 def run_study(
@@ -34,6 +36,7 @@ def run_study(
     jobs: int,
     display: StudyDisplay,
     blocked: Sequence[str] = (),
+    launcher: str | None = None,
 ) -> Comparison:
     """Run the unfinished cells of a study and write its tables.
 
@@ -44,6 +47,7 @@ def run_study(
         jobs: How many cells run at a time.
         display: Shows the progress.
         blocked: Ids of plugins that the cells must not load either.
+        launcher: Name of what starts the cells; None: that of the file.
 
     Returns:
         The comparison that the tables show.
@@ -57,19 +61,35 @@ def run_study(
     study = read_study(file)
     folder = open_directory(out)
     with directory_lock(folder, display.note) as lock:
-        threads = threads_per_cell(folder, jobs)
-        cells = cells_of(study, folder, plugins, threads)
-        refuse_changed(folder, cells)
-        for cell in cells:
-            if is_finished(folder, cell):
-                cell.status = "finished"
-        state = StudyState(study, folder, cells, jobs, threads)
+        state = open_cells(study, folder, plugins, jobs)
+        # Not before: the configurations of cells name plugin files, which may bring it.
+        chosen = _chosen_launcher(plugins, study, launcher)
         state.write()
-        _warn_of_threads(cells, jobs, display)
-        _run_cells(state, CellProcesses(folder, jobs, lock, blocked), display)
+        _warn_of_threads(state.cells, jobs, display)
+        _run_cells(state, chosen.make(folder, lock), blocked, display)
     comparison = compare([str(folder)])
     write_tables(comparison, folder)
     return comparison
+
+
+def _chosen_launcher(plugins: Plugins, study: Study, name: str | None) -> Chosen:
+    """Return the launcher that is named here, or else in the study's file.
+
+    Raises:
+        UsageError: There is none of that name.
+        ConfigError: The file names none, or settings that it does not take.
+    """
+    table = dict(study.settings.launcher)
+    if name not in (None, table.get("name")):
+        table = {"name": name}
+    if not isinstance(table.get("name"), str):
+        raise ConfigError([f"{study.path}: launcher.name: name one of mtl list launchers"])
+    component = plugins.get("launchers", table.pop("name"))
+    problems: list[str] = []
+    settings = structure(component.load(), table, "launcher", problems)
+    if problems:
+        raise ConfigError(f"{study.path}: {problem}" for problem in problems)
+    return Chosen(component, settings)
 
 
 def _warn_of_threads(cells: Sequence[Cell], jobs: int, display: StudyDisplay) -> None:
@@ -84,49 +104,71 @@ def _warn_of_threads(cells: Sequence[Cell], jobs: int, display: StudyDisplay) ->
         )
 
 
-def _run_cells(state: StudyState, processes: CellProcesses, display: StudyDisplay) -> None:
+def _run_cells(
+    state: StudyState, launcher: Launcher, blocked: Sequence[str], display: StudyDisplay
+) -> None:
     by_location = {cell.location: cell for cell in state.cells}
-    waiting = [cell for cell in state.cells if cell.status != "finished"]
-    outlook = Outlook(
-        [cell.kind for cell in waiting], len(state.cells) - len(waiting), processes.jobs
-    )
+    waiting = [cell for cell in state.cells if cell.status not in ("finished", "pruned")]
+    running: set[str] = set()
+    outlook = Outlook([cell.kind for cell in waiting], len(state.cells) - len(waiting), state.jobs)
     for cell in state.cells:
         if cell.status == "finished":
             outlook.took(cell.kind, training_seconds(state.folder, cell))
     try:
         with display:
             display.start(state.study.settings.name, outlook)
-            while waiting or processes.running:
+            while waiting or running:
                 for cell in _impossible(waiting, by_location):
                     waiting.remove(cell)
                     _fail_without_source(cell, by_location, state)
                     outlook.started(str(cell), cell.kind)
                     outlook.ended(str(cell))
                     display.ended(f"{cell}: failed: {cell.reason}")
-                for cell in _ready(waiting, by_location)[: processes.jobs - processes.running]:
+                for cell in _ready(waiting, by_location)[: state.jobs - len(running)]:
                     waiting.remove(cell)
-                    _start(cell, state, processes)
+                    running.add(cell.location)
+                    _start(cell, state, launcher, blocked)
                     outlook.started(str(cell), cell.kind)
-                if not processes.running:
-                    continue
-                cell_exit = processes.wait()
-                cell = by_location[cell_exit.location]
-                _conclude(cell, cell_exit, state)
-                outlook.ended(str(cell))
-                if cell.status == "finished":
-                    # Of a cell that went on, this process did the rest only.
-                    seconds = training_seconds(state.folder, cell)
-                    outlook.took(cell.kind, max(cell_exit.seconds, seconds))
-                display.ended(f"{cell}: {_outcome(cell, cell_exit, state)}")
+                for cell_exit in _wait(launcher) if running else ():
+                    running.remove(cell_exit.location)
+                    cell = by_location[cell_exit.location]
+                    _conclude(cell, cell_exit, state)
+                    outlook.ended(str(cell))
+                    if cell.status == "finished":
+                        # Of a cell that went on, this process did the rest only.
+                        seconds = training_seconds(state.folder, cell)
+                        outlook.took(cell.kind, max(cell_exit.seconds, seconds))
+                    display.ended(f"{cell}: {_outcome(cell, cell_exit, state)}")
     except KeyboardInterrupt as error:
         display.note("stopping: the cells finish their step and save; once more stops at once")
-        for cell_exit in processes.stop():
+        for cell_exit in _stop(launcher, running):
             _conclude(by_location[cell_exit.location], cell_exit, state, asked=True)
         left = sum(cell.status != "finished" for cell in state.cells)
         raise Interrupted(
             f"stopped with {left} of {len(state.cells)} cells to do; what was done is saved. Go "
             f"on with: mtl study {state.study.path} --out {state.folder}"
         ) from error
+
+
+def _wait(launcher: Launcher) -> Sequence[CellExit]:
+    """Wait until one of the running cells ends."""
+    while not (exits := launcher.poll()):
+        time.sleep(launcher.poll_seconds)
+    return exits
+
+
+def _stop(launcher: Launcher, running: set[str]) -> Iterator[CellExit]:
+    """Let all cells finish their step and save; a signal meanwhile stops them at once."""
+    launcher.stop()
+    while running:
+        try:
+            exits = _wait(launcher)
+        except KeyboardInterrupt:
+            launcher.stop_at_once()
+            continue
+        for cell_exit in exits:
+            running.remove(cell_exit.location)
+            yield cell_exit
 
 
 def _ready(waiting: Sequence[Cell], cells: Mapping[str, Cell]) -> list[Cell]:
@@ -136,7 +178,7 @@ def _ready(waiting: Sequence[Cell], cells: Mapping[str, Cell]) -> list[Cell]:
 
 def _impossible(waiting: Sequence[Cell], cells: Mapping[str, Cell]) -> list[Cell]:
     """Return the cells that start from one that ended without a result."""
-    ended = ("failed", "interrupted")
+    ended = ("failed", "interrupted", "pruned")
     return [c for c in waiting if c.source is not None and cells[c.source].status in ended]
 
 
@@ -147,22 +189,36 @@ def _fail_without_source(cell: Cell, cells: Mapping[str, Cell], state: StudyStat
     state.write()
 
 
-def _start(cell: Cell, state: StudyState, processes: CellProcesses) -> None:
+def _start(cell: Cell, state: StudyState, launcher: Launcher, blocked: Sequence[str]) -> None:
     directory = state.folder / cell.location
-    make_directory(directory)
-    write_text(directory / "config.toml", tomli_w.dumps(dict(cell.config.tree)))
+    config = write_configuration(state.folder, cell)
     cell.status, cell.reason = "running", None
     state.write()
-    processes.start(cell.location, cell.config.training.threads or 1)
+    # Cells that are not to outlive the study heed the end of their standard input.
+    module = "mtlcore" if launcher.outlives else "mtlcore.cli.study_cell"
+    options = [word for plugin in blocked for word in ("--no-plugin", plugin)]
+    launcher.start(
+        CellCommand(
+            location=cell.location,
+            arguments=(sys.executable, "-m", module, *options,
+                       "run", str(config), "--out", str(directory), "--resume"),
+            log=directory / LOG,
+            threads=cell.config.training.threads or 1,
+        )
+    )  # fmt: skip
 
 
 def _conclude(cell: Cell, cell_exit: CellExit, state: StudyState, asked: bool = False) -> None:
     """Record how a cell ended; `asked` says that the study told it to stop."""
-    if cell_exit.code == 0:
+    if cell_exit.code == 0 and is_finished(state.folder, cell):
         cell.status = "finished"
+    elif cell_exit.code == 0:
+        cell.status, cell.reason = "failed", "it ended with status 0 and has no result"
     else:
         interrupted = asked or cell_exit.code == Interrupted.exit_code
         cell.status = "interrupted" if interrupted else "failed"
+        if cell_exit.code == Pruned.exit_code:
+            cell.status = "pruned"
         cell.reason = cell_exit.reason
     state.write()
 

@@ -11,7 +11,7 @@ from typing import Any, final
 import attrs
 
 from mtlcore.config import CORE_DEFAULTS
-from mtlcore.errors import ConfigError, UsageError
+from mtlcore.errors import ConfigError, UsageError, did_you_mean
 from mtlcore.plugins import structure
 from mtlcore.results import SINGLE_TASK, Epoch, Target, find_definition
 
@@ -31,6 +31,7 @@ class StudySettings:
         delta_m: The definition of delta-m: "mtan", "cagrad" or "libmtl".
         epoch: Whether metrics are those of the last evaluations or of the best epoch.
         targets: `task.metric=value`; the tables say when each was first reached.
+        launcher: What starts the cells: its `name` and its settings.
     """
 
     name: str
@@ -39,6 +40,7 @@ class StudySettings:
     delta_m: str = "mtan"
     epoch: Epoch = "last"
     targets: tuple[str, ...] = ()
+    launcher: Mapping[str, Any] = attrs.field(factory=lambda: {"name": "local"})
 
 
 @final
@@ -51,6 +53,7 @@ class StudyVariant:
         plugins: What `--plugin` would name.
         settings: Its tables of configuration.
         single_task: Whether each task is trained in a run of its own.
+        groups: The tasks of each run, where every seed has several; None elsewhere.
         starts_from: An earlier variant; each run starts with its weights of the same seed.
         seeds: Which of the study's seeds it is run with; None: all.
     """
@@ -59,8 +62,35 @@ class StudyVariant:
     plugins: tuple[str, ...]
     settings: Mapping[str, Any]
     single_task: bool
+    groups: tuple[tuple[str, ...], ...] | None = None
     starts_from: str | None = None
     seeds: tuple[int, ...] | None = None
+
+    def groups_of(self, tasks: Sequence[str]) -> tuple[tuple[str, ...], ...] | None:
+        """Return the tasks of each run of a seed; None where one run learns all of them.
+
+        Args:
+            tasks: The tasks that the variant's configuration has.
+
+        Raises:
+            ConfigError: The groups are not a partition of these.
+        """
+        if self.groups is None:
+            return tuple((task,) for task in tasks) if self.single_task else None
+        grouped = [task for group in self.groups for task in group]
+        problems = [
+            f"groups: the variant learns no {task!r}{did_you_mean(task, tasks)}"
+            for task in grouped
+            if task not in tasks
+        ]
+        left = [task for task in tasks if task not in grouped]
+        if left:
+            problems.append(
+                f"groups: {', '.join(left)} is in none; add it to one, or leave it out of tasks"
+            )
+        if problems:
+            raise ConfigError(problems)
+        return self.groups
 
 
 @final
@@ -133,9 +163,12 @@ def _read_variant(name: str, table: Any, path: str, problems: list[str]) -> Stud
     if not isinstance(plugins, list) or not all(isinstance(word, str) for word in plugins):
         problems.append(f"{path}.plugins: expected a list of names as for --plugin")
         plugins = []
-    single_task = table.get("single_task", name == SINGLE_TASK)
+    groups = _read_groups(table.get("groups"), path, problems)
+    single_task = table.get("single_task", name == SINGLE_TASK and groups is None)
     if not isinstance(single_task, bool):
         problems.append(f"{path}.single_task: expected true or false, got {single_task!r}")
+    elif single_task and groups is not None:
+        problems.append(f"{path}.single_task: groups say already which tasks share a model")
     start = table.get("starts_from")
     if start is not None and (not isinstance(start, str) or path == "base"):
         problems.append(f"{path}.starts_from: expected, in a variant, the name of another one")
@@ -149,16 +182,34 @@ def _read_variant(name: str, table: Any, path: str, problems: list[str]) -> Stud
     settings = {
         key: value
         for key, value in table.items()
-        if key not in ("plugins", "single_task", "starts_from", "seeds")
+        if key not in ("plugins", "single_task", "groups", "starts_from", "seeds")
     }
     return StudyVariant(
         name=name,
         plugins=tuple(plugins),
         settings=settings,
         single_task=single_task is True,
+        groups=groups,
         starts_from=start,
         seeds=tuple(seeds) if isinstance(seeds, list) else None,
     )
+
+
+def _read_groups(groups: Any, path: str, problems: list[str]) -> tuple[tuple[str, ...], ...] | None:
+    if groups is None:
+        return None
+    lists = isinstance(groups, list) and all(isinstance(group, list) for group in groups)
+    names = [task for group in groups for task in group] if lists else []
+    if not (lists and names and all(groups)) or path == "base":
+        problems.append(
+            f"{path}.groups: expected, in a variant, lists of tasks, such as "
+            '[["segmentation", "depth"], ["normals"]]'
+        )
+    elif not all(isinstance(name, str) for name in names) or len(set(names)) < len(names):
+        problems.append(f"{path}.groups: expected the names of tasks, each once, got {groups!r}")
+    else:
+        return tuple(tuple(group) for group in groups)
+    return None
 
 
 def _start_problems(variants: Sequence[StudyVariant]) -> Iterator[str]:
@@ -170,12 +221,13 @@ def _start_problems(variants: Sequence[StudyVariant]) -> Iterator[str]:
                 f"{path}.starts_from: {start!r} is no variant before this one with one run per "
                 f"seed (there are: {', '.join(possible) or 'none'})"
             )
-        if start is not None and variant.single_task:
-            yield f"{path}.starts_from: a variant with a run per task has no one run to start from"
+        several = variant.single_task or variant.groups is not None
+        if start is not None and several:
+            yield f"{path}.starts_from: a variant with several runs per seed starts from none"
         initial = variant.settings.get("initial")
         if start is not None and isinstance(initial, Mapping) and "run" in initial:
             yield f"{path}.initial.run: starts_from says already where the weights come from"
-        if not variant.single_task:
+        if not several:
             possible.append(variant.name)
 
 

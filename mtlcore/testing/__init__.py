@@ -1,4 +1,6 @@
-"""The contracts as test classes: subclass one, write `make`, and pytest collects its checks::
+"""The contracts as test classes: subclass one, write `make`, and pytest collects its checks.
+
+::
 
     from mtlcore.testing import GradientBalancerContract
 
@@ -14,6 +16,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from mtlcore.testing.augmentations import AugmentationContract
     from mtlcore.testing.backbones import BackboneContract
     from mtlcore.testing.cross_task_losses import CrossTaskLossContract
     from mtlcore.testing.datasets import DatasetContract
@@ -23,6 +26,8 @@ if TYPE_CHECKING:
         GramianBalancerContract,
     )
     from mtlcore.testing.heads import HeadContract
+    from mtlcore.testing.launchers import LauncherContract
+    from mtlcore.testing.loggers import LoggerContract
     from mtlcore.testing.loss_balancers import LossBalancerContract
     from mtlcore.testing.losses import LossContract, ScalarLossContract
     from mtlcore.testing.methods import MethodContract
@@ -33,6 +38,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "TINY_TASKS",
+    "AugmentationContract",
     "BackboneContract",
     "CrossTaskLossContract",
     "DatasetContract",
@@ -40,6 +46,8 @@ __all__ = [
     "GradientBalancerContract",
     "GramianBalancerContract",
     "HeadContract",
+    "LauncherContract",
+    "LoggerContract",
     "LossBalancerContract",
     "LossContract",
     "MethodContract",
@@ -55,6 +63,7 @@ __all__ = [
 
 # Most of these import torch, so they are fetched when they are first asked for.
 _HOMES = {
+    "AugmentationContract": "augmentations",
     "BackboneContract": "backbones",
     "CrossTaskLossContract": "cross_task_losses",
     "DatasetContract": "datasets",
@@ -62,6 +71,8 @@ _HOMES = {
     "GradientBalancerContract": "gradient_balancers",
     "GramianBalancerContract": "gradient_balancers",
     "HeadContract": "heads",
+    "LauncherContract": "launchers",
+    "LoggerContract": "loggers",
     "LossBalancerContract": "loss_balancers",
     "LossContract": "losses",
     "MethodContract": "methods",

@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch.nn import Parameter
 
+from mtlcore.balancing import BalancerContext
+from mtlcore.data import Inputs, map_inputs
 from mtlcore.models import Backbone, Features
 from mtlcore.tasks import Task
-from mtlcore.testing.base import changes, close, same, scramble, state_of, through_checkpoint
+from mtlcore.testing.base import (
+    changes,
+    check_groups,
+    close,
+    gradients_of,
+    same,
+    scramble,
+    state_of,
+    through_checkpoint,
+)
 from mtlcore.testing.tiny import TINY_TASKS, any_names
 
 _STEPS = tuple(number / 20 for number in range(21))
@@ -21,8 +34,9 @@ class BackboneContract:
 
     Attributes:
         tasks: that it is made for; three or more, so that "some of them" means something.
-        input_channels: of its inputs.
-        unreached: beginnings of the names of parameters that no task's loss ever reaches.
+        input_channels: of its inputs, where these are images.
+        unreached: beginnings of the names of parameters that no task's loss ever reaches. Those
+            that do not require gradients need not be listed.
     """
 
     tasks: tuple[Task, ...] = TINY_TASKS
@@ -33,6 +47,15 @@ class BackboneContract:
         """Return a backbone for these tasks, small enough for a test."""
         raise NotImplementedError
 
+    def inputs(self, backbone: Backbone, batch: int = 2) -> Inputs:
+        """Return random inputs of so many samples; override it for what reads no images.
+
+        Args:
+            backbone: that reads them.
+            batch: number of samples, along the first dimension of every tensor.
+        """
+        return self._images(backbone, batch, self._sizes(backbone)[0])
+
     def test_maps_are_as_announced(self) -> None:
         """Otherwise heads are built for other channels, or predict at another resolution."""
         for count in (1, len(self.tasks)):
@@ -40,6 +63,9 @@ class BackboneContract:
             assert len(backbone.out_channels) == len(backbone.strides) > 0, (
                 f"{len(backbone.out_channels)} channels for {len(backbone.strides)} strides"
             )
+            if not self._reads_images():
+                self._check_channels(backbone, self._names(count))
+                continue
             for stride in backbone.strides:
                 assert backbone.input_multiple % stride == 0, (
                     f"input_multiple {backbone.input_multiple} is no multiple of stride {stride}: "
@@ -60,12 +86,52 @@ class BackboneContract:
                         f"announced are {expected}"
                     )
 
+    def test_early_predictions_fit_their_tasks(self) -> None:
+        """Otherwise a task's loss cannot judge them, or judges what nobody asked for."""
+        backbone = self._new()
+        inputs = self._inputs(backbone)
+        by_name = {task.name: task for task in self.tasks}
+        for asked in (self._names(), self._names()[:1]):
+            early = backbone(inputs, asked).early
+            assert set(early) <= set(asked), f"early predictions of {set(early) - set(asked)}"
+            for name, predictions in early.items():
+                task = by_name[name]
+                for number, one in enumerate(predictions):
+                    what = f"early prediction {number} of {name}"
+                    shape, dimensions = one.prediction.shape, 4 if task.layout == "map" else 2
+                    assert shape[:2] == (len(inputs), task.channels) and len(shape) == dimensions, (
+                        f"{what} has shape {tuple(shape)}; the task has {task.channels} channels "
+                        f"and the layout {task.layout!r}"
+                    )
+                    assert 0 <= one.weight < math.inf, f"{what} has the weight {one.weight}"
+
+    def test_terms_are_finite_scalars(self) -> None:
+        """Otherwise every step is skipped."""
+        backbone = self._new()
+        for asked in (self._names(), self._names()[:1]):
+            for name, term in backbone(self._inputs(backbone), asked).terms.items():
+                assert term.shape == (), f"the term {name} has shape {tuple(term.shape)}"
+                assert bool(term.isfinite()), f"the term {name} is not finite"
+
+    def test_evaluation_has_nothing_to_train_with(self) -> None:
+        """Otherwise evaluating and predicting cost time for what nobody looks at."""
+        backbone = self._used()
+        with torch.no_grad():
+            features = backbone(self._inputs(backbone), self._names())
+        assert not features.early, "early predictions in evaluation mode: ask self.training"
+        assert not features.terms, "terms in evaluation mode: ask self.training"
+
     def test_samples_do_not_see_one_another_in_evaluation(self) -> None:
-        """Otherwise figures depend on how the validation split is cut into batches."""
+        """Otherwise metrics depend on how the validation split is cut into batches."""
         backbone = self._used()
         inputs = self._inputs(backbone, batch=3)
         together = self._evaluated(backbone, inputs)
-        apart = [self._evaluated(backbone, inputs[i : i + 1]) for i in range(3)]
+        apart = [
+            self._evaluated(
+                backbone, map_inputs(partial(torch.narrow, dim=0, start=i, length=1), inputs)
+            )
+            for i in range(3)
+        ]
         for number, whole in enumerate(together):
             parts = torch.cat([maps[number] for maps in apart])
             assert close(whole, parts, 1e-4), "a sample's features depend on its batch"
@@ -97,7 +163,7 @@ class BackboneContract:
         """Otherwise whoever reads the batch next sees another image."""
         backbone = self._new()
         inputs = self._inputs(backbone)
-        before = inputs.clone()
+        before = map_inputs(Tensor.clone, inputs)
         backbone(inputs, self._names())
         assert same(inputs, before), "the input was edited in place"
 
@@ -105,11 +171,11 @@ class BackboneContract:
         """Otherwise a black photograph costs a step, or stops the evaluation."""
         for value in (0.0, 1.0):
             for backbone in (self._new(), self._used()):
-                inputs = torch.full_like(self._inputs(backbone), value)
+                inputs = map_inputs(partial(_filled, value=value), self._inputs(backbone))
                 features = backbone(inputs, self._names())
-                loss = torch.stack([self._loss(features, task) for task in self._names()]).sum()
-                tensors = [x for task in self._names() for x in features.of(task)]
-                tensors += torch.autograd.grad(loss, list(backbone.parameters()), allow_unused=True)
+                loss = self._whole_loss(features)
+                maps = [x for task in self._names() for x in features.of(task)]
+                tensors = [*maps, *gradients_of(loss, list(backbone.parameters()))]
                 assert all(bool(x.isfinite().all()) for x in tensors if x is not None), (
                     f"features or gradients of an image that is {value} everywhere are not finite"
                 )
@@ -145,13 +211,14 @@ class BackboneContract:
             for task in self._names():
                 loss = self._loss(features, task)
                 for owner, parameters in own.items():
-                    gradients = torch.autograd.grad(
-                        loss, parameters, retain_graph=True, allow_unused=True
-                    ) if parameters else ()  # fmt: skip
+                    gradients = gradients_of(loss, parameters)
                     for parameter, gradient in zip(parameters, gradients, strict=True):
                         name = names[id(parameter)]
                         if owner == task:
-                            assert gradient is not None, f"{task}'s loss does not reach its {name}"
+                            meant = not parameter.requires_grad or name.startswith(self.unreached)
+                            assert meant or gradient is not None, (
+                                f"{task}'s loss does not reach its {name}"
+                            )
                         else:
                             assert gradient is None or not bool(gradient.any()), (
                                 f"{name} is declared as {owner}'s own, but {task}'s loss reaches it"
@@ -168,11 +235,11 @@ class BackboneContract:
             own = {id(p) for task in self._names() for p in backbone.task_parameters(task)}
             private = [names[id(p)] for p in last if id(p) in own]
             assert not private, f"{private} belong to one task alone"
+            if not any(p.requires_grad for p in last):
+                continue
             features = backbone(self._inputs(backbone), self._names())
             for task in self._names():
-                gradients = torch.autograd.grad(
-                    self._loss(features, task), last, retain_graph=True, allow_unused=True
-                )
+                gradients = gradients_of(self._loss(features, task), last)
                 assert any(g is not None and bool(g.any()) for g in gradients), (
                     f"{task}'s loss reaches none of the last shared parameters"
                 )
@@ -182,10 +249,9 @@ class BackboneContract:
         reached: set[str] = set()
         missing: set[str] = set()
         for backbone in self._phases():
-            named = dict(backbone.named_parameters())
+            named = {name: p for name, p in backbone.named_parameters() if p.requires_grad}
             features = backbone(self._inputs(backbone), self._names())
-            loss = torch.stack([self._loss(features, task) for task in self._names()]).sum()
-            gradients = torch.autograd.grad(loss, list(named.values()), allow_unused=True)
+            gradients = gradients_of(self._whole_loss(features), list(named.values()))
             reached |= {n for n, g in zip(named, gradients, strict=True) if g is not None}
             missing |= set(named)
         lost = sorted(n for n in missing - reached if not n.startswith(self.unreached))
@@ -201,31 +267,32 @@ class BackboneContract:
         shared = [p for p in backbone.parameters() if id(p) not in own]
         for task in self._names():
             loss = self._loss(features, task)
-            cut = torch.autograd.grad(loss, features.cut, retain_graph=True, allow_unused=True)
+            cut = gradients_of(loss, features.cut)
             pairs = [(x, g) for x, g in zip(features.cut, cut, strict=True) if g is not None]
-            whole = torch.autograd.grad(loss, shared, retain_graph=True, allow_unused=True)
-            through: tuple[Tensor | None, ...] = torch.autograd.grad(
-                [x for x, _ in pairs],
-                shared,
-                [g for _, g in pairs],
-                retain_graph=True,
-                allow_unused=True,
-            )
+            whole = gradients_of(loss, shared)
+            through = gradients_of([x for x, _ in pairs], shared, [g for _, g in pairs])
             for direct, passed in zip(whole, through, strict=True):
                 one, other = (torch.zeros(()) if g is None else g for g in (direct, passed))
                 gap = float((one - other).abs().max())
-                largest = max(float(g.abs().max()) for g in whole if g is not None)
+                largest = max((float(g.abs().max()) for g in whole if g is not None), default=0.0)
                 assert gap <= 1e-4 * largest, (
                     f"{task}'s gradient through the cut is not its whole gradient"
                 )
 
+    def test_its_groups_are_of_its_own_parameters(self) -> None:
+        """Otherwise a learning rate is set for what belongs to others, or for nothing."""
+        check_groups(self._new())
+
     def test_state_comes_back(self) -> None:
         """Otherwise a resumed run goes on with another network, or enters its phase again."""
+        names = tuple(self._names())
+        context = BalancerContext(tasks=names, present=names, losses=dict.fromkeys(names, 1.0))
         for fraction in (0.0, 1.0):
             torch.manual_seed(1)
             backbone = self._used()
             backbone.at_progress(fraction)
             self._train(backbone)
+            backbone.after_step(context)
             state = through_checkpoint({"backbone": dict(backbone.state_dict())})["backbone"]
             restored = self._new(seed=2)
             restored.load_state_dict(state)
@@ -276,7 +343,7 @@ class BackboneContract:
                 backbone(self._inputs(backbone), self._names())
 
     def _phases(self) -> Iterator[Backbone]:
-        """A backbone at the start and after every change that it makes to itself."""
+        """Yield a backbone at the start and after every change that it makes to itself."""
         backbone = self._new()
         yield backbone
         for fraction in _STEPS:
@@ -289,12 +356,27 @@ class BackboneContract:
         least = -(-16 // multiple)
         return [(multiple * n, multiple * (n + 1)) for n in (least, least + 1)]
 
+    def _reads_images(self) -> bool:
+        return type(self).inputs is BackboneContract.inputs
+
+    def _check_channels(self, backbone: Backbone, names: Sequence[str]) -> None:
+        features = backbone(self._inputs(backbone), names)
+        for task in names:
+            found = [tuple(x.shape[:2]) for x in features.of(task)]
+            expected = [(2, channels) for channels in backbone.out_channels]
+            assert found == expected, (
+                f"maps of {task} begin with {found} (samples, channels), announced are {expected}"
+            )
+
     def _inputs(
         self, backbone: Backbone, batch: int = 2, size: tuple[int, int] | None = None
-    ) -> Tensor:
-        return torch.rand(batch, self.input_channels, *(size or self._sizes(backbone)[0]))
+    ) -> Inputs:
+        return self.inputs(backbone, batch) if size is None else self._images(backbone, batch, size)
 
-    def _evaluated(self, backbone: Backbone, inputs: Tensor) -> list[Tensor]:
+    def _images(self, backbone: Backbone, batch: int, size: tuple[int, int]) -> Tensor:
+        return torch.rand(batch, self.input_channels, *size)
+
+    def _evaluated(self, backbone: Backbone, inputs: Inputs) -> list[Tensor]:
         backbone.eval()
         with torch.no_grad():
             features = backbone(inputs, self._names())
@@ -302,7 +384,14 @@ class BackboneContract:
 
     @staticmethod
     def _loss(features: Features, task: str) -> Tensor:
-        return torch.stack([(x * torch.randn_like(x)).sum() for x in features.of(task)]).sum()
+        """Of the maps that the task's head reads, and of its early predictions."""
+        early = [one.prediction for one in features.early.get(task, ())]
+        maps = [*features.of(task), *early]
+        return torch.stack([(x * torch.randn_like(x)).sum() for x in maps]).sum()
+
+    def _whole_loss(self, features: Features) -> Tensor:
+        losses = [self._loss(features, task) for task in self._names()]
+        return torch.stack([*losses, *features.terms.values()]).sum()
 
     @staticmethod
     def _modules_of(backbone: Backbone, task: str) -> list[nn.Module]:
@@ -313,3 +402,8 @@ class BackboneContract:
             return any(id(p) in own for p in parameters)
 
         return [module for module in backbone.modules() if holds(module)]
+
+
+def _filled(inputs: Tensor, value: float) -> Tensor:
+    """Return inputs that are the same everywhere; integers, which say which one, stay."""
+    return torch.full_like(inputs, value) if inputs.is_floating_point() else inputs

@@ -15,6 +15,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mtlcore.data import safe_target
+from mtlcore.learner import groups_of
+from mtlcore.metrics import MetricValues
+from mtlcore.optimizers import Schedule
 from mtlcore.storage import load_checkpoint, save_checkpoint
 from mtlcore.tasks import Task
 
@@ -74,11 +77,88 @@ def through_checkpoint(state: Mapping[str, Any]) -> dict[str, Any]:
         return load_checkpoint(path)
 
 
+def some_metrics(tasks: Iterable[str], number: int) -> MetricValues:
+    """Return what an evaluation might find: a loss that falls, another one for every task."""
+    return {task: {"loss": 1 / (2 + place + number)} for place, task in enumerate(tasks)}
+
+
+def lacking(metrics: MetricValues) -> list[MetricValues]:
+    """Return metrics without values: of one task, of all tasks, without one task, of none."""
+    nothing = {task: dict.fromkeys(values, math.nan) for task, values in metrics.items()}
+    first, *others = metrics
+    return [
+        {**metrics, first: nothing[first]},
+        nothing,
+        {task: metrics[task] for task in others},
+        {},
+    ]
+
+
 def scramble(tensors: Iterable[Tensor]) -> None:
     """Move every value away from where initialisation puts it."""
     with torch.no_grad():
         for tensor in tensors:
             tensor.add_(0.1 + 0.2 * torch.rand_like(tensor))
+
+
+def check_groups(component: nn.Module) -> None:
+    """Fail where groups of parameters that a component asks for do not reach an optimizer."""
+    names = {id(p): name for name, p in component.named_parameters()}
+    asked = [(module, getattr(module, "parameter_groups", None)) for module in component.modules()]
+    owners: dict[int, str] = {}
+    found = []
+    for module, method in asked:
+        kind = type(module).__name__
+        if method is None:
+            continue
+        assert callable(method), f"{kind}.parameter_groups is no method, so that nobody asks it"
+        once, again = ([{**g, "params": [*g["params"]]} for g in method()] for _ in range(2))
+        for group in once:
+            for number in map(id, group["params"]):
+                assert number in names, f"a group of {kind} holds a parameter of somebody else"
+                assert number not in owners, (
+                    f"{names[number]} is in two groups, of {owners[number]} and {kind}"
+                )
+                owners[number] = kind
+            rate = group.get("lr", 0.0)
+            assert isinstance(rate, int | float) and 0 <= rate < math.inf, (
+                f"a group of {kind} has a learning rate of {rate!r}"
+            )
+            schedule = group.get("schedule")
+            assert schedule is None or isinstance(schedule, Schedule), (
+                f"a group of {kind} has a schedule that is no mtlcore.optimizers.Schedule"
+            )
+        ids = [[[id(p) for p in g["params"]] for g in groups] for groups in (once, again)]
+        assert ids[0] == ids[1], f"{kind}.parameter_groups gives other groups when asked again"
+        found += once
+    if not found:
+        return
+    learning = [p for p in component.parameters() if p.requires_grad]
+    for parameter in learning:
+        parameter.requires_grad_(False)
+    groups = groups_of(component.modules())
+    thawed = [names[id(p)] for p in learning if p.requires_grad]
+    for parameter in learning:
+        parameter.requires_grad_(True)
+    assert not groups and not thawed, (
+        f"frozen parameters learn again once groups are asked: {thawed}"
+    )
+
+
+def gradients_of(
+    outputs: Tensor | Sequence[Tensor],
+    tensors: Sequence[Tensor],
+    grad_outputs: Sequence[Tensor] | None = None,
+) -> list[Tensor | None]:
+    """Return the gradient of each tensor; None where it requires none, or no output reaches it."""
+    whole = [outputs] if isinstance(outputs, Tensor) else list(outputs)
+    learning = [x for x in tensors if x.requires_grad]
+    if not learning or not any(x.requires_grad for x in whole):
+        return [None] * len(tensors)
+    found = iter(
+        torch.autograd.grad(whole, learning, grad_outputs, retain_graph=True, allow_unused=True)
+    )
+    return [next(found) if x.requires_grad else None for x in tensors]
 
 
 @contextmanager

@@ -4,31 +4,36 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from mtlcore.balancing import BalancerContext
 from mtlcore.data import Batch
 from mtlcore.losses import CrossTaskLoss, Normalisation
-from mtlcore.models import FeatureInfo, Features
+from mtlcore.models import FeatureInfo, Features, Teacher
 from mtlcore.tasks import Task
 from mtlcore.testing.base import (
+    check_groups,
     draw_labels,
+    gradients_of,
     prediction_shape,
     same,
     scramble,
     some_maps,
     spread,
+    state_of,
     through_checkpoint,
 )
-from mtlcore.testing.tiny import TINY_TASKS, tiny_batch
+from mtlcore.testing.tiny import TINY_TASKS, tiny_batch, tiny_learner
 
 _NORMALISATIONS: tuple[Normalisation, ...] = ("valid", "sample")
 
 
 class CrossTaskLossContract:
     """Subclass it, write `make`, and pytest checks the cross-task loss.
+
+    A loss that names teachers in `needs_teachers` gets tiny ones that know all tasks.
 
     Attributes:
         tasks: of the run.
@@ -76,7 +81,7 @@ class CrossTaskLossContract:
             leaves = [*predictions.values(), *features.shared, *loss.parameters()]
             leaves += [x for maps in features.per_task.values() for x in maps]
             total = torch.stack([*terms.values()]).sum()
-            gradients = torch.autograd.grad(total, leaves, allow_unused=True)
+            gradients = gradients_of(total, leaves)
             reached = [g for g in gradients if g is not None]
             assert reached, f"nothing learns from {', '.join(terms)}"
             assert all(bool(g.isfinite().all()) for g in reached), "a gradient is not finite"
@@ -106,22 +111,17 @@ class CrossTaskLossContract:
         loss = self._new()
         batch = self.batch()
         terms = loss(batch, *self._forward(loss, batch))
-        named = dict(loss.named_parameters())
+        named = {name: p for name, p in loss.named_parameters() if p.requires_grad}
         if not named:
             return
         total = torch.stack([*terms.values()]).sum()
-        gradients = torch.autograd.grad(total, [*named.values()], allow_unused=True)
+        gradients = gradients_of(total, [*named.values()])
         for name, gradient in zip(named, gradients, strict=True):
             assert gradient is not None, f"{name} has no gradient, although nothing is missing"
 
     def test_its_groups_are_of_its_own_parameters(self) -> None:
-        """Otherwise a learning rate is set for what belongs to others, or set twice."""
-        loss = self._new()
-        own = {id(parameter) for parameter in loss.parameters()}
-        groups: list[dict[str, Any]] = getattr(loss, "parameter_groups", list)()
-        grouped = [id(parameter) for group in groups for parameter in group["params"]]
-        assert len(grouped) == len(set(grouped)), "a parameter is in two groups"
-        assert set(grouped) <= own, "a group holds a parameter that is not the loss's own"
+        """Otherwise a learning rate is set for what belongs to others, or for nothing."""
+        check_groups(self._new())
 
     def test_state_comes_back(self) -> None:
         """Otherwise a resumed run goes on with another loss."""
@@ -130,6 +130,7 @@ class CrossTaskLossContract:
         state = self._forward(loss, batch)
         scramble(loss.parameters())
         loss(batch, *state)
+        loss.after_step(BalancerContext(tasks=tuple(self._names())))
         restored = self._new()
         restored.load_state_dict(through_checkpoint({"loss": dict(loss.state_dict())})["loss"])
         terms = []
@@ -137,6 +138,24 @@ class CrossTaskLossContract:
             torch.manual_seed(1)
             terms.append(one(batch, *state))
         assert same(*terms), "restored from its state, the loss gives other terms"
+
+    def test_teachers_are_none_of_its_own(self) -> None:
+        """Otherwise a frozen model is in checkpoints, counted as parameters, or trained."""
+        loss = self._new()
+        asked = loss.needs_teachers
+        if not asked:
+            return
+        batch = self.batch()
+        models = [tiny_learner(tasks=self.tasks, seed=n).model for n in range(len(asked))]
+        loss.teachers = dict(zip(asked, map(Teacher, models), strict=True))
+        before = [state_of(model) for model in models]
+        terms = loss(batch, *self._forward(loss, batch))
+        if terms:
+            torch.stack([*terms.values()]).sum().backward()  # type: ignore[no-untyped-call]
+        assert same(before, [state_of(model) for model in models]), "a teacher changed"
+        theirs = {id(p) for model in models for p in model.parameters()}
+        own = [name for name, p in loss.named_parameters() if id(p) in theirs]
+        assert not own, f"{own} are parameters of a teacher"
 
     def test_missing_labels_leave_no_trace(self) -> None:
         """Otherwise the network learns from the values that stand in for missing labels."""
@@ -173,7 +192,12 @@ class CrossTaskLossContract:
 
     def _new(self) -> CrossTaskLoss:
         torch.manual_seed(0)
-        return self.make(self.tasks, self.features).train()
+        loss = self.make(self.tasks, self.features).train()
+        loss.teachers = {
+            name: Teacher(tiny_learner(tasks=self.tasks, seed=number).model)
+            for number, name in enumerate(loss.needs_teachers)
+        }
+        return loss
 
     def _forward(
         self, loss: CrossTaskLoss, batch: Batch, asked: Sequence[str] | None = None

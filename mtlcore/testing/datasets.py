@@ -6,8 +6,9 @@ import pickle
 from itertools import combinations, product
 
 import torch
+from torch import Tensor
 
-from mtlcore.data import Dataset, Sample, collate
+from mtlcore.data import Dataset, Sample, collate, image_size, input_tensors, map_inputs
 from mtlcore.errors import MtlError
 from mtlcore.tasks import Task
 from mtlcore.testing.base import same, spread
@@ -42,21 +43,44 @@ class DatasetContract:
 
     def test_inputs(self) -> None:
         """Otherwise the network sees other values than the ones it was trained on."""
-        for sample in self._samples():
-            image = sample.inputs
-            assert image.dtype == torch.float32, f"{sample.key}: inputs are {image.dtype}"
-            if image.dim() == 3:
-                assert float(image.min()) >= 0 and float(image.max()) <= 1, (
-                    f"{sample.key}: an image from {float(image.min())} to {float(image.max())}, "
-                    "expected 0 to 1"
+        for split in self.splits:
+            kind = self.make(split).input_kind
+            for sample in self._of(split):
+                tensors = input_tensors(sample.inputs)
+                assert tensors, f"{sample.key}: inputs without a tensor"
+                if kind in ("image", "vector"):
+                    self._check_floats(kind, sample)
+
+    def test_inputs_are_collated_in_their_order(self) -> None:
+        """Otherwise samples get one another's labels, or change with those beside them."""
+        for split in self.splits:
+            dataset, samples = self.make(split), self._of(split)
+            together = _inherits_collating(dataset)
+            # Without a word of its own, samples of different shapes are no batch.
+            groups = [[sample, sample] for sample in samples] if together else [samples]
+            for group in groups:
+                inputs = [sample.inputs for sample in group]
+                forwards, backwards = (
+                    dataset.collate_inputs(order) for order in (inputs, inputs[::-1])
                 )
+                for tensor in input_tensors(forwards):
+                    assert tensor.dim() and len(tensor) == len(group), (
+                        f"{len(group)} samples give a tensor of shape {list(tensor.shape)}; the "
+                        "samples must be its first dimension"
+                    )
+                assert same(map_inputs(lambda x: x.flip(0), backwards), forwards), (
+                    "collate_inputs gives a sample something else when their order changes"
+                )
+                known = {_number(x) for each in inputs for x in input_tensors(each)}
+                made = {_number(x) for x in input_tensors(forwards)}
+                assert known <= made, f"of {' and '.join(known)} inputs only {made} are left"
 
     def test_labels_are_as_described(self) -> None:
         """Otherwise heads have the wrong size, or a loss reads classes that do not exist."""
         described = {task.name: task for task in self.tasks()}
         seen: set[str] = set()
         for sample in self._samples():
-            size = tuple(sample.inputs.shape[1:])
+            size = image_size(sample.inputs, samples=False)
             assert sample.targets.keys() == sample.valid.keys(), (
                 f"{sample.key}: labels of {list(sample.targets)}, masks of {list(sample.valid)}"
             )
@@ -80,8 +104,10 @@ class DatasetContract:
 
     def test_samples_collate(self) -> None:
         """Otherwise the first step fails."""
-        for sample in self._samples():
-            collate([sample, sample], self.tasks())
+        for split in self.splits:
+            together = self.make(split).collate_inputs
+            for sample in self._of(split):
+                collate([sample, sample], self.tasks(), together)
 
     def test_reading_twice_gives_the_same(self) -> None:
         """Otherwise a resumed run, or a second worker, sees other data."""
@@ -90,7 +116,7 @@ class DatasetContract:
             torch.manual_seed(1)
             first = dataset[0]
             kept = _parts(first)
-            for tensor in (first.inputs, *first.targets.values()):
+            for tensor in (*input_tensors(first.inputs), *first.targets.values()):
                 tensor.zero_()  # what a reader does to its sample must not reach the next one
             torch.manual_seed(2)
             assert same(_parts(dataset[0]), kept), f"{first.key} is another at second sight"
@@ -133,6 +159,22 @@ class DatasetContract:
         return [dataset[i] for i in range(min(self.samples, len(dataset)))]
 
     @staticmethod
+    def _check_floats(kind: str, sample: Sample) -> None:
+        inputs = sample.inputs
+        assert isinstance(inputs, Tensor) and inputs.dtype == torch.float32, (
+            f"{sample.key}: inputs are {getattr(inputs, 'dtype', type(inputs).__name__)}; those of "
+            f"the kind {kind} are one tensor of torch.float32"
+        )
+        assert kind == "image" or inputs.dim() == 1, (
+            f"{sample.key}: a vector of shape {list(inputs.shape)}"
+        )
+        if inputs.dim() == 3:
+            assert float(inputs.min()) >= 0 and float(inputs.max()) <= 1, (
+                f"{sample.key}: an image from {float(inputs.min())} to {float(inputs.max())}, "
+                "expected 0 to 1"
+            )
+
+    @staticmethod
     def _check_values(task: Task, sample: Sample, where: str) -> None:
         target, valid = sample.targets[task.name], sample.valid[task.name]
         values = target[spread(valid[None], target[None])[0]]
@@ -154,9 +196,19 @@ class DatasetContract:
 
 def _parts(sample: Sample) -> dict[str, object]:
     return {
-        "inputs": sample.inputs.clone(),
+        "inputs": map_inputs(torch.clone, sample.inputs),
         "targets": {name: target.clone() for name, target in sample.targets.items()},
         "valid": {name: mask.clone() for name, mask in sample.valid.items()},
         "key": sample.key,
         "view": sample.view,
     }
+
+
+def _number(tensor: Tensor) -> str:
+    if tensor.is_floating_point() or tensor.is_complex():
+        return "real"
+    return "boolean" if tensor.dtype == torch.bool else "integer"
+
+
+def _inherits_collating(dataset: Dataset) -> bool:
+    return getattr(dataset.collate_inputs, "__func__", None) is Dataset.collate_inputs

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import copy
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 
-from mtlcore.episodes import EpisodeSampler, StepPlan
-from mtlcore.testing.base import global_stream_untouched
+from mtlcore.balancing import BalancerContext
+from mtlcore.episodes import EpisodeSampler, StepPlan, StepSampler
+from mtlcore.metrics import MetricValues
+from mtlcore.testing.base import (
+    global_stream_untouched,
+    lacking,
+    same,
+    some_metrics,
+    through_checkpoint,
+)
 
 
 class EpisodeSamplerContract:
@@ -29,6 +38,14 @@ class EpisodeSamplerContract:
         """Return the sampler."""
         raise NotImplementedError
 
+    def metrics(self, number: int) -> MetricValues:
+        """Return what the evaluation of this number finds, for a sampler that reads metrics.
+
+        Args:
+            number: from 0.
+        """
+        return some_metrics(self.tasks, number)
+
     def test_steps_are_as_announced(self) -> None:
         """Otherwise schedules end before the run does, or after it."""
         sampler = self._new()
@@ -43,10 +60,51 @@ class EpisodeSamplerContract:
             first = self._epoch(self._new(), size, seed=3)
             torch.manual_seed(2)
             sampler = self._new()
+            before = copy.deepcopy(sampler.state_dict())
             self._epoch(sampler, size, seed=4)  # an earlier epoch must not matter either
+            sampler.load_state_dict(before)
             with global_stream_untouched("epoch"):
                 second = self._epoch(sampler, size, seed=3)
-            assert first == second, "the same generator state gives another epoch"
+            assert first == second, "the same state and generator state give another epoch"
+
+    def test_horizon_is_a_number_of_steps(self) -> None:
+        """Otherwise plans do not hear of what the run finds, or the run is refused."""
+        sampler = self._new()
+        if sampler.horizon is None:
+            return
+        assert isinstance(sampler, StepSampler), (
+            f"horizon is {sampler.horizon}, but only a StepSampler plans less than an epoch"
+        )
+        assert sampler.horizon > 0, f"horizon {sampler.horizon} is not a number of steps"
+
+    def test_state_comes_back(self) -> None:
+        """Otherwise a run that is resumed in the middle of an epoch sees other batches."""
+        for size in self.batch_sizes:
+            sampler, generator = self._new(), torch.Generator().manual_seed(5)
+            for epoch in range(2):
+                for first in self._blocks(sampler, size):
+                    restored, again = self._restored(sampler), torch.Generator()
+                    again.set_state(generator.get_state())
+                    plans = self._block(sampler, first, size, generator)
+                    assert self._block(restored, first, size, again) == plans, (
+                        f"restored before step {first} of epoch {epoch}, it plans other steps: "
+                        "something it knows is not part of its state"
+                    )
+                    assert same(sampler.state_dict(), restored.state_dict()), (
+                        "restored and asked for the same plans, its state differs"
+                    )
+                    with global_stream_untouched("after_step"):
+                        self._tell(sampler, plans, epoch, first)
+                with global_stream_untouched("after_evaluation"):
+                    sampler.after_evaluation(self.metrics(epoch))
+
+    def test_evaluations_may_lack_values(self) -> None:
+        """Otherwise a run stops where the validation split has no label of a task."""
+        sampler, generator = self._new(), torch.Generator().manual_seed(0)
+        for metrics in lacking(self.metrics(0)):
+            sampler.after_evaluation(metrics)
+            plans = list(sampler.epoch(self.tasks, 4, generator))
+            assert len(plans) == sampler.steps(4), f"{len(plans)} steps after {metrics}"
 
     def test_epochs_differ(self) -> None:
         """Otherwise every epoch repeats the batches of the first."""
@@ -123,7 +181,13 @@ class EpisodeSamplerContract:
 
     def test_every_task_learns(self) -> None:
         """Otherwise a task of the run never gets a step."""
-        planned = {t for plan in self._plans() for episode in plan.episodes for t in episode.tasks}
+        planned: set[str] = set()
+        for size in self.batch_sizes:
+            sampler, generator = self._new(), torch.Generator().manual_seed(0)
+            for first in self._blocks(sampler, size):
+                plans = self._block(sampler, first, size, generator)
+                planned.update(t for plan in plans for e in plan.episodes for t in e.tasks)
+                self._tell(sampler, plans, 0, first)
         assert planned == set(self.tasks), f"an epoch only has {sorted(planned)}"
 
     def test_query_samples_are_not_learnt_from(self) -> None:
@@ -140,6 +204,44 @@ class EpisodeSamplerContract:
 
     def _new(self) -> EpisodeSampler:
         return self.make(self.tasks, self.splits)
+
+    def _restored(self, sampler: EpisodeSampler) -> EpisodeSampler:
+        """Return a new sampler with the state of another one, as a checkpoint holds it."""
+        restored = self._new()
+        restored.load_state_dict(through_checkpoint({"sampler": sampler.state_dict()})["sampler"])
+        return restored
+
+    def _blocks(self, sampler: EpisodeSampler, size: int) -> Iterator[int]:
+        """Yield the number of the first plan of each block of an epoch."""
+        steps = sampler.steps(size)
+        yield from range(0, steps, sampler.horizon or steps)
+
+    def _block(
+        self, sampler: EpisodeSampler, first: int, size: int, generator: torch.Generator
+    ) -> list[StepPlan]:
+        if sampler.horizon is None:
+            return list(sampler.epoch(self.tasks, size, generator))
+        assert isinstance(sampler, StepSampler)
+        end = min(first + sampler.horizon, sampler.steps(size))
+        return [sampler.plan(n, self.tasks, size, generator) for n in range(first, end)]
+
+    def _tell(
+        self, sampler: EpisodeSampler, plans: Sequence[StepPlan], epoch: int, first: int
+    ) -> None:
+        """Tell it of every second step of a block, as if the others had been skipped."""
+        for number, plan in list(enumerate(plans, first))[::2]:
+            present = tuple(t for t in self.tasks if any(t in e.tasks for e in plan.episodes))
+            sampler.after_step(
+                BalancerContext(
+                    tasks=self.tasks,
+                    generator=torch.Generator().manual_seed(number),
+                    step=number,
+                    epoch=epoch,
+                    progress=number / 100,
+                    present=present,
+                    losses={t: 1 / (1 + self.tasks.index(t) + number) for t in present},
+                )
+            )
 
     def _plans(self) -> list[StepPlan]:
         sampler = self._new()

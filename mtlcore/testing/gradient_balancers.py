@@ -14,12 +14,16 @@ from mtlcore.balancing import (
     GradientBalancer,
     GramianBalancer,
 )
+from mtlcore.metrics import MetricValues
 from mtlcore.tasks import Task
 from mtlcore.testing.base import (
     changes,
+    check_groups,
     close,
     global_stream_untouched,
+    lacking,
     same,
+    some_metrics,
     state_of,
     through_checkpoint,
 )
@@ -45,11 +49,19 @@ class _GradientsContract:
         """Return the balancer."""
         raise NotImplementedError
 
+    def metrics(self, number: int) -> MetricValues:
+        """Return what the evaluation of this number finds, for a balancer that reads metrics.
+
+        Args:
+            number: from 0.
+        """
+        return some_metrics((f"task{i}" for i in range(3)), number)
+
     def _answer(self, balancer: Any, rows: Tensor, context: BalancerContext | None) -> Tensor:
         raise NotImplementedError
 
     def _direction(self, rows: Tensor, names: Sequence[str] | None = None) -> Tensor:
-        """The merged gradient of a new balancer, float64."""
+        """Return the merged gradient of a new balancer, float64."""
         raise NotImplementedError
 
     def test_finite_at_every_scale(self) -> None:
@@ -146,11 +158,60 @@ class _GradientsContract:
             assert not moved, f"{moved} changed before after_step"
             balancer.after_step(context)
 
+    def test_a_skipped_step_leaves_no_trace(self) -> None:
+        """Otherwise what a step that is not finite proposed is kept by the next one."""
+        skipping, straight = self._new(3), self._new(3)
+        answers = []
+        for balancer in (skipping, straight):
+            for number in range(3):
+                context = self._context(number, None, 3)
+                if balancer is skipping:
+                    self._answer(balancer, self._rows(3, 10 + number), context)
+                    context = self._context(number, None, 3)
+                answers.append(self._taken(balancer, self._rows(3, number), context))
+        for one, other in zip(answers[:3], answers[3:], strict=True):
+            assert same(one, other), "a step that was skipped changes the next one"
+
+    def test_steps_between_updates(self) -> None:
+        """Otherwise a run with `balancer.update_every` does not resume where it was."""
+        whole, states = self._new(3), []
+        answers = []
+        for number in range(6):
+            states.append(through_checkpoint({"balancer": dict(whole.state_dict())})["balancer"])
+            answers.append(self._every_other(whole, number))
+        for start in (1, 2, 3):
+            resumed = self._new(3)
+            resumed.load_state_dict(states[start])
+            for number in range(start, 6):
+                answer = self._every_other(resumed, number)
+                assert answer is None or same(answer, answers[number]), (
+                    f"restored before step {number}, asked every other step, it answers otherwise"
+                )
+
+    def _every_other(self, balancer: Any, number: int) -> Tensor | None:
+        """Take a step of a run that asks the balancer every other step only."""
+        context = self._context(number, None, 3)
+        answer = None
+        if number % 2 == 0:
+            answer = self._answer(balancer, self._rows(3, number), context)
+            context.gramian = self._gramian(self._rows(3, number))
+        balancer.after_step(context)
+        return answer
+
+    def _gramian(self, rows: Tensor) -> Tensor | None:
+        """Return what `BalancerContext.gramian` is in a step; None without a Gramian."""
+        return None
+
+    def test_its_groups_are_of_its_own_parameters(self) -> None:
+        """Otherwise a learning rate is set for what belongs to others, or for nothing."""
+        check_groups(self._new(len(TINY_TASKS)))
+
     def test_state_comes_back(self) -> None:
         """Otherwise a resumed run differs from one that was never interrupted."""
         balancer, generator = self._new(3), torch.Generator().manual_seed(1)
         for number in range(3):
             self._taken(balancer, self._rows(3, number), self._context(number, None, 3, generator))
+        balancer.after_evaluation(self.metrics(0))
         state = through_checkpoint({"balancer": dict(balancer.state_dict())})["balancer"]
         restored, copy = self._new(3), torch.Generator()
         restored.load_state_dict(state)
@@ -160,7 +221,19 @@ class _GradientsContract:
             one = self._taken(balancer, rows, self._context(number, None, 3, generator))
             other = self._taken(restored, rows, self._context(number, None, 3, copy))
             assert same(one, other), "restored, it answers differently: its state is not whole"
+            for each in (balancer, restored):
+                each.after_evaluation(self.metrics(number))
             assert same(state_of(balancer), state_of(restored)), "restored, its state differs"
+
+    def test_evaluations_may_lack_values(self) -> None:
+        """Otherwise a run stops where the validation split has no label of a task."""
+        balancer = self._new(3)
+        for number, metrics in enumerate(lacking(self.metrics(0))):
+            balancer.after_evaluation(metrics)
+            answer = self._taken(balancer, self._rows(3), self._context(number, None, 3))
+            assert bool(answer.isfinite().all()), (
+                f"after an evaluation that found {metrics}, it answers {answer.tolist()}"
+            )
 
     def test_randomness_comes_from_the_generator(self) -> None:
         """Otherwise processes disagree, and a resumed run differs."""
@@ -212,7 +285,7 @@ class _GradientsContract:
         )
 
     def _input(self, rows: Tensor) -> Tensor:
-        """What the balancer reads where the gradients are these."""
+        """Return what the balancer reads where the gradients are these."""
         raise NotImplementedError
 
     def _ask(self, balancer: Any, given: Tensor, context: BalancerContext | None) -> Tensor:
@@ -224,6 +297,7 @@ class _GradientsContract:
 
     def _taken(self, balancer: Any, rows: Tensor, context: BalancerContext) -> Tensor:
         answer = self._answer(balancer, rows, context)
+        context.gramian = self._gramian(rows)
         balancer.after_step(context)
         return answer
 
@@ -270,6 +344,9 @@ class GramianBalancerContract(_GradientsContract):
     def _input(self, rows: Tensor) -> Tensor:
         return rows @ rows.T
 
+    def _gramian(self, rows: Tensor) -> Tensor:
+        return rows @ rows.T
+
     def _ask(
         self, balancer: GramianBalancer, given: Tensor, context: BalancerContext | None
     ) -> Tensor:
@@ -304,9 +381,9 @@ class GradientBalancerContract(_GradientsContract):
         """Return the balancer."""
         raise NotImplementedError
 
-    def test_elementwise_means_elementwise(self) -> None:
+    def test_element_means_element(self) -> None:
         """Otherwise the update changes with how the network is cut into parameters."""
-        if not self._new(3).elementwise:
+        if self._new(3).granularity != "element":
             return
         rows = self._rows(3)
         generator = torch.Generator().manual_seed(0)

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn import Parameter
 
+from mtlcore.balancing import BalancerContext
 from mtlcore.models import FeatureInfo, Head
 from mtlcore.tasks import Task
 from mtlcore.testing.base import (
     changes,
+    check_groups,
     close,
+    gradients_of,
     prediction_shape,
     same,
     some_maps,
@@ -29,7 +33,8 @@ class HeadContract:
         task: that it predicts.
         features: announcements of backbones that it can read.
         size: of the input; a multiple of all their strides.
-        unreached: beginnings of the names of parameters that the loss does not reach.
+        unreached: beginnings of the names of parameters that the loss does not reach. Those that do
+            not require gradients need not be listed, and need not be drawn anew.
     """
 
     task: Task = TINY_TASKS[0]
@@ -59,10 +64,10 @@ class HeadContract:
         for features in self.features:
             head = self._new(features)
             with torch.no_grad():
-                for parameter in head.parameters():
+                for parameter in _learning(head).values():
                     parameter.fill_(_MARK)
             head.reset_parameters()
-            kept = [n for n, p in head.named_parameters() if bool((p == _MARK).any())]
+            kept = [n for n, p in _learning(head).items() if bool((p == _MARK).any())]
             assert not kept, f"reset_parameters leaves {kept} as they were"
 
     def test_reset_is_starting_anew(self) -> None:
@@ -73,13 +78,13 @@ class HeadContract:
             drawn = [name for name, p in fresh.items() if bool((p != p.flatten()[0]).any())]
             before = {name: b.clone() for name, b in head.named_buffers()}
             with torch.no_grad():
-                for parameter in head.parameters():
+                for parameter in _learning(head).values():
                     parameter.fill_(_MARK)
             head.reset_parameters()
             first = {name: p.detach().clone() for name, p in head.named_parameters()}
             head([10 * x for x in self._maps(features)])
             head.reset_parameters()
-            for name, parameter in head.named_parameters():
+            for name, parameter in _learning(head).items():
                 if name not in drawn:
                     assert same(parameter.detach(), fresh[name]), (
                         f"reset_parameters gives {name} other values than a new head has"
@@ -108,7 +113,7 @@ class HeadContract:
             )
 
     def test_samples_do_not_see_one_another_in_evaluation(self) -> None:
-        """Otherwise figures depend on how the validation split is cut into batches."""
+        """Otherwise metrics depend on how the validation split is cut into batches."""
         for features in self.features:
             head = self._used(features)
             maps = self._maps(features)
@@ -117,10 +122,15 @@ class HeadContract:
                 apart = torch.cat([head([x[i : i + 1] for x in maps]) for i in range(2)])
             assert close(together, apart, 1e-4), "a sample's prediction depends on its batch"
 
+    def test_its_groups_are_of_its_own_parameters(self) -> None:
+        """Otherwise a learning rate is set for what belongs to others, or for nothing."""
+        check_groups(self._new(self.features[0]))
+
     def test_state_comes_back(self) -> None:
         """Otherwise a resumed run goes on with another head."""
         for features in self.features:
             head = self._used(features)
+            head.after_step(BalancerContext(tasks=(self.task.name,)))
             state = through_checkpoint({"head": dict(head.state_dict())})["head"]
             torch.manual_seed(5)
             restored = self.make(self.task, features).eval()
@@ -155,11 +165,13 @@ class HeadContract:
         """Otherwise parts of the head never learn; list in `unreached` what is meant so."""
         for features in self.features:
             head = self._new(features)
-            head(self._maps(features)).square().sum().backward()
+            named = _learning(head)
+            loss = head(self._maps(features)).square().sum()
+            gradients = gradients_of(loss, list(named.values()))
             lost = [
                 name
-                for name, p in head.named_parameters()
-                if p.grad is None and not name.startswith(self.unreached)
+                for name, gradient in zip(named, gradients, strict=True)
+                if gradient is None and not name.startswith(self.unreached)
             ]
             assert not lost, f"the loss does not reach {lost}"
 
@@ -177,3 +189,7 @@ class HeadContract:
 
     def _maps(self, features: FeatureInfo) -> tuple[Tensor, ...]:
         return some_maps(features.channels, features.strides, 2, self.size)
+
+
+def _learning(head: Head) -> dict[str, Parameter]:
+    return {name: p for name, p in head.named_parameters() if p.requires_grad}

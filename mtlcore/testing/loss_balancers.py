@@ -14,12 +14,16 @@ from mtlcore.balancing import (
     LossBalancer,
 )
 from mtlcore.data import Batch
+from mtlcore.metrics import MetricValues
 from mtlcore.tasks import Task
 from mtlcore.testing.base import (
     changes,
+    check_groups,
     global_stream_untouched,
+    lacking,
     leaves,
     same,
+    some_metrics,
     state_of,
     through_checkpoint,
 )
@@ -58,6 +62,14 @@ class LossBalancerContract:
     def batch(self) -> Batch:
         """Return the batch for `prepare` and, with `needs_maps`, for each step."""
         return tiny_batch(tasks=self.tasks)
+
+    def metrics(self, number: int) -> MetricValues:
+        """Return what the evaluation of this number finds, for a balancer that reads metrics.
+
+        Args:
+            number: from 0.
+        """
+        return some_metrics(self._names(), number)
 
     def test_every_present_task_keeps_its_loss(self) -> None:
         """Otherwise a task is not learnt, or one is learnt that has no labels."""
@@ -107,11 +119,16 @@ class LossBalancerContract:
             assert not moved, f"transform changed {moved}; that belongs into after_step"
             self._turn(balancer, number)
 
+    def test_its_groups_are_of_its_own_parameters(self) -> None:
+        """Otherwise a learning rate is set for what belongs to others, or for nothing."""
+        check_groups(self._new())
+
     def test_state_comes_back(self) -> None:
         """Otherwise a resumed run differs from one that was never interrupted."""
         balancer, generator = self._new(), torch.Generator().manual_seed(1)
         for number in range(2 * _EPOCH + 1):
             self._turn(balancer, number, generator=generator)
+        balancer.after_evaluation(self.metrics(0))
         state = through_checkpoint({"balancer": dict(balancer.state_dict())})["balancer"]
         restored, copy = self._new(seed=5), torch.Generator()
         restored.load_state_dict(state)
@@ -124,6 +141,8 @@ class LossBalancerContract:
                 f"{one.values}: something it knows is not part of its state"
             )
             assert same(one.gradients, other.gradients), "restored, it gives other gradients"
+            for each in (balancer, restored):
+                each.after_evaluation(self.metrics(number))
             assert same(state_of(balancer), state_of(restored)), "restored, its state differs"
 
     def test_randomness_comes_from_the_context(self) -> None:
@@ -158,6 +177,16 @@ class LossBalancerContract:
                 )
                 weights = dict(leaves(balancer.current_weights()))
                 assert all(map(math.isfinite, weights.values())), f"weights {weights}"
+
+    def test_evaluations_may_lack_values(self) -> None:
+        """Otherwise a run stops where the validation split has no label of a task."""
+        balancer = self._new()
+        for number, metrics in enumerate(lacking(self.metrics(0))):
+            balancer.after_evaluation(metrics)
+            values = self._turn(balancer, number).values
+            assert all(map(math.isfinite, values.values())), (
+                f"after an evaluation that found {metrics}, the losses become {values}"
+            )
 
     def test_gradients_reach_every_loss(self) -> None:
         """Otherwise a task is in the sum but nothing learns it."""
@@ -242,7 +271,7 @@ class LossBalancerContract:
         generator: torch.Generator | None = None,
         take: bool = True,
     ) -> _Turn:
-        """What the core does in a step; one that is not taken ends after the backward pass."""
+        """Do what the core does in a step; one that is skipped ends after the backward pass."""
         context = self._context(number, present, generator)
         losses, roots = self._losses(context, scale)
         balanced = balancer.transform(dict(losses), context)

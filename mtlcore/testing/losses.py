@@ -10,6 +10,7 @@ from torch import Tensor
 from mtlcore.losses import Loss, Normalisation, ScalarLoss, reduce_loss
 from mtlcore.tasks import Task
 from mtlcore.testing.base import (
+    check_groups,
     close,
     draw_labels,
     mask_labels,
@@ -143,6 +144,10 @@ class _TaskLossContract:
                 f"{float(value.detach())} in float32, {exact} in float64"
             )
 
+    def test_its_groups_are_of_its_own_parameters(self) -> None:
+        """Otherwise a learning rate is set for what belongs to others, or for nothing."""
+        check_groups(self._new())
+
     def test_state_comes_back(self) -> None:
         """Otherwise a resumed run, or one after a skipped step, goes on with another loss."""
         loss = self._new()
@@ -179,7 +184,7 @@ class _TaskLossContract:
         valid: Tensor,
         normalisation: Normalisation = "valid",
     ) -> tuple[float, Tensor]:
-        """The scalar and its gradient at the prediction."""
+        """Return the scalar and its gradient at the prediction."""
         leaf = prediction.clone().requires_grad_()
         value, _ = reduce_loss(loss, leaf, target, valid, normalisation)
         (gradient,) = torch.autograd.grad(value, leaf)

@@ -39,53 +39,53 @@ class MetricContract:
         prediction = torch.randn(shape, generator=generator)
         return prediction, *draw_labels(self.task, batch, self.size, generator)
 
-    def test_directions_are_those_of_the_figures(self) -> None:
-        """Otherwise a report colours a figure the wrong way round, or leaves it out."""
+    def test_every_value_says_whether_higher_is_better(self) -> None:
+        """Otherwise a report colours a value the wrong way round, or leaves it out."""
         metric = self.make(self.task)
         metric.update(*self.draw(_SAMPLES))
-        figures = metric.compute()
-        assert list(figures) == list(metric.higher_is_better), (
-            f"figures {list(figures)}, directions for {list(metric.higher_is_better)}"
+        values = metric.compute()
+        assert list(values) == list(metric.higher_is_better), (
+            f"compute gives {list(values)}, higher_is_better has {list(metric.higher_is_better)}"
         )
-        for name, value in figures.items():
+        for name, value in values.items():
             assert isinstance(value, float), f"{name} is a {type(value).__name__}, not a float"
             assert math.isfinite(value), f"{name} is {value} on ordinary data"
 
     def test_batches_do_not_matter(self) -> None:
-        """Otherwise figures change with the batch size: they are means of batch means."""
+        """Otherwise values change with the batch size: they are means of batch means."""
         drawn = self.draw(_SAMPLES)
-        expected = self._figures([drawn])
+        expected = self._values([drawn])
         for lengths in ([1] * _SAMPLES, [3, 4], [6, 1]):
             parts = self._split(drawn, lengths)
-            self._compare(self._figures(parts), expected, f"batches of {lengths}")
+            self._compare(self._values(parts), expected, f"batches of {lengths}")
 
     def test_order_does_not_matter(self) -> None:
-        """Otherwise figures depend on how a split is listed."""
+        """Otherwise values depend on how a split is listed."""
         drawn = self.draw(_SAMPLES)
         parts = self._split(drawn, [2, 4, 1])
-        self._compare(self._figures(parts[::-1]), self._figures(parts), "another order")
+        self._compare(self._values(parts[::-1]), self._values(parts), "another order")
 
     def test_merging_is_seeing_everything(self) -> None:
-        """Otherwise several processes report other figures than one."""
+        """Otherwise several processes report other values than one."""
         drawn = self.draw(_SAMPLES)
         first, second = self._split(drawn, [3, 4])
         one, other, nothing = self._fed([first]), self._fed([second]), self._fed([])
         before = other.compute()
         one.merge(other)
         one.merge(nothing)
-        self._compare(one.compute(), self._figures([drawn]), "merging")
+        self._compare(one.compute(), self._values([drawn]), "merging")
         self._compare(other.compute(), before, "being merged")
         nothing.merge(one)
-        self._compare(nothing.compute(), self._figures([drawn]), "merging into an empty one")
+        self._compare(nothing.compute(), self._values([drawn]), "merging into an empty one")
 
     def test_computing_changes_nothing(self) -> None:
-        """Otherwise looking at figures half-way spoils those at the end."""
+        """Otherwise looking at values half-way spoils those at the end."""
         first, second = self._split(self.draw(_SAMPLES), [3, 4])
         metric = self._fed([first])
         metric.compute()
         metric.update(*second)
         metric.compute()
-        self._compare(metric.compute(), self._figures([first, second]), "computing before")
+        self._compare(metric.compute(), self._values([first, second]), "computing before")
 
     def test_reset_forgets_everything(self) -> None:
         """Otherwise an evaluation contains the one before."""
@@ -93,10 +93,10 @@ class MetricContract:
         metric.reset()
         drawn = self.draw(_SAMPLES)
         metric.update(*drawn)
-        self._compare(metric.compute(), self._figures([drawn]), "what was seen before a reset")
+        self._compare(metric.compute(), self._values([drawn]), "what was seen before a reset")
 
     def test_nothing_valid_is_nan(self) -> None:
-        """Otherwise a split without labels gets a figure, perhaps a perfect one."""
+        """Otherwise a split without labels gets a value, perhaps a perfect one."""
         prediction, target, valid = self.draw(2)
         nothing = torch.zeros_like(valid)
         unlabelled = mask_labels(self.task, target, nothing, self.size)
@@ -111,8 +111,8 @@ class MetricContract:
         prediction, target, valid = self.draw(_SAMPLES)
         elsewhere = torch.where(spread(valid, prediction), prediction, 3 - 2 * prediction)
         self._compare(
-            self._figures([(elsewhere, target, valid)]),
-            self._figures([(prediction, target, valid)]),
+            self._values([(elsewhere, target, valid)]),
+            self._values([(prediction, target, valid)]),
             "a prediction where nothing is valid",
         )
 
@@ -129,7 +129,7 @@ class MetricContract:
             metric.update(*part)
         return metric
 
-    def _figures(self, parts: list[Drawn]) -> dict[str, float]:
+    def _values(self, parts: list[Drawn]) -> dict[str, float]:
         return self._fed(parts).compute()
 
     def _compare(self, computed: dict[str, float], expected: dict[str, float], what: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -11,9 +11,11 @@ import torch
 from torch import Tensor
 
 from mtlcore.balancing import Balancer, BalancerContext, GramianBalancer, LossBalancer
+from mtlcore.data import Batch
 from mtlcore.episodes import Episode, LoadedPlan
 from mtlcore.learner import Learner
-from mtlcore.losses import Loss
+from mtlcore.losses import CrossTaskLoss, Loss
+from mtlcore.models import Features, StepContext
 from mtlcore.optimizers import Optimizer, StepReport
 from mtlcore.standard.balancers import Uncertainty
 from mtlcore.testing.base import changes, same, state_of, through_checkpoint
@@ -71,12 +73,37 @@ class _Kink(Loss):
         return (prediction - prediction.detach()).square().sum(1).sqrt()
 
 
+class _Listener(CrossTaskLoss):
+    """Has no terms, and counts the steps that it hears of."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.steps = 0
+
+    def needs(self, batch: Batch, tasks: Sequence[str]) -> Sequence[str]:
+        return ()
+
+    def forward(
+        self, batch: Batch, features: Features, predictions: Mapping[str, Tensor]
+    ) -> dict[str, Tensor]:
+        return {}
+
+    def after_step(self, context: StepContext) -> None:
+        self.steps += 1
+
+
 class OptimizerContract:
     """Subclass it, write `make`, and pytest checks the optimizer on a learner of three tasks.
 
     Let `make` use momentum and weight decay where there are any: they are what a task without
     labels may be moved by.
+
+    Attributes:
+        groups_count: whether the learning rate of a group is all that its parameters move by; False
+            for an optimizer that also takes steps of another sort.
     """
+
+    groups_count: bool = True
 
     def make(self, learner: Learner) -> Optimizer:
         """Return the optimizer."""
@@ -114,6 +141,19 @@ class OptimizerContract:
                     "context.losses are not the losses of the step"
                 )
 
+    def test_parts_hear_of_every_step(self) -> None:
+        """Otherwise what a backbone, a head or a cross-task loss learns from steps stays as it is.
+
+        They override `after_step` for that, and hear of no step that is skipped.
+        """
+        listener = _Listener()
+        learner = tiny_learner(cross_task=[listener])
+        optimizer = self.make(learner)
+        self._step(learner, optimizer, 0)
+        assert listener.steps == 1, f"after one step after_step was called {listener.steps} times"
+        self._step(learner, optimizer, 1, _poisoned(self.plan(1, self._tasks(learner))))
+        assert listener.steps == 1, "after_step was called after a skipped step"
+
     def test_balancers_decide(self) -> None:
         """Otherwise a run under any balancer is one under the plain sum."""
         states = []
@@ -147,7 +187,7 @@ class OptimizerContract:
                 self._step(learner, optimizer, number)
             # Long enough without progress for a schedule that waits for it.
             for _ in range(_PATIENCE):
-                optimizer.after_evaluation(1.0)
+                optimizer.after_evaluation({t: {"loss": 1.0} for t in self._tasks(learner)})
             state = through_checkpoint(
                 {"learner": dict(learner.state_dict()), "optimizer": optimizer.state_dict()}
             )
@@ -201,6 +241,38 @@ class OptimizerContract:
                 assert "depth" not in report.losses, "a loss of a task that is absent"
                 after = [p.detach() for p in learner.model.task_parameters("depth")]
                 assert same(before, after), "parameters of an absent task changed"
+
+    def test_groups_of_components_count(self) -> None:
+        """Otherwise a part that asks for its own learning rate learns at the run's."""
+        for learner in self._learners() if self.groups_count else ():
+            head = learner.model.head("depth")
+            before, others = state_of(head), state_of(learner.model.head("normals"))
+            vars(head)["parameter_groups"] = lambda head=head: [
+                {"params": [*head.parameters()], "lr": 0.0, "weight_decay": 0.0}
+            ]
+            optimizer = self.make(learner)
+            for number in range(2):
+                self._step(learner, optimizer, number)
+            assert same(before, state_of(head)), (
+                "a head whose group has a learning rate of 0 moves: build the optimizer from "
+                "learner.parameter_groups()"
+            )
+            assert changes(others, state_of(learner.model.head("normals"))), (
+                "a group's learning rate holds for what is in no group"
+            )
+
+    def test_frozen_parts_stay_as_they_are(self) -> None:
+        """Otherwise decay moves what nobody meant to change."""
+        for learner in self._learners():
+            model = learner.model
+            model.freeze(["backbone.trunk.0", "heads.depth"])
+            kept = [model.get_submodule("backbone.trunk.0"), model.head("depth")]
+            before = [state_of(module) for module in kept]
+            optimizer = self.make(learner)
+            for number in range(2):
+                report = self._step(learner, optimizer, number)
+                assert report.skipped is None, f"with frozen parts: {report.skipped}"
+            assert same(before, [state_of(module) for module in kept]), "frozen tensors changed"
 
     def test_tasks_may_come_late(self) -> None:
         """Otherwise a run whose first batch lacks a task's labels stops at the second."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 import attrs
 import torch
@@ -79,8 +79,9 @@ def tiny_learner(
     normalisation: Normalisation = "valid",
     update_every: int = 1,
     data: Iterable[Batch] | None = None,
+    backbone: Callable[[Sequence[Task]], Backbone] = TinyBackbone,
 ) -> Learner:
-    """Return a learner around `TinyBackbone`, its balancers prepared, in training mode.
+    """Return a learner around a tiny backbone, its balancers prepared, in training mode.
 
     Args:
         balancers: the chain; none is the plain sum.
@@ -91,18 +92,19 @@ def tiny_learner(
         normalisation: see `mtlcore.losses.reduce_loss`.
         update_every: see `mtlcore.balancing.Balancing`.
         data: what balancers may look at in `prepare`.
+        backbone: makes the backbone for the tasks.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        backbone = TinyBackbone(tasks)
-        features = FeatureInfo(backbone.out_channels, backbone.strides)
+        made = backbone(tasks)
+        features = FeatureInfo(made.out_channels, made.strides)
         heads = {task.name: ConvHead(task, features) for task in tasks}
         chosen = dict(losses or {})
         for task in tasks:
             if task.name not in chosen:
                 chosen[task.name] = _LOSSES[task.kind](task)
         learner = Learner(
-            MultiTaskModel(tasks, backbone, heads),
+            MultiTaskModel(tasks, made, heads),
             chosen,
             cross_task,
             Balancing(balancers, update_every),

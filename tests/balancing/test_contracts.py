@@ -50,7 +50,7 @@ class Largest(GradientBalancer):
 
     def __init__(self, elementwise):
         super().__init__()
-        self.elementwise = elementwise
+        self.granularity = "element" if elementwise else "whole"
         self.shapes = []
 
     def combine(self, rows, context=None):

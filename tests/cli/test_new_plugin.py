@@ -121,7 +121,8 @@ def test_it_is_in_form_whatever_its_name(new_plugin: Command, tmp_path: Path, na
     for kind in KINDS:
         result = new_plugin(name, "--kind", kind, "--out", tmp_path / kind)
         assert result.exit_code == 0, result.output
-        assert f"mtl run --plugin {name}" in result.stdout
+        use = f"--launcher {name}" if kind == "launchers" else f"mtl run --plugin {name}"
+        assert use in result.stdout
     for command in (["check", "--no-cache"], ["format", "--check", "--no-cache"]):
         done = subprocess.run(
             [sys.executable, "-m", "ruff", *command, tmp_path], capture_output=True, text=True
@@ -134,7 +135,7 @@ def test_the_wheel_holds_the_templates(tmp_path: Path) -> None:
     subprocess.run([*command, str(tmp_path), str(ROOT)], check=True, capture_output=True)
     (wheel,) = tmp_path.glob("*.whl")
     templates = {p.relative_to(ROOT) for p in (ROOT / "mtlcore/templates").rglob("*.template")}
-    assert len(templates) > 9 * 4
+    assert len(templates) > 12 * 4
     assert {path.as_posix() for path in templates} <= set(zipfile.ZipFile(wheel).namelist())
 
 
@@ -256,8 +257,13 @@ def test_what_their_readmes_say_is_so(python: Path, written: Path, tmp_path: Pat
     tiny = [f"--set={change}" for change in TINY]
     for kind, name in NAMES.items():
         text = (written / f"mtlcore-plugin-{name}" / "README.md").read_text()
-        (line,) = re.findall(r"^    mtl (run .+)$", text, re.MULTILINE)
-        commands.append([*shlex.split(line), *tiny, "--out", str(tmp_path / kind)])
+        (line,) = re.findall(r"^    mtl ((?:run|study) .+)$", text, re.MULTILINE)
+        if kind == "launchers":
+            study = str(written / f"mtlcore-plugin-{name}" / "study.toml")
+            out = ["--out", str(tmp_path / kind)]
+            commands.append([*shlex.split(line.replace("study.toml", study)), *out])
+        else:
+            commands.append([*shlex.split(line), *tiny, "--out", str(tmp_path / kind)])
         changes = re.findall(r"`(--(?:plugin|set) [^`]+)`", text)
         commands += [["config", *shlex.split(c.replace("TASK", "depth"))] for c in changes]
         commands += [shlex.split(c) for c in re.findall(r"`mtl (config [^`]+)`", text)]
@@ -265,8 +271,12 @@ def test_what_their_readmes_say_is_so(python: Path, written: Path, tmp_path: Pat
     output = run(python, tmp_path, "-c", COMMANDS, json.dumps(commands), json.dumps(NAMES))
     real = json.loads(output.splitlines()[-1])
     for kind, name in NAMES.items():
-        summary = json.loads((tmp_path / kind / "summary.json").read_text())
-        assert (summary["steps"], summary["skipped_steps"]) == (2, 0), name
+        if kind == "launchers":
+            study = json.loads((tmp_path / kind / "study.json").read_text())
+            assert [cell["status"] for cell in study["cells"]] == ["finished"] * 2
+        else:
+            summary = json.loads((tmp_path / kind / "summary.json").read_text())
+            assert (summary["steps"], summary["skipped_steps"]) == (2, 0), name
         if kind != "methods":
             # Number and size of a dataset's samples are settings of the core's.
             assert tables[name] == [s for s in real[name] if s not in ("samples", "size")], name

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import tomli_w
 
-from mtlcore.config import Layer, annotated, file_layer, resolve, set_layer
+from mtlcore.config import Layer, annotated, file_layer, plugin_files, resolve, set_layer
 from mtlcore.errors import ConfigError, UsageError
-from mtlcore.plugins import Plugins
+from mtlcore.plugins import KINDS, Plugins
 
 
 @pytest.fixture(scope="module")
@@ -226,3 +226,111 @@ def test_metrics_in_a_list_are_checked_like_a_single_one(plugins: Plugins) -> No
     assert "metrics.depth: an empty list" in found
     assert "metrics.edges[1].name: 'depth' does not serve tasks of kind 'edges'" in found
     assert "metrics.normals[0].tolerance: unknown" in found
+
+
+OWN_DEFAULTS = """
+from __future__ import annotations
+
+from mtlcore import BackboneSpec, BalancerSpec, MethodSpec, OptimizerSpec, hookimpl
+
+
+def net(tasks, *, width: int = 8): ...
+def bare_net(tasks, *, width: int): ...
+def step(learner, *, lr: float = 0.5): ...
+def bare_step(learner, *, lr: float): ...
+
+
+@hookimpl
+def mtl_backbones():
+    yield BackboneSpec(name="net", target=net)
+    yield BackboneSpec(name="bare-net", target=bare_net)
+
+
+@hookimpl
+def mtl_optimizers():
+    yield OptimizerSpec(name="step", target=step)
+    yield OptimizerSpec(name="bare-step", target=bare_step)
+"""
+
+
+@pytest.fixture
+def own_defaults(tmp_path: Path) -> Layer:
+    file = tmp_path / "own_defaults.py"
+    file.write_text(OWN_DEFAULTS)
+    return Layer("file", {"plugins": [str(file)]})
+
+
+def test_a_plugins_own_default_goes_before_the_cores(own_defaults: Layer) -> None:
+    names = ("model.backbone.name=net", "optimizer.name=step")
+    config = resolved(Plugins(allow=()), *names, layers=(own_defaults,))
+    assert config.backbone.settings == config.optimizer.settings == {}
+    assert config.tree["model"]["backbone"] == {"name": "net", "width": 8}
+    assert config.tree["optimizer"] == {"name": "step", "lr": 0.5}
+    assert config.origins["model.backbone.width"] == "default of net"
+    assert config.origins["optimizer.lr"] == "default of step"
+
+
+def test_what_a_user_or_a_preset_set_is_carried_to_it(own_defaults: Layer) -> None:
+    written = Layer("mine", {"model": {"backbone": {"width": 3}}, "optimizer": {"lr": 0.25}})
+    names = ("model.backbone.name=net", "optimizer.name=step")
+    config = resolved(Plugins(allow=()), *names, layers=(own_defaults, written))
+    assert config.backbone.settings == {"width": 3}
+    assert config.optimizer.settings == {"lr": 0.25}
+    assert config.origins["model.backbone.width"] == "mine"
+    assert config.origins["optimizer.lr"] == "mine"
+
+
+def test_the_cores_values_fill_in_where_a_plugin_has_no_default(own_defaults: Layer) -> None:
+    config = resolved(Plugins(allow=()), "optimizer.name=bare-step", layers=(own_defaults,))
+    assert config.optimizer.settings == {"lr": 0.002}
+    assert config.origins["optimizer.lr"] == "core"
+    with pytest.raises(ConfigError, match=r"model\.backbone\.width: is required \(int\)"):
+        resolved(Plugins(allow=()), "model.backbone.name=bare-net", layers=(own_defaults,))
+
+
+def test_the_cores_values_are_those_of_all_its_components(plugins: Plugins) -> None:
+    config = resolved(plugins, "model.backbone.name=unet", "optimizer.name=sgd")
+    assert config.tree["model"]["backbone"]["width"] == 0.0625
+    assert config.tree["optimizer"]["lr"] == 0.002
+    assert config.origins["model.backbone.width"] == "core"
+
+
+def test_a_file_of_which_nothing_is_in_use_is_told_of(own_defaults: Layer) -> None:
+    (file,) = own_defaults.values["plugins"]
+    (note,) = resolve(Plugins(allow=()), [file]).notes
+    assert note == (
+        f"{file}: nothing of it is in use; it provides backbones net, bare-net (named in "
+        "model.backbone.name); optimizers step, bare-step (named in optimizer.name)"
+    )
+    used = set_layer(["optimizer.name=step"])
+    assert resolve(Plugins(allow=()), [file], [used]).notes == ()
+    (note,) = resolve(Plugins(allow=()), (), [own_defaults]).notes
+    assert "nothing of it is in use" in note
+
+
+def test_every_kind_of_an_unused_file_says_where_it_is_named() -> None:
+    assert set(plugin_files._NAMED_IN) == set(KINDS)
+
+
+def test_a_run_is_named_after_what_it_trains(own_defaults: Layer, tmp_path: Path) -> None:
+    (file,) = own_defaults.values["plugins"]
+    used = set_layer(["model.backbone.name=net"])
+    assert resolve(Plugins(allow=()), [file], [used]).method == "default"
+    vote = tmp_path / "some_votes.py"
+    vote.write_text(
+        "from mtlcore import BalancerSpec, hookimpl\n"
+        "@hookimpl\n"
+        "def mtl_balancers():\n"
+        "    yield BalancerSpec(name='vote', target='mtlcore.standard.balancers:Equal')\n"
+    )
+    config = resolve(Plugins(allow=()), [file, str(vote)], [used])
+    assert config.method == "vote"
+    assert config.notes == ()
+
+
+def test_plugin_files_of_all_layers_are_kept(own_defaults: Layer, tmp_path: Path) -> None:
+    other = tmp_path / "other.py"
+    other.write_text("")
+    config = resolve(Plugins(allow=()), [str(other)], [own_defaults, Layer("b", {"plugins": []})])
+    assert config.tree["plugins"] == [str(other), *own_defaults.values["plugins"]]
+    assert f"{other}: nothing of it is in use; it provides no component" in config.notes

@@ -132,7 +132,7 @@ def assert_same(one: Path, other: Path) -> None:
     first, second = (
         load_checkpoint(path / "checkpoints" / "last.safetensors") for path in (one, other)
     )
-    for part in ("learner", "optimizer", "random"):
+    for part in ("learner", "optimizer", "plans", "random"):
         assert_equal_trees(first[part], second[part], part)
     measured = [
         [

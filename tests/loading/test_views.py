@@ -197,7 +197,7 @@ def test_a_batch_without_the_views_is_refused() -> None:
 
 def test_two_terms_of_one_name_are_refused() -> None:
     learner = tiny_learner(cross_task=[Both(None, None), Both(None, None)])
-    with pytest.raises(UsageError, match="two of its losses have a term 'both'"):
+    with pytest.raises(UsageError, match="has a term 'both', as another loss"):
         learner(tiny_batch(4, views=(0, 0, 1, 1)), learner.tasks)
 
 

@@ -106,7 +106,7 @@ def test_a_plateau_lowers_the_rate_of_the_steps_after_it() -> None:
     rates = []
     for loss in (3.0, 3.0, 2.0, 2.0):
         rates.append(step(optimizer, learner, tiny_batch()).learning_rate)
-        optimizer.after_evaluation(loss)
+        optimizer.after_evaluation({"depth": {"loss": loss - 1}, "normals": {"loss": 1.0}})
     rates.append(step(optimizer, learner, tiny_batch()).learning_rate)
     assert rates == pytest.approx([0.5, 0.5, 0.05, 0.05, 0.005])
 

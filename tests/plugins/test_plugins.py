@@ -196,7 +196,7 @@ def test_a_bad_plugin_fails_as_a_whole_and_alone(site, code, reason):
 
 
 def test_an_optional_hook_of_a_later_core_is_ignored(site):
-    site.add("new", "@hookimpl(optionalhook=True)\ndef mtl_loggers():\n    yield 1")
+    site.add("new", "@hookimpl(optionalhook=True)\ndef mtl_of_tomorrow():\n    yield 1")
     assert info_of(site.scan(), "new").status == "ok"
 
 
@@ -557,6 +557,29 @@ def test_options_of_the_group_choose_the_plugins(mtl, command):
     assert "sign-vote" in mtl("list", "balancers").stdout
     strict = mtl("--strict-plugins", "list")
     assert strict.exit_code == 1 and "no_such_solver" in strict.stderr
+
+
+def test_list_and_show_take_plugin_files(command, local):
+    two = local(balancer("mine").replace('"collections:OrderedDict"', "Mine"))
+    three = local("@hookimpl\ndef mtl_datasets():\n    yield DatasetSpec(name='d', target=Mine)",
+                  "other.py")  # fmt: skip
+    rows = json.loads(command("list", "--plugin", two, "--plugin", three, "--json").output)
+    found = {(row["kind"], row["name"]): row["plugin"] for row in rows}
+    assert found["balancers", "mine"] == "my-balancer"
+    assert found["datasets", "d"] == "other"
+    data = json.loads(command("show", "balancer", "mine", "--plugin", two, "--json").output)
+    assert (data["distribution"], data["settings"][0]["name"]) == (two, "factor")
+
+
+@pytest.mark.parametrize(
+    ("word", "said"), [("good", "name a plugin file"), ("gone.py", "no such file")]
+)
+def test_list_and_show_refuse_what_is_no_plugin_file(command, word, said):
+    for words in (("list",), ("show", "balancers", "equal")):
+        refused = command(*words, "--plugin", word)
+        assert refused.exit_code == 2
+        assert f"--plugin {word}: " in refused.stderr
+        assert said in refused.stderr
 
 
 def test_tables_are_cut_to_the_terminal_and_only_there():

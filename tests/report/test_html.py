@@ -134,7 +134,7 @@ def write_study(place: Path, lost: Sequence[tuple[str, int]] = (("pcgrad", 2),))
             failed = (name, seed) in lost
             if not failed:
                 write_run(place / location, seed=seed, method=name)
-            cells.append({"variant": name, "seed": seed, "task": None, "location": location,
+            cells.append({"variant": name, "seed": seed, "group": None, "location": location,
                           "status": "failed" if failed else "finished",
                           "reason": f"ran out of {HOSTILE}" if failed else None})  # fmt: skip
     study = {"name": f"All {HOSTILE}", "baseline": "equal", "delta_m": "mtan", "epoch": "last",

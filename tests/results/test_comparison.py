@@ -269,6 +269,38 @@ def test_runs_of_one_task_each_are_the_single_task_models(tmp_path: Path) -> Non
     assert found.mean == pytest.approx(100 * (0.2 - 0.2) / 2)
 
 
+def test_a_network_per_group_of_tasks_is_one_variant(tmp_path: Path) -> None:
+    normals = {"normals": {"mean": 20.0}}
+    higher = {**HIGHER_IS_BETTER, "normals": {"mean": False}}
+    cells = [("all", None, both(0.6, 1.2) | normals)]
+    cells += [("split", tuple(x), x) for x in (both(0.5, 1.0), normals)]
+    listed = []
+    for variant, group, metrics in cells:
+        location = "+".join(group or ("all",))
+        write_run(tmp_path / location, metrics, costs=(0.02, 5e7), higher_is_better=higher)
+        listed.append({"variant": variant, "seed": 0, "group": group, "location": location,
+                       "status": "finished", "reason": None})  # fmt: skip
+    lost = {"variant": "split", "seed": 1, "group": ["normals"], "location": "lost",
+            "status": "failed", "reason": "ran out of luck"}  # fmt: skip
+    study = {"name": "Groups", "baseline": "all", "delta_m": "mtan", "epoch": "last",
+             "targets": [], "notes": [], "threads": 1, "cells": [*listed, lost]}  # fmt: skip
+    (tmp_path / "study.json").write_text(json.dumps(study))
+    comparison = compare([str(tmp_path)])
+    _, split = comparison.variants
+    assert split.groups == (("segmentation", "depth"), ("normals",))
+    assert not split.single_task
+    assert {*split.metrics(0, "last")} == {"segmentation", "depth", "normals"}
+    assert (split.parameters, split.seconds_per_step, split.peak_memory) == (200, 0.04, 5e7)
+    found = comparison.delta_m(split)
+    assert found is not None
+    assert found.mean == pytest.approx(100 * (0.2 / 1.2 - 0.1 / 0.6) / 3)
+    text = as_markdown(comparison)
+    assert "One model per group of tasks (segmentation, depth | normals): its parameters" in text
+    assert f"* split, seed 1, normals: ran out of luck ({tmp_path}/lost)" in text
+    data = as_data(comparison)["variants"][1]
+    assert (data["single_task"], data["groups"]) == (False, split.groups)
+
+
 def test_the_best_epoch_can_be_compared_instead(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", both(0.5, 1.0), best=both(0.7, 0.9))
     expected: dict[Epoch, float] = {"last": 0.5, "best": 0.7}

@@ -158,6 +158,22 @@ def test_resuming_with_other_settings_is_refused(mtl: Command, finished: Path) -
     assert "balancer.name" in result.output
 
 
+def test_python_goes_on_with_the_runs_own_configuration(finished: Path, tmp_path: Path) -> None:
+    run = shutil.copytree(finished, tmp_path / "stopped")
+    (run / "summary.json").unlink()  # as if it had been stopped after its last step
+    summary = mtlcore.run(out=str(run), resume=True)
+    assert summary["final"] == json.loads((finished / "summary.json").read_text())["final"]
+    with pytest.raises(UsageError, match="these differ: data"):
+        mtlcore.run({}, out=str(run), resume=True)
+
+
+def test_python_refuses_to_go_on_with_nothing(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"lonk: no run there to go on with"):
+        mtlcore.run(out=str(tmp_path / "lonk"), resume=True)
+    with pytest.raises(UsageError, match="--resume needs --out"):
+        mtlcore.run(TINY, resume=True)
+
+
 def test_what_belongs_to_the_machine_may_change(
     mtl: Command, finished: Path, tmp_path: Path
 ) -> None:

@@ -178,7 +178,7 @@ def test_a_trained_run_is_judged_by_further_metrics(
 
 def test_metrics_with_the_same_figure_are_refused(mtl: Command, run: Path, tmp_path: Path) -> None:
     twice = 'metrics.depth=[{name="depth"}, {name="depth"}]'
-    message = "metrics.depth: several of its metrics have a figure abs_error"
+    message = "metrics.depth: several of its metrics compute abs_error"
     judged = mtl("eval", str(run), "--set", twice)
     assert judged.exit_code == 2
     assert message in judged.stderr

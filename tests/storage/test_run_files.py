@@ -31,7 +31,7 @@ SUMMARY = {
 STUDY: dict[str, Any] = {
     "name": "Both", "baseline": "a", "delta_m": "mtan", "epoch": "last",
     "targets": ["depth.abs_error=0.5"], "notes": [], "threads": 2,
-    "cells": [{"variant": "a", "seed": 3, "task": None, "location": "cells/a/seed-3",
+    "cells": [{"variant": "a", "seed": 3, "group": None, "location": "cells/a/seed-3",
                "status": "failed", "reason": "no more disk"}],
 }  # fmt: skip
 

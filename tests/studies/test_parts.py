@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from mtlcore.display import Outlook, StudyDisplay
-from mtlcore.studies.processes import CellExit
+from mtlcore.launchers import CellExit
 
 
 def ended(code: int, said: str) -> str:

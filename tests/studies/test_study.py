@@ -10,10 +10,12 @@ import time
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import Result
 
+import mtlcore
 from mtlcore.display import StudyDisplay
 from mtlcore.errors import ConfigError, UsageError
 from mtlcore.plugins import Plugins
@@ -107,10 +109,62 @@ def test_a_single_task_variant_is_a_run_per_task(tmp_path: Path, plugins: Plugin
     ]  # fmt: skip
     for cell in cells[:2]:
         tree = cell.config.tree
-        assert tree["tasks"] == [cell.task] == list(tree["losses"]) == list(tree["model"]["heads"])
+        assert (
+            tree["tasks"]
+            == list(cell.group)
+            == list(tree["losses"])
+            == list(tree["model"]["heads"])
+        )
     assert cells[1].config.tree["losses"]["depth"]["name"] == "huber"
     together = dict(cells[4].config.tree)
     assert cells[1].config.tree["optimizer"] == together["optimizer"]
+
+
+def test_a_variant_may_have_a_run_per_group_of_tasks(tmp_path: Path, plugins: Plugins) -> None:
+    text = TINY.replace('"depth"]\n', '"depth", "normals"]\n') + (
+        'losses.depth = {name = "huber"}\n'
+        '[variants.pair]\ngroups = [["normals", "segmentation"], ["depth"]]\n'
+        '[variants.one]\ngroups = [["segmentation", "depth", "normals"]]\n'
+        "[variants.alone]\nsingle_task = true\n"
+        '[variants.as-alone]\ngroups = [["segmentation"], ["depth"], ["normals"]]\n'
+    )
+    study = read_study(study_file(tmp_path, text))
+    assert study.baseline == "alone"
+    pair, depth, one, *alone = cells_of(study, tmp_path, plugins, threads=1)
+    assert [pair.location, depth.location, one.location] == [
+        "cells/pair/seed-3/normals+segmentation", "cells/pair/seed-3/depth",
+        "cells/one/seed-3/segmentation+depth+normals",
+    ]  # fmt: skip
+    tree = pair.config.tree
+    assert tree["tasks"] == ["normals", "segmentation"]
+    assert {*tree["losses"]} == {*tree["model"]["heads"]} == {*tree["metrics"]} == {*pair.group}
+    assert depth.config.tree["losses"] == {"depth": one.config.tree["losses"]["depth"]}
+    for cell, same in zip(alone[:3], alone[3:], strict=True):
+        assert cell.group == same.group
+        assert cell.config.tree == same.config.tree
+
+
+@pytest.mark.parametrize(
+    ("groups", "problem"),
+    [
+        ("3", "variants.a.groups: expected, in a variant, lists of tasks"),
+        ('["depth"]', "variants.a.groups: expected, in a variant, lists of tasks"),
+        ('[["depth"], []]', "variants.a.groups: expected, in a variant, lists of tasks"),
+        ('[["depth"], ["depth"]]', "variants.a.groups: expected the names of tasks, each once"),
+        ('[["depth"]]\nsingle_task = true', "variants.a.single_task: groups say already"),
+        ('[["segmentation"]]', "variants.a: groups: depth is in none"),
+        ('[["segmentation", "depht"]]', "groups: the variant learns no 'depht'; did you mean"),
+    ],
+)
+def test_groups_that_are_none_are_refused(
+    tmp_path: Path, plugins: Plugins, groups: str, problem: str
+) -> None:
+    text = f"{TINY}[variants.a]\ngroups = {groups}\n"
+    with pytest.raises(ConfigError) as caught:
+        cells_of(read_study(study_file(tmp_path, text)), tmp_path, plugins, threads=1)
+    assert problem in str(caught.value)
+    with pytest.raises(ConfigError, match=r"base\.groups: expected, in a variant"):
+        read_study(study_file(tmp_path, f'{TINY}groups = [["depth"]]\n[variants.a]\n'))
 
 
 @pytest.mark.parametrize(
@@ -232,7 +286,7 @@ def test_a_variant_starts_from_another_ones_weights(mtl: Command, tmp_path: Path
         ('starts_from = "two"', "variants.two.starts_from: 'two' is no variant before this one"),
         ('starts_from = "alone"', "with one run per seed (there are: one)"),
         ("starts_from = 3", "variants.two.starts_from: expected, in a variant, the name of"),
-        ('starts_from = "one"\nsingle_task = true', "has no one run to start from"),
+        ('starts_from = "one"\nsingle_task = true', "with several runs per seed starts from none"),
         ("seeds = [3, 4]", "variants.two.seeds: [3, 4] are not some of the study's seeds [3]"),
         ("seeds = 3", "variants.two.seeds: expected, in a variant, a list"),
         ('starts_from = "one"\ninitial.run = "x"', "variants.two.initial.run: starts_from says"),
@@ -245,6 +299,76 @@ def test_a_variant_or_its_start_that_cannot_be_is_refused(
     with pytest.raises(ConfigError) as caught:
         read_study(study_file(tmp_path, text))
     assert problem in str(caught.value)
+
+
+# Prepared, and run by somebody else; asked to stop
+
+ASKS = """
+from mtlcore import BalancerSpec, hookimpl
+
+@hookimpl
+def mtl_balancers():
+    from mtlcore.balancing import LossBalancer
+    from mtlcore.runs import request_stop
+
+    class Asks(LossBalancer):
+        def __init__(self, *, location: str):
+            super().__init__()
+            self.location = location
+
+        def prepare(self, tasks, data=None): ...
+
+        def transform(self, losses, context):
+            return losses
+
+        def after_step(self, context):
+            request_stop(self.location, "it is no better")
+
+    yield BalancerSpec(name="asks", target=Asks)
+"""
+
+
+def states(out: Path) -> dict[str, dict[str, Any]]:
+    cells = json.loads((out / "study.json").read_text())["cells"]
+    return {cell["variant"]: cell for cell in cells}
+
+
+def test_cells_are_prepared_and_asked_to_stop(mtl: Command, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    one, two, asks = (out / "cells" / name / "seed-3" for name in ("one", "two", "asks"))
+    (tmp_path / "asks.py").write_text(ASKS)
+    text = TINY + (
+        '[variants.one]\n[variants.two]\nstarts_from = "one"\n'
+        f'[variants.asks]\nplugins = ["{tmp_path}/asks.py"]\nbalancer.location = "{asks}"\n'
+    )
+    arguments = ["study", study_file(tmp_path, text), "--out", str(out)]
+    prepared = mtl(*arguments, "--prepare")
+    assert prepared.exit_code == 0, prepared.output
+    assert prepared.stdout.splitlines() == [str(one), str(two), str(asks)]
+    for cell in (one, two, asks):
+        assert [file.name for file in cell.iterdir()] == ["config.toml"]
+    assert {cell["status"] for cell in states(out).values()} == {"waiting"}
+    # A cell is a run like any other, and the study finds what became of it.
+    mtlcore.run(out=str(one), resume=True)
+    assert mtl(*arguments, "--prepare").stdout.splitlines() == [str(two), str(asks)]
+    result = mtl(*arguments)
+    assert result.exit_code == 1, "a cell has no result"
+    assert "Tiny: 3 cells, 1 of them done before" in result.stdout
+    assert {name: cell["status"] for name, cell in states(out).items()} == {
+        "one": "finished", "two": "finished", "asks": "pruned",
+    }  # fmt: skip
+    assert "(it is no better)" in states(out)["asks"]["reason"]
+    assert "* asks, seed 3: asked to stop after epoch 1 of 2" in (out / "table.md").read_text()
+    # A cell that was asked to stop is left alone, unless somebody goes on with it.
+    before = (asks / LAST).stat().st_mtime_ns
+    assert mtl(*arguments).exit_code == 1
+    assert (asks / LAST).stat().st_mtime_ns == before
+    mtlcore.run(out=str(asks), resume=True)
+    assert mtl(*arguments).exit_code == 0
+    assert states(out)["asks"] | {"location": None} == {
+        "variant": "asks", "seed": 3, "group": None, "location": None, "status": "finished",
+        "reason": None,
+    }  # fmt: skip
 
 
 # A whole study

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from mtlcore.models import Transition
+from mtlcore.models import Backbone, EarlyPrediction, Features, Transition
 from mtlcore.testing import (
     BackboneContract,
     TinyBackbone,
@@ -166,7 +166,145 @@ class ChangesTwice(TinyBackbone):
         return Transition(reset=("trunk.0.weight",))
 
 
+class GroupsTheTrunkTwice(TinyBackbone):
+    def parameter_groups(self):
+        return [{"params": self.trunk.parameters(), "lr": rate} for rate in (0.1, 0.2)]
+
+
+class GroupsInAnAttribute(TinyBackbone):
+    def __init__(self, tasks):
+        super().__init__(tasks)
+        self.parameter_groups = [{"params": [*self.trunk.parameters()], "lr": 0.1}]
+
+
+class HasAFrozenStem(TinyBackbone):
+    """As a good backbone may: no gradient is asked for there."""
+
+    def __init__(self, tasks):
+        super().__init__(tasks)
+        self.trunk[0].requires_grad_(False)
+        self.branches.requires_grad_(False)
+
+    def last_shared_parameters(self):
+        return self.trunk[0].parameters()
+
+
+class ReadsTokens(Backbone):
+    """As a good backbone may: words of two languages and a mask, as a dictionary."""
+
+    input_kind = "tokens"
+    out_channels = (6,)
+    strides = (1,)
+
+    def __init__(self, tasks):
+        super().__init__()
+        self.words = nn.Embedding(9, 6)
+
+    def forward(self, inputs, tasks):
+        mask = inputs["mask"][..., None].float()
+        words = self.words(inputs["words"]) * mask
+        shared = words.sum(1) / mask.sum(1).clamp(min=1)
+        return Features(shared=(shared,), cut=(shared,))
+
+
+class LooksAtAllTokens(ReadsTokens):
+    def forward(self, inputs, tasks):
+        features = super().forward(inputs, tasks)
+        mean = features.shared[0].mean(0, keepdim=True)
+        return replace(features, shared=(features.shared[0] - mean,))
+
+
+class LiesAboutItsTokens(ReadsTokens):
+    out_channels = (5,)
+
+
+class EditsItsMask(ReadsTokens):
+    def forward(self, inputs, tasks):
+        inputs["mask"].fill_(True)
+        return super().forward(inputs, tasks)
+
+
+class PredictsEarly(TinyBackbone):
+    """Right: a prediction per task of the shared map, and a term."""
+
+    channels = {"segmentation": 4, "depth": 1, "normals": 3}
+
+    def __init__(self, tasks):
+        super().__init__(tasks)
+        self.early = nn.ModuleDict(
+            {task.key: nn.Conv2d(6, self.channels.get(task.name, task.channels), 1)
+             for task in tasks}
+        )  # fmt: skip
+
+    def forward(self, inputs, tasks):
+        features = super().forward(inputs, tasks)
+        if not self.training:
+            return features
+        return replace(features, early=self.predictions(features, tasks), terms=self.terms())
+
+    def predictions(self, features, tasks):
+        (shared,) = features.shared
+        return {
+            t: [EarlyPrediction(self.early[self.keys[t]](shared), self.weight())] for t in tasks
+        }
+
+    def terms(self):
+        return {"size": self.trunk[0].weight.square().mean()}
+
+    def weight(self):
+        return 0.5
+
+    def task_parameters(self, task):
+        return [*super().task_parameters(task), *self.early[self.keys[task]].parameters()]
+
+
+class PredictsForAll(PredictsEarly):
+    def predictions(self, features, tasks):
+        return super().predictions(features, list(self.keys))
+
+
+class PredictsOtherChannels(PredictsEarly):
+    channels = {"segmentation": 5}
+
+
+class WeighsByNaN(PredictsEarly):
+    def weight(self):
+        return float("nan")
+
+
+class PredictsInEvaluation(PredictsEarly):
+    training = property(lambda self: True, lambda self, mode: None)
+
+
+class GivesAVectorOfTerms(PredictsEarly):
+    def terms(self):
+        return {"size": self.trunk[0].weight.square().mean((1, 2, 3))}
+
+
+class SharesItsPredictors(PredictsEarly):
+    def task_parameters(self, task):
+        extra = self.early["task_normals"].parameters() if task == "depth" else ()
+        return [*TinyBackbone.task_parameters(self, task), *extra]
+
+
+class WarmsUpInSteps(TinyBackbone):
+    steps = 0
+
+    def forward(self, inputs, tasks):
+        return super().forward(inputs * (1 + self.steps), tasks)
+
+    def after_step(self, context):
+        self.steps += 1
+
+
 BACKBONES = [
+    (PredictsForAll, "test_early_predictions_fit_their_tasks", "early predictions of {'"),
+    (PredictsOtherChannels, "test_early_predictions_fit_their_tasks", "has 4 channels"),
+    (WeighsByNaN, "test_early_predictions_fit_their_tasks", "the weight nan"),
+    (PredictsInEvaluation, "test_evaluation_has_nothing_to_train_with", "in evaluation mode"),
+    (GivesAVectorOfTerms, "test_terms_are_finite_scalars", "size has shape"),
+    (SharesItsPredictors, "test_task_parameters_are_honest", "does not reach its early"),
+    (WarmsUpInSteps, "test_state_comes_back", "gives other features"),
     (LiesAboutChannels, "test_maps_are_as_announced", "announced are"),
     (LiesAboutItsMultiple, "test_maps_are_as_announced", "no multiple of stride"),
     (EditsItsInput, "test_the_input_stays_as_it_was", "edited in place"),
@@ -189,6 +327,8 @@ BACKBONES = [
     (WarmsUp, "test_state_comes_back", "gives other features"),
     (LastIsPrivate, "test_last_shared_parameters_are_shared", "one task alone"),
     (LastIsUnused, "test_last_shared_parameters_are_shared", "reaches none"),
+    (GroupsTheTrunkTwice, "test_its_groups_are_of_its_own_parameters", "in two groups"),
+    (GroupsInAnAttribute, "test_its_groups_are_of_its_own_parameters", "is no method"),
     (ChangesTwice, "test_transitions_say_what_they_change", "changes itself twice"),
 ]
 
@@ -196,6 +336,53 @@ BACKBONES = [
 @pytest.mark.parametrize(("component", "test", "message"), BACKBONES)
 def test_backbones(component, test, message, held_to, catches):
     catches(held_to(BackboneContract, component), test, message)
+
+
+class TokensContract(BackboneContract):
+    def inputs(self, backbone, batch=2):
+        return {
+            "words": torch.randint(0, 9, (batch, 7)),
+            "mask": torch.rand(batch, 7) < 0.7,
+        }
+
+
+@pytest.mark.parametrize(
+    ("component", "test", "message"),
+    [
+        (LooksAtAllTokens, "test_samples_do_not_see_one_another_in_evaluation", "its batch"),
+        (LiesAboutItsTokens, "test_maps_are_as_announced", "announced are"),
+        (EditsItsMask, "test_the_input_stays_as_it_was", "edited in place"),
+    ],
+)
+def test_backbones_that_read_no_images(component, test, message, held_to, catches):
+    catches(held_to(TokensContract, component), test, message)
+
+
+def test_a_good_backbone_of_tokens_passes(held_to, passes):
+    passes(held_to(TokensContract, ReadsTokens))
+
+
+def test_what_requires_no_gradient_is_left_alone(held_to, passes):
+    passes(held_to(BackboneContract, HasAFrozenStem))
+
+
+def test_own_parameters_that_no_loss_reaches_can_be_listed(held_to, catches):
+    class OwnsASpare(TinyBackbone):
+        def __init__(self, tasks):
+            super().__init__(tasks)
+            self.spare = nn.Linear(2, 2)
+
+        def task_parameters(self, task):
+            spare = self.spare.parameters() if task == "depth" else ()
+            return [*super().task_parameters(task), *spare]
+
+    test = "test_task_parameters_are_honest"
+    catches(held_to(BackboneContract, OwnsASpare), test, "spare.weight")
+    getattr(held_to(BackboneContract, OwnsASpare, unreached=("spare",)), test)()
+
+
+def test_a_good_backbone_with_early_predictions_passes(held_to, passes):
+    passes(held_to(BackboneContract, PredictsEarly))
 
 
 def test_what_no_loss_reaches_can_be_listed(held_to):

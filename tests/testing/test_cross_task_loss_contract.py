@@ -104,7 +104,54 @@ class GroupsTwice(HasASpareWeight):
         return [{"params": [self.spare], "lr": rate} for rate in (0.1, 0.2)]
 
 
+class GrowsWithSteps(Agree):
+    steps = 0
+
+    def forward(self, batch, features, predictions):
+        terms = super().forward(batch, features, predictions)
+        return {name: (1 + self.steps) * term for name, term in terms.items()}
+
+    def after_step(self, context):
+        self.steps += 1
+
+
+class Imitates(Agree):
+    """Right: also pulls the depth towards a teacher's."""
+
+    needs_teachers = ("ema",)
+
+    def forward(self, batch, features, predictions):
+        terms = super().forward(batch, features, predictions)
+        if terms:
+            expected = self.teacher().predict(batch.inputs, ["depth"])["depth"]
+            terms["imitate"] = (predictions["depth"] - expected).square().mean()
+        return terms
+
+    def teacher(self):
+        return self.teachers["ema"]
+
+
+class AsksNobody(Imitates):
+    needs_teachers = ()
+
+
+class WakesTheTeacher(Imitates):
+    def teacher(self):
+        self.teachers["ema"]._model.train()
+        return self.teachers["ema"]
+
+
+class MarriesTheTeacher(Imitates):
+    def teacher(self):
+        self.model = self.teachers["ema"]._model
+        return self.teachers["ema"]
+
+
 CROSS_TASK_LOSSES = [
+    (AsksNobody, "test_terms_are_finite_scalars", "ema"),
+    (WakesTheTeacher, "test_teachers_are_none_of_its_own", "a teacher changed"),
+    (MarriesTheTeacher, "test_teachers_are_none_of_its_own", "are parameters of a teacher"),
+    (GrowsWithSteps, "test_state_comes_back", "gives other terms"),
     (NeedsEverything, "test_needs_names_tasks_of_the_step", "of the tasks"),
     (NeverDivides, "test_terms_are_finite_scalars", "not finite"),
     (ReadsMissingLabels, "test_missing_labels_leave_no_trace", "not valid change"),
@@ -116,7 +163,7 @@ CROSS_TASK_LOSSES = [
     (GrowsByItself, "test_state_comes_back", "gives other terms"),
     (AsksForTwoViews, "test_asks_for_the_views_that_it_reads", "asks for 2 views"),
     (HasASpareWeight, "test_everything_of_it_learns", "spare has no gradient"),
-    (GroupsWhatItDoesNotHave, "test_its_groups_are_of_its_own_parameters", "not the loss's own"),
+    (GroupsWhatItDoesNotHave, "test_its_groups_are_of_its_own_parameters", "of somebody else"),
     (GroupsTwice, "test_its_groups_are_of_its_own_parameters", "in two groups"),
 ]
 
@@ -126,8 +173,9 @@ def test_cross_task_losses(component, test, message, held_to, catches):
     catches(held_to(CrossTaskLossContract, component), test, message)
 
 
-def test_a_good_cross_task_loss_passes(held_to, passes):
-    passes(held_to(CrossTaskLossContract, Agree))
+@pytest.mark.parametrize("component", [Agree, Imitates])
+def test_a_good_cross_task_loss_passes(component, held_to, passes):
+    passes(held_to(CrossTaskLossContract, component))
 
 
 def test_every_check_catches_something(catch_all):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import attrs
 import pytest
 import torch
+from torch import nn
 
 from mtlcore.data import Dataset, Sample, check_split
 from mtlcore.tasks import Task
@@ -13,6 +14,7 @@ from mtlcore.testing import (
 )
 
 DEPTH = Task(name="depth", kind="depth", channels=1)
+LENGTH = Task(name="length", kind="regression", channels=1)
 
 
 class Ramps(Dataset):
@@ -139,7 +141,54 @@ class Draws(Ramps):
         return 1 + torch.rand(1, 4, 6, generator=self.generator)
 
 
+class Words(Ramps):
+    """Sentences of different lengths, padded by the dataset."""
+
+    input_kind = "tokens"
+
+    @classmethod
+    def describe(cls, root, **settings):
+        return (LENGTH,)
+
+    def __getitem__(self, index):
+        length = 2 + index + 4 * self.splits.index(self._split)
+        return Sample(
+            inputs=torch.arange(length),
+            targets={"length": torch.tensor([float(length)])},
+            valid={"length": torch.ones(1, dtype=torch.bool)},
+            key=f"words/{self._split}/{index}",
+        )
+
+    def collate_inputs(self, inputs):
+        words = nn.utils.rnn.pad_sequence(inputs, batch_first=True)
+        lengths = torch.tensor([len(each) for each in inputs])
+        return {"words": words, "mask": torch.arange(words.shape[1]) < lengths[:, None]}
+
+
+class SortsByLength(Words):
+    def collate_inputs(self, inputs):
+        return super().collate_inputs(sorted(inputs, key=len))
+
+
+class PadsWithFloats(Words):
+    def collate_inputs(self, inputs):
+        return super().collate_inputs([each.float() for each in inputs])["words"]
+
+
+class PutsTimeFirst(Words):
+    def collate_inputs(self, inputs):
+        return super().collate_inputs(inputs)["words"].T
+
+
+class CallsAMatrixAVector(Ramps):
+    input_kind = "vector"
+
+
 DATASETS = [
+    (CallsAMatrixAVector, "test_inputs", "a vector of shape"),
+    (SortsByLength, "test_inputs_are_collated_in_their_order", "when their order changes"),
+    (PadsWithFloats, "test_inputs_are_collated_in_their_order", "integer inputs only"),
+    (PutsTimeFirst, "test_inputs_are_collated_in_their_order", "its first dimension"),
     (BytesForFloats, "test_inputs", "expected 0 to 1"),
     (DropsTheChannel, "test_labels_are_as_described", "has shape"),
     (NegativeDepth, "test_labels_are_as_described", "a depth of"),
@@ -167,6 +216,10 @@ def test_datasets(component, test, message, held_to, catches):
 
 def test_a_good_dataset_passes(held_to, passes):
     passes(held_to(DatasetContract, Ramps, tasks=lambda self: (DEPTH,)))
+
+
+def test_a_good_dataset_of_tokens_passes(held_to, passes):
+    passes(held_to(DatasetContract, Words, tasks=lambda self: (LENGTH,)))
 
 
 def test_every_check_catches_something(catch_all):

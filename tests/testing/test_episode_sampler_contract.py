@@ -6,7 +6,7 @@ import attrs
 import pytest
 import torch
 
-from mtlcore.episodes import Episode, StepPlan
+from mtlcore.episodes import BatchPlan, Episode, StepPlan, StepSampler
 from mtlcore.standard.samplers import Joint
 from mtlcore.testing import (
     EpisodeSamplerContract,
@@ -89,8 +89,107 @@ class FirstTaskAlone(Joint):
         return super().epoch(tasks[:1], batch_size, generator)
 
 
+class CountsEpochs(Joint):
+    """Every other epoch is of one task, whatever its state says."""
+
+    epochs = 0
+
+    def epoch(self, tasks, batch_size, generator):
+        self.epochs += 1
+        return super().epoch(tasks[: 1 + self.epochs % 2], batch_size, generator)
+
+
+class Hasty(Joint):
+    horizon = 2
+
+
+class ByLoss(StepSampler):
+    """The task with the largest last loss, two steps at a time."""
+
+    horizon = 2
+
+    def __init__(self, tasks, splits):
+        self.joint, self.left = Joint(tasks, splits), []
+        self.losses = {}
+
+    def steps(self, batch_size):
+        return self.joint.steps(batch_size)
+
+    def plan(self, number, tasks, batch_size, generator):
+        if number == 0:
+            self.left = [
+                [list(batch.indices), batch.seed]
+                for plan in self.joint.epoch(tasks, batch_size, generator)
+                for batch in plan.batches
+            ]
+        indices, seed = self.left[number]
+        batch = BatchPlan("train", tuple(indices), seed, augment=True)
+        chosen = max(tasks, key=lambda task: self.losses.get(task, 9.0))
+        return StepPlan((batch,), (Episode((chosen,), support=0),))
+
+    def after_step(self, context):
+        self.losses |= context.losses
+
+    def state_dict(self):
+        return {"left": self.left, "losses": dict(self.losses)}
+
+    def load_state_dict(self, state):
+        self.left, self.losses = state["left"], dict(state["losses"])
+
+
+class ForgetsItsLosses(ByLoss):
+    def state_dict(self):
+        return {**super().state_dict(), "losses": {}}
+
+
+class ForgetsItsOrder(ByLoss):
+    def load_state_dict(self, state):
+        self.losses = dict(state["losses"])
+
+
+class CountsPlans(ByLoss):
+    """Its state says how often it was asked, and is not restored."""
+
+    asked = 0
+
+    def plan(self, number, tasks, batch_size, generator):
+        self.asked += 1
+        return super().plan(number, tasks, batch_size, generator)
+
+    def state_dict(self):
+        return {**super().state_dict(), "asked": self.asked}
+
+
+class DrawsInAfterStep(ByLoss):
+    def after_step(self, context):
+        self.losses |= {task: float(torch.rand(())) for task in context.present}
+
+
+class NoStep(ByLoss):
+    horizon = 0
+
+
+class ByMetric(ByLoss):
+    def after_evaluation(self, metrics):
+        self.losses |= {t: values["loss"] for t, values in metrics.items()}
+
+    def plan(self, number, tasks, batch_size, generator):
+        weights = torch.tensor([self.losses.get(task, 1.0) for task in tasks])
+        torch.multinomial(weights, 1, generator=generator)
+        return super().plan(number, tasks, batch_size, generator)
+
+
 EPISODE_SAMPLERS = [
     (GlobalShuffle, "test_epochs_follow_the_generator_alone", "global generator"),
+    (CountsEpochs, "test_epochs_follow_the_generator_alone", "another epoch"),
+    (Hasty, "test_horizon_is_a_number_of_steps", "StepSampler"),
+    (NoStep, "test_horizon_is_a_number_of_steps", "0 is not"),
+    (CountsEpochs, "test_state_comes_back", "not part of its state"),
+    (ForgetsItsLosses, "test_state_comes_back", "not part of its state"),
+    (ForgetsItsOrder, "test_state_comes_back", "index out of range"),
+    (CountsPlans, "test_state_comes_back", "state differs"),
+    (DrawsInAfterStep, "test_state_comes_back", "after_step draws from torch's global"),
+    (ByMetric, "test_evaluations_may_lack_values", "probability"),
     (OneStepTooMany, "test_steps_are_as_announced", "an epoch has"),
     (AlwaysTheSame, "test_epochs_differ", "the same"),
     (EveryTask, "test_only_the_tasks_asked_for", "asked for"),
@@ -108,6 +207,10 @@ EPISODE_SAMPLERS = [
 @pytest.mark.parametrize(("component", "test", "message"), EPISODE_SAMPLERS)
 def test_episode_samplers(component, test, message, held_to, catches):
     catches(held_to(EpisodeSamplerContract, component), test, message)
+
+
+def test_a_good_sampler_of_steps_passes(held_to, passes):
+    passes(held_to(EpisodeSamplerContract, ByLoss))
 
 
 def test_every_check_catches_something(catch_all):

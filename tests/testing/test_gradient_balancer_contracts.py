@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import nn
 
-from mtlcore.balancing import GradientBalancer, GramianBalancer
+from mtlcore.balancing import GradientBalancer, GramianBalancer, Tentative
 from mtlcore.testing import (
     GradientBalancerContract,
     GramianBalancerContract,
@@ -109,7 +110,77 @@ class Invert(Mean):
         return 1 / torch.linalg.det(gramian).expand(len(gramian)) ** 8
 
 
+class KeepsTheGramianItself(Mean):
+    """Learns in every step from the Gramian that it was asked with last."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("scale", torch.ones((), dtype=torch.float64))
+        self.seen = None
+
+    def weights(self, gramian, context=None):
+        self.seen = gramian
+        return super().weights(gramian, context) * self.scale
+
+    def after_step(self, context):
+        if self.seen is not None:
+            self.scale = 0.5 * self.scale + 0.5 * self.seen.trace()
+
+
+class KeepsWhatWasSkipped(Mean):
+    """Uses a running mean in the step that makes it, and keeps it whatever becomes of the step."""
+
+    def __init__(self):
+        super().__init__()
+        self.mean = torch.ones((), dtype=torch.float64)
+
+    def weights(self, gramian, context=None):
+        self.mean = 0.5 * self.mean + 0.5 * gramian.trace()
+        return super().weights(gramian, context) * self.mean
+
+
+class RunningMean(Mean):
+    """The same as it should be."""
+
+    def __init__(self):
+        super().__init__()
+        self.state = Tentative()
+
+    def weights(self, gramian, context=None):
+        before = self.state.get("mean", like=gramian)
+        mean = gramian.trace() if before is None else 0.5 * before + 0.5 * gramian.trace()
+        self.state.propose("mean", mean)
+        return super().weights(gramian, context) * mean
+
+    def after_step(self, context):
+        self.state.commit()
+
+
+class WeighsByMetrics(Mean):
+    """Weighs by the mean validation loss, and forgets it when the run is resumed."""
+
+    found = 1.0
+
+    def weights(self, gramian, context=None):
+        return super().weights(gramian) * self.found
+
+    def after_evaluation(self, metrics):
+        self.found = sum(values["loss"] for values in metrics.values()) / len(metrics)
+
+
+class GroupsTwice(Mean):
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(()))
+
+    def parameter_groups(self):
+        return [{"params": [self.scale, self.scale]}]
+
+
 GRAMIAN_BALANCERS = [
+    (KeepsTheGramianItself, "test_steps_between_updates", "asked every other step"),
+    (KeepsWhatWasSkipped, "test_a_skipped_step_leaves_no_trace", "a step that was skipped"),
+    (GroupsTwice, "test_its_groups_are_of_its_own_parameters", "in two groups"),
     (DividesByZero, "test_finite_for_degenerate_gradients", "a zero row: weights"),
     (AbsoluteThreshold, "test_finite_at_every_scale", "of size 1e-12"),
     (Single, "test_any_number_of_tasks", "torch.float32"),
@@ -120,6 +191,8 @@ GRAMIAN_BALANCERS = [
     (RandomWeights, "test_randomness_comes_from_the_generator", "global generator"),
     (MovesStateEarly, "test_state_moves_in_after_step_only", "before after_step"),
     (LosesItsAverage, "test_state_comes_back", "its state is not whole"),
+    (WeighsByMetrics, "test_state_comes_back", "its state is not whole"),
+    (WeighsByMetrics, "test_evaluations_may_lack_values", "it answers"),
     (DependsOnSize, "test_scale_of_all_gradients_does_not_matter", "turns the direction"),
     (RemembersTheFirst, "test_tasks_come_and_go", "size"),
     (WaitsForItsTasks, "test_needs_no_preparation", "count"),
@@ -143,10 +216,14 @@ def test_a_good_gramian_balancer_passes(held_to, passes):
     passes(held_to(GramianBalancerContract, Mean))
 
 
+def test_state_that_is_used_at_once_passes(held_to, passes):
+    passes(held_to(GramianBalancerContract, RunningMean, scale_equivariant=False))
+
+
 class SignVote(GradientBalancer):
     """Keeps a coordinate where enough tasks agree on its sign."""
 
-    elementwise = True
+    granularity = "element"
 
     def combine(self, rows, context=None):
         return rows.sum(0) * (rows.sign().mean(0).abs() >= 0.4)
@@ -234,6 +311,18 @@ class CountsEarly(SignVote):
         return super().combine(rows)
 
 
+class DividesByMetrics(SignVote):
+    """Divides by the mean validation loss, and forgets it when the run is resumed."""
+
+    found = 1.0
+
+    def combine(self, rows, context=None):
+        return super().combine(rows) / self.found
+
+    def after_evaluation(self, metrics):
+        self.found = sum(values["loss"] for values in metrics.values()) / len(metrics)
+
+
 class AveragesInSecret(SignVote):
     steps = 1
 
@@ -244,8 +333,47 @@ class AveragesInSecret(SignVote):
         self.steps += 1
 
 
+class VotesByTheLastRows(SignVote):
+    """Learns in every step from the rows that it was asked with last."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("scale", torch.ones((), dtype=torch.float64))
+        self.seen = None
+
+    def combine(self, rows, context=None):
+        self.seen = rows.sum()
+        return super().combine(rows, context) * self.scale
+
+    def after_step(self, context):
+        if self.seen is not None:
+            self.scale = 0.5 * self.scale + self.seen
+
+
+class VotesByWhatWasSkipped(SignVote):
+    def __init__(self):
+        super().__init__()
+        self.mean = torch.ones((), dtype=torch.float64)
+
+    def combine(self, rows, context=None):
+        self.mean = 0.5 * self.mean + rows.square().sum()
+        return super().combine(rows, context) * self.mean
+
+
+class HasANegativeRate(SignVote):
+    def __init__(self):
+        super().__init__()
+        self.quorum = nn.Parameter(torch.ones(()))
+
+    def parameter_groups(self):
+        return [{"params": [self.quorum], "lr": -0.1}]
+
+
 GRADIENT_BALANCERS = [
-    (OnlyCallsItselfElementwise, "test_elementwise_means_elementwise", "other values"),
+    (VotesByTheLastRows, "test_steps_between_updates", "asked every other step"),
+    (VotesByWhatWasSkipped, "test_a_skipped_step_leaves_no_trace", "a step that was skipped"),
+    (HasANegativeRate, "test_its_groups_are_of_its_own_parameters", "rate of -0.1"),
+    (OnlyCallsItselfElementwise, "test_element_means_element", "other values"),
     (DividesByNorm, "test_finite_for_degenerate_gradients", "a zero row: not finite"),
     (EditsItsRows, "test_input_stays_as_it_was", "edited in place"),
     (AlwaysDouble, "test_single_precision", "torch.float64 out"),
@@ -259,6 +387,8 @@ GRADIENT_BALANCERS = [
     (SquaresItsRows, "test_finite_at_every_scale", "not finite"),
     (CountsEarly, "test_state_moves_in_after_step_only", "before after_step"),
     (AveragesInSecret, "test_state_comes_back", "its state is not whole"),
+    (DividesByMetrics, "test_state_comes_back", "its state is not whole"),
+    (DividesByMetrics, "test_evaluations_may_lack_values", "it answers"),
 ]
 
 

@@ -123,7 +123,35 @@ class HasASpareLayer(ConvHead):
         self.spare = nn.Linear(2, 2)
 
 
+class GroupsANewTensor(ConvHead):
+    def parameter_groups(self):
+        return [{"params": [nn.Parameter(self.output.weight.detach())], "lr": 0.1}]
+
+
+class HasAFrozenLayer(ConvHead):
+    """As a good head may: no gradient is asked for there, and it is not drawn anew."""
+
+    def __init__(self, task, features):
+        super().__init__(task, features)
+        self.scale = nn.Parameter(nn.init.ones_(self.output.bias.new_empty(1)), requires_grad=False)
+
+    def forward(self, features):
+        return super().forward(features) * self.scale
+
+
+class GrowsWithSteps(ConvHead):
+    steps = 0
+
+    def forward(self, features):
+        return (1 + self.steps) * super().forward(features)
+
+    def after_step(self, context):
+        self.steps += 1
+
+
 HEADS = [
+    (GrowsWithSteps, "test_state_comes_back", "predicts something else"),
+    (GroupsANewTensor, "test_its_groups_are_of_its_own_parameters", "somebody else"),
     (StaysSmall, "test_shape", "expected"),
     (OnlySingle, "test_shape", "torch.float32 out"),
     (ForgetsToReset, "test_reset_draws_every_parameter_anew", "output.weight"),
@@ -143,6 +171,10 @@ HEADS = [
 @pytest.mark.parametrize(("component", "test", "message"), HEADS)
 def test_heads(component, test, message, held_to, catches):
     catches(held_to(HeadContract, component), test, message)
+
+
+def test_what_requires_no_gradient_is_left_alone(held_to, passes):
+    passes(held_to(HeadContract, HasAFrozenLayer))
 
 
 def test_every_check_catches_something(catch_all):

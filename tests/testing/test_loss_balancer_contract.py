@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import nn
 
 from mtlcore.balancing import LossBalancer
 from mtlcore.testing import (
@@ -96,11 +97,38 @@ class WeighsByLastLosses(Plain):
         self.before = state
 
 
+class ByMetric(Plain):
+    """Divides by the validation losses, and forgets them when the run is resumed."""
+
+    found = {}
+
+    def transform(self, losses, context):
+        return {t: x / self.found.get(t, {"loss": 1.0})["loss"] for t, x in losses.items()}
+
+    def after_evaluation(self, metrics):
+        self.found = metrics
+
+
+class GroupsOnce(Plain):
+    """Keeps an iterator, which is empty when the optimizer is built a second time."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(()))
+        self.groups = iter([{"params": [self.scale], "lr": 0.1}])
+
+    def parameter_groups(self):
+        return self.groups
+
+
 LOSS_BALANCERS = [
+    (GroupsOnce, "test_its_groups_are_of_its_own_parameters", "when asked again"),
     (WeighsAbsentTasks, "test_every_present_task_keeps_its_loss", "out"),
     (EditsLosses, "test_losses_stay_as_they_were", "was edited"),
     (CountsInTransform, "test_state_moves_in_after_step_only", "transform changed"),
     (LosesItsState, "test_state_comes_back", "not part of its state"),
+    (ByMetric, "test_state_comes_back", "not part of its state"),
+    (ByMetric, "test_evaluations_may_lack_values", "become"),
     (IgnoresTheGenerator, "test_randomness_comes_from_the_context", "global generator"),
     (DividesBySquares, "test_finite_for_tiny_and_large_losses", "become"),
     (ForgetsATask, "test_gradients_reach_every_loss", "depth"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import nn
 
 from mtlcore.losses import Loss, ScalarLoss
 from mtlcore.standard.losses import L1
@@ -85,7 +86,22 @@ class DividesByItsFirst(PlainLoss):
         return values / self.first
 
 
+class HasAScale(PlainLoss):
+    def __init__(self, task):
+        super().__init__(task)
+        self.scale = nn.Parameter(torch.ones(()))
+
+    def elementwise(self, prediction, target):
+        return (prediction - target).abs().mean(1) * self.scale
+
+
+class ThawsItsScale(HasAScale):
+    def parameter_groups(self):
+        return [{"params": [self.scale.requires_grad_()], "lr": 0.1}]
+
+
 LOSSES = [
+    (ThawsItsScale, "test_its_groups_are_of_its_own_parameters", "frozen parameters learn again"),
     (DividesBySafe, "test_finite_at_safe_values", "labels are missing"),
     (Centred, "test_masked_elements_leave_no_trace", "where nothing is valid"),
     (KeepsTheChannel, "test_map_is_shaped_like_the_mask", "for a mask of"),
@@ -175,7 +191,17 @@ class CountsItsBatches(PlainScalar):
         return super().forward(prediction, target, valid) / self.batches
 
 
+class SchedulesByName(PlainScalar):
+    def __init__(self, task):
+        super().__init__(task)
+        self.scale = nn.Parameter(torch.ones(()))
+
+    def parameter_groups(self):
+        return [{"params": [self.scale], "schedule": "cosine"}]
+
+
 SCALAR_LOSSES = [
+    (SchedulesByName, "test_its_groups_are_of_its_own_parameters", "no mtlcore.optimizers"),
     (ForgetsTheMask, "test_masked_elements_leave_no_trace", "nothing is valid"),
     (ForgetsTheMask, "test_samples_without_labels_leave_no_trace", "has a gradient"),
     (GivesAVector, "test_is_a_scalar", "shape"),

@@ -68,9 +68,9 @@ class LastBatchOnly(MeanOfBatches):
 
 class ComputesAndForgets(MeanOfBatches):
     def compute(self):
-        figures = super().compute()
+        values = super().compute()
         self.values = []
-        return figures
+        return values
 
 
 class RoundsInPlace(MeanOfBatches):
@@ -95,12 +95,12 @@ METRICS = [
     (MetricWithoutMask, "test_masked_elements_leave_no_trace", "nothing is valid"),
     (NeverResets, "test_reset_forgets_everything", "before a reset"),
     (ForgetsToMerge, "test_merging_is_seeing_everything", "merging"),
-    (NoDirection, "test_directions_are_those_of_the_figures", "directions for"),
+    (NoDirection, "test_every_value_says_whether_higher_is_better", "higher_is_better has"),
     (LastBatchOnly, "test_order_does_not_matter", "another order changes"),
     (ComputesAndForgets, "test_computing_changes_nothing", "computing before"),
     (RoundsInPlace, "test_inputs_stay_as_they_were", "edited in place"),
     (TakesFromTheOther, "test_merging_is_seeing_everything", "mean|merg"),
-    (GivesATensor, "test_directions_are_those_of_the_figures", "is a Tensor"),
+    (GivesATensor, "test_every_value_says_whether_higher_is_better", "is a Tensor"),
 ]
 
 

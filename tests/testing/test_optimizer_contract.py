@@ -80,13 +80,18 @@ class ForgetsThePlateau(Momentum):
         schedule = Schedule(name="plateau", patience=3)
         GradientDescent.__init__(self, learner, momentum, schedule, None)
 
-    def after_evaluation(self, loss):
-        super().after_evaluation(loss)
+    def after_evaluation(self, metrics):
+        super().after_evaluation(metrics)
         self._kept = getattr(self, "_kept", None) or self.state_dict()["plateau"]
 
     def state_dict(self):
         fresh = {"best": float("inf"), "waited": 0, "falls": 0}
         return {**super().state_dict(), "plateau": fresh}
+
+
+class ReadsOneLoss(Momentum):
+    def after_evaluation(self, metrics):
+        self._update._plateau.update(metrics)
 
 
 class CountsSkippedSteps(Momentum):
@@ -112,6 +117,21 @@ class TellsBalancersTwice(Momentum):
     def step(self, learner, plan):
         report = super().step(learner, plan)
         learner.balancing.after_step(learner.context)
+        return report
+
+
+class TellsNobodyElse(Momentum):
+    def __init__(self, learner):
+        super().__init__(learner)
+        self._update._listeners = []
+
+
+class TellsOfSkippedSteps(Momentum):
+    def step(self, learner, plan):
+        report = super().step(learner, plan)
+        if report.skipped:
+            for loss in learner.cross_task_losses:
+                loss.after_step(learner.context)
         return report
 
 
@@ -150,7 +170,26 @@ class TakesTasksOfTheFirstStep(Momentum):
         return report
 
 
+class IgnoresGroups(Momentum):
+    def __init__(self, learner):
+        def make(groups):
+            return momentum([{"params": group["params"]} for group in groups])
+
+        super().__init__(learner, make)
+
+
+class DecaysEverything(Momentum):
+    def step(self, learner, plan):
+        report = super().step(learner, plan)
+        with torch.no_grad():
+            for parameter in learner.parameters():
+                parameter.mul_(0.99)
+        return report
+
+
 OPTIMIZERS = [
+    (IgnoresGroups, "test_groups_of_components_count", "learning rate of 0 moves"),
+    (DecaysEverything, "test_frozen_parts_stay_as_they_are", "frozen tensors changed"),
     (
         KeepsPoisonedBuffers,
         "test_a_step_that_is_not_finite_changes_nothing",
@@ -167,6 +206,7 @@ OPTIMIZERS = [
     (MovesAbsentTasks, "test_absent_tasks_stay_as_they_are", "absent task changed"),
     (DoesNothing, "test_a_step_learns", "do not learn"),
     (SavesNoMoments, "test_state_comes_back", "restored"),
+    (ReadsOneLoss, "test_state_comes_back", "not supported"),
     (ForgetsThePlateau, "test_state_comes_back", "restored"),
     (
         CountsSkippedSteps,
@@ -179,6 +219,8 @@ OPTIMIZERS = [
         "the skipped step changed .*learner",
     ),
     (TellsBalancersTwice, "test_balancers_hear_of_every_step", "called 2 times"),
+    (TellsNobodyElse, "test_parts_hear_of_every_step", "called 0 times"),
+    (TellsOfSkippedSteps, "test_parts_hear_of_every_step", "after a skipped step"),
     (SumsByItself, "test_balancers_decide", "the same update"),
     (SumsByItself, "test_a_step_that_is_not_finite_changes_nothing", "not reported"),
     (TakesTasksOfTheFirstStep, "test_tasks_may_come_late", "comes late does not learn"),

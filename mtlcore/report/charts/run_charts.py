@@ -17,7 +17,8 @@ _TITLES = {
     "weight": "Weights of the tasks",
     "cosine": "Cosines between the tasks' gradients",
     "degenerate": "Degenerate steps since the last record",
-    "term": "Terms between tasks",
+    "early": "Losses of early predictions",
+    "term": "Terms beside the tasks' losses",
     "learning_rate": "Learning rate",
 }
 

@@ -47,8 +47,7 @@ def _lead(comparison: Comparison) -> Markup:
         )
     ]
     failures = [
-        f"{variant.name}, seed {cell.seed}{f', {cell.task}' if cell.task else ''}: "
-        f"{without_home(cell.reason)}"
+        f"{variant.name}, {cell.label}: {without_home(cell.reason)}"
         for variant in comparison.variants
         for cell in variant.failed
     ]

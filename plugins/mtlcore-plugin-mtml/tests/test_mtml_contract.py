@@ -50,6 +50,8 @@ class TestSecondOrder(_WithEpisodes):
 
 
 class TestAsReleased(_WithEpisodes):
+    groups_count = False  # inner steps stay, at their own rate
+
     def make(self, learner: Learner) -> MTML:
         return MTML(learner, weight_decay=0.1, inner_lr=0.05, restore=False)
 

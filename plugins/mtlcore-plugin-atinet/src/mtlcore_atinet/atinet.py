@@ -95,6 +95,7 @@ class ATINet(Backbone):
 
     strides = STRIDES
     input_multiple = STRIDES[0]
+    input_kind = "image"
 
     def __init__(
         self,

@@ -58,7 +58,7 @@ _METHODS: tuple[tuple[str, str, dict[str, Any], str, str], ...] = (
 
 
 def _on_rooms(backbone: str, balancer: dict[str, Any]) -> dict[str, Any]:
-    """The paper's recipe on rendered rooms, small enough for a CPU."""
+    """Return the paper's recipe on rendered rooms, small enough for a CPU."""
     return {
         "tasks": ["segmentation", "depth", "normals"],
         "data": {"name": "rooms"},
@@ -76,7 +76,7 @@ def _on_rooms(backbone: str, balancer: dict[str, Any]) -> dict[str, Any]:
 
 
 def _on_nyuv2(backbone: str, balancer: dict[str, Any]) -> dict[str, Any]:
-    """The paper's recipe on its data: 200 epochs, no augmentation, metrics of the last ten."""
+    """Return the paper's recipe on its data: 200 epochs, no augmentation, the last ten averaged."""
     return {
         "tasks": ["segmentation", "depth", "normals"],
         "data": {"name": "nyuv2"},

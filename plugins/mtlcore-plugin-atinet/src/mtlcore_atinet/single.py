@@ -24,6 +24,7 @@ class SegNetPerTask(Backbone):
 
     strides = STRIDES
     input_multiple = STRIDES[0]
+    input_kind = "image"
 
     def __init__(self, tasks: Sequence[Task], *, width: float = 1.0) -> None:
         super().__init__()

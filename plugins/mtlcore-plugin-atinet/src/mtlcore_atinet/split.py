@@ -35,6 +35,7 @@ class DeepSegNet(Backbone):
 
     strides = STRIDES
     input_multiple = STRIDES[0]
+    input_kind = "image"
 
     def __init__(self, tasks: Sequence[Task], *, width: float = 1.0) -> None:
         super().__init__()

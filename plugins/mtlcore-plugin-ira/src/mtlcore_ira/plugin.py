@@ -53,7 +53,7 @@ def _on_rooms() -> dict[str, Any]:
 
 
 def _as_published(dataset: str, depth: str, warmup: int, alpha: float) -> dict[str, Any]:
-    """The paper's setting: U-Net of full width, a rate of .01 and then .001.
+    """Return the paper's setting: U-Net of full width, a rate of .01 and then .001.
 
     It does not name the optimizer (here: momentum), the number of epochs (40) and the batch size
     of each data set (8, that of its timings).

@@ -14,6 +14,7 @@ from mtlcore.data import Batch
 from mtlcore.episodes import Episode, LoadedPlan
 from mtlcore.errors import UsageError
 from mtlcore.learner import Learner
+from mtlcore.metrics import MetricValues
 from mtlcore.optimizers import (
     Optimizer,
     Schedule,
@@ -178,7 +179,13 @@ class MTML(Optimizer):
             adapted = self._adapt(learner, tasks, support) if self._restore else {}
             for number, (batch, (shares, part)) in enumerate(query):
                 if len(batch):
-                    found = learner.losses_at(adapted, batch, tasks, keep_buffers=False)
+                    found = learner.losses_at(
+                        adapted,
+                        batch,
+                        tasks,
+                        keep_buffers=False,
+                        separate=self._update.separates,
+                    )
                     shares = {task: weight * share for task, share in shares.items()}
                     # Through the inner step the next batch comes back to the same graph.
                     keep = self._second_order and number < len(query) - 1
@@ -191,8 +198,8 @@ class MTML(Optimizer):
     def reset_state(self, parameters: Iterable[Parameter]) -> None:
         self._update.reset_state(parameters)
 
-    def after_evaluation(self, loss: float) -> None:
-        self._update.after_evaluation(loss)
+    def after_evaluation(self, metrics: MetricValues) -> None:
+        self._update.after_evaluation(metrics)
 
     def state_dict(self) -> dict[str, Any]:
         return self._update.state_dict()
@@ -203,7 +210,7 @@ class MTML(Optimizer):
     def _adapt(
         self, learner: Learner, tasks: Sequence[str], support: Sequence[_Part]
     ) -> dict[str, Tensor]:
-        """What the inner steps change, by name; empty where the support has no label."""
+        """Return what the inner steps change, by name; empty where the support has no label."""
         adapted: dict[str, Tensor] = {}
         for _ in range(self._inner_steps):
             at: Mapping[str, Tensor] = {**self._inner, **adapted}

@@ -65,7 +65,7 @@ def _on_rooms() -> dict[str, Any]:
 
 
 def _published(data: dict[str, Any], segmentation: dict[str, Any]) -> dict[str, Any]:
-    """The paper's network, losses and optimizer; what is ours is said in the README."""
+    """Return the paper's network, losses and optimizer; what is ours is said in the README."""
     deeplab = {"name": "deeplab", "rates": [12, 24, 36], "channels": 256, "dropout": 0.5}
     return {
         "tasks": _TASKS,

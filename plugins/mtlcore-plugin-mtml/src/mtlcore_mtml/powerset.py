@@ -107,6 +107,6 @@ class TaskPowerset(EpisodeSampler):
 def _batches(
     samples: Sequence[int], batch_size: int, generator: torch.Generator
 ) -> list[BatchPlan]:
-    """Some training samples, each once, in random order."""
+    """Return some training samples, each once, in random order."""
     plans = shuffled_batches("train", len(samples), batch_size, generator)
     return [attrs.evolve(p, indices=tuple(samples[i] for i in p.indices)) for p in plans]

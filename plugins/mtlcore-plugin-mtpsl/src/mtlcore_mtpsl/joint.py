@@ -106,7 +106,7 @@ def encode(
 def _place(
     places: dict[str, dict[_Key, int]], rows: dict[str, list[int]], pair: Pair, task: str, key: _Key
 ) -> Use:
-    """The use of a map, which is put behind its task's others where it is not among them."""
+    """Return the use of a map, adding it to those of its task if it is not among them."""
     if key not in places[task]:
         places[task][key] = len(places[task])
         rows[task].append(pair.row)

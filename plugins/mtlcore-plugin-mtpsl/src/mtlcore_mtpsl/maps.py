@@ -75,13 +75,13 @@ class _Maps(nn.Module):
         self.losses = nn.ModuleDict({task.key: _loss(task) for task in tasks.values()})
 
     def of(self, source: str, target: str) -> TaskMap:
-        """The map of a pair."""
+        """Return the map of a pair."""
         network = self.maps[f"{self.tasks[source].key}_to_{self.tasks[target].key}"]
         assert isinstance(network, TaskMap)
         return network
 
     def error(self, raw: Tensor, target: str, batch: Batch, rows: Sequence[int]) -> Tensor:
-        """The target's loss of raw predictions for these rows: per sample, added up."""
+        """Return the target's loss of raw predictions for these rows: per sample, added up."""
         loss = self.losses[self.tasks[target].key]
         assert isinstance(loss, Loss)
         labels, valid = batch.targets[target][rows], batch.valid[target][rows]
@@ -89,7 +89,7 @@ class _Maps(nn.Module):
 
 
 def _loss(task: Task) -> Loss:
-    """The standard loss of a task's kind, which is not necessarily the run's."""
+    """Return the standard loss of a task's kind, which is not necessarily the run's."""
     if encoding.has_classes(task):
         return CrossEntropy(task)
     if task.kind in ("edges", "saliency"):
@@ -98,7 +98,7 @@ def _loss(task: Task) -> Loss:
 
 
 def _by_tasks(pairs: Sequence[Pair]) -> dict[tuple[str, str], list[int]]:
-    """The rows of each pair of tasks."""
+    """Return the rows of each pair of tasks."""
     rows: dict[tuple[str, str], list[int]] = {}
     for pair in pairs:
         rows.setdefault((pair.source, pair.target), []).append(pair.row)

@@ -53,13 +53,13 @@ def mtl_losses() -> Iterator[CrossTaskLossSpec]:
 
 
 def _halved(every: int, epochs: int) -> dict[str, Any]:
-    """The learning rate halved every so many epochs."""
+    """Return the learning rate halved every so many epochs."""
     points = [round(epoch / epochs, 6) for epoch in range(every, epochs, every)]
     return {"name": "step", "at": points, "gamma": 0.5}
 
 
 def _published(weight: float, film: float, flip: bool, batch_size: int) -> dict[str, Any]:
-    """The released code's settings; labels are drawn as its files were."""
+    """Return the released code's settings; labels are drawn as its files were."""
     epochs = 200
     return {
         "data": {"labels": "one", "augment": {"scales": [1.0, 1.2, 1.5], "flip": flip}},

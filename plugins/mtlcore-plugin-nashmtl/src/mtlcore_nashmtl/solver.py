@@ -128,7 +128,7 @@ def minimise(matrix: Array) -> Array | None:
 
 
 def _length(matrix: Matrix, b: Vector, y: Vector, decrement: float) -> float:
-    """A step t along y that makes progress, even a full one where that does.
+    """Return a step t along y that makes progress, even a full one where that does.
 
     Values are compared at the best scale of each point: `K / 2 log(b' C b) - sum_i log b_i`.
     """
@@ -154,7 +154,7 @@ def _times(matrix: Matrix, b: Vector) -> Vector:
 
 
 def _relative_step(matrix: Matrix, b: Vector, gap: Vector) -> Vector | None:
-    """The solution y of `(diag(b) C diag(b) + I) y = gap`; None where there is none."""
+    """Return the solution y of `(diag(b) C diag(b) + I) y = gap`; None where there is none."""
     if not isinstance(matrix, list):
         scales = np.array(b)
         system = matrix * scales * scales[:, None]
@@ -186,7 +186,7 @@ def _relative_step(matrix: Matrix, b: Vector, gap: Vector) -> Vector | None:
 
 
 def _semidefinite(matrix: Array) -> Array:
-    """The nearest matrix without negative eigenvalues."""
+    """Return the nearest matrix without negative eigenvalues."""
     values, vectors = np.linalg.eigh(matrix)
     return np.asarray((vectors * values.clip(0.0)) @ vectors.T)
 

@@ -54,7 +54,7 @@ def shortest(gramian: Array) -> Array:
 
 
 def _reduced(cosines: Array, norms: Array, x: Array, chosen: list[int]) -> tuple[Array, list[int]]:
-    """The shortest combination of those chosen, starting at x, and which of them it needs."""
+    """Return the shortest combination of those chosen from x on, and which of them it needs."""
     while True:
         system = cosines[np.ix_(chosen, chosen)] + _RIDGE * np.eye(len(chosen))
         y = np.linalg.solve(system, 1 / norms[chosen]) / norms[chosen]

@@ -1,0 +1,83 @@
+"""The table `[teachers]`: trained runs whose models teach."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import attrs
+
+from mtlcore.config.merging import Layer
+from mtlcore.config.reader import ConfigReader
+from mtlcore.config.run_config import RunConfig, TeacherConfig
+from mtlcore.errors import ConfigError, MtlError
+from mtlcore.models import AVERAGE
+from mtlcore.storage import trained_config
+from mtlcore.tasks import Task
+
+
+def read_teachers(
+    reader: ConfigReader, tasks: Sequence[Task], resolve: Callable[[Sequence[Layer]], RunConfig]
+) -> dict[str, TeacherConfig]:
+    """Return the trained run of each teacher; a teacher that cannot serve is a problem.
+
+    Args:
+        reader: The configuration.
+        tasks: The run's tasks; a teacher must know one of them, and know it as the run does.
+        resolve: Makes a configuration of layers.
+    """
+    teachers = {}
+    for name, location in reader.table("teachers").items():
+        path = f"teachers.{name}"
+        if not isinstance(location, str):
+            reader.problems.append(f"{path}: expected a run's directory or URL, got {location!r}")
+            continue
+        if name == AVERAGE:
+            reader.problems.append(
+                f"{path}: {AVERAGE!r} is the averaged copy that training.ema keeps; choose another "
+                "name"
+            )
+            continue
+        try:
+            config = resolve(_layers(reader, location))
+        except ConfigError as error:
+            reader.problems += [f"{path}: {location}: {problem}" for problem in error.problems]
+            continue
+        except MtlError as error:
+            reader.problems.append(f"{path}: {error}")
+            continue
+        reader.problems += [f"{path}: {location} {why}" for why in _unfit(config.tasks, tasks)]
+        teachers[name] = TeacherConfig(location=location, config=config)
+    return teachers
+
+
+def _layers(reader: ConfigReader, location: str) -> list[Layer]:
+    """Return the configuration of a run; data that both use is where this run has it."""
+    # Its own teachers have taught.
+    stored: dict[str, Any] = {**trained_config(location), "teachers": {}}
+    data = reader.table("data")
+    moved = {"data": {"root": data["root"]}} if data.get("root") else {}
+    same = stored.get("data", {}).get("name") == data.get("name")
+    return [Layer(location, stored), *([Layer("data.root", moved)] if same and moved else [])]
+
+
+def _unfit(known: Sequence[Task], tasks: Sequence[Task]) -> list[str]:
+    """Return why a teacher of some tasks cannot teach others, one clause each."""
+    own = {task.name: task for task in known}
+    shared = [task for task in tasks if task.name in own]
+    if tasks and not shared:
+        return [
+            f"has learnt {', '.join(own)}, and the run has none of these tasks "
+            f"(it has: {', '.join(task.name for task in tasks)})"
+        ]
+    clauses = []
+    for task in shared:
+        differing = [
+            f"{field.name} {getattr(own[task.name], field.name)!r}, not "
+            f"{getattr(task, field.name)!r}"
+            for field in attrs.fields(Task)
+            if getattr(own[task.name], field.name) != getattr(task, field.name)
+        ]
+        if differing:
+            clauses.append(f"has learnt another task {task.name!r}: {'; '.join(differing)}")
+    return clauses

@@ -1,0 +1,81 @@
+"""What a study does before its first cell runs: its folders, its cells and their configurations."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import tomli_w
+
+from mtlcore.plugins import Plugins
+from mtlcore.studies.cells import Cell, cells_of
+from mtlcore.studies.directory import (
+    StudyState,
+    directory_lock,
+    is_finished,
+    make_directory,
+    open_directory,
+    pruned_because,
+    refuse_changed,
+    threads_per_cell,
+    write_text,
+)
+from mtlcore.studies.spec import Study, read_study
+
+
+def prepare_study(
+    plugins: Plugins, file: str, out: str, jobs: int, note: Callable[[str], None]
+) -> list[str]:
+    """Write the folders and configurations of a study's cells, and run none.
+
+    `mtl run --resume --out CELL` then runs a cell, on whatever machine sees its folder.
+
+    Args:
+        plugins: The plugins whose components the configurations may name.
+        file: Path of the study's file.
+        out: A local directory: new, empty, or that of an earlier start of this study.
+        jobs: How many cells will run at a time; see `threads_per_cell`.
+        note: Receives what a person should know.
+
+    Returns:
+        The directories of the cells without a result, those that others start from first.
+
+    Raises:
+        UsageError: As `run_study`.
+        ConfigError: The file or a variant's configuration has mistakes.
+    """
+    study = read_study(file)
+    folder = open_directory(out)
+    with directory_lock(folder, note):
+        state = open_cells(study, folder, plugins, jobs)
+        state.write()
+        waiting = [cell for cell in state.cells if cell.status == "waiting"]
+        for cell in waiting:
+            write_configuration(folder, cell)
+    return [str(folder / cell.location) for cell in waiting]
+
+
+def open_cells(study: Study, folder: Path, plugins: Plugins, jobs: int) -> StudyState:
+    """Return the cells of a study, with what earlier starts made of them.
+
+    Raises:
+        UsageError: A cell was begun with other settings.
+        ConfigError: A configuration has mistakes.
+    """
+    threads = threads_per_cell(folder, jobs)
+    cells = cells_of(study, folder, plugins, threads)
+    refuse_changed(folder, cells)
+    for cell in cells:
+        if is_finished(folder, cell):
+            cell.status = "finished"
+        elif reason := pruned_because(folder, cell):
+            cell.status, cell.reason = "pruned", reason
+    return StudyState(study, folder, cells, jobs, threads)
+
+
+def write_configuration(folder: Path, cell: Cell) -> Path:
+    """Write a cell's `config.toml` into its directory; return its path."""
+    file = folder / cell.location / "config.toml"
+    make_directory(file.parent)
+    write_text(file, tomli_w.dumps(dict(cell.config.tree)))
+    return file

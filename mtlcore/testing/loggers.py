@@ -1,0 +1,140 @@
+"""What holds for every logger of runs."""
+
+from __future__ import annotations
+
+import copy
+import math
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from mtlcore.storage import Record, RunInfo, RunLogger, RunOutcome, without_nan
+from mtlcore.testing.base import global_stream_untouched, same
+
+
+class LoggerContract:
+    """Subclass it, write `make`, and pytest checks the logger."""
+
+    def make(self, folder: Path) -> RunLogger:
+        """Return a logger whose files, if it writes any, lie in this folder."""
+        raise NotImplementedError
+
+    def arrived(self, folder: Path) -> Sequence[Mapping[str, Any]] | None:
+        """Return the lines that have arrived where the logger sends them; None: nobody can tell."""
+        return None
+
+    def test_making_one_opens_nothing(self) -> None:
+        """Otherwise a configuration that is only looked at leaves files and connections behind."""
+        with self._folder() as folder:
+            self.make(folder)
+            assert not list(folder.iterdir()), "making it writes files"
+
+    def test_a_whole_run(self) -> None:
+        """Otherwise it is left alone with a note, and a run has no log."""
+        with self._folder() as folder:
+            logger = self.make(folder)
+            _begin(logger, folder)
+            logger.record(_lines(1))
+            logger.record(_lines(2))
+            picture = folder / "curves.svg"
+            picture.write_text("<svg xmlns='http://www.w3.org/2000/svg'/>")
+            summary = {"final": {"val": {"depth": {"loss": 0.5}}}, "best": None, "steps": 2}
+            logger.finish(RunOutcome(status="finished", summary=summary, pictures=(picture,)))
+            self._check_lines(folder, [*_lines(1), *_lines(2)])
+
+    def test_a_run_that_goes_on(self) -> None:
+        """Otherwise what was logged before an interruption is lost, or a resumed run is not."""
+        with self._folder() as folder:
+            first = self.make(folder)
+            _begin(first, folder)
+            first.record(_lines(1))
+            first.finish(RunOutcome(status="interrupted", reason="stopped by SIGINT"))
+            second = self.make(folder)
+            _begin(second, folder, resumed=True)
+            second.record(_lines(2))
+            second.finish(RunOutcome(status="finished", summary={}))
+            self._check_lines(folder, [*_lines(1), *_lines(2)])
+
+    def test_a_killed_run_keeps_its_lines(self) -> None:
+        """Otherwise the log ends long before the run does, or a killed run cannot go on."""
+        with self._folder() as folder:
+            killed = self.make(folder)
+            _begin(killed, folder)
+            killed.record(_lines(1))
+            self._check_lines(folder, _lines(1))
+            again = self.make(folder)
+            _begin(again, folder, resumed=True)
+            again.finish(RunOutcome(status="failed", reason="no step had a finite loss"))
+
+    def test_values_that_are_no_numbers(self) -> None:
+        """Otherwise a metric without a valid label, or a loss that diverges, ends the log."""
+        with self._folder() as folder:
+            logger = self.make(folder)
+            _begin(logger, folder)
+            lines = [{**line, "value": value} for line in _lines(1)
+                     for value in (math.nan, math.inf, -math.inf)]  # fmt: skip
+            logger.record(lines)
+            logger.finish(RunOutcome(status="failed", reason="diverged"))
+            self._check_lines(folder, lines)
+
+    def test_what_it_is_told_stays(self) -> None:
+        """Otherwise another logger, or the run itself, is told something else."""
+        with self._folder() as folder:
+            info, lines = _info(folder), _lines(1)
+            outcome = RunOutcome(status="finished", summary={"final": {"val": {}}, "steps": 1})
+            before = copy.deepcopy((info, lines, outcome))
+            logger = self.make(folder)
+            logger.start(info)
+            logger.record(lines)
+            logger.finish(outcome)
+            assert before == (info, lines, outcome), "it changes what it is given"
+
+    def test_random_numbers_are_left_alone(self) -> None:
+        """Otherwise a run with the logger learns something else than a run without it."""
+        with self._folder() as folder, global_stream_untouched("the logger"):
+            logger = self.make(folder)
+            _begin(logger, folder)
+            logger.record(_lines(1))
+            logger.finish(RunOutcome(status="finished", summary={}))
+
+    @contextmanager
+    def _folder(self) -> Iterator[Path]:
+        with tempfile.TemporaryDirectory(prefix="mtl-contract-") as place:
+            yield Path(place)
+
+    def _check_lines(self, folder: Path, lines: Sequence[Record]) -> None:
+        arrived = self.arrived(folder)
+        if arrived is None:
+            return
+        expected = [without_nan(line) for line in lines]
+        assert same([without_nan(line) for line in arrived], expected), (
+            f"{len(lines)} lines were recorded, and {len(arrived)} others arrived: {arrived}"
+        )
+
+
+def _begin(logger: RunLogger, folder: Path, *, resumed: bool = False) -> None:
+    logger.start(_info(folder, resumed=resumed))
+
+
+def _info(folder: Path, *, resumed: bool = False) -> RunInfo:
+    return RunInfo(
+        id="0123456789abcdef",
+        location=str(folder),
+        directory=folder,
+        resumed=resumed,
+        step=1 if resumed else 0,
+        config={"method": "default", "tasks": ["depth"], "optimizer": {"name": "adam", "lr": 0.1}},
+        origins={"method": "core", "optimizer.lr": "--set"},
+        about={"argv": ["mtl", "run"], "mtlcore": "0.1.0", "seed": 0},
+    )
+
+
+def _lines(step: int) -> list[dict[str, Any]]:
+    common = {"step": step, "epoch": step, "seconds": 0.5 * step}
+    return [
+        {**common, "split": "train", "task": "depth", "metric": "loss", "value": 0.7},
+        {**common, "split": "train", "task": None, "metric": "gradient_norm", "value": 2.0},
+        {**common, "split": "val", "task": "depth", "metric": "rmse", "value": 1.5},
+    ]
