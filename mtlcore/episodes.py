@@ -113,7 +113,7 @@ class EpisodeSampler(abc.ABC):
                 left. Where they are fewer than the sampler combines, it plans one episode of all
                 of them.
             batch_size: number of samples in a batch.
-            generator: the only source of randomness.
+            generator: the only source of randomness, on the CPU.
         """
 
     def after_step(self, context: BalancerContext) -> None:
@@ -166,7 +166,7 @@ class StepSampler(EpisodeSampler):
                 are asked for in order.
             tasks: names of the tasks that are still learning, the same during an epoch.
             batch_size: number of samples in a batch.
-            generator: the only source of randomness.
+            generator: the only source of randomness, on the CPU.
         """
 
     def epoch(

@@ -140,11 +140,6 @@ class Learner(nn.Module):
             boundary=boundary,
         )
 
-    @property
-    def dtype(self) -> torch.dtype | None:
-        """Arithmetic of the model under autocast; None: none but its own."""
-        return _DTYPES[self.precision]
-
     @torch.no_grad()
     def evaluate_losses(self, batch: Batch, tasks: Sequence[str]) -> dict[str, float]:
         """Compute the losses of the present tasks again; nothing is balanced, drawn or changed.
@@ -166,6 +161,11 @@ class Learner(nn.Module):
         for buffer, before in zip(buffers, saved, strict=True):
             buffer.copy_(before)
         return {task: float(loss) for task, loss in losses.items()}
+
+    @property
+    def dtype(self) -> torch.dtype | None:
+        """Arithmetic of the model under autocast; None: none but its own."""
+        return _DTYPES[self.precision]
 
     def predict(self, inputs: Inputs, tasks: Sequence[str]) -> dict[str, Tensor]:
         """Return the predictions of the named tasks at the inputs' size, in fp32."""

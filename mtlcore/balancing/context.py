@@ -23,7 +23,7 @@ class BalancerContext:
 
     Args:
         tasks: All tasks of the run.
-        generator: The only source of randomness, the same on every rank.
+        generator: The only source of randomness, on the CPU and the same on every rank.
         step: Number of the step, from 0.
         epoch: Number of the epoch, from 0.
         progress: The fraction of the run that is done, 0 to 1.

@@ -60,7 +60,7 @@ class Balancer(nn.Module, abc.ABC):
         return
 
     def after_step(self, context: BalancerContext) -> None:
-        """Update the state after a step that was taken."""
+        """Update the state after a step that was taken, also one that asked for no weights."""
         return
 
     def after_evaluation(self, metrics: MetricValues) -> None:
@@ -86,7 +86,7 @@ class Balancer(nn.Module, abc.ABC):
         return
 
     def random(self, context: BalancerContext | None) -> torch.Generator | None:
-        """Return the generator to draw from."""
+        """Return the generator to draw from, which is on the CPU."""
         return self.generator if context is None else context.generator
 
     def backward(
@@ -214,7 +214,7 @@ class GramianBalancer(RowBalancer):
         Args:
             gramian: (K, K) float64 on the CPU, finite; entry i, j is the inner product of the
                 gradients of `context.present[i]` and `context.present[j]`.
-            context: What is known of the step; None outside a training loop.
+            context: What is known of the step, passed by keyword; None outside a training loop.
 
         Returns:
             (K,) float64 for the shared parameters, or (2, K) whose second row weights the heads.
@@ -250,7 +250,7 @@ class GradientBalancer(RowBalancer):
 
         Args:
             rows: (K, P) task gradients, in the order of `context.present`; not to be edited.
-            context: What is known of the step; None outside a training loop.
+            context: What is known of the step, passed by keyword; None outside a training loop.
 
         Returns:
             (P,).

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from mtlcore.balancing.context import BalancerContext, BalancingResult, Scope, Status
+from mtlcore.balancing.cut import Cut
 from mtlcore.balancing.graphs import gradients
 from mtlcore.balancing.rows import Row, SharedRows
 from mtlcore.distributed import SINGLE_PROCESS, Distributed
@@ -88,13 +89,7 @@ class TaskGradients:
         # Of the shared parameters, in memory that is nobody else's; empty before it is known.
         self._direction: Row = ()
         # What the one pass through the trunk starts from, where rows are not of the trunk itself.
-        self._cut: list[Tensor] = []
-        # Of separated heads, for each place of the cut: what heads read, whose it is alone, the
-        # gradient of that task there, and the gradient of what is not balanced.
-        self._leaves: list[Tensor] = []
-        self._owners: list[str | None] = []
-        self._owned: dict[int, Tensor] = {}
-        self._beside: dict[int, Tensor] = {}
+        self._cut = Cut()
         self._losses: list[tuple[str, Tensor]] = []
         self._scale = 1.0
 
@@ -110,9 +105,9 @@ class TaskGradients:
         if self._sums_only:
             total.backward(retain_graph=retain_graph)  # type: ignore[no-untyped-call]
         else:
-            found = gradients(total, [*self._all, *self._leaves], retain_graph)
+            found = gradients(total, [*self._all, *self._cut.leaves], retain_graph)
             self._add(self._all, found[: len(self._all)])
-            _accumulate(self._beside, enumerate(found[len(self._all) :]))
+            self._cut.add_unbalanced(found[len(self._all) :])
 
     def collect_rows(
         self,
@@ -136,14 +131,7 @@ class TaskGradients:
         if self._scope == "features":
             if not cut and (boundary is None or not boundary.maps):
                 raise UsageError(MISSING["features"])
-            if boundary is None:
-                measured = [x for x in cut if x.requires_grad]
-                self._cut += measured
-            else:
-                measured = boundary.leaves
-                self._cut += boundary.maps
-                self._leaves += boundary.leaves
-                self._owners += boundary.owners
+            measured = self._cut.extend(cut) if boundary is None else self._cut.separate(boundary)
             self._rows.extend(measured)
         elif self._scope == "last_shared":
             self._losses += losses.items()
@@ -222,8 +210,7 @@ class TaskGradients:
             self._share_rows(context.tasks)
         if finisher is None or not self._rows.tasks:
             result = BalancingResult()
-            if self._beside:
-                self._through_trunk([None] * len(self._cut), {})
+            self._through_trunk([None] * len(self._cut), {})
         else:
             result = finisher.decide(self, context)
         if result.status != "not finite":
@@ -307,8 +294,7 @@ class TaskGradients:
         """Drop what was collected."""
         self._rows.clear()
         self._own_rows, self._sums, self._direction = {}, {}, ()
-        self._cut, self._losses, self._scale = [], [], 1.0
-        self._leaves, self._owners, self._owned, self._beside = [], [], {}, {}
+        self._cut, self._losses, self._scale = Cut(), [], 1.0
 
     def _share_rows(self, tasks: Sequence[str]) -> None:
         """Sum the rows over all ranks; a task that only other ranks have gets a row too."""
@@ -348,11 +334,7 @@ class TaskGradients:
         own = self._own[task]
         found = gradients(loss, [*measured, *own, *self._others], retain_graph)
         row, rest = found[: len(measured)], found[len(measured) :]
-        # Kept apart, as rows are written over: heads may have other weights than rows.
-        first = len(self._cut) - len(measured)
-        owned = enumerate(row, first) if self._leaves else ()
-        _accumulate(self._owned, ((n, g.clone()) for n, g in owned
-                                  if g is not None and self._owners[n] == task))  # fmt: skip
+        self._cut.keep_own(task, row)
         self._rows.add(task, row, rest)
         mine = rest[: len(own)]
         before = self._own_rows.get(task)
@@ -367,29 +349,8 @@ class TaskGradients:
             heads: Weight of each task's gradient at parameters of its own.
         """
         own = [p for parameters in self._own.values() for p in parameters]
-        if self._leaves and own:
-            # A task's own maps may come from parameters of its own (attention, decoders), which
-            # are weighted as heads are.
-            at_maps = {
-                n: heads[owner] * self._owned[n]
-                for n, owner in enumerate(self._owners)
-                if owner is not None and owner in heads and n in self._owned
-            }
-            _accumulate(at_maps, self._beside.items())
-            self._add(own, self._at(at_maps, own, retain_graph=True))
-        at_maps = {n: gradient for n, gradient in enumerate(direction) if gradient is not None}
-        _accumulate(at_maps, self._beside.items())
-        self._add(self._shared, self._at(at_maps, self._shared, retain_graph=False))
-
-    def _at(
-        self, at_maps: Mapping[int, Tensor], parameters: Sequence[Parameter], retain_graph: bool
-    ) -> Row:
-        """Return the gradient at parameters of what is given at places of the cut."""
-        if not at_maps:
-            return [None] * len(parameters)
-        outputs = [self._cut[n] for n in at_maps]
-        row = gradients(outputs, parameters, retain_graph, list(at_maps.values()))
-        return _scaled(row, 1 / self._scale)
+        for parameters, row in self._cut.lead_on(direction, heads, own, self._shared):
+            self._add(parameters, _scaled(row, 1 / self._scale))
 
     def _from_losses(self, weights: Mapping[str, float]) -> None:
         """Add the gradient of the weighted losses at the shared parameters, in one pass."""
@@ -444,13 +405,6 @@ MISSING = {
 def _learning(parameters: Iterable[Parameter]) -> list[Parameter]:
     """Return the parameters that require gradients, each once."""
     return list({id(p): p for p in parameters if p.requires_grad}.values())
-
-
-def _accumulate(sums: dict[int, Tensor], more: Iterable[tuple[int, Tensor | None]]) -> None:
-    """Add tensors to those that are there under the same number."""
-    for number, tensor in more:
-        if tensor is not None:
-            sums[number] = sums[number] + tensor if number in sums else tensor
 
 
 def _added(first: Row, second: Row) -> Row:

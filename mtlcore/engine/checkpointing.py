@@ -72,8 +72,8 @@ def restore(session: Session, state: Mapping[str, Any]) -> None:
             f"{checkpoint}: holds no {', '.join(missing)}: it is not what a run can go on from; "
             "start one of its own with another --out"
         )
-    session.teachers.recognise(state.get("teachers", {}))
     _refuse_late_buffers(session, state["learner"])
+    session.teachers.recognise(state.get("teachers", {}))
     try:
         session.learner.load_state_dict(state["learner"])
         if session.average is not None:

@@ -61,8 +61,9 @@ def run_study(
     study = read_study(file)
     folder = open_directory(out)
     with directory_lock(folder, display.note) as lock:
-        chosen = _chosen_launcher(plugins, study, launcher)
         state = open_cells(study, folder, plugins, jobs)
+        # Not before: the configurations of cells name plugin files, which may bring it.
+        chosen = _chosen_launcher(plugins, study, launcher)
         state.write()
         _warn_of_threads(state.cells, jobs, display)
         _run_cells(state, chosen.make(folder, lock), blocked, display)

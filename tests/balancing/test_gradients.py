@@ -1,6 +1,6 @@
 """Rows of gradients under real networks: against plain autograd, in every scope.
 
-This file is long because all of it runs on the networks and sizes at its beginning.
+One file: all of it runs on the networks and sizes at its beginning.
 """
 
 from __future__ import annotations

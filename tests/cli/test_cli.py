@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 
 import pytest
-from click.testing import CliRunner, Result
+from click.testing import Result
 
-from mtlcore.cli import main
 from mtlcore.plugins import Plugins
+
+Command = Callable[..., Result]
 
 
 @pytest.fixture(scope="module")
 def plugins() -> Plugins:
     return Plugins(entry_points=())
-
-
-def mtl(plugins: Plugins, *arguments: str) -> Result:
-    return CliRunner().invoke(main, arguments, obj=plugins)
 
 
 @pytest.mark.parametrize(
@@ -42,10 +40,15 @@ def mtl(plugins: Plugins, *arguments: str) -> Result:
     ],
 )
 def test_mistakes_end_in_a_message(
-    plugins: Plugins, tmp_path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], message: str
+    mtl: Command,
+    plugins: Plugins,
+    tmp_path,
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: list[str],
+    message: str,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    result = mtl(plugins, *arguments)
+    result = mtl(*arguments, plugins=plugins)
     assert result.exit_code == 2, result.output
     assert message in result.stderr
     assert result.stderr.startswith("mtl: ")
@@ -53,16 +56,16 @@ def test_mistakes_end_in_a_message(
     assert not list(tmp_path.rglob("*.safetensors"))
 
 
-def test_a_traceback_is_shown_where_asked_for(plugins: Plugins) -> None:
-    result = mtl(plugins, "--traceback", "run", "--set", "seed=x")
+def test_a_traceback_is_shown_where_asked_for(mtl: Command, plugins: Plugins) -> None:
+    result = mtl("--traceback", "run", "--set", "seed=x", plugins=plugins)
     assert result.exception is not None
     assert "seed: expected int" in str(result.exception)
 
 
-def test_config_shows_origins(plugins: Plugins) -> None:
-    result = mtl(plugins, "config", "--set", "seed=4")
+def test_config_shows_origins(mtl: Command, plugins: Plugins) -> None:
+    result = mtl("config", "--set", "seed=4", plugins=plugins)
     assert result.exit_code == 0
     assert "seed = 4  # --set" in result.stdout
-    data = json.loads(mtl(plugins, "config", "--seed", "5", "--json").stdout)
+    data = json.loads(mtl("config", "--seed", "5", "--json", plugins=plugins).stdout)
     assert data["config"]["seed"] == 5
     assert data["origins"]["seed"] == "options"

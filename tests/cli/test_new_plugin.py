@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shlex
 import subprocess
@@ -12,24 +11,26 @@ import sysconfig
 import tomllib
 import venv
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import yaml
-from click.testing import CliRunner, Result
+from click.testing import Result
 
 import mtlcore.testing
-from mtlcore.cli import main
 from mtlcore.plugins import KINDS, KNOWN, Plugins, singular
 
 ROOT = Path(__file__).parents[2]
+Command = Callable[..., Result]
 NAMES = {kind: f"try-{singular(kind)}" for kind in KINDS}
 TINY = ("training.steps=2", "training.batch_size=2", "data.train=4", "data.val=2",
         "data.size=32x32", "data.workers=0", "device=cpu")  # fmt: skip
 
 
-def new_plugin(*arguments: object) -> Result:
-    return CliRunner().invoke(main, ["new-plugin", *map(str, arguments)], obj=Plugins(allow=()))
+@pytest.fixture(scope="session")
+def new_plugin(mtl: Command) -> Command:
+    return lambda *arguments: mtl("new-plugin", *map(str, arguments), plugins=Plugins(allow=()))
 
 
 # What is refused
@@ -54,14 +55,14 @@ def new_plugin(*arguments: object) -> Result:
         *((word, "has this name") for known, others in KNOWN.items() for word in (known, *others)),
     ],
 )
-def test_names_that_cannot_be(tmp_path: Path, name: str, message: str) -> None:
+def test_names_that_cannot_be(new_plugin: Command, tmp_path: Path, name: str, message: str) -> None:
     result = new_plugin(name, "--kind", "balancers", "--out", tmp_path)
     assert result.exit_code == 2, result.output
     assert message in result.stderr
     assert not list(tmp_path.iterdir())
 
 
-def test_names_of_installed_plugins_are_refused(tmp_path: Path) -> None:
+def test_names_of_installed_plugins_are_refused(mtl: Command, tmp_path: Path) -> None:
     file = tmp_path / "mine.py"
     file.write_text(
         "from mtlcore import MethodSpec, hookimpl\n\n\n@hookimpl\ndef mtl_methods():\n"
@@ -69,14 +70,12 @@ def test_names_of_installed_plugins_are_refused(tmp_path: Path) -> None:
     )
     plugins = Plugins(allow=(), files=[str(file)])
     for name, message in (("mine", "an installed plugin mine"), ("theirs", "mine/theirs")):
-        result = CliRunner().invoke(
-            main, ["new-plugin", name, "--kind=heads", f"--out={tmp_path}"], obj=plugins
-        )
+        result = mtl("new-plugin", name, "--kind=heads", f"--out={tmp_path}", plugins=plugins)
         assert result.exit_code == 2 and message in result.stderr
     assert list(tmp_path.iterdir()) == [file]
 
 
-def test_what_is_there_stays(tmp_path: Path) -> None:
+def test_what_is_there_stays(new_plugin: Command, tmp_path: Path) -> None:
     folder = tmp_path / "mtlcore-plugin-vote"
     folder.mkdir()
     result = new_plugin("vote", "--kind", "balancers", "--out", tmp_path)
@@ -86,7 +85,9 @@ def test_what_is_there_stays(tmp_path: Path) -> None:
     assert result.exit_code == 2 and "'balancers'" in result.stderr
 
 
-def test_nothing_is_half_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_is_half_written(
+    new_plugin: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     write = Path.write_text
 
     def full(path: Path, text: str, *arguments: object) -> int:
@@ -100,7 +101,7 @@ def test_nothing_is_half_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert not list(tmp_path.iterdir())
 
 
-def test_a_folder_in_the_way(tmp_path: Path) -> None:
+def test_a_folder_in_the_way(new_plugin: Command, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     result = new_plugin("vote", "--kind", "balancers", "--out", tmp_path / "file")
     assert result.exit_code == 2 and "cannot be written" in result.stderr
@@ -116,7 +117,7 @@ def test_it_is_light() -> None:
 
 
 @pytest.mark.parametrize("name", ["ab", "a-1", "a" * 30, "a-bcdefghijklmnopqrst-uvwxyz-1"])
-def test_it_is_in_form_whatever_its_name(tmp_path: Path, name: str) -> None:
+def test_it_is_in_form_whatever_its_name(new_plugin: Command, tmp_path: Path, name: str) -> None:
     for kind in KINDS:
         result = new_plugin(name, "--kind", kind, "--out", tmp_path / kind)
         assert result.exit_code == 0, result.output
@@ -139,7 +140,7 @@ def test_the_wheel_holds_the_templates(tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def written(new_plugin: Command, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a plugin of each kind."""
     place = tmp_path_factory.mktemp("plugins")
     for kind, name in NAMES.items():
@@ -167,10 +168,7 @@ def python(written: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(python: Path, cwd: Path, *command: str) -> str:
-    environment = {key: value for key, value in os.environ.items() if key != "MTL_PLUGINS"}
-    done = subprocess.run(
-        [str(python), *command], cwd=cwd, env=environment, capture_output=True, text=True
-    )
+    done = subprocess.run([str(python), *command], cwd=cwd, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-5000:]
     return done.stdout
 
@@ -240,8 +238,7 @@ def test_their_own_tests_pass(python: Path, written: Path, tmp_path: Path) -> No
 COMMANDS = """
 import json, sys
 from mtlcore.cli import main
-from mtlcore.plugins import Plugins
-from mtlcore.plugins import settings_of
+from mtlcore.plugins import Plugins, settings_of
 
 for command in json.loads(sys.argv[1]):
     print("mtl", *command, flush=True)
@@ -286,7 +283,9 @@ def test_what_their_readmes_say_is_so(python: Path, written: Path, tmp_path: Pat
     assert "within" in (tmp_path / "metrics" / "metrics.jsonl").read_text()
 
 
-def test_what_the_documentation_shows_is_what_is_written(tmp_path: Path) -> None:
+def test_what_the_documentation_shows_is_what_is_written(
+    new_plugin: Command, tmp_path: Path
+) -> None:
     text = (ROOT / "docs" / "plugin-guide.md").read_text()
     (command,) = re.findall(r"^mtl (new-plugin .+)$", text, re.MULTILINE)
     result = new_plugin(*shlex.split(command)[1:], "--out", tmp_path)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from click.testing import CliRunner
+from click.testing import Result
 
 import mtlcore
-from mtlcore.cli import main
 from mtlcore.display import LoggingDisplay, SilentDisplay
 
 TINY: dict[str, Any] = {
@@ -78,7 +78,7 @@ def test_silence_can_be_asked_for(
 
 
 def test_the_command_says_everything_once(
-    tmp_path: Path, plugin: str, caplog: pytest.LogCaptureFixture
+    mtl: Callable[..., Result], tmp_path: Path, plugin: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
     file = tmp_path / "config"
@@ -88,7 +88,7 @@ def test_the_command_says_everything_once(
         "model.backbone.width = 0.03125\ntraining = {epochs = 1, batch_size = 2}\n"
     )
     arguments = ["run", str(file), "--plugin", plugin, "--out", str(tmp_path / "run")]
-    result = CliRunner().invoke(main, arguments)
+    result = mtl(*arguments)
     assert result.exit_code == 0, result.output
     assert result.output.count("replaces dwa") == 1
     assert result.output.count("skipped, ") == 1

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import subprocess
 import sys
@@ -39,7 +38,6 @@ def mtl(command: str, cwd: Path, *more: str) -> subprocess.CompletedProcess[str]
         " ".join([line, *more]),
         shell=True,
         cwd=cwd,
-        env={key: value for key, value in os.environ.items() if key != "MTL_PLUGINS"},
         capture_output=True,
         text=True,
         check=False,

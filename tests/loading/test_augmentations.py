@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import copy
+import os
+import signal
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import attrs
 import pytest
 import torch
 
+import mtlcore
 from mtlcore.config import Layer, RunConfig, resolve
 from mtlcore.data import Dataset, Sample, complete
+from mtlcore.display import Display
 from mtlcore.engine import make_loader
 from mtlcore.episodes import BatchPlan
-from mtlcore.errors import ConfigError, UsageError
+from mtlcore.errors import ConfigError, Interrupted, UsageError
 from mtlcore.loading import (
     Augmentation,
     BatchAugmentation,
@@ -24,6 +30,7 @@ from mtlcore.loading import (
 )
 from mtlcore.plugins import Plugins
 from mtlcore.standard.augmentations import CutMix, Photometric
+from mtlcore.storage import LAST, load_checkpoint
 from mtlcore.tasks import Task
 from mtlcore.testing import AugmentationContract
 from mtlcore.testing.base import same
@@ -162,6 +169,49 @@ def test_counts_are_those_of_the_mixed_labels() -> None:
     for name, valid in batch.valid.items():
         assert batch.count[name] == int(valid.sum())
     assert 0 < batch.count["depth"] < 4 * SIZE[0] * SIZE[1]
+
+
+class StopsAfter(Display):
+    """Asks the run to stop after a step."""
+
+    def __init__(self, step: int) -> None:
+        super().__init__()
+        self.last = step
+
+    def step(self, step: int, losses: Mapping[str, float]) -> None:
+        if step == self.last:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    def note(self, message: str) -> None: ...
+
+    def _begin(self, title: str) -> None: ...
+
+    def epoch(self, *_: Any) -> None: ...
+
+    def stop(self) -> None: ...
+
+
+def test_resuming_within_an_epoch_changes_nothing(tmp_path: Path) -> None:
+    run = {
+        "tasks": ["segmentation", "depth"],
+        "data": {"train": 8, "val": 2, "size": [32, 32], "workers": 0,
+                 "augment": {"scales": [1.0, 1.5], "flip": True},
+                 "augmentations": [{"name": "photometric"}, {"name": "cutmix"}]},
+        "model": {"backbone": {"width": 0.03125}},
+        "training": {"epochs": 2, "batch_size": 2},
+        "device": "cpu",
+    }  # fmt: skip
+    whole, parts = str(tmp_path / "whole"), str(tmp_path / "parts")
+    mtlcore.run(run, out=whole)
+    with pytest.raises(Interrupted, match="after step 5 of 8"):
+        mtlcore.run(run, out=parts, display=StopsAfter(5))
+    mtlcore.run(run, out=parts, resume=True)
+    one, other = (load_checkpoint(Path(out, LAST))["learner"] for out in (whole, parts))
+    assert same(one, other)
+    plain = copy.deepcopy(run)
+    del plain["data"]["augmentations"]
+    mtlcore.run(plain, out=str(tmp_path / "plain"))
+    assert not same(load_checkpoint(tmp_path / "plain" / LAST)["learner"], one)
 
 
 # What is refused

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from click.testing import CliRunner, Result
+from click.testing import Result
 
 import mtlcore
-from mtlcore.cli import main
 from mtlcore.errors import UsageError
 from mtlcore.loading import draw_regime
 from mtlcore.loading.regimes import LabelRegime
-from mtlcore.plugins import Plugins
 
+Command = Callable[..., Result]
 TASKS = ("segmentation", "depth", "normals")
 
 
@@ -110,14 +110,13 @@ def test_a_run_shows_counts_and_keeps_the_regime(tmp_path: Path) -> None:
     assert again["final"] == summary["final"]
 
 
-def convert(path: Path, tasks: str, out: Path) -> Result:
-    return CliRunner().invoke(
-        main, ["labels", str(path), "--tasks", tasks, "--out", str(out)], obj=Plugins(allow=())
-    )
+@pytest.fixture
+def convert(mtl: Command) -> Command:
+    return lambda path, tasks, out: mtl("labels", str(path), "--tasks", tasks, "--out", str(out))
 
 
 @pytest.mark.parametrize("suffix", [".npy", ".pth", ".txt"])
-def test_a_published_matrix_is_converted(tmp_path: Path, suffix: str) -> None:
+def test_a_published_matrix_is_converted(convert: Command, tmp_path: Path, suffix: str) -> None:
     matrix = np.array([[1, 0, 0], [0, 1, 1], [1, 0, 1]])
     file, out = tmp_path / f"labels{suffix}", tmp_path / "labels.json"
     if suffix == ".npy":
@@ -132,7 +131,7 @@ def test_a_published_matrix_is_converted(tmp_path: Path, suffix: str) -> None:
     assert draw(str(out), 3).counts() == {"segmentation": 2, "depth": 1, "normals": 2}
 
 
-def test_a_published_dictionary_is_converted(tmp_path: Path) -> None:
+def test_a_published_dictionary_is_converted(convert: Command, tmp_path: Path) -> None:
     file, out = tmp_path / "labels.npy", tmp_path / "labels.json"
     names = {"semseg": np.array(["2008_000008", "2008_000015"]), "edge": ["2008_000019"]}
     np.save(file, names, allow_pickle=True)
@@ -144,7 +143,7 @@ def test_a_published_dictionary_is_converted(tmp_path: Path) -> None:
     }
 
 
-def test_a_pickle_that_wants_to_run_something_is_refused(tmp_path: Path) -> None:
+def test_a_pickle_that_wants_to_run_something_is_refused(convert: Command, tmp_path: Path) -> None:
     class Trap:
         def __reduce__(self):
             return (Path.touch, (tmp_path / "sprung",))

@@ -196,7 +196,7 @@ def test_a_bad_plugin_fails_as_a_whole_and_alone(site, code, reason):
 
 
 def test_an_optional_hook_of_a_later_core_is_ignored(site):
-    site.add("new", "@hookimpl(optionalhook=True)\ndef mtl_loggers():\n    yield 1")
+    site.add("new", "@hookimpl(optionalhook=True)\ndef mtl_of_tomorrow():\n    yield 1")
     assert info_of(site.scan(), "new").status == "ok"
 
 

@@ -1,11 +1,14 @@
-"""The page about a run or a study: what it shows, and that it asks nothing of a network."""
+"""The page about a run or a study: what it shows, and that it asks nothing of a network.
+
+One file: all of it reads pages about the runs and studies that are written here.
+"""
 
 from __future__ import annotations
 
 import json
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from html.parser import HTMLParser
 from importlib import resources
 from itertools import pairwise
@@ -15,21 +18,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from click.testing import CliRunner, Result
+from click.testing import Result
 from PIL import Image
 
-from mtlcore.cli import main
 from mtlcore.report import make_report
-from mtlcore.report.charts.axes import number_text, ticks
-from mtlcore.report.charts.drawing import Chart
 from mtlcore.report.charts.files import chart_style
-from mtlcore.report.charts.lines import COLOURS, Line, over_seeds
-from mtlcore.report.charts.series import families, series
-from mtlcore.report.html.figures import figure
+from mtlcore.report.charts.lines import COLOURS
 from mtlcore.report.markup import Markup, element, table
 from mtlcore.report.panels import PanelSample, save_samples
 from mtlcore.storage import open_run
 from mtlcore.tasks import Task
+
+Command = Callable[..., Result]
 
 HOSTILE = '<script>alert("x")</script>&\'"'
 ARGUMENTS = [
@@ -46,10 +46,6 @@ DEPTH = Task(name="depth", kind="depth", channels=1, unit="m")
 SEGMENTATION = Task(
     name="segmentation", kind="segmentation", channels=2, class_names=("wall", "<i>")
 )
-
-
-def mtl(*arguments: str) -> Result:
-    return CliRunner().invoke(main, arguments)
 
 
 # A run as files
@@ -225,14 +221,14 @@ def check_accessible(page: Page) -> None:
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def trained(mtl: Command, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("runs") / "first"
     result = mtl("run", "--plugin", "pcgrad", *ARGUMENTS, "--out", str(out))
     assert result.exit_code == 0, result.output
     return out
 
 
-def test_a_real_run_has_a_page(trained: Path) -> None:
+def test_a_real_run_has_a_page(mtl: Command, trained: Path) -> None:
     result = mtl("report", str(trained))
     assert result.exit_code == 0, result.output
     file = trained / "report" / "index.html"
@@ -248,7 +244,9 @@ def test_a_real_run_has_a_page(trained: Path) -> None:
     assert not list(trained.glob("report/**/*.partial"))
 
 
-def test_settings_are_shown_with_their_origins_even_after_a_resumption(tmp_path: Path) -> None:
+def test_settings_are_shown_with_their_origins_even_after_a_resumption(
+    mtl: Command, tmp_path: Path
+) -> None:
     out = tmp_path / "run"
     assert mtl("run", *ARGUMENTS, "--out", str(out)).exit_code == 0
     first = json.loads((out / "run.json").read_text())["origins"]
@@ -312,7 +310,7 @@ def test_a_run_without_pictures_has_no_panels(tmp_path: Path) -> None:
     assert page.all("section", id="curves")
 
 
-def test_a_table_of_numbers_has_a_page(tmp_path: Path) -> None:
+def test_a_table_of_numbers_has_a_page(mtl: Command, tmp_path: Path) -> None:
     for split in ("train", "val"):
         rows = "".join(f"{n},{n % 3},{'no' if n % 2 else 'yes'},{n / 7}\n" for n in range(12))
         (tmp_path / f"{split}.csv").write_text("age,code,rich,size\n" + rows)
@@ -352,7 +350,8 @@ def test_an_unfinished_run_has_a_page_that_says_so(tmp_path: Path) -> None:
         file.write('{"step": 60, "epo')  # a run that goes on is in the midst of a line
     page = check_alone(make_report([str(place)]))
     check_accessible(page)
-    assert "not finished (failed: the <disk> is full). What follows goes to step 59." in page.text
+    for part in ("not finished", "failed: the <disk> is full", "step 59"):
+        assert part in page.text
     assert page.all("section", id="curves")
 
 
@@ -365,7 +364,7 @@ def test_a_run_that_has_just_begun_has_a_page(tmp_path: Path) -> None:
     assert "Nothing was recorded yet." in page.text
 
 
-def test_a_remote_run_has_a_page_beside_it(tmp_path: Path) -> None:
+def test_a_remote_run_has_a_page_beside_it(mtl: Command, tmp_path: Path) -> None:
     import fsspec
 
     place = write_run(tmp_path / "run")
@@ -385,7 +384,7 @@ def test_a_remote_run_has_a_page_beside_it(tmp_path: Path) -> None:
         ([], "Missing argument"),
     ],
 )
-def test_what_cannot_be_shown_is_told(arguments: list[str], message: str) -> None:
+def test_what_cannot_be_shown_is_told(mtl: Command, arguments: list[str], message: str) -> None:
     result = mtl("report", *arguments)
     assert result.exit_code == 2
     assert message in result.output
@@ -396,7 +395,7 @@ def test_what_cannot_be_shown_is_told(arguments: list[str], message: str) -> Non
     [("config.toml", "= 1"), ("run.json", "{"), ("metrics.jsonl", "{\n"), ("summary.json", "?"),
      ("report/samples/index.json", "[")],
 )  # fmt: skip
-def test_damaged_files_are_named(tmp_path: Path, file: str, content: str) -> None:
+def test_damaged_files_are_named(mtl: Command, tmp_path: Path, file: str, content: str) -> None:
     place = write_run(tmp_path / "run")
     (place / file).write_text(content)
     result = mtl("report", str(place))
@@ -404,7 +403,7 @@ def test_damaged_files_are_named(tmp_path: Path, file: str, content: str) -> Non
     assert str(place / file) in result.output
 
 
-def test_a_missing_picture_is_named(tmp_path: Path) -> None:
+def test_a_missing_picture_is_named(mtl: Command, tmp_path: Path) -> None:
     place = write_run(tmp_path / "run")
     (place / "report/samples/1.depth.target.png").unlink()
     result = mtl("report", str(place))
@@ -412,7 +411,7 @@ def test_a_missing_picture_is_named(tmp_path: Path) -> None:
     assert "1.depth.target.png: is missing" in result.output
 
 
-def test_a_page_that_cannot_be_written_leaves_the_old_one(tmp_path: Path) -> None:
+def test_a_page_that_cannot_be_written_leaves_the_old_one(mtl: Command, tmp_path: Path) -> None:
     place = write_run(tmp_path / "run")
     blocked = tmp_path / "file"
     blocked.write_text("")
@@ -424,7 +423,7 @@ def test_a_page_that_cannot_be_written_leaves_the_old_one(tmp_path: Path) -> Non
 # A study
 
 
-def test_a_study_has_a_page(tmp_path: Path) -> None:
+def test_a_study_has_a_page(mtl: Command, tmp_path: Path) -> None:
     place = write_study(tmp_path / "study")
     result = mtl("report", str(place))
     assert result.exit_code == 0, result.output
@@ -458,7 +457,7 @@ def test_a_study_of_runs_without_pictures(tmp_path: Path) -> None:
     assert not check_alone(make_report([str(place)])).all("img")
 
 
-def test_several_runs_are_compared(tmp_path: Path) -> None:
+def test_several_runs_are_compared(mtl: Command, tmp_path: Path) -> None:
     places = [str(write_run(tmp_path / str(s), seed=s)) for s in (0, 1)]
     other = str(write_run(tmp_path / "other", method="pcgrad"))
     out = tmp_path / "new" / "page.html"
@@ -485,110 +484,6 @@ def test_small_pictures_keep_their_classes_apart(tmp_path: Path) -> None:
 def test_samples_of_tasks_without_maps_are_not_written(tmp_path: Path) -> None:
     save_samples(tmp_path / "samples", [], [Task(name="a", kind="classification", channels=2)])
     assert not list(tmp_path.iterdir())
-
-
-# Curves and charts
-
-
-def test_bands_are_the_standard_deviation_over_seeds() -> None:
-    line = over_seeds("x", 0, [[(1, 1.0), (2, 5.0)], [(1, 2.0), (2, math.nan)], [(1, 3.0), (2, 1)]])
-    assert line.points[0] == (1, 2.0)
-    assert line.band[0] == (1.0, 3.0)
-    assert math.isnan(line.points[1][1])
-    assert not over_seeds("x", 0, [[(1, 1.0)]]).band
-    # A point that one run lacks is left out: means of different runs would jump.
-    assert over_seeds("x", 0, [[(1, 1.0), (2, 9.0)], [(1, 3.0)]]).points == ((1, 2.0),)
-
-
-def test_families_of_metrics() -> None:
-    found = families(series(lines_of()))
-    assert set(found) == {
-        ("weight", None), ("weight", "segmentation"), ("cosine", None), ("learning_rate", None),
-        ("degenerate", None),
-    }  # fmt: skip
-    assert list(found["weight", "segmentation"]) == ["chair", "sofa"]
-    assert list(found["cosine", None]) == ["depth and normals"]
-
-
-@pytest.mark.parametrize(
-    ("low", "high", "expected"),
-    [(0, 1, [0, 0.2, 0.4, 0.6, 0.8, 1]), (-1, 1, [-1, -0.5, 0, 0.5, 1]), (3, 3, [3]),
-     (0.00011, 0.00029, [0.00015, 0.0002, 0.00025])],
-)  # fmt: skip
-def test_ticks_are_round(low: float, high: float, expected: list[float]) -> None:
-    assert ticks(low, high, 5) == pytest.approx(expected)
-
-
-def test_numbers_of_axes() -> None:
-    assert [number_text(x) for x in (-0.5, 1234, 1e-5, 2e7, 0.3)] == [
-        "\N{MINUS SIGN}0.5", "1234", "1e\N{MINUS SIGN}5", "2e7", "0.3",
-    ]  # fmt: skip
-
-
-def curve(text: str, kind: str = "line c0 s0") -> list[tuple[float, float]]:
-    found = next(f["d"] for f in Page(text).all("path") if f["class"] == kind)
-    pairs = re.findall(r"(-?[\d.]+) (-?[\d.]+)", found)
-    return [(float(x), float(y)) for x, y in pairs]
-
-
-def chart(title: str, lines: Sequence[Line], **options: Any) -> str:
-    return figure(Chart(title=title, lines=lines, **options))
-
-
-def test_higher_values_are_drawn_higher() -> None:
-    points = tuple((float(x), float(x * x)) for x in range(10))
-    places = curve(chart("t", [Line(label="a", look=0, points=points)]))
-    assert len(places) == 10
-    assert [x for x, _ in places] == sorted(x for x, _ in places)
-    heights = [-y for _, y in places]
-    rise = np.diff(heights) / np.diff([y for _, y in points])
-    assert np.allclose(rise, rise[0], rtol=0.1)
-
-
-def test_gaps_part_a_curve_and_lonely_points_are_dots() -> None:
-    ys = [1.0, 2.0, math.nan, 3.0, math.inf, *[1.0] * 40]
-    text = chart("t", [Line(label="a", look=0, points=tuple(enumerate(ys)))])
-    page = Page(text)
-    assert page.all("path")[0]["d"].count("M") == 2
-    assert len(page.all("circle")) == 1
-
-
-def test_many_decades_have_a_logarithmic_scale_where_values_are_of_steps() -> None:
-    points = tuple((float(x), 10.0**-x) for x in range(5))
-    line = Line(label="a", look=0, points=points)
-    heights = np.diff([y for _, y in curve(chart("t", [line], may_be_logarithmic=True))])
-    assert np.allclose(heights, heights[0], atol=0.2)
-    assert "log scale" in chart("t", [line], may_be_logarithmic=True)
-    assert "log scale" not in chart("t", [line])
-
-
-def test_steps_are_drawn_with_their_running_mean() -> None:
-    points = tuple((float(x), float(x % 2)) for x in range(200))
-    text = chart("t", [Line(label="a", look=0, points=points)], smooth=True)
-    raw = [y for _, y in curve(text, "line c0 s0 faint")]
-    calm = [y for _, y in curve(text)][10:-10]
-    assert np.ptp(raw) > 100
-    assert np.ptp(calm) < 0.15 * np.ptp(raw)
-
-
-def test_labels_do_not_lie_on_each_other() -> None:
-    lines = [Line(label=f"n{n}", look=n, points=((0, 0), (1, 1 + n / 1000))) for n in range(12)]
-    page = Page(chart("t", lines))
-    tops = sorted(float(found["y"]) for found in page.all("text", **{"class": "name"}))
-    assert len(tops) == 12
-    assert min(np.diff(tops)) > 12
-    assert tops[0] > 0
-    assert tops[-1] < 220
-    assert len({found["class"] for found in page.all("polyline")}) == 12
-    assert not page.all("ul")
-
-
-@pytest.mark.parametrize("names", [[f"n{n}" for n in range(30)], ["a" * 20 + x for x in "bc"]])
-def test_a_legend_names_what_labels_cannot(names: list[str]) -> None:
-    lines = [Line(label=name, look=n, points=((0, 0), (1, n))) for n, name in enumerate(names)]
-    page = Page(chart("t", lines))
-    assert not page.all("text", **{"class": "name"})
-    assert [word for word in page.words if word in names] == names
 
 
 # Markup and style

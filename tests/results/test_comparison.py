@@ -1,4 +1,7 @@
-"""Comparisons of runs: statistics against values computed by hand, by scipy, and as published."""
+"""Comparisons of runs: variants, targets, tables and what is refused.
+
+One file: all of it compares the runs that `write_run` leaves.
+"""
 
 from __future__ import annotations
 
@@ -6,15 +9,14 @@ import csv
 import io
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 import tomli_w
-from click.testing import CliRunner, Result
+from click.testing import Result
 
-from mtlcore.cli import main
 from mtlcore.errors import MtlError, UsageError
 from mtlcore.metrics import DELTA_M, delta_m
 from mtlcore.results import (
@@ -30,8 +32,8 @@ from mtlcore.results import (
     read_run,
     write_tables,
 )
-from mtlcore.results.statistics import Difference, Spread, student_t_quantile
 
+Command = Callable[..., Result]
 Missing = dict[str, Mapping[str, float | None]]  # null stands for what is not finite
 
 HIGHER_IS_BETTER = {
@@ -59,64 +61,6 @@ NYUV2_HIGHER_IS_BETTER = {
     "segmentation": {"miou": True, "accuracy": True},
     "depth": {"abs_error": False, "rel_error": False},
     "normals": {"mean": False, "median": False, "11": True, "22": True, "30": True},
-}
-
-
-# `scipy.stats.t.ppf(0.975, n)` for n from 1 to 200, by scipy 1.17.1.
-STUDENT_T = (
-    12.7062047361747, 4.3026527297495, 3.1824463052837, 2.7764451051978, 2.5705818356363,
-    2.4469118511450, 2.3646242515928, 2.3060041352042, 2.2621571627982, 2.2281388519863,
-    2.2009851600916, 2.1788128296672, 2.1603686564628, 2.1447866879178, 2.1314495455598,
-    2.1199052992213, 2.1098155778333, 2.1009220402410, 2.0930240544083, 2.0859634472659,
-    2.0796138447277, 2.0738730679040, 2.0686576104190, 2.0638985616280, 2.0595385527533,
-    2.0555294386429, 2.0518305164803, 2.0484071417952, 2.0452296421327, 2.0422724563012,
-    2.0395134463964, 2.0369333434601, 2.0345152974493, 2.0322445093177, 2.0301079282503,
-    2.0280940009805, 2.0261924630291, 2.0243941639120, 2.0226909200368, 2.0210753903063,
-    2.0195409704414, 2.0180817028184, 2.0166921992278, 2.0153675744438, 2.0141033888808,
-    2.0128955989194, 2.0117405137298, 2.0106347576242, 2.0095752371292, 2.0085591121008,
-    2.0075837703158, 2.0066468050617, 2.0057459953179, 2.0048792881881, 2.0040447832891,
-    2.0032407188479, 2.0024654592910, 2.0017174841452, 2.0009953780883, 2.0002978220143,
-    1.9996235849949, 1.9989715170334, 1.9983405425207, 1.9977296543177, 1.9971379083920,
-    1.9965644189523, 1.9960083540253, 1.9954689314298, 1.9949454151072, 1.9944371117712,
-    1.9939433678456, 1.9934635666619, 1.9929971258899, 1.9925434951809, 1.9921021540022,
-    1.9916726096447, 1.9912543953884, 1.9908470688117, 1.9904502102301, 1.9900634212544,
-    1.9896863234569, 1.9893185571366, 1.9889597801752, 1.9886096669757, 1.9882679074772,
-    1.9879342062390, 1.9876082815891, 1.9872898648312, 1.9869786995063, 1.9866745407038,
-    1.9863771544186, 1.9860863169511, 1.9858018143458, 1.9855234418666, 1.9852510035055,
-    1.9849843115225, 1.9847231860140, 1.9844674545085, 1.9842169515864, 1.9839715185236,
-    1.9837310029556, 1.9834952585629, 1.9832641447735, 1.9830375264837, 1.9828152737950,
-    1.9825972617655, 1.9823833701757, 1.9821734833077, 1.9819674897365, 1.9817652821324,
-    1.9815667570749, 1.9813718148763, 1.9811803594147, 1.9809922979759, 1.9808075411039,
-    1.9806260024591, 1.9804475986834, 1.9802722492730, 1.9800998764569, 1.9799304050824,
-    1.9797637625054, 1.9795998784866, 1.9794386850933, 1.9792801166049, 1.9791241094238,
-    1.9789706019906, 1.9788195347029, 1.9786708498378, 1.9785244914793, 1.9783804054470,
-    1.9782385392304, 1.9780988419241, 1.9779612641677, 1.9778257580871, 1.9776922772393,
-    1.9775607765589, 1.9774312123082, 1.9773035420277, 1.9771777244903, 1.9770537196571,
-    1.9769314886343, 1.9768109936329, 1.9766921979298, 1.9765750658304, 1.9764595626329,
-    1.9763456545938, 1.9762333088953, 1.9761224936137, 1.9760131776892, 1.9759053308966,
-    1.9757989238179, 1.9756939278153, 1.9755903150052, 1.9754880582343, 1.9753871310551,
-    1.9752875077034, 1.9751891630766, 1.9750920727121, 1.9749962127675, 1.9749015600008,
-    1.9748080917518, 1.9747157859238, 1.9746246209664, 1.9745345758585, 1.9744456300924,
-    1.9743577636580, 1.9742709570281, 1.9741851911433, 1.9741004473990, 1.9740167076310,
-    1.9739339541031, 1.9738521694945, 1.9737713368875, 1.9736914397561, 1.9736124619544,
-    1.9735343877061, 1.9734572015938, 1.9733808885488, 1.9733054338415, 1.9732308230715,
-    1.9731570421592, 1.9730840773359, 1.9730119151363, 1.9729405423894, 1.9728699462109,
-    1.9728001139954, 1.9727310334089, 1.9726626923813, 1.9725950790997, 1.9725281820013,
-    1.9724619897672, 1.9723964913156, 1.9723316757957, 1.9722675325821, 1.9722040512684,
-    1.9721412216620, 1.9720790337785, 1.9720174778363, 1.9719565442518, 1.9718962236339,
-)  # fmt: skip
-# (n, confidence) -> `scipy.stats.t.ppf((1 + confidence) / 2, n)`.
-STUDENT_T_ELSEWHERE = {
-    (1, 0.5): 1.0000000000000,
-    (1, 0.999): 636.6192487687897,
-    (2, 0.5): 0.8164965809277,
-    (2, 0.99): 9.9248432009183,
-    (4, 0.99): 4.6040948713500,
-    (5, 0.9): 2.0150483733330,
-    (30, 0.8): 1.3104150253914,
-    (199, 0.999): 3.3400865561615,
-    (1000, 0.95): 1.9623390808264,
-    (10001, 0.95): 1.9602012161646,
 }
 
 
@@ -183,40 +127,7 @@ def three_seeds(tmp_path: Path) -> list[str]:
     ]
 
 
-# Statistics
-
-
-def test_a_spread_is_the_sample_standard_deviation() -> None:
-    spread = Spread({0: 1.0, 1: 2.0, 2: 6.0})
-    assert (spread.n, spread.mean) == (3, 3.0)
-    assert spread.std == pytest.approx(math.sqrt((4 + 1 + 9) / 2))
-    assert math.isnan(Spread({0: 1.0}).std)
-    assert math.isnan(Spread({0: 1.0, 1: math.nan}).mean)
-    assert math.isnan(Spread({0: 1.0, 1: math.nan}).std)
-
-
-def test_quantiles_are_those_of_scipy() -> None:
-    for number, expected in enumerate(STUDENT_T, 1):
-        assert student_t_quantile(number) == pytest.approx(expected, rel=1e-11)
-    for (number, confidence), expected in STUDENT_T_ELSEWHERE.items():
-        assert student_t_quantile(number, confidence) == pytest.approx(expected, rel=1e-11)
-
-
-@pytest.mark.parametrize(("number", "confidence"), [(0, 0.95), (3, 1.0), (3, 0.0)])
-def test_a_quantile_that_does_not_exist_is_refused(number: int, confidence: float) -> None:
-    with pytest.raises(ValueError, match="no quantile"):
-        student_t_quantile(number, confidence)
-
-
-def test_an_interval_is_that_of_paired_differences() -> None:
-    difference = Difference({0: 0.1, 1: 0.2, 2: 0.3})
-    half = 4.302653 * 0.1 / math.sqrt(3)
-    assert difference.interval == pytest.approx((0.2 - half, 0.2 + half), abs=1e-6)
-    assert not difference.excludes_zero
-    assert Difference({0: 0.19, 1: 0.2, 2: 0.21}).excludes_zero
-    assert Difference({0: -0.19, 1: -0.2, 2: -0.21}).excludes_zero
-    assert all(map(math.isnan, Difference({0: 0.1}).interval))
-    assert not Difference({0: 0.1}).excludes_zero
+# delta_m and ranks
 
 
 # delta_m
@@ -532,17 +443,13 @@ def test_the_csv_has_full_precision(three_seeds: list[str]) -> None:
 # What is refused, and the command
 
 
-def mtl(*arguments: str) -> Result:
-    return CliRunner().invoke(main, arguments)
-
-
-def test_the_command_prints_the_same(three_seeds: list[str]) -> None:
+def test_the_command_prints_the_same(mtl: Command, three_seeds: list[str]) -> None:
     result = mtl("compare", *three_seeds)
     assert result.exit_code == 0, result.output
     assert result.stdout == as_markdown(compare(three_seeds))
 
 
-def test_the_command_prints_json(three_seeds: list[str]) -> None:
+def test_the_command_prints_json(mtl: Command, three_seeds: list[str]) -> None:
     arguments = ["--baseline", "b", "--delta-m", "libmtl", "--epoch", "best", "--json"]
     result = mtl("compare", *three_seeds, *arguments, "--target", "depth.abs_error=0.5")
     assert result.exit_code == 0, result.output

@@ -6,17 +6,19 @@ import json
 import math
 import shutil
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from click.testing import CliRunner, Result
+from click.testing import Result
 
 import mtlcore
-from mtlcore.cli import main
 from mtlcore.errors import MtlError, UsageError
 from mtlcore.storage import load_checkpoint, save_checkpoint
+
+Command = Callable[..., Result]
 
 TINY = {
     "tasks": ["segmentation", "depth"],
@@ -36,10 +38,6 @@ ARGUMENTS = [
 ]
 
 
-def mtl(*arguments: str) -> Result:
-    return CliRunner().invoke(main, arguments)
-
-
 def values(path: Path) -> list[tuple[Any, ...]]:
     """Everything in metrics.jsonl but the time it was measured at."""
     lines = [json.loads(line) for line in path.read_text().splitlines()]
@@ -47,7 +45,7 @@ def values(path: Path) -> list[tuple[Any, ...]]:
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def finished(mtl: Command, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("runs") / "first"
     result = mtl("run", *ARGUMENTS, "--out", str(out))
     assert result.exit_code == 0, result.output
@@ -114,7 +112,7 @@ def test_the_last_evaluations_are_those_of_the_last_epochs(tmp_path: Path) -> No
     assert summary["best"]["epoch"] in found
 
 
-def test_its_configuration_repeats_it(finished: Path, tmp_path: Path) -> None:
+def test_its_configuration_repeats_it(mtl: Command, finished: Path, tmp_path: Path) -> None:
     result = mtl("run", str(finished / "config.toml"), "--out", str(tmp_path / "again"))
     assert result.exit_code == 0, result.output
     assert values(tmp_path / "again" / "metrics.jsonl") == values(finished / "metrics.jsonl")
@@ -136,7 +134,7 @@ def test_another_seed_is_another_run(finished: Path, tmp_path: Path) -> None:
     assert values(tmp_path / "seed" / "metrics.jsonl") != values(finished / "metrics.jsonl")
 
 
-def test_a_directory_in_use_is_refused(finished: Path) -> None:
+def test_a_directory_in_use_is_refused(mtl: Command, finished: Path) -> None:
     before = sorted(finished.rglob("*"))
     result = mtl("run", *ARGUMENTS, "--out", str(finished))
     assert result.exit_code == 2
@@ -144,13 +142,13 @@ def test_a_directory_in_use_is_refused(finished: Path) -> None:
     assert sorted(finished.rglob("*")) == before
 
 
-def test_resuming_what_is_finished_says_so(finished: Path) -> None:
+def test_resuming_what_is_finished_says_so(mtl: Command, finished: Path) -> None:
     result = mtl("run", "--resume", "--out", str(finished))
     assert result.exit_code == 0
     assert "finished" in result.output
 
 
-def test_resuming_with_other_settings_is_refused(finished: Path) -> None:
+def test_resuming_with_other_settings_is_refused(mtl: Command, finished: Path) -> None:
     """Only what differs from the run's own is named."""
     result = mtl("run", "--set=optimizer.lr=1.0", "--resume", "--out", str(finished))
     assert result.exit_code == 2
@@ -176,7 +174,9 @@ def test_python_refuses_to_go_on_with_nothing(tmp_path: Path) -> None:
         mtlcore.run(TINY, resume=True)
 
 
-def test_what_belongs_to_the_machine_may_change(finished: Path, tmp_path: Path) -> None:
+def test_what_belongs_to_the_machine_may_change(
+    mtl: Command, finished: Path, tmp_path: Path
+) -> None:
     run = shutil.copytree(finished, tmp_path / "moved")
     (run / "summary.json").unlink()  # as if it had been stopped after its last step
     result = mtl("run", "--set=data.workers=1", "--device=cpu", "--resume", "--out", str(run))
@@ -185,16 +185,17 @@ def test_what_belongs_to_the_machine_may_change(finished: Path, tmp_path: Path) 
     assert (stored["data"]["workers"], stored["device"]) == (1, "cpu")
 
 
-def test_resuming_nothing_starts(tmp_path: Path) -> None:
+def test_resuming_nothing_starts(mtl: Command, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     result = mtl("run", *ARGUMENTS, "--resume", "--out", str(tmp_path / "empty"))
     assert result.exit_code == 0, result.output
 
 
-def test_a_misspelt_run_is_not_started_anew(tmp_path: Path) -> None:
+def test_a_misspelt_run_is_not_started_anew(mtl: Command, tmp_path: Path) -> None:
     result = mtl("run", "--resume", "--out", str(tmp_path / "lonk"))
     assert result.exit_code == 2
-    assert "lonk: no run there to go on with (it has no config.toml)" in result.output
+    for part in ("lonk: ", "no run there", "config.toml"):
+        assert part in result.output
     assert not (tmp_path / "lonk").exists()
     (tmp_path / "notes.txt").write_text("mine")
     result = mtl("run", *ARGUMENTS, "--resume", "--out", str(tmp_path))
@@ -213,7 +214,9 @@ def test_a_run_at_a_url_is_uploaded(finished: Path) -> None:
         mtlcore.run(TINY, out="memory://runs/one")
 
 
-def test_a_dry_run_writes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_dry_run_writes_nothing(
+    mtl: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     result = mtl("run", *ARGUMENTS, "--dry-run")
     assert result.exit_code == 0, result.output
@@ -221,7 +224,9 @@ def test_a_dry_run_writes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert not list(tmp_path.iterdir())
 
 
-def test_runs_without_a_name_are_numbered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_runs_without_a_name_are_numbered(
+    mtl: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     for number in (1, 2):
         result = mtl("run", *ARGUMENTS, "--set=training.epochs=1")
@@ -247,7 +252,7 @@ def test_a_full_gpu_is_told_what_would_help(
     from mtlcore.learner import Learner
 
     monkeypatch.setattr(Learner, "forward", full)
-    with pytest.raises(MtlError, match=r"suffice \(CUDA out of memory\)\. Lower training\.batch"):
+    with pytest.raises(MtlError, match=r"CUDA out of memory.*training\.batch_size"):
         mtlcore.run(TINY, out=str(tmp_path / "run"))
     record = json.loads((tmp_path / "run" / "run.json").read_text())
     assert record["status"] == "failed"

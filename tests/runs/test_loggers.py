@@ -15,8 +15,8 @@ import pytest
 
 import mtlcore
 from mtlcore.display import Display
-from mtlcore.display.run import MetricValues
 from mtlcore.errors import ConfigError, Interrupted, MtlError, UsageError
+from mtlcore.metrics import MetricValues
 from mtlcore.storage import load_checkpoint
 from mtlcore.testing import LoggerContract
 from mtlcore.testing.base import same

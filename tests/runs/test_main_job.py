@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -18,9 +17,8 @@ pytestmark = pytest.mark.slow
 
 def summary(out: Path, *arguments: str) -> dict:
     command = [sys.executable, "-m", "mtlcore", "run", "--plugin", "atinet", "--out", str(out)]
-    environment = {key: value for key, value in os.environ.items() if key != "MTL_PLUGINS"}
     result = subprocess.run(
-        [*command, *arguments], cwd=ROOT, env=environment, capture_output=True, text=True,
+        [*command, *arguments], cwd=ROOT, capture_output=True, text=True,
         check=False,
     )  # fmt: skip
     assert result.returncode == 0, result.stderr

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
-from click.testing import CliRunner, Result
+from click.testing import Result
 from PIL import Image
 
 import mtlcore
-from mtlcore.cli import main
 from mtlcore.plugins import Plugins
+
+Command = Callable[..., Result]
 
 CONFIG = {
     "tasks": ["segmentation", "depth"],
@@ -30,21 +32,21 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def mtl(*arguments: str) -> Result:
-    return CliRunner().invoke(main, arguments, obj=Plugins(allow=()))
-
-
 def summary(run: Path) -> dict:
     return json.loads((run / "summary.json").read_text())
 
 
-def evaluated(run: Path, *arguments: str) -> dict:
-    result = mtl("eval", str(run), "--json", *arguments)
-    assert result.exit_code == 0, result.output
-    return json.loads(result.stdout)
+@pytest.fixture(scope="module")
+def evaluated(mtl: Command) -> Callable[..., dict]:
+    def figures(run: Path, *arguments: str) -> dict:
+        result = mtl("eval", str(run), "--json", *arguments)
+        assert result.exit_code == 0, result.output
+        return json.loads(result.stdout)
+
+    return figures
 
 
-def test_evaluating_repeats_the_runs_own_figures(run: Path) -> None:
+def test_evaluating_repeats_the_runs_own_figures(evaluated: Callable[..., dict], run: Path) -> None:
     for which, figures in (
         ("best", summary(run)["best"]["val"]),
         ("last", summary(run)["final"]["val"]),
@@ -55,7 +57,7 @@ def test_evaluating_repeats_the_runs_own_figures(run: Path) -> None:
             assert found["metrics"][task] == pytest.approx(values, rel=1e-6)
 
 
-def test_other_splits_and_other_data(run: Path) -> None:
+def test_other_splits_and_other_data(evaluated: Callable[..., dict], run: Path) -> None:
     before = sorted((path, path.stat().st_mtime_ns) for path in run.rglob("*"))
     own = evaluated(run)["metrics"]
     assert evaluated(run, "--split", "test")["metrics"] != own
@@ -79,7 +81,12 @@ def test_other_splits_and_other_data(run: Path) -> None:
     ],
 )
 def test_mistakes(
-    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], message: str
+    mtl: Command,
+    run: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: list[str],
+    message: str,
 ) -> None:
     monkeypatch.chdir(tmp_path)
     with zipfile.ZipFile("a.zip", "w") as archive:
@@ -90,7 +97,9 @@ def test_mistakes(
 
 
 @pytest.mark.parametrize("size", [(40, 56), (33, 17)])
-def test_photographs_of_any_size(run: Path, tmp_path: Path, size: tuple[int, int]) -> None:
+def test_photographs_of_any_size(
+    mtl: Command, run: Path, tmp_path: Path, size: tuple[int, int]
+) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
     photograph = tmp_path / "photograph.png"
     Image.fromarray(pixels).save(photograph)
@@ -109,7 +118,7 @@ def test_photographs_of_any_size(run: Path, tmp_path: Path, size: tuple[int, int
         assert picture.size == size[::-1]
 
 
-def test_the_network_runs_at_the_size_asked_for(run: Path, tmp_path: Path) -> None:
+def test_the_network_runs_at_the_size_asked_for(mtl: Command, run: Path, tmp_path: Path) -> None:
     photograph = tmp_path / "photograph.png"
     Image.fromarray(np.full((64, 64, 3), 90, np.uint8)).save(photograph)
     arrays = []
@@ -122,10 +131,10 @@ def test_the_network_runs_at_the_size_asked_for(run: Path, tmp_path: Path) -> No
     assert not np.allclose(*arrays)
 
 
-def test_the_doctor_sees_a_broken_plugin(tmp_path: Path) -> None:
+def test_the_doctor_sees_a_broken_plugin(mtl: Command, tmp_path: Path) -> None:
     (tmp_path / "broken.py").write_text("import nothing_of_that_name\n")
     plugins = Plugins(allow=(), files=[str(tmp_path / "broken.py")])
-    result = CliRunner().invoke(main, ["doctor", "--json"], obj=plugins)
+    result = mtl("doctor", "--json", plugins=plugins)
     assert result.exit_code == 0
     facts = json.loads(result.stdout)
     assert facts["libraries"]["torch"]
@@ -152,7 +161,9 @@ def mtl_metrics():
 """
 
 
-def test_a_trained_run_is_judged_by_further_metrics(run: Path, tmp_path: Path) -> None:
+def test_a_trained_run_is_judged_by_further_metrics(
+    evaluated: Callable[..., dict], run: Path, tmp_path: Path
+) -> None:
     file = tmp_path / "largest.py"
     file.write_text(METRIC)
     usual = evaluated(run)["metrics"]
@@ -165,7 +176,7 @@ def test_a_trained_run_is_judged_by_further_metrics(run: Path, tmp_path: Path) -
     assert largest > usual["depth"]["abs_error"]
 
 
-def test_metrics_with_the_same_figure_are_refused(run: Path, tmp_path: Path) -> None:
+def test_metrics_with_the_same_figure_are_refused(mtl: Command, run: Path, tmp_path: Path) -> None:
     twice = 'metrics.depth=[{name="depth"}, {name="depth"}]'
     message = "metrics.depth: several of its metrics compute abs_error"
     judged = mtl("eval", str(run), "--set", twice)

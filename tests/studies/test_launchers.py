@@ -92,7 +92,7 @@ def states(tmp_path: Path) -> list[tuple[str, str | None]]:
 
 
 def test_the_file_names_it_and_its_settings(tmp_path: Path) -> None:
-    result = study(tmp_path, 'launcher = {name = "paper", code = 3}', "--jobs", "3")
+    result = study(tmp_path, 'launcher = {name = "paper", code = 5}', "--jobs", "3")
     assert result.exit_code == 1, result.output
     started = notes(tmp_path, "start")
     assert [start["location"] for start in started] == [
@@ -102,7 +102,7 @@ def test_the_file_names_it_and_its_settings(tmp_path: Path) -> None:
     assert {start["threads"] for start in started} == {1}
     assert states(tmp_path) == [("failed", "no")] * 4
     # A failed cell is tried again; nothing else changes.
-    study(tmp_path, 'launcher = {name = "paper", code = 3}')
+    study(tmp_path, 'launcher = {name = "paper", code = 5}')
     assert len(notes(tmp_path, "start")) == 8
 
 
@@ -138,7 +138,7 @@ def test_a_stopped_study_hears_of_its_cells(tmp_path: Path) -> None:
         ('launcher = {name = "papr"}', [], "did you mean 'paper'?"),
         ("", ["--launcher", "papr"], "did you mean 'paper'?"),
         ('launcher = {name = "paper", cod = 3}', [], "launcher.cod: unknown setting"),
-        ("launcher = {code = 3}", [], "launcher.name"),
+        ("launcher = {code = 5}", [], "launcher.name"),
         ('launcher = "paper"', [], "launcher: expected"),
     ],
 )
