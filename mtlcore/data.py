@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, TypeAlias
+from types import MappingProxyType
+from typing import Any, Protocol, TypeAlias
 
 import attrs
 import torch
@@ -23,6 +24,7 @@ __all__ = [
     "DataError",
     "Dataset",
     "Inputs",
+    "Predictor",
     "Sample",
     "check_split",
     "collate",
@@ -133,6 +135,15 @@ class Batch:
         return tuple(name for name in tasks if self.count[name] > 0)
 
 
+class Predictor(Protocol):
+    """What a dataset sees of a `mtlcore.models.Teacher`."""
+
+    tasks: Mapping[str, Task]
+
+    def predict(self, inputs: Inputs, tasks: Sequence[str]) -> dict[str, Tensor]:
+        """Return the predictions of the named tasks for a batch of inputs."""
+
+
 class Dataset(abc.ABC):
     """A dataset, made as `Dataset(root, split, **settings)`; the constructor reads no sample.
 
@@ -147,12 +158,18 @@ class Dataset(abc.ABC):
             it generates as many as are asked for.
         input_kind: what its inputs are: "image", "vector", "tokens" or any other word that
             backbones read by. Only images are resized and augmented.
+        needs_teachers: Names of the teachers of the table `[teachers]` that it asks for. The
+            constructor may set it, for one split alone too.
+        teachers: Name -> teacher that it has asked for; set before the first sample is read. They
+            work on the CPU, as samples may be read in other processes.
     """
 
     splits: tuple[str, ...] = ("train", "val")
     renders_size: bool = False
     unlimited: bool = False
     input_kind: str = "image"
+    needs_teachers: tuple[str, ...] = ()
+    teachers: Mapping[str, Predictor] = MappingProxyType({})
 
     @classmethod
     @abc.abstractmethod

@@ -101,6 +101,8 @@ class Concat(Dataset):
         self._renamed = [source.renamed for source in opened]
         self._datasets = [_open(source, split) for source in opened]
         self._starts = list(accumulate(map(len, self._datasets), initial=0))
+        asked = [name for dataset in self._datasets for name in dataset.needs_teachers]
+        self.needs_teachers = tuple(dict.fromkeys(asked))
 
     @classmethod
     def describe(cls, root: str | None, **settings: Any) -> tuple[Task, ...]:
@@ -148,7 +150,10 @@ class Concat(Dataset):
         """
         index = range(len(self))[index]
         which = bisect_right(self._starts, index) - 1
-        sample = self._datasets[which][index - self._starts[which]]
+        dataset = self._datasets[which]
+        if dataset.needs_teachers:
+            dataset.teachers = {name: self.teachers[name] for name in dataset.needs_teachers}
+        sample = dataset[index - self._starts[which]]
         renamed = self._renamed[which]
         return attrs.evolve(
             sample,

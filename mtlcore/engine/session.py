@@ -111,7 +111,9 @@ class Session:
         self.predict = self.learner.predict
         if averaged is not None and config.training.evaluate_ema:
             self.predict = averaged.predict
-        self.teachers = Teachers(config, self.learner, self.device, averaged)
+        self.teachers = Teachers(
+            config, self.learner, [*self.splits.values()], self.device, averaged
+        )
         for name in self.teachers.unused:
             display.warn(f"teachers.{name}: nobody asks for this teacher")
         if not distributed.is_main_process:

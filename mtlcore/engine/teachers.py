@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, final
 
 import torch
@@ -14,6 +15,7 @@ from mtlcore.data import Inputs, describe_inputs
 from mtlcore.engine.building import build_model
 from mtlcore.errors import MtlError, UsageError, outline
 from mtlcore.learner import Learner
+from mtlcore.loading import Split
 from mtlcore.models import AVERAGE, MultiTaskModel, Teacher
 from mtlcore.storage import model_of, read_weights
 
@@ -25,7 +27,8 @@ class Teachers:
     Args:
         config: Names the trained runs.
         learner: Whose cross-task losses ask for teachers; each gets those that it names.
-        device: Where they work.
+        splits: Whose datasets may ask for some too, and get copies on the CPU.
+        device: Where the others work.
         average: The averaged copy of the learner's model as a teacher; None if the run keeps none.
 
     Attributes:
@@ -33,7 +36,7 @@ class Teachers:
         fingerprints: Name -> digest of a teacher's weights; all that a checkpoint has of them.
 
     Raises:
-        UsageError: A loss asks for a teacher that there is not.
+        UsageError: A loss or dataset asks for a teacher that there is not.
         MtlError: The checkpoint of a teacher is missing, damaged or of another model.
     """
 
@@ -41,21 +44,31 @@ class Teachers:
         self,
         config: RunConfig,
         learner: Learner,
+        splits: Collection[Split],
         device: torch.device,
         average: Teacher | None,
     ) -> None:
         self.fingerprints: dict[str, str] = {}
         self._config = config
         self._known: dict[str, Teacher] = {}
+        by_splits = {name for split in splits for name in split.needs_teachers}
+        on_cpu: dict[str, Teacher] = {}
         for name in config.teachers:
             model, self.fingerprints[name] = _load(config, name)
+            if name in by_splits:
+                on_cpu[name] = Teacher(copy.deepcopy(model))
             self._known[name] = Teacher(model.to(device), learner.dtype)
         if average is not None:
             self._known[AVERAGE] = average
-        asked: set[str] = set()
+        asked = set(by_splits)
+        for split in splits:
+            split.take_teachers(
+                {name: _given(name, "data: it", on_cpu) for name in split.needs_teachers}
+            )
         for loss in learner.cross_task_losses:
             asked |= set(loss.needs_teachers)
-            loss.teachers = {name: self._given(name, loss) for name in loss.needs_teachers}
+            who = f"cross_task: {type(loss).__name__}"
+            loss.teachers = {name: _given(name, who, self._known) for name in loss.needs_teachers}
         self.unused = [name for name in config.teachers if name not in asked]
 
     def check(self, inputs: Inputs) -> None:
@@ -98,18 +111,14 @@ class Teachers:
                     "run of its own with another --out"
                 )
 
-    def _given(self, name: str, loss: object) -> Teacher:
-        if name in self._known:
-            return self._known[name]
-        how = (
-            "set training.ema, such as 0.999"
-            if name == AVERAGE
-            else f'name its run, teachers.{name} = "runs/..."'
-        )
-        raise UsageError(
-            f"cross_task: {type(loss).__name__} asks for a teacher {name!r}, and there is none; "
-            f"{how}"
-        )
+
+def _given(name: str, who: str, known: Mapping[str, Teacher]) -> Teacher:
+    if name in known:
+        return known[name]
+    how = f'name its run, teachers.{name} = "runs/..."'
+    if name == AVERAGE:
+        how = "set training.ema, such as 0.999 (losses can have it, datasets cannot)"
+    raise UsageError(f"{who} asks for a teacher {name!r}, and there is none; {how}")
 
 
 def _load(config: RunConfig, name: str) -> tuple[MultiTaskModel, str]:

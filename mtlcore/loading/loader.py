@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Literal
 
@@ -17,6 +17,7 @@ from mtlcore.data import (
     DataError,
     Dataset,
     Inputs,
+    Predictor,
     Sample,
     collate,
     complete,
@@ -87,6 +88,15 @@ class Split:
     def collate_inputs(self) -> Callable[[Sequence[Inputs]], Inputs]:
         """What makes the inputs of a batch: the dataset's `collate_inputs`."""
         return self._dataset.collate_inputs
+
+    @property
+    def needs_teachers(self) -> tuple[str, ...]:
+        """Names of the teachers that the dataset asks for."""
+        return self._dataset.needs_teachers
+
+    def take_teachers(self, teachers: Mapping[str, Predictor]) -> None:
+        """Hand the dataset the teachers that it has asked for."""
+        self._dataset.teachers = teachers
 
     def sample(self, index: int) -> Sample:
         """Return a sample at the run's size, with labels of the run's tasks only."""

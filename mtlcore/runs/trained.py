@@ -96,12 +96,17 @@ def evaluate_run(trained: Trained, split: str) -> tuple[MetricValues, int]:
     """MetricValues on a split of the run's data (or of what `[data]` was changed to), and its size.
 
     Raises:
-        UsageError: no such split, or an empty one.
+        UsageError: no such split, an empty one, or one that teachers are needed for.
         MtlError: a sample that cannot be read.
     """
     config = trained.config
     limit = {"train": config.data.train, "val": config.data.val}.get(split, config.data.val)
     data = open_split(config, split, limit)
+    if data.needs_teachers:
+        raise UsageError(
+            f"data: {config.data.name} asks for teachers to read the split {split!r}, and only "
+            "training hands some over; evaluate on another split"
+        )
     loader = make_loader(config, {split: data})
     plans = in_order(split, len(data), config.training.batch_size)
     metrics = evaluate(trained.learner, loader.batches(plans), make_metrics(config), trained.device)

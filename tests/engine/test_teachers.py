@@ -267,6 +267,53 @@ def test_going_on_with_another_teacher_is_refused(place: Path, tmp_path: Path, m
         )  # fmt: skip
 
 
+LABELLER = """
+import attrs
+import torch
+
+from mtlcore import DatasetSpec, hookimpl
+
+
+@hookimpl
+def mtl_datasets():
+    from mtlcore.datasets.rooms import Rooms
+
+    class Labelled(Rooms):
+        def __init__(self, root, split, *, samples: int, size: tuple[int, int] = (32, 32)):
+            super().__init__(root, split, samples=samples, size=size)
+            self.needs_teachers = ("depth",) if split == "train" else ()
+
+        def __getitem__(self, index):
+            sample = super().__getitem__(index)
+            for teacher in self.teachers.values():
+                (depth,) = teacher.predict(sample.inputs[None], ["depth"])["depth"]
+                sample = attrs.evolve(
+                    sample, targets={**sample.targets, "depth": depth},
+                    valid={**sample.valid, "depth": torch.ones_like(sample.valid["depth"])},
+                )
+            return sample
+
+    yield DatasetSpec(name="labelled", target=Labelled, summary="Depth by a teacher.")
+"""
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_dataset_may_ask_for_teachers(place: Path, tmp_path: Path, workers: int) -> None:
+    (tmp_path / "labelled.py").write_text(LABELLER)
+    values = merged(TINY, {"plugins": [str(tmp_path / "labelled.py")],
+                           "data": {"name": "labelled", "workers": workers}})  # fmt: skip
+    with pytest.raises(UsageError, match=r"data: it asks for a teacher 'depth'.*teachers\.depth"):
+        session_of(values, tmp_path / "none")
+    values["teachers"] = {"depth": str(place / "depth")}
+    session = session_of(values, tmp_path / "run")
+    trained = load_run(Plugins.from_environment(), str(place / "depth"), "best")
+    (loaded, *_) = session.loader.plans(Training(session).plan_block()[:1])
+    (batch,) = loaded.batches
+    expected = trained.learner.predict(batch.inputs, ["depth"])["depth"]
+    torch.testing.assert_close(batch.targets["depth"], expected)
+    assert session.teachers.unused == []
+
+
 # The averaged copy
 
 
