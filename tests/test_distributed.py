@@ -392,11 +392,14 @@ def mtl_episode_samplers():
 """
 
 
-def train_watched(folder: Path, out: str, strike: str = "", resume: bool = False) -> int:
-    """Two epochs of six steps in two processes; the exit code."""
+def train_watched(
+    folder: Path, out: str, strike: str = "", resume: bool = False
+) -> subprocess.CompletedProcess[str]:
+    """Two epochs of six steps in two processes."""
     settings = [
-        *(s for s in SETTINGS if not s.startswith("data.train")), "data.train=24",
-        "training.epochs=2", "episodes.name=watched", "episodes.horizon=4",
+        "tasks=['segmentation', 'depth']", "data.train=24", "data.val=4", "data.size=32x32",
+        "data.workers=0", "model.backbone.width=0.03125", "training.batch_size=2",
+        "training.epochs=2", "training.threads=1", "episodes.name=watched", "episodes.horizon=4",
     ]  # fmt: skip
     plans = f"{out} resumed" if resume else out
     return subprocess.run(
@@ -404,7 +407,7 @@ def train_watched(folder: Path, out: str, strike: str = "", resume: bool = False
                  *(f"--set={s}" for s in settings), *(["--resume"] if resume else [])),
         cwd=folder, capture_output=True, text=True, timeout=300,
         env={**environment(), "MTL_TEST_STRIKE": strike, "MTL_TEST_PLANS": f"{plans} "},
-    ).returncode  # fmt: skip
+    )  # fmt: skip
 
 
 def test_a_sampler_that_learns_plans_the_same_everywhere_and_goes_on_bit_for_bit(
@@ -414,10 +417,13 @@ def test_a_sampler_that_learns_plans_the_same_everywhere_and_goes_on_bit_for_bit
     code = page.split("<!-- test: file by_loss.py -->\n```python\n")[1].split("```")[0]
     (tmp_path / "by_loss.py").write_text(code)
     (tmp_path / "watched.py").write_text(WATCHED)
-    assert train_watched(tmp_path, "whole") == 0
+    whole = train_watched(tmp_path, "whole")
+    assert whole.returncode == 0, whole.stderr
     # The second epoch begins before step 6; of its first block two steps are taken.
-    assert train_watched(tmp_path, "stopped", "7 1") != 0
-    assert train_watched(tmp_path, "stopped", resume=True) == 0
+    stopped = train_watched(tmp_path, "stopped", "7 1")
+    assert "after step 8 of 12; saved" in stopped.stderr, stopped.stderr
+    resumed = train_watched(tmp_path, "stopped", resume=True)
+    assert resumed.returncode == 0, resumed.stderr
     for run in ("whole", "stopped", "stopped resumed"):
         first, second = ((tmp_path / f"{run} {rank}").read_text() for rank in range(2))
         assert first == second, run

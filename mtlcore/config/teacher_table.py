@@ -11,7 +11,6 @@ from mtlcore.config.merging import Layer
 from mtlcore.config.reader import ConfigReader
 from mtlcore.config.run_config import RunConfig, TeacherConfig
 from mtlcore.errors import ConfigError, MtlError
-from mtlcore.models import AVERAGE
 from mtlcore.storage import trained_config
 from mtlcore.tasks import Task
 
@@ -26,6 +25,8 @@ def read_teachers(
         tasks: The run's tasks; a teacher must know one of them, and know it as the run does.
         resolve: Makes a configuration of layers.
     """
+    from mtlcore.models import AVERAGE  # late: it imports torch
+
     teachers = {}
     for name, location in reader.table("teachers").items():
         path = f"teachers.{name}"

@@ -559,27 +559,27 @@ def test_options_of_the_group_choose_the_plugins(mtl, command):
     assert strict.exit_code == 1 and "no_such_solver" in strict.stderr
 
 
-def test_list_and_show_take_plugin_files(mtl, local):
+def test_list_and_show_take_plugin_files(command, local):
     two = local(balancer("mine").replace('"collections:OrderedDict"', "Mine"))
     three = local("@hookimpl\ndef mtl_datasets():\n    yield DatasetSpec(name='d', target=Mine)",
                   "other.py")  # fmt: skip
-    rows = json.loads(mtl("list", "--plugin", two, "--plugin", three, "--json").output)
+    rows = json.loads(command("list", "--plugin", two, "--plugin", three, "--json").output)
     found = {(row["kind"], row["name"]): row["plugin"] for row in rows}
     assert found["balancers", "mine"] == "my-balancer"
     assert found["datasets", "d"] == "other"
-    data = json.loads(mtl("show", "balancer", "mine", "--plugin", two, "--json").output)
+    data = json.loads(command("show", "balancer", "mine", "--plugin", two, "--json").output)
     assert (data["distribution"], data["settings"][0]["name"]) == (two, "factor")
 
 
 @pytest.mark.parametrize(
     ("word", "said"), [("good", "name a plugin file"), ("gone.py", "no such file")]
 )
-def test_list_and_show_refuse_what_is_no_plugin_file(mtl, word, said):
-    for command in (("list",), ("show", "balancers", "equal")):
-        refused = mtl(*command, "--plugin", word).exception
-        assert isinstance(refused, UsageError)
-        assert f"--plugin {word}: " in str(refused)
-        assert said in str(refused)
+def test_list_and_show_refuse_what_is_no_plugin_file(command, word, said):
+    for words in (("list",), ("show", "balancers", "equal")):
+        refused = command(*words, "--plugin", word)
+        assert refused.exit_code == 2
+        assert f"--plugin {word}: " in refused.stderr
+        assert said in refused.stderr
 
 
 def test_tables_are_cut_to_the_terminal_and_only_there():

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import fsspec
 import pytest
 import torch
-from click.testing import CliRunner
+from click.testing import Result
 
 import mtlcore
-from mtlcore.cli import main
 from mtlcore.display import Display
 from mtlcore.errors import Pruned, UsageError
 from mtlcore.runs import request_stop
@@ -102,12 +101,12 @@ def test_a_request_of_before_does_not_stop_a_run_that_goes_on(tmp_path: Path) ->
 
 
 def test_the_command_ends_with_a_code_of_its_own(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    mtl: Callable[..., Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file, out = tmp_path / "mine.toml", tmp_path / "run"
     file.write_text("".join(f"{table} = {_inline(value)}\n" for table, value in CONFIG.items()))
     monkeypatch.setattr("mtlcore.display.make_display", lambda: Asks(str(out), 1))
-    result = CliRunner().invoke(main, ["run", str(file), "--out", str(out)])
+    result = mtl("run", str(file), "--out", str(out))
     assert result.exit_code == 3
     assert "asked to stop after epoch 1 of 3 (worse than the median)" in result.stderr
 

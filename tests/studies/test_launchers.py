@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from click.testing import CliRunner, Result
-
-from mtlcore.cli import main
+from click.testing import Result
 
 pytest.importorskip("fcntl", reason="studies need file locks")
+
+Command = Callable[..., Result]
 
 STUDY = """
 name = "Launched"
@@ -73,12 +74,16 @@ def mtl_launchers():
 """
 
 
-def study(tmp_path: Path, launcher: str, *options: str, outlives: bool = True) -> Result:
-    plugin = tmp_path / "paper.py"
-    plugin.write_text(PLUGIN.replace("{outlives}", str(outlives)))
-    file = tmp_path / "study.toml"
-    file.write_text(STUDY.format(launcher=launcher, plugin=plugin))
-    return CliRunner().invoke(main, ["study", str(file), "--out", str(tmp_path / "out"), *options])
+@pytest.fixture
+def study(mtl: Command, tmp_path: Path) -> Command:
+    def command(launcher: str, *options: str, outlives: bool = True) -> Result:
+        plugin = tmp_path / "paper.py"
+        plugin.write_text(PLUGIN.replace("{outlives}", str(outlives)))
+        file = tmp_path / "study.toml"
+        file.write_text(STUDY.format(launcher=launcher, plugin=plugin))
+        return mtl("study", str(file), "--out", str(tmp_path / "out"), *options)
+
+    return command
 
 
 def notes(tmp_path: Path, call: str) -> list[dict[str, Any]]:
@@ -91,8 +96,8 @@ def states(tmp_path: Path) -> list[tuple[str, str | None]]:
     return [(cell["status"], cell["reason"]) for cell in content["cells"]]
 
 
-def test_the_file_names_it_and_its_settings(tmp_path: Path) -> None:
-    result = study(tmp_path, 'launcher = {name = "paper", code = 5}', "--jobs", "3")
+def test_the_file_names_it_and_its_settings(study: Command, tmp_path: Path) -> None:
+    result = study('launcher = {name = "paper", code = 5}', "--jobs", "3")
     assert result.exit_code == 1, result.output
     started = notes(tmp_path, "start")
     assert [start["location"] for start in started] == [
@@ -102,14 +107,16 @@ def test_the_file_names_it_and_its_settings(tmp_path: Path) -> None:
     assert {start["threads"] for start in started} == {1}
     assert states(tmp_path) == [("failed", "no")] * 4
     # A failed cell is tried again; nothing else changes.
-    study(tmp_path, 'launcher = {name = "paper", code = 5}')
+    study('launcher = {name = "paper", code = 5}')
     assert len(notes(tmp_path, "start")) == 8
 
 
 @pytest.mark.parametrize(("outlives", "module"), [(True, "mtlcore"),
                                                   (False, "mtlcore.cli.study_cell")])  # fmt: skip
-def test_the_command_goes_on_with_the_cell(tmp_path: Path, outlives: bool, module: str) -> None:
-    study(tmp_path, "", "--launcher", "paper", outlives=outlives)
+def test_the_command_goes_on_with_the_cell(
+    study: Command, tmp_path: Path, outlives: bool, module: str
+) -> None:
+    study("", "--launcher", "paper", outlives=outlives)
     arguments = notes(tmp_path, "start")[0]["arguments"]
     directory = tmp_path / "out" / "cells" / "equal" / "seed-0"
     assert arguments[1:] == ["-m", module, "run", str(directory / "config.toml"),
@@ -117,16 +124,17 @@ def test_the_command_goes_on_with_the_cell(tmp_path: Path, outlives: bool, modul
 
 
 def test_a_cell_without_a_result_has_not_finished_whatever_the_launcher_says(
+    study: Command,
     tmp_path: Path,
 ) -> None:
-    result = study(tmp_path, 'launcher = {name = "local"}', "--launcher", "paper")
+    result = study('launcher = {name = "local"}', "--launcher", "paper")
     assert result.exit_code == 1
     assert states(tmp_path) == [("failed", "it ended with status 0 and has no result")] * 4
 
 
-def test_a_stopped_study_hears_of_its_cells(tmp_path: Path) -> None:
+def test_a_stopped_study_hears_of_its_cells(study: Command, tmp_path: Path) -> None:
     launcher = 'launcher = {name = "paper", code = 130, interrupts = true}'
-    result = study(tmp_path, launcher, "--jobs", "2")
+    result = study(launcher, "--jobs", "2")
     assert result.exit_code == 130, result.output
     assert len(notes(tmp_path, "stop")) == 1 and not notes(tmp_path, "stop_at_once")
     assert [status for status, _ in states(tmp_path)] == ["interrupted"] * 2 + ["waiting"] * 2
@@ -143,9 +151,9 @@ def test_a_stopped_study_hears_of_its_cells(tmp_path: Path) -> None:
     ],
 )
 def test_mistakes_are_told_before_the_first_cell(
-    tmp_path: Path, launcher: str, options: list[str], message: str
+    study: Command, tmp_path: Path, launcher: str, options: list[str], message: str
 ) -> None:
-    result = study(tmp_path, launcher, *options)
+    result = study(launcher, *options)
     assert result.exit_code == 2, result.output
     assert message in result.output
     assert not (tmp_path / "out" / "notes").exists()

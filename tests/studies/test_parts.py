@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from mtlcore.studies.processes import CellExit
 
 from mtlcore.display import Outlook, StudyDisplay
+from mtlcore.launchers import CellExit
 
 
 def ended(code: int, said: str) -> str:
