@@ -535,12 +535,10 @@ def test_show_command(command, site):
 
 
 def test_show_a_method_counts_its_parameters(command, monkeypatch):
-    module = type(sys)("mtlcore.runs.parameters")
-    module.count_method_parameters = lambda plugins, name, overrides: {
-        "total": 5,
-        "asked": [name, *overrides],
-    }
-    monkeypatch.setitem(sys.modules, "mtlcore.runs.parameters", module)
+    def count(plugins, name, overrides):
+        return {"total": 5, "asked": [name, *overrides]}
+
+    monkeypatch.setattr("mtlcore.runs.count_method_parameters", count)
     result = command("show", "methods", "good", "--set", "a=1", "--json")
     data = json.loads(result.output)
     assert data["preset"] == {"seed": 1}
