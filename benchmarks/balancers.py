@@ -125,8 +125,9 @@ def wide(heads: int) -> Problem:
 
 def atinet(_: int) -> Problem:
     """The demo's network (width 1/16, tasks interacting) and losses, on 8 images of 64x64."""
+    from mtlcore.features import FeatureInfo
     from mtlcore.learner import Learner
-    from mtlcore.models import FeatureInfo, MultiTaskModel
+    from mtlcore.models import MultiTaskModel
     from mtlcore.standard.heads import ConvHead
     from mtlcore.standard.losses import L1, Cosine, CrossEntropy
     from mtlcore.tasks import Task

@@ -28,8 +28,9 @@ from mtlcore.config import Layer, resolve
 from mtlcore.display import SilentDisplay
 from mtlcore.engine import Session, Training
 from mtlcore.episodes import LoadedPlan
+from mtlcore.features import Features
 from mtlcore.losses import Loss, reduce_loss
-from mtlcore.models import Backbone, Features
+from mtlcore.models import Backbone
 from mtlcore.plugins import Plugins
 from mtlcore.storage import RunDirectory
 

@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mtlcore.data import Batch
-from mtlcore.models import FeatureInfo, Features
+from mtlcore.features import FeatureInfo, Features
 from mtlcore.tasks import Task
 from mtlcore.testing import tiny_batch
 from mtlcore_mtpsl import encoding

@@ -8,39 +8,37 @@ NaN from a placeholder.
 from __future__ import annotations
 
 import abc
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol
 
 import attrs
 import torch
 from torch import Tensor
 
-from mtlcore.errors import MtlError, UsageError, did_you_mean
+from mtlcore.errors import MtlError
+from mtlcore.inputs import (
+    Inputs,
+    describe_inputs,
+    image_size,
+    input_form,
+    input_tensors,
+    map_inputs,
+    stack_inputs,
+)
 from mtlcore.tasks import Task
 
 __all__ = [
     "Batch",
     "DataError",
     "Dataset",
-    "Inputs",
     "Predictor",
     "Sample",
-    "check_split",
     "collate",
     "complete",
-    "describe_inputs",
     "empty_batch",
-    "image_size",
-    "input_tensors",
-    "map_inputs",
     "safe_target",
-    "stack_inputs",
 ]
-
-#: What a network reads: a tensor, or a tree of tensors in dictionaries, lists and tuples. The type
-#: is open, so that a backbone may say which of these it takes.
-Inputs: TypeAlias = Any
 
 
 class DataError(MtlError):
@@ -136,7 +134,7 @@ class Batch:
 
 
 class Predictor(Protocol):
-    """What a dataset sees of a `mtlcore.models.Teacher`."""
+    """What a dataset sees of a `mtlcore.teachers.Teacher`."""
 
     tasks: Mapping[str, Task]
 
@@ -213,90 +211,6 @@ class Dataset(abc.ABC):
         Raises:
             DataError: it cannot be read; the message names the file and the reason.
         """
-
-
-def check_split(dataset: str, split: str, splits: Sequence[str]) -> None:
-    """Raise an error if a dataset has no such split.
-
-    Args:
-        dataset: name of the dataset, for the message.
-        split: that is asked for.
-        splits: that there are.
-
-    Raises:
-        UsageError: there is no such split; the message names those that there are.
-    """
-    if split not in splits:
-        raise UsageError(
-            f"{dataset} has no split {split!r}, only {', '.join(splits)}"
-            + did_you_mean(split, splits)
-        )
-
-
-def map_inputs(change: Callable[[Tensor], Tensor], inputs: Inputs) -> Inputs:
-    """Return a tree like `inputs`, with `change` of every tensor."""
-    if isinstance(inputs, Tensor):
-        return change(inputs)
-    if isinstance(inputs, Mapping):
-        return {key: map_inputs(change, value) for key, value in inputs.items()}
-    values = [map_inputs(change, value) for value in inputs]
-    if isinstance(inputs, tuple):
-        return type(inputs)(*values) if hasattr(inputs, "_fields") else tuple(values)
-    return values
-
-
-def input_tensors(inputs: Inputs) -> list[Tensor]:
-    """Return the tensors of a tree, in order.
-
-    Raises:
-        TypeError: it holds something else.
-    """
-    return [tensor for _, tensor in _leaves(inputs, "")]
-
-
-def describe_inputs(inputs: Inputs) -> str:
-    """Return the shape of a tensor, or of each in a tree by its path, for messages."""
-    if isinstance(inputs, Tensor):
-        return str(list(inputs.shape))
-    return ", ".join(f"{path} {list(tensor.shape)}" for path, tensor in _leaves(inputs, ""))
-
-
-def image_size(inputs: Inputs, *, samples: bool = True) -> tuple[int, ...]:
-    """Return height and width of inputs, or whatever a tensor has instead.
-
-    Those of a tree are its images', where it has images and all agree in size; otherwise it has
-    none, ().
-
-    Args:
-        inputs: of a batch, or of a single sample.
-        samples: whether the first dimension counts samples.
-    """
-    channels = 1 if samples else 0
-    if isinstance(inputs, Tensor):
-        return tuple(inputs.shape[channels + 1 :])
-    images = [x for x in input_tensors(inputs) if x.dim() == channels + 3]
-    sizes = {tuple(image.shape[-2:]) for image in images}
-    return sizes.pop() if len(sizes) == 1 else ()
-
-
-def stack_inputs(inputs: Sequence[Inputs]) -> Inputs:
-    """Stack the inputs of samples, tensor by tensor.
-
-    Args:
-        inputs: at least one, all trees of the same form and shapes.
-
-    Raises:
-        ValueError: they differ.
-    """
-    first = inputs[0]
-    if isinstance(first, Tensor):
-        return torch.stack([*inputs])
-    forms = [_form(each) for each in inputs]
-    if any(form != forms[0] for form in forms):
-        raise ValueError("the inputs differ in form or shape")
-    columns = [torch.stack(same) for same in zip(*map(input_tensors, inputs), strict=True)]
-    stacked = iter(columns)
-    return map_inputs(lambda _: next(stacked), first)
 
 
 def collate(
@@ -393,24 +307,6 @@ def safe_target(task: Task, size: tuple[int, ...]) -> Tensor:
     return fill.reshape(-1, *[1] * (len(shape) - 1)).expand(shape).clone()
 
 
-def _leaves(inputs: Inputs, path: str) -> Iterator[tuple[str, Tensor]]:
-    if isinstance(inputs, Tensor):
-        yield path, inputs
-    elif isinstance(inputs, Mapping | list | tuple):
-        pairs = inputs.items() if isinstance(inputs, Mapping) else enumerate(inputs)
-        for key, value in pairs:
-            yield from _leaves(value, f"{path}.{key}" if path else str(key))
-    else:
-        raise TypeError(
-            f"{path or 'it'} is a {type(inputs).__name__}; inputs are tensors, in dictionaries, "
-            "lists and tuples"
-        )
-
-
-def _form(inputs: Inputs) -> list[tuple[str, tuple[int, ...]]]:
-    return [(path, tuple(tensor.shape)) for path, tensor in _leaves(inputs, "")]
-
-
 def _check_inputs(sample: Sample) -> None:
     try:
         tensors = input_tensors(sample.inputs)
@@ -444,9 +340,9 @@ def _collated(
 
 
 def _check_same_form(samples: Sequence[Sample]) -> None:
-    first = _form(samples[0].inputs)
+    first = input_form(samples[0].inputs)
     for sample in samples:
-        if _form(sample.inputs) == first:
+        if input_form(sample.inputs) == first:
             continue
         advice = (
             "set data.size"

@@ -12,11 +12,14 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from mtlcore.balancing import MISSING, BalancerContext, Balancing, TaskGradients
-from mtlcore.data import Batch, Inputs, describe_inputs, image_size, input_tensors, map_inputs
+from mtlcore.data import Batch
 from mtlcore.distributed import SINGLE_PROCESS, Distributed
 from mtlcore.errors import UsageError, outline
+from mtlcore.features import Boundary, Features
+from mtlcore.inputs import Inputs, describe_inputs, image_size, input_tensors, map_inputs
 from mtlcore.losses import CrossTaskLoss, Loss, Normalisation, ScalarLoss, TaskLosses, reduce_loss
-from mtlcore.models import Boundary, Features, MultiTaskModel, under_autocast
+from mtlcore.models import MultiTaskModel
+from mtlcore.teachers import under_autocast
 
 __all__ = [
     "Learner",

@@ -12,7 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from mtlcore.data import Batch
-from mtlcore.models import Boundary, Features, StepContext, Teacher
+from mtlcore.features import Boundary, Features
+from mtlcore.models import StepContext
+from mtlcore.teachers import Teacher
 
 __all__ = [
     "CrossTaskLoss",

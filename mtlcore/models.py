@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field, replace
-from typing import Protocol, Self, final
+from typing import Protocol, Self
 
 import attrs
 import torch
@@ -14,137 +12,25 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn import Parameter
 
-from mtlcore.data import Inputs, image_size, input_tensors, map_inputs
-from mtlcore.errors import MtlError, UsageError, did_you_mean
+from mtlcore.errors import UsageError, did_you_mean
+from mtlcore.features import EarlyPrediction, Features
+from mtlcore.inputs import Inputs, image_size, map_inputs
 from mtlcore.tasks import Task
 
 __all__ = [
     "AVERAGE",
     "Backbone",
-    "Boundary",
-    "EarlyPrediction",
-    "FeatureInfo",
-    "Features",
     "Head",
     "MultiTaskModel",
     "StepContext",
-    "Teacher",
     "Transition",
-    "check_size",
     "count_parameters",
     "made_for",
-    "under_autocast",
 ]
 
 
 #: The name under which the averaged copy of the model teaches.
 AVERAGE = "ema"
-
-
-@attrs.frozen
-class FeatureInfo:
-    """Channels and strides of the feature maps that a head receives, in their order.
-
-    Args:
-        channels: of each map.
-        strides: of each map: the height of the input divided by the height of the map.
-    """
-
-    channels: tuple[int, ...]
-    strides: tuple[int, ...]
-
-
-@dataclass  # not attrs: torch.compile can follow this one
-class EarlyPrediction:
-    """A prediction that a backbone makes on the way, for deep supervision.
-
-    Args:
-        prediction: Raw as a head's, (B, task.channels, H / s, W / s) at any stride s, or
-            (B, task.channels). Maps are resized bilinearly to the size of the target.
-        weight: Factor on its loss; the loss of the head's prediction has the factor 1.
-    """
-
-    prediction: Tensor
-    weight: float = 1.0
-
-
-@dataclass(kw_only=True)
-class Features:
-    """What a backbone returns.
-
-    Args:
-        shared: maps that all tasks share, the deepest (largest stride) first.
-        per_task: task name -> maps of this task alone; its head receives them after the shared
-            ones.
-        cut: tensors such that every path from a shared parameter to a loss crosses one of them.
-            Balancers with the scope "features" compare gradients there. Leave it empty if the maps
-            that heads read will do: the core then compares gradients at those (see `separated`).
-        early: Task -> the predictions that the backbone makes on the way; none in evaluation mode.
-            The task's own loss judges them, and the weighted sum is added to that of its head's
-            prediction: balancers see one loss per task.
-        terms: Name -> scalar that is added to the total loss with weight 1, outside the balancing,
-            as a cross-task term is; none in evaluation mode.
-    """
-
-    shared: tuple[Tensor, ...] = ()
-    per_task: Mapping[str, tuple[Tensor, ...]] = field(default_factory=dict)
-    cut: tuple[Tensor, ...] = ()
-    early: Mapping[str, Sequence[EarlyPrediction]] = field(default_factory=dict)
-    terms: Mapping[str, Tensor] = field(default_factory=dict)
-
-    def of(self, task: str) -> tuple[Tensor, ...]:
-        """Return the maps that the head of `task` receives: the shared ones, then its own."""
-        return (*self.shared, *self.per_task.get(task, ()))
-
-    def separated(self) -> tuple[Features, Boundary]:
-        """Detach every map, so that backward passes of heads end where the backbone does.
-
-        Returns:
-            Features of detached maps for the heads, and what leads back into the backbone.
-        """
-        boundary = Boundary()
-        shared = tuple(boundary.leaf(x, None) for x in self.shared)
-        per_task = {
-            task: tuple(boundary.leaf(x, task) for x in maps)
-            for task, maps in self.per_task.items()
-        }
-        early = {
-            task: tuple(
-                replace(one, prediction=boundary.leaf(one.prediction, task)) for one in several
-            )
-            for task, several in self.early.items()
-        }
-        features = Features(shared=shared, per_task=per_task, early=early, terms=self.terms)
-        return features, boundary
-
-
-@attrs.define
-class Boundary:
-    """The maps at which heads were separated from the backbone.
-
-    Args:
-        maps: outputs of the backbone.
-        leaves: for each map, the detached copy that heads read.
-        owners: for each map, the only task that reads it; None if several do.
-    """
-
-    maps: list[Tensor] = attrs.field(factory=list)
-    leaves: list[Tensor] = attrs.field(factory=list)
-    owners: list[str | None] = attrs.field(factory=list)
-
-    def leaf(self, x: Tensor, owner: str | None) -> Tensor:
-        """Return the detached copy of a map, always the same one; a constant map is its own."""
-        if not x.requires_grad:
-            return x
-        for place, known in enumerate(self.maps):
-            if known is x:
-                if self.owners[place] != owner:
-                    self.owners[place] = None
-                return self.leaves[place]
-        self.maps.append(x)
-        self.leaves.append(x.detach().requires_grad_())
-        self.owners.append(owner)
-        return self.leaves[-1]
 
 
 class StepContext(Protocol):
@@ -489,83 +375,9 @@ class MultiTaskModel(nn.Module):
         return [p for p in self.parameters() if id(p) not in own]
 
 
-@final
-class Teacher:
-    """A frozen model to learn from: in evaluation mode, without gradients.
-
-    It is no `nn.Module`, so that a loss that keeps one has none of its parameters.
-
-    Args:
-        model: That teaches; it is frozen here.
-        dtype: Arithmetic of the model under autocast; None: none but its own.
-
-    Attributes:
-        tasks: Name -> task that it predicts.
-    """
-
-    def __init__(self, model: MultiTaskModel, dtype: torch.dtype | None = None) -> None:
-        self._model, self._dtype = model.requires_grad_(False).eval(), dtype
-        self.tasks: Mapping[str, Task] = model.tasks
-
-    @torch.no_grad()
-    def predict(self, inputs: Inputs, tasks: Sequence[str]) -> dict[str, Tensor]:
-        """Return the predictions of the named tasks at the inputs' size, in fp32.
-
-        Args:
-            inputs: On the run's device, as in `MultiTaskModel.forward`.
-            tasks: Among the names of `tasks`.
-        """
-        return self._run(inputs, tasks)[1]
-
-    @torch.no_grad()
-    def features(self, inputs: Inputs, tasks: Sequence[str]) -> Features:
-        """Return the backbone's features, for losses that compare these.
-
-        Args:
-            inputs: As in `predict`.
-            tasks: As in `predict`.
-        """
-        return self._run(inputs, tasks)[0]
-
-    def _run(self, inputs: Inputs, tasks: Sequence[str]) -> tuple[Features, dict[str, Tensor]]:
-        with under_autocast(inputs, self._dtype):
-            features = self._model.features(inputs, tasks)
-            predictions = self._model.predict(features, tasks, image_size(inputs))
-        if self._dtype is not None:
-            predictions = {task: prediction.float() for task, prediction in predictions.items()}
-        return features, predictions
-
-
-def under_autocast(inputs: Inputs, dtype: torch.dtype | None) -> AbstractContextManager[object]:
-    """Return a context in which a model computes in another arithmetic on the inputs' device."""
-    # A disabled autocast still costs as much as a small layer.
-    if dtype is None:
-        return nullcontext()
-    return torch.autocast(input_tensors(inputs)[0].device.type, dtype)
-
-
 def made_for(name: str, keys: Collection[str]) -> bool:
     """Return whether the path of a module or tensor contains one of these keys (see `Task.key`)."""
     return any(part in keys for part in name.split("."))
-
-
-def check_size(size: Sequence[int], batch: int, backbone: Backbone) -> None:
-    """Raise an error if the deepest map is a single pixel of a single sample.
-
-    Args:
-        size: height and width of the inputs; others have none.
-        batch: number of samples.
-        backbone: whose strides are looked at.
-
-    Raises:
-        MtlError: it is; batch norm would have a single value per channel.
-    """
-    stride = max(backbone.strides)
-    if batch == 1 and len(size) == 2 and all(-(-side // stride) <= 1 for side in size):
-        raise MtlError(
-            f"data.size {list(size)} leaves a deepest map of one pixel at stride {stride}: batch "
-            "norm cannot train on one sample of it; use larger images or training.batch_size >= 2"
-        )
 
 
 def count_parameters(parameters: Iterable[Parameter]) -> int:

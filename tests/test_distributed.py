@@ -34,7 +34,7 @@ from mtlcore.storage import load_checkpoint, save_checkpoint
 from mtlcore.data import Batch, empty_batch
 from mtlcore.episodes import Episode, LoadedPlan
 from mtlcore.distributed import init_distributed
-from mtlcore.models import EarlyPrediction
+from mtlcore.features import EarlyPrediction
 from mtlcore.standard.optimizers import sgd
 from mtlcore.testing import TINY_TASKS, TinyBackbone, tiny_batch, tiny_learner
 
@@ -331,7 +331,7 @@ import sys
 import mtlcore
 from mtlcore.display import Display
 from mtlcore.errors import Pruned
-from mtlcore.runs import request_stop
+from mtlcore.storage import request_stop
 from mtlcore.system import is_main_process
 
 class Asks(Display):

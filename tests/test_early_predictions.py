@@ -19,9 +19,10 @@ from mtlcore.balancing import BalancerContext, GramianBalancer, LossBalancer
 from mtlcore.data import Batch
 from mtlcore.episodes import Episode, LoadedPlan
 from mtlcore.errors import UsageError
+from mtlcore.features import EarlyPrediction, Features
 from mtlcore.learner import Learner
 from mtlcore.losses import CrossTaskLoss, reduce_loss
-from mtlcore.models import Backbone, EarlyPrediction, Features, StepContext
+from mtlcore.models import Backbone, StepContext
 from mtlcore.optimizers import StepReport
 from mtlcore.standard.optimizers import sgd
 from mtlcore.tasks import Task

@@ -10,7 +10,7 @@ from torch.nn import Parameter
 
 from mtlcore.balancing.graphs import gradients
 from mtlcore.balancing.rows import Row
-from mtlcore.models import Boundary
+from mtlcore.features import Boundary
 
 
 @final

@@ -21,7 +21,7 @@ from mtlcore.balancing.graphs import gradients
 from mtlcore.balancing.rows import Row, SharedRows
 from mtlcore.distributed import SINGLE_PROCESS, Distributed
 from mtlcore.errors import UsageError
-from mtlcore.models import Boundary
+from mtlcore.features import Boundary
 
 __all__ = [
     "MISSING",

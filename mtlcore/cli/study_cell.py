@@ -20,6 +20,6 @@ def _end_with_the_study() -> None:
 
 if __name__ == "__main__":
     threading.Thread(target=_end_with_the_study, daemon=True).start()
-    from mtlcore.cli import main
+    from mtlcore.cli.group import main
 
     main()

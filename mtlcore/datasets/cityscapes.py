@@ -7,10 +7,10 @@ from typing import Any, Literal, final
 import numpy as np
 from numpy.typing import NDArray
 
-from mtlcore.data import Dataset, Sample, check_split
+from mtlcore.data import Dataset, Sample
 from mtlcore.datasets.dense_tasks import inverse_depth, segmentation
 from mtlcore.datasets.photographs import Label, make_sample, read_label, read_photograph
-from mtlcore.loading import open_root
+from mtlcore.loading import check_split, open_root
 from mtlcore.tasks import Task
 
 # In the order of Cityscapes' own numbers; the files themselves do not name their classes.

@@ -9,8 +9,9 @@ from typing import Any, final
 
 import attrs
 
-from mtlcore.data import Dataset, Inputs, Sample
+from mtlcore.data import Dataset, Sample
 from mtlcore.errors import ConfigError, MtlError, did_you_mean
+from mtlcore.inputs import Inputs
 from mtlcore.plugins import Plugins, structure
 from mtlcore.tasks import Task
 

@@ -31,14 +31,7 @@ from torch import Tensor
 
 from mtlcore.data import DataError, Dataset, Sample
 from mtlcore.datasets.folder_description import Description, LabelFiles, load_description
-from mtlcore.loading import (
-    MissingFile,
-    Root,
-    decode_image,
-    decode_label,
-    open_root,
-    unit_normals,
-)
+from mtlcore.loading import MissingFile, Root, decode_image, decode_label, open_root, unit_normals
 from mtlcore.tasks import Task
 
 

@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from mtlcore.data import DataError, Dataset, Sample, check_split
+from mtlcore.data import DataError, Dataset, Sample
 from mtlcore.datasets.random_numbers import hash_uniform
 from mtlcore.errors import UsageError, describe
-from mtlcore.loading import MissingFile, Root, image_tensor, open_root
+from mtlcore.loading import MissingFile, Root, check_split, image_tensor, open_root
 from mtlcore.tasks import Task
 
 CLASS_NAMES = tuple("0123456789")

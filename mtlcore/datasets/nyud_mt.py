@@ -6,7 +6,7 @@ from typing import Any, Literal, final
 
 import numpy as np
 
-from mtlcore.data import Dataset, Sample, check_split
+from mtlcore.data import Dataset, Sample
 from mtlcore.datasets.dense_tasks import DEPTH, EDGES, NORMALS, segmentation
 from mtlcore.datasets.photographs import (
     Label,
@@ -16,7 +16,7 @@ from mtlcore.datasets.photographs import (
     read_photograph,
     resize_nearest,
 )
-from mtlcore.loading import open_root, unit_normals
+from mtlcore.loading import check_split, open_root, unit_normals
 from mtlcore.tasks import Task
 
 CLASS_NAMES = (

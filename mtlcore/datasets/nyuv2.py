@@ -8,10 +8,10 @@ from typing import Any, final
 import numpy as np
 from numpy.typing import NDArray
 
-from mtlcore.data import Dataset, Sample, check_split
+from mtlcore.data import Dataset, Sample
 from mtlcore.datasets.dense_tasks import DEPTH, NORMALS, segmentation
 from mtlcore.datasets.photographs import Label, make_sample, read_label, read_photograph
-from mtlcore.loading import open_root, unit_normals
+from mtlcore.loading import check_split, open_root, unit_normals
 from mtlcore.tasks import Task
 
 CLASS_NAMES = (

@@ -9,7 +9,7 @@ from typing import Any, final
 import numpy as np
 from numpy.typing import NDArray
 
-from mtlcore.data import DataError, Dataset, Sample, check_split
+from mtlcore.data import DataError, Dataset, Sample
 from mtlcore.datasets.dense_tasks import EDGES, NORMALS, segmentation
 from mtlcore.datasets.photographs import (
     Label,
@@ -20,7 +20,7 @@ from mtlcore.datasets.photographs import (
     resize_nearest,
 )
 from mtlcore.errors import UsageError, describe
-from mtlcore.loading import MissingFile, open_root, unit_normals
+from mtlcore.loading import MissingFile, check_split, open_root, unit_normals
 from mtlcore.standard.edges import thin
 from mtlcore.tasks import Task
 

@@ -6,10 +6,10 @@ from typing import Any, final
 
 import torch
 
-from mtlcore.data import Dataset, Sample, check_split
+from mtlcore.data import Dataset, Sample
 from mtlcore.datasets.dense_tasks import DEPTH, EDGES, NORMALS, segmentation
 from mtlcore.datasets.rendering import CLASS_NAMES, render
-from mtlcore.loading import image_tensor
+from mtlcore.loading import check_split, image_tensor
 from mtlcore.tasks import Task
 
 _SCENES_PER_SPLIT = 1 << 40  # every split has its own range of scene numbers

@@ -11,11 +11,11 @@ from typing import Any, Literal, final
 import numpy as np
 from numpy.typing import NDArray
 
-from mtlcore.data import DataError, Dataset, Sample, check_split
+from mtlcore.data import DataError, Dataset, Sample
 from mtlcore.datasets.dense_tasks import DEPTH, EDGES, NORMALS, segmentation
 from mtlcore.datasets.photographs import Label, find_label, make_sample, read_photograph
 from mtlcore.errors import UsageError
-from mtlcore.loading import MissingFile, Root, open_root, unit_normals
+from mtlcore.loading import MissingFile, Root, check_split, open_root, unit_normals
 from mtlcore.tasks import Task
 
 CLASS_NAMES = (

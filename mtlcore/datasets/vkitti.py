@@ -8,11 +8,11 @@ from typing import Any, final
 import numpy as np
 from numpy.typing import NDArray
 
-from mtlcore.data import DataError, Dataset, Sample, check_split
+from mtlcore.data import DataError, Dataset, Sample
 from mtlcore.datasets.dense_tasks import inverse_depth, segmentation
 from mtlcore.datasets.photographs import Label, find_label, make_sample, read_photograph
 from mtlcore.errors import UsageError, did_you_mean
-from mtlcore.loading import MissingFile, open_root
+from mtlcore.loading import MissingFile, check_split, open_root
 from mtlcore.tasks import Task
 
 _COLOURS = {

@@ -11,10 +11,11 @@ from mtlcore.config import RunConfig
 from mtlcore.data import Dataset
 from mtlcore.distributed import SINGLE_PROCESS, Distributed
 from mtlcore.errors import UsageError
+from mtlcore.features import FeatureInfo
 from mtlcore.learner import Learner
 from mtlcore.loading import Augmentation, Loader, PlanReader, Split, draw_regime
 from mtlcore.metrics import Metric, MetricCollection
-from mtlcore.models import Backbone, FeatureInfo, MultiTaskModel, count_parameters
+from mtlcore.models import Backbone, MultiTaskModel, count_parameters
 
 
 def open_splits(config: RunConfig) -> dict[str, Split]:

@@ -6,14 +6,15 @@ from collections.abc import Sequence
 
 from mtlcore.balancing import GradientBalancer
 from mtlcore.config import RunConfig
-from mtlcore.data import DataError, Sample, collate, image_size
+from mtlcore.data import DataError, Sample, collate
 from mtlcore.engine.building import make_metrics
 from mtlcore.engine.session import Session
 from mtlcore.episodes import EpisodeSampler
-from mtlcore.errors import UsageError
+from mtlcore.errors import MtlError, UsageError
+from mtlcore.inputs import image_size
 from mtlcore.learner import Learner, check_backbone
 from mtlcore.loading import stop_at
-from mtlcore.models import check_size
+from mtlcore.models import Backbone
 from mtlcore.optimizers import Optimizer
 
 
@@ -104,4 +105,23 @@ def _check_queries(optimizer: Optimizer, sampler: EpisodeSampler, config: RunCon
             f"episodes: {config.episodes.component.spec.name} plans no query batches, by which "
             f"optimizer {config.optimizer.component.spec.name} judges what it adapts; choose "
             "another of either (mtl list episode-samplers)"
+        )
+
+
+def check_size(size: Sequence[int], batch: int, backbone: Backbone) -> None:
+    """Raise an error if the deepest map is a single pixel of a single sample.
+
+    Args:
+        size: height and width of the inputs; others have none.
+        batch: number of samples.
+        backbone: whose strides are looked at.
+
+    Raises:
+        MtlError: it is; batch norm would have a single value per channel.
+    """
+    stride = max(backbone.strides)
+    if batch == 1 and len(size) == 2 and all(-(-side // stride) <= 1 for side in size):
+        raise MtlError(
+            f"data.size {list(size)} leaves a deepest map of one pixel at stride {stride}: batch "
+            "norm cannot train on one sample of it; use larger images or training.batch_size >= 2"
         )

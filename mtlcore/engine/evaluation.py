@@ -7,9 +7,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from mtlcore.data import Batch, Inputs, image_size
+from mtlcore.data import Batch
 from mtlcore.distributed import SINGLE_PROCESS, Distributed
 from mtlcore.engine.constant_baselines import ConstantFit, Extent
+from mtlcore.inputs import Inputs, image_size
 from mtlcore.learner import Learner
 from mtlcore.losses import Loss, ScalarLoss, reduce_loss
 from mtlcore.metrics import Metric, MetricValues

@@ -21,9 +21,9 @@ from mtlcore.engine.progress import Progress
 from mtlcore.engine.teachers import Teachers
 from mtlcore.episodes import BatchPlan, EpisodeSampler, in_order
 from mtlcore.learner import Learner
-from mtlcore.models import Teacher
 from mtlcore.optimizers import Optimizer
 from mtlcore.storage import RunDirectory
+from mtlcore.teachers import Teacher
 
 # Constants, and what balancers fit, are fitted on at most this many training samples, evenly
 # spread: medians keep labels.

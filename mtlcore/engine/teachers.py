@@ -11,13 +11,14 @@ import torch
 from torch import Tensor
 
 from mtlcore.config import RunConfig
-from mtlcore.data import Inputs, describe_inputs
 from mtlcore.engine.building import build_model
 from mtlcore.errors import MtlError, UsageError, outline
+from mtlcore.inputs import Inputs, describe_inputs
 from mtlcore.learner import Learner
 from mtlcore.loading import Split
-from mtlcore.models import AVERAGE, MultiTaskModel, Teacher
+from mtlcore.models import AVERAGE, MultiTaskModel
 from mtlcore.storage import model_of, read_weights
+from mtlcore.teachers import Teacher
 
 
 @final

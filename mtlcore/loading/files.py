@@ -12,6 +12,7 @@ import hashlib
 import io
 import os
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, final
 
@@ -22,11 +23,12 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from mtlcore.data import DataError
-from mtlcore.errors import UsageError, describe
+from mtlcore.errors import UsageError, describe, did_you_mean
 
 __all__ = [
     "MissingFile",
     "Root",
+    "check_split",
     "decode_image",
     "decode_label",
     "image_tensor",
@@ -337,3 +339,21 @@ def _loaded(image: Image.Image, where: str) -> Image.Image:
     except Exception as error:
         raise DataError(f"{where}: cannot be read: {describe(error)}") from error
     return image
+
+
+def check_split(dataset: str, split: str, splits: Sequence[str]) -> None:
+    """Raise an error if a dataset has no such split.
+
+    Args:
+        dataset: name of the dataset, for the message.
+        split: that is asked for.
+        splits: that there are.
+
+    Raises:
+        UsageError: there is no such split; the message names those that there are.
+    """
+    if split not in splits:
+        raise UsageError(
+            f"{dataset} has no split {split!r}, only {', '.join(splits)}"
+            + did_you_mean(split, splits)
+        )

@@ -16,17 +16,15 @@ from mtlcore.data import (
     Batch,
     DataError,
     Dataset,
-    Inputs,
     Predictor,
     Sample,
     collate,
     complete,
-    describe_inputs,
     empty_batch,
-    image_size,
 )
 from mtlcore.episodes import BatchPlan, LoadedPlan, StepPlan
 from mtlcore.errors import MtlError, UsageError, describe
+from mtlcore.inputs import Inputs, describe_inputs, image_size
 from mtlcore.loading.augmentations import BatchAugmentation, SampleAugmentation
 from mtlcore.loading.regimes import LabelRegime
 from mtlcore.loading.transforms import Augmentation, resize

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mtlcore.data import DataError, Sample, describe_inputs
+from mtlcore.data import DataError, Sample
+from mtlcore.inputs import describe_inputs
 from mtlcore.tasks import Task
 
 __all__ = [

@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mtlcore.errors import MtlError, UsageError
-from mtlcore.models import FeatureInfo, Head
+from mtlcore.features import FeatureInfo
+from mtlcore.models import Head
 from mtlcore.standard.segnet import conv, initialise
 from mtlcore.tasks import Task
 

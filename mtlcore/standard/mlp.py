@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from mtlcore.errors import UsageError
-from mtlcore.models import Backbone, Features
+from mtlcore.features import Features
+from mtlcore.models import Backbone
 from mtlcore.tasks import Task
 
 

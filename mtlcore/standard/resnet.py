@@ -19,8 +19,9 @@ from torch import Tensor, nn
 from torch.nn import Parameter
 
 from mtlcore.errors import MtlError, describe
+from mtlcore.features import Features
 from mtlcore.loading import Root
-from mtlcore.models import Backbone, Features
+from mtlcore.models import Backbone
 from mtlcore.standard.segnet import scaled
 from mtlcore.tasks import Task
 

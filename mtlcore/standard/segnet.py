@@ -19,7 +19,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn import Parameter
 
-from mtlcore.models import Backbone, Features
+from mtlcore.features import Features
+from mtlcore.models import Backbone
 from mtlcore.tasks import Task
 
 FILTERS = (64, 128, 256, 512, 512)

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import Parameter
 
-from mtlcore.models import Backbone, Features
+from mtlcore.features import Features
+from mtlcore.models import Backbone
 from mtlcore.standard.segnet import scaled
 from mtlcore.tasks import Task
 

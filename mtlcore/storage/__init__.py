@@ -3,13 +3,7 @@
 from mtlcore.storage.checkpoints import load_checkpoint, save_checkpoint, written_whole
 from mtlcore.storage.json_values import or_nan, without_nan
 from mtlcore.storage.loggers import Loggers, RunInfo, RunLogger, RunOutcome
-from mtlcore.storage.run_directory import (
-    BEST,
-    LAST,
-    RunDirectory,
-    changed_settings,
-    next_directory,
-)
+from mtlcore.storage.run_directory import BEST, LAST, RunDirectory, changed_settings, next_directory
 from mtlcore.storage.run_files import (
     Pictures,
     Record,
@@ -20,13 +14,7 @@ from mtlcore.storage.run_files import (
 )
 from mtlcore.storage.stop_requests import request_stop, take_stop_request
 from mtlcore.storage.study_files import STUDY, StoredCell, StoredStudy, stored_study
-from mtlcore.storage.trained_runs import (
-    Which,
-    model_of,
-    read_weights,
-    trained_config,
-    with_model,
-)
+from mtlcore.storage.trained_runs import Which, model_of, read_weights, trained_config, with_model
 from mtlcore.storage.trees import flatten
 
 __all__ = [

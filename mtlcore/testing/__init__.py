@@ -21,10 +21,7 @@ if TYPE_CHECKING:
     from mtlcore.testing.cross_task_losses import CrossTaskLossContract
     from mtlcore.testing.datasets import DatasetContract
     from mtlcore.testing.episodes import EpisodeSamplerContract
-    from mtlcore.testing.gradient_balancers import (
-        GradientBalancerContract,
-        GramianBalancerContract,
-    )
+    from mtlcore.testing.gradient_balancers import GradientBalancerContract, GramianBalancerContract
     from mtlcore.testing.heads import HeadContract
     from mtlcore.testing.launchers import LauncherContract
     from mtlcore.testing.loggers import LoggerContract

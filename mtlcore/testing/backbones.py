@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from torch.nn import Parameter
 
 from mtlcore.balancing import BalancerContext
-from mtlcore.data import Inputs, map_inputs
-from mtlcore.models import Backbone, Features
+from mtlcore.features import Features
+from mtlcore.inputs import Inputs, map_inputs
+from mtlcore.models import Backbone
 from mtlcore.tasks import Task
 from mtlcore.testing.base import (
     changes,

@@ -10,9 +10,10 @@ from torch import Tensor
 
 from mtlcore.balancing import BalancerContext
 from mtlcore.data import Batch
+from mtlcore.features import FeatureInfo, Features
 from mtlcore.losses import CrossTaskLoss, Normalisation
-from mtlcore.models import FeatureInfo, Features, Teacher
 from mtlcore.tasks import Task
+from mtlcore.teachers import Teacher
 from mtlcore.testing.base import (
     check_groups,
     draw_labels,

@@ -8,8 +8,9 @@ from itertools import combinations, product
 import torch
 from torch import Tensor
 
-from mtlcore.data import Dataset, Sample, collate, image_size, input_tensors, map_inputs
+from mtlcore.data import Dataset, Sample, collate
 from mtlcore.errors import MtlError
+from mtlcore.inputs import image_size, input_tensors, map_inputs
 from mtlcore.tasks import Task
 from mtlcore.testing.base import same, spread
 

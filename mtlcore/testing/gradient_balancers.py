@@ -8,12 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mtlcore.balancing import (
-    Balancer,
-    BalancerContext,
-    GradientBalancer,
-    GramianBalancer,
-)
+from mtlcore.balancing import Balancer, BalancerContext, GradientBalancer, GramianBalancer
 from mtlcore.metrics import MetricValues
 from mtlcore.tasks import Task
 from mtlcore.testing.base import (

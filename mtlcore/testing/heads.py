@@ -7,7 +7,8 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from mtlcore.balancing import BalancerContext
-from mtlcore.models import FeatureInfo, Head
+from mtlcore.features import FeatureInfo
+from mtlcore.models import Head
 from mtlcore.tasks import Task
 from mtlcore.testing.base import (
     changes,

@@ -9,10 +9,7 @@ import attrs
 import torch
 from torch import Tensor
 
-from mtlcore.balancing import (
-    BalancerContext,
-    LossBalancer,
-)
+from mtlcore.balancing import BalancerContext, LossBalancer
 from mtlcore.data import Batch
 from mtlcore.metrics import MetricValues
 from mtlcore.tasks import Task

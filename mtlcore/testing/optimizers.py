@@ -13,9 +13,10 @@ from torch import Tensor
 from mtlcore.balancing import Balancer, BalancerContext, GramianBalancer, LossBalancer
 from mtlcore.data import Batch
 from mtlcore.episodes import Episode, LoadedPlan
+from mtlcore.features import Features
 from mtlcore.learner import Learner
 from mtlcore.losses import CrossTaskLoss, Loss
-from mtlcore.models import Features, StepContext
+from mtlcore.models import StepContext
 from mtlcore.optimizers import Optimizer, StepReport
 from mtlcore.standard.balancers import Uncertainty
 from mtlcore.testing.base import changes, same, state_of, through_checkpoint

@@ -11,9 +11,10 @@ from torch.nn import Parameter
 
 from mtlcore.balancing import Balancer, Balancing
 from mtlcore.data import Batch, Sample, collate
+from mtlcore.features import FeatureInfo, Features
 from mtlcore.learner import Learner
 from mtlcore.losses import CrossTaskLoss, Loss, Normalisation, ScalarLoss
-from mtlcore.models import Backbone, FeatureInfo, Features, MultiTaskModel
+from mtlcore.models import Backbone, MultiTaskModel
 from mtlcore.standard.heads import ConvHead
 from mtlcore.standard.losses import L1, Cosine, CrossEntropy
 from mtlcore.tasks import Task

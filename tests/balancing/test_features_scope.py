@@ -13,16 +13,10 @@ from mtlcore.balancing import BalancerContext, Balancing, GradientBalancer, Gram
 from mtlcore.data import Batch
 from mtlcore.episodes import Episode, LoadedPlan
 from mtlcore.errors import UsageError
+from mtlcore.features import EarlyPrediction, FeatureInfo, Features
 from mtlcore.learner import Learner
 from mtlcore.losses import CrossTaskLoss
-from mtlcore.models import (
-    Backbone,
-    EarlyPrediction,
-    FeatureInfo,
-    Features,
-    Head,
-    MultiTaskModel,
-)
+from mtlcore.models import Backbone, Head, MultiTaskModel
 from mtlcore.optimizers import GradientDescent, Schedule
 from mtlcore.tasks import Task
 from mtlcore.testing import TINY_TASKS, tiny_batch, tiny_learner

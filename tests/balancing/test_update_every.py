@@ -6,10 +6,7 @@ import attrs
 import pytest
 import torch
 
-from mtlcore.balancing import (
-    Balancing,
-    GramianBalancer,
-)
+from mtlcore.balancing import Balancing, GramianBalancer
 from mtlcore.episodes import Episode, LoadedPlan
 from mtlcore.standard.optimizers import sgd
 from mtlcore.testing import tiny_batch, tiny_learner

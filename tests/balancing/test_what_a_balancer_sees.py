@@ -227,7 +227,7 @@ def test_tensors_of_a_balancer_resume_bit_for_bit(
 ) -> None:
     settings = config(plugin, "running", 5, update_every=every)
     mtlcore.run(settings, out=str(tmp_path / "whole"))
-    from mtlcore.engine.training import Training
+    from mtlcore.engine import Training
 
     epoch = Training._end_epoch
 

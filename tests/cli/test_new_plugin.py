@@ -298,7 +298,7 @@ def test_what_the_documentation_shows_is_what_is_written(
     files = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
     assert {line.split()[0] for line in tree.splitlines()} == files
     balancer = (folder / "src" / "mtlcore_sign_vote" / "balancer.py").read_text()
-    (code,) = re.findall(r"```python\n(.+?)```", text, re.DOTALL)
+    code, *_ = re.findall(r"```python\n(.+?)```", text, re.DOTALL)
     lines = [line for line in code.splitlines() if line]
     assert [line for line in balancer.splitlines() if line in lines] == lines
 

@@ -30,8 +30,10 @@ from torch import nn
 from torch.nn import functional as F
 
 from mtlcore import BackboneSpec, DatasetSpec, hookimpl
-from mtlcore.data import Dataset, Sample, check_split
-from mtlcore.models import Backbone, Features
+from mtlcore.data import Dataset, Sample
+from mtlcore.loading import check_split
+from mtlcore.models import Backbone
+from mtlcore.features import Features
 from mtlcore.tasks import Task
 
 KIND = Task(name="kind", kind="classification", channels=3)

@@ -15,9 +15,9 @@ from mtlcore.data import Batch, DataError, Dataset, Sample
 from mtlcore.engine import build_learner, make_loader
 from mtlcore.episodes import BatchPlan
 from mtlcore.errors import UsageError
+from mtlcore.features import Features
 from mtlcore.loading import Augmentation, PlanReader, Split, as_seen_in
 from mtlcore.losses import CrossTaskLoss
-from mtlcore.models import Features
 from mtlcore.plugins import Plugins
 from mtlcore.tasks import Task
 from mtlcore.testing import TINY_TASKS, tiny_batch, tiny_learner

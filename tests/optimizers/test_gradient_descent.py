@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from mtlcore.data import Batch
 from mtlcore.episodes import Episode, LoadedPlan
+from mtlcore.features import Features
 from mtlcore.learner import Learner
 from mtlcore.losses import CrossTaskLoss
-from mtlcore.models import Features
 from mtlcore.optimizers import Optimizer, Schedule, StepReport
 from mtlcore.optimizers.schedules import Plateau
 from mtlcore.standard.optimizers import adam, sgd

@@ -15,8 +15,7 @@ from click.testing import Result
 import mtlcore
 from mtlcore.display import Display
 from mtlcore.errors import Pruned, UsageError
-from mtlcore.runs import request_stop
-from mtlcore.storage import load_checkpoint, open_run
+from mtlcore.storage import load_checkpoint, open_run, request_stop
 
 CONFIG: dict[str, Any] = {
     "tasks": ["segmentation", "depth"],

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from mtlcore.errors import MtlError, UsageError
-from mtlcore.models import FeatureInfo, count_parameters
+from mtlcore.features import FeatureInfo
+from mtlcore.models import count_parameters
 from mtlcore.plugins import settings_of
 from mtlcore.standard.heads import DeepLabHead, LinearHead
 from mtlcore.tasks import Task

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from mtlcore.errors import MtlError
-from mtlcore.models import FeatureInfo, MultiTaskModel, count_parameters
+from mtlcore.features import FeatureInfo
+from mtlcore.models import MultiTaskModel, count_parameters
 from mtlcore.plugins import settings_of
 from mtlcore.standard.heads import LinearHead
 from mtlcore.standard.mlp import MLP

@@ -7,9 +7,7 @@ import math
 import pytest
 import torch
 
-from mtlcore.balancing import (
-    BalancerContext,
-)
+from mtlcore.balancing import BalancerContext
 from mtlcore.plugins import settings_of
 from mtlcore.standard.balancers import DWA, Uncertainty
 from mtlcore.tasks import Task

@@ -10,7 +10,8 @@ import torch
 from safetensors.torch import save, save_file
 
 from mtlcore.errors import MtlError
-from mtlcore.models import FeatureInfo, MultiTaskModel, count_parameters
+from mtlcore.features import FeatureInfo
+from mtlcore.models import MultiTaskModel, count_parameters
 from mtlcore.plugins import settings_of
 from mtlcore.standard.heads import ConvHead
 from mtlcore.standard.resnet import MEAN, ResNet

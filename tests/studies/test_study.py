@@ -309,7 +309,7 @@ from mtlcore import BalancerSpec, hookimpl
 @hookimpl
 def mtl_balancers():
     from mtlcore.balancing import LossBalancer
-    from mtlcore.runs import request_stop
+    from mtlcore.storage import request_stop
 
     class Asks(LossBalancer):
         def __init__(self, *, location: str):

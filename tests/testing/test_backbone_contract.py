@@ -8,11 +8,9 @@ import pytest
 import torch
 from torch import nn
 
-from mtlcore.models import Backbone, EarlyPrediction, Features, Transition
-from mtlcore.testing import (
-    BackboneContract,
-    TinyBackbone,
-)
+from mtlcore.features import EarlyPrediction, Features
+from mtlcore.models import Backbone, Transition
+from mtlcore.testing import BackboneContract, TinyBackbone
 
 
 class LiesAboutChannels(TinyBackbone):

@@ -7,9 +7,7 @@ import torch
 from torch import nn
 
 from mtlcore.losses import CrossTaskLoss
-from mtlcore.testing import (
-    CrossTaskLossContract,
-)
+from mtlcore.testing import CrossTaskLossContract
 
 
 class Agree(CrossTaskLoss):

@@ -7,11 +7,10 @@ import pytest
 import torch
 from torch import nn
 
-from mtlcore.data import Dataset, Sample, check_split
+from mtlcore.data import Dataset, Sample
+from mtlcore.loading import check_split
 from mtlcore.tasks import Task
-from mtlcore.testing import (
-    DatasetContract,
-)
+from mtlcore.testing import DatasetContract
 
 DEPTH = Task(name="depth", kind="depth", channels=1)
 LENGTH = Task(name="length", kind="regression", channels=1)

@@ -8,9 +8,7 @@ import torch
 
 from mtlcore.episodes import BatchPlan, Episode, StepPlan, StepSampler
 from mtlcore.standard.samplers import Joint
-from mtlcore.testing import (
-    EpisodeSamplerContract,
-)
+from mtlcore.testing import EpisodeSamplerContract
 
 
 class GlobalShuffle(Joint):

@@ -7,10 +7,7 @@ import torch
 from torch import nn
 
 from mtlcore.balancing import GradientBalancer, GramianBalancer, Tentative
-from mtlcore.testing import (
-    GradientBalancerContract,
-    GramianBalancerContract,
-)
+from mtlcore.testing import GradientBalancerContract, GramianBalancerContract
 
 
 class Mean(GramianBalancer):

@@ -8,9 +8,7 @@ from torch import nn
 from mtlcore.models import Head
 from mtlcore.standard.heads import ConvHead
 from mtlcore.standard.segnet import initialise
-from mtlcore.testing import (
-    HeadContract,
-)
+from mtlcore.testing import HeadContract
 
 
 class StaysSmall(ConvHead):

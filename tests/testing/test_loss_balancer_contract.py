@@ -7,9 +7,7 @@ import torch
 from torch import nn
 
 from mtlcore.balancing import LossBalancer
-from mtlcore.testing import (
-    LossBalancerContract,
-)
+from mtlcore.testing import LossBalancerContract
 
 
 class Plain(LossBalancer):

@@ -9,10 +9,7 @@ from torch import nn
 from mtlcore.losses import Loss, ScalarLoss
 from mtlcore.standard.losses import L1
 from mtlcore.tasks import Task
-from mtlcore.testing import (
-    LossContract,
-    ScalarLossContract,
-)
+from mtlcore.testing import LossContract, ScalarLossContract
 
 DEPTH = Task(name="depth", kind="depth", channels=1)
 

@@ -6,11 +6,7 @@ import pytest
 
 import mtlcore.testing.methods
 from mtlcore.plugins import Plugins
-from mtlcore.testing import (
-    MethodContract,
-    assert_plugin_is_light,
-    assert_plugin_is_whole,
-)
+from mtlcore.testing import MethodContract, assert_plugin_is_light, assert_plugin_is_whole
 
 METHODS = """
 from mtlcore import BalancerSpec, MethodSpec, hookimpl

@@ -8,9 +8,7 @@ import torch
 from mtlcore.metrics import Metric
 from mtlcore.standard.metrics import DepthMetric
 from mtlcore.tasks import Task
-from mtlcore.testing import (
-    MetricContract,
-)
+from mtlcore.testing import MetricContract
 
 DEPTH = Task(name="depth", kind="depth", channels=1)
 

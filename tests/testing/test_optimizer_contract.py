@@ -6,9 +6,7 @@ import pytest
 import torch
 
 from mtlcore.optimizers import GradientDescent, Schedule, StepReport
-from mtlcore.testing import (
-    OptimizerContract,
-)
+from mtlcore.testing import OptimizerContract
 
 
 def momentum(groups):

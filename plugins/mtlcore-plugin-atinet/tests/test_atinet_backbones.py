@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mtlcore.models import Backbone, FeatureInfo, Features
+from mtlcore.features import FeatureInfo, Features
+from mtlcore.models import Backbone
 from mtlcore.standard.heads import ConvHead
 from mtlcore.standard.segnet import SegNet, conv_unit, scaled, unpool
 from mtlcore.tasks import Task

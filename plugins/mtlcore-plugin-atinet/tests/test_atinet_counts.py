@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from mtlcore.models import Backbone, FeatureInfo, MultiTaskModel, count_parameters
+from mtlcore.features import FeatureInfo
+from mtlcore.models import Backbone, MultiTaskModel, count_parameters
 from mtlcore.standard.heads import ConvHead
 from mtlcore.standard.segnet import SegNet
 from mtlcore.tasks import Task

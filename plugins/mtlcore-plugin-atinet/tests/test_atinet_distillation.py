@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from mtlcore.models import Features, Transition
+from mtlcore.features import Features
+from mtlcore.models import Transition
 from mtlcore.tasks import Task
 from mtlcore_atinet.atinet import ATINet
 from mtlcore_atinet.mtan import MTAN

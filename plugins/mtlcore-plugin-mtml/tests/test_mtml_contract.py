@@ -9,8 +9,8 @@ import torch
 
 from mtlcore.episodes import Episode, LoadedPlan
 from mtlcore.errors import UsageError
+from mtlcore.features import FeatureInfo
 from mtlcore.learner import Learner
-from mtlcore.models import FeatureInfo
 from mtlcore.tasks import Task
 from mtlcore.testing import EpisodeSamplerContract, HeadContract, OptimizerContract, tiny_batch
 from mtlcore_mtml.bilevel import MTML

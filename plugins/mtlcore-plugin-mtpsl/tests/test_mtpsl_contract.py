@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from mtlcore.models import FeatureInfo
+from mtlcore.features import FeatureInfo
 from mtlcore.tasks import Task
 from mtlcore.testing import TINY_TASKS, CrossTaskLossContract
 from mtlcore_mtpsl.consistency import Consistency

@@ -16,9 +16,9 @@ from torch import Tensor
 
 from mtlcore.data import Batch
 from mtlcore.errors import UsageError
+from mtlcore.features import FeatureInfo, Features
 from mtlcore.learner import Learner
 from mtlcore.losses import CrossTaskLoss
-from mtlcore.models import FeatureInfo, Features
 from mtlcore.optimizers import Schedule
 from mtlcore.tasks import Task
 from mtlcore.testing import TINY_TASKS, TinyBackbone, tiny_batch, tiny_learner

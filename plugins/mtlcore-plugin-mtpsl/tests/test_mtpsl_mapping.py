@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mtlcore.data import Batch
-from mtlcore.models import FeatureInfo, Features, count_parameters
+from mtlcore.features import FeatureInfo, Features
+from mtlcore.models import count_parameters
 from mtlcore.tasks import Task
 from mtlcore.testing import tiny_batch
 from mtlcore.testing.base import close, scramble

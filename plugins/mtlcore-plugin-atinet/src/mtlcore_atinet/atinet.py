@@ -13,7 +13,8 @@ from typing import Literal
 from torch import Tensor, nn
 from torch.nn import Parameter
 
-from mtlcore.models import Backbone, Features, Transition
+from mtlcore.features import Features
+from mtlcore.models import Backbone, Transition
 from mtlcore.standard.segnet import (
     FILTERS,
     STRIDES,

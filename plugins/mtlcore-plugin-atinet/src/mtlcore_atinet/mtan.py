@@ -7,7 +7,8 @@ from collections.abc import Iterable, Sequence
 from torch import Tensor
 from torch.nn import Parameter
 
-from mtlcore.models import Backbone, Features
+from mtlcore.features import Features
+from mtlcore.models import Backbone
 from mtlcore.standard.segnet import FILTERS, STRIDES, SegNetDecoder, SegNetEncoder, scaled
 from mtlcore.tasks import Task
 from mtlcore_atinet.attention import Attention

@@ -8,7 +8,8 @@ from itertools import chain
 from torch import Tensor, nn
 from torch.nn import Parameter
 
-from mtlcore.models import Backbone, Features
+from mtlcore.features import Features
+from mtlcore.models import Backbone
 from mtlcore.standard.segnet import FILTERS, STRIDES, SegNetDecoder, SegNetEncoder, scaled
 from mtlcore.tasks import Task
 from mtlcore_atinet.gates import Gates

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from mtlcore.models import Backbone, Features
+from mtlcore.features import Features
+from mtlcore.models import Backbone
 from mtlcore.standard.segnet import (
     FILTERS,
     REST,

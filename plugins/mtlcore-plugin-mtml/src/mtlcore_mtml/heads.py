@@ -8,7 +8,8 @@ import attrs
 from torch import Tensor
 
 from mtlcore.errors import UsageError
-from mtlcore.models import FeatureInfo, Head
+from mtlcore.features import FeatureInfo
+from mtlcore.models import Head
 from mtlcore.standard.heads import DeepLabHead
 from mtlcore.tasks import Task
 

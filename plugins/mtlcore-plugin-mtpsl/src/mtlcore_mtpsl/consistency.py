@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mtlcore.data import Batch
+from mtlcore.features import FeatureInfo, Features
 from mtlcore.loading import as_seen_in
-from mtlcore.models import FeatureInfo, Features
 from mtlcore.tasks import Task
 from mtlcore_mtpsl import encoding
 from mtlcore_mtpsl.pairs import images

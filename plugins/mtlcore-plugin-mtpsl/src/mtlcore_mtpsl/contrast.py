@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mtlcore.data import Batch
-from mtlcore.models import FeatureInfo, Features
+from mtlcore.features import FeatureInfo, Features
 from mtlcore.tasks import Task
 from mtlcore_mtpsl.joint import JointSpace, Mapped
 from mtlcore_mtpsl.mapping import distance

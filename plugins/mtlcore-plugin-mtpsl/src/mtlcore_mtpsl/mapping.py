@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn import Parameter
 
-from mtlcore.models import Features
+from mtlcore.features import Features
 from mtlcore.standard.segnet import FILTERS, REST, conv, filters_of, scaled
 from mtlcore.tasks import Task
 from mtlcore_mtpsl.rates import Rates

@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mtlcore.data import Batch
+from mtlcore.features import FeatureInfo, Features
 from mtlcore.losses import Loss, reduce_loss
-from mtlcore.models import FeatureInfo, Features
 from mtlcore.standard.heads import ConvHead
 from mtlcore.standard.losses import L1, BinaryCrossEntropy, Cosine, CrossEntropy
 from mtlcore.standard.segnet import FILTERS, SegNetDecoder, SegNetEncoder, scaled

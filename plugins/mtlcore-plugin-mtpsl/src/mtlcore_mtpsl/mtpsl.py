@@ -8,7 +8,7 @@ from typing import Any, Literal, final
 from torch import Tensor
 
 from mtlcore.data import Batch
-from mtlcore.models import FeatureInfo, Features
+from mtlcore.features import FeatureInfo, Features
 from mtlcore.tasks import Task
 from mtlcore_mtpsl.joint import JointSpace
 from mtlcore_mtpsl.mapping import Code, distance, joint_feature

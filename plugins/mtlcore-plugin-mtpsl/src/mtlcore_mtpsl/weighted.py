@@ -8,8 +8,8 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from torch import Tensor
 
 from mtlcore.data import Batch
+from mtlcore.features import Features
 from mtlcore.losses import CrossTaskLoss
-from mtlcore.models import Features
 
 
 class WeightedLoss(CrossTaskLoss):
