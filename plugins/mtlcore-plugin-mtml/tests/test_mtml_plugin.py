@@ -12,8 +12,7 @@ import mtlcore
 from mtlcore.config import Layer, RunConfig, resolve
 from mtlcore.errors import ConfigError, UsageError
 from mtlcore.plugins import Plugins, settings_of
-from mtlcore.runs import count_method_parameters
-from mtlcore.runs import execute as api
+from mtlcore.runs import count_method_parameters, try_step
 from mtlcore.testing import MethodContract, assert_plugin_is_light
 from mtlcore.testing.base import leaves
 from mtlcore_mtml import plugin
@@ -168,7 +167,7 @@ def test_the_published_network_takes_a_step() -> None:
         "episodes": {"episodes": 1},
         "training": {"batch_size": 2},
     }
-    report = api.try_step(resolved(values, "mtml-taskonomy"))
+    report = try_step(resolved(values, "mtml-taskonomy"))
     assert set(report["losses"]) <= set(TASKS)
     assert report["losses"]
 
@@ -211,18 +210,18 @@ def test_a_task_that_stops_early_leaves_the_episodes(tmp_path: Path) -> None:
 
 def test_the_sampler_goes_with_a_plain_optimizer() -> None:
     values = {**TINY, "episodes": {"name": "task-powerset"}, "optimizer": {"name": "adamw"}}
-    assert set(api.try_step(resolved(values))["losses"]) == set(TASKS)
+    assert set(try_step(resolved(values))["losses"]) == set(TASKS)
 
 
 def test_the_optimizer_needs_queries() -> None:
     config = resolved({**TINY, "optimizer": {"name": "mtml"}})
     with pytest.raises(UsageError, match="joint plans no query batches"):
-        api.try_step(config)
+        try_step(config)
 
 
 def test_two_tasks_are_refused_with_the_reason() -> None:
     with pytest.raises(UsageError, match="subsets of two or more tasks"):
-        api.try_step(resolved({**TINY, "tasks": TASKS[:2]}, "mtml"))
+        try_step(resolved({**TINY, "tasks": TASKS[:2]}, "mtml"))
 
 
 @pytest.mark.parametrize("lost", [{"optimizer": {"name": "adam"}}, {"episodes": {"name": "joint"}}])
@@ -236,10 +235,10 @@ def test_the_method_is_not_itself_without_its_parts(lost: dict[str, Any]) -> Non
     [{"second_order": True}, {"restore": False}, {"inner_scope": "heads+norm", "inner_steps": 2}],
 )
 def test_its_variants_train(optimizer: dict[str, Any]) -> None:
-    report = api.try_step(resolved({**TINY, "optimizer": optimizer}, "mtml"))
+    report = try_step(resolved({**TINY, "optimizer": optimizer}, "mtml"))
     assert set(report["losses"]) == set(TASKS)
     # Query batches are judged at another point than in the method as it is.
-    plain = api.try_step(resolved(TINY, "mtml"))
+    plain = try_step(resolved(TINY, "mtml"))
     assert (report["losses"] == plain["losses"]) == ("second_order" in optimizer)
 
 
@@ -247,4 +246,4 @@ def test_a_setting_that_makes_no_sense_is_a_message() -> None:
     with pytest.raises(ConfigError, match=r"optimizer\.inner_scope"):
         resolved({**TINY, "optimizer": {"inner_scope": "trunk"}}, "mtml")
     with pytest.raises(UsageError, match=r"optimizer\.inner_lr"):
-        api.try_step(resolved({**TINY, "optimizer": {"inner_lr": -1.0}}, "mtml"))
+        try_step(resolved({**TINY, "optimizer": {"inner_lr": -1.0}}, "mtml"))
