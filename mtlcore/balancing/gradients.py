@@ -8,17 +8,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from itertools import chain, combinations
+from itertools import chain
 from typing import Protocol
 
 import torch
 from torch import Tensor
 from torch.nn import Parameter
 
+from mtlcore.balancing.answers import cosines, split_weights
 from mtlcore.balancing.context import BalancerContext, BalancingResult, Scope, Status
 from mtlcore.balancing.cut import Cut
-from mtlcore.balancing.graphs import gradients
-from mtlcore.balancing.rows import Row, SharedRows
+from mtlcore.balancing.graphs import gradients, learning
+from mtlcore.balancing.rows import Row, SharedRows, added, scaled
 from mtlcore.distributed import SINGLE_PROCESS, Distributed
 from mtlcore.errors import UsageError
 from mtlcore.features import Boundary
@@ -27,11 +28,7 @@ __all__ = [
     "MISSING",
     "Decider",
     "TaskGradients",
-    "Weights",
 ]
-
-# Weights of the tasks' gradients at the shared parameters, and at parameters of single tasks.
-Weights = tuple[list[float], list[float]]
 
 
 class Decider(Protocol):
@@ -72,13 +69,13 @@ class TaskGradients:
     ) -> None:
         self._distributed = distributed
         self._sums_only = sums_only
-        self._shared = _learning(shared)
-        self._own = {task: _learning(parameters) for task, parameters in own.items()}
-        self._others = _learning(others)
+        self._shared = learning(shared)
+        self._own = {task: learning(parameters) for task, parameters in own.items()}
+        self._others = learning(others)
         owned = [p for parameters in self._own.values() for p in parameters]
-        self._all = _learning([*self._shared, *owned, *self._others])
+        self._all = learning([*self._shared, *owned, *self._others])
         self._scope = scope
-        measured = {"shared": self._shared, "features": [], "last_shared": _learning(last)}[scope]
+        measured = {"shared": self._shared, "features": [], "last_shared": learning(last)}[scope]
         if scope == "last_shared" and not measured:
             raise UsageError(MISSING["last_shared"])
         self._measured: list[Parameter] = measured
@@ -159,7 +156,7 @@ class TaskGradients:
             return
         outputs = list(losses.values())
         # Each once: of entangled losses, several tasks have the same.
-        own = _learning(p for task in losses for p in self._own[task])
+        own = learning(p for task in losses for p in self._own[task])
         shared, heads = (
             [torch.full_like(loss, weights[task][place]) for task, loss in losses.items()]
             for place in (0, 1)
@@ -238,7 +235,7 @@ class TaskGradients:
         entries: list[list[float]] = gramian.tolist()
         if not all(map(math.isfinite, chain(*entries))):
             return BalancingResult(status="not finite")
-        shared, heads = _both(weights(gramian))
+        shared, heads = split_weights(weights(gramian))
         if not all(map(math.isfinite, chain(shared, heads))):
             return BalancingResult(status="not finite")
         if self._scope == "shared":
@@ -249,11 +246,11 @@ class TaskGradients:
         else:
             self._from_losses(dict(zip(tasks, shared, strict=True)))
         for task, weight in zip(tasks, heads, strict=True):
-            self._add(self._own[task], _scaled(self._own_rows[task], weight))
+            self._add(self._own[task], scaled(self._own_rows[task], weight))
         return BalancingResult(
             weights=dict(zip(tasks, shared, strict=True)),
             heads=dict(zip(tasks, heads, strict=True)),
-            cosines=_cosines(tasks, entries),
+            cosines=cosines(tasks, entries),
             status=status(),
             gramian=gramian,
         )
@@ -287,7 +284,7 @@ class TaskGradients:
         else:
             self._through_trunk(direction, {t: own.get(t, 1.0) for t in self._rows.tasks})
         for task, row in self._own_rows.items():
-            self._add(self._own[task], _scaled(row, own.get(task, 1.0)))
+            self._add(self._own[task], scaled(row, own.get(task, 1.0)))
         return BalancingResult()
 
     def clear(self) -> None:
@@ -338,7 +335,7 @@ class TaskGradients:
         self._rows.add(task, row, rest)
         mine = rest[: len(own)]
         before = self._own_rows.get(task)
-        self._own_rows[task] = mine if before is None else _added(before, mine)
+        self._own_rows[task] = mine if before is None else added(before, mine)
         self._add(self._others, rest[len(own) :])
 
     def _through_trunk(self, direction: Row, heads: Mapping[str, float]) -> None:
@@ -350,7 +347,7 @@ class TaskGradients:
         """
         own = [p for parameters in self._own.values() for p in parameters]
         for parameters, row in self._cut.lead_on(direction, heads, own, self._shared):
-            self._add(parameters, _scaled(row, 1 / self._scale))
+            self._add(parameters, scaled(row, 1 / self._scale))
 
     def _from_losses(self, weights: Mapping[str, float]) -> None:
         """Add the gradient of the weighted losses at the shared parameters, in one pass."""
@@ -358,7 +355,7 @@ class TaskGradients:
         grad_outputs = [torch.full_like(loss, weights[task]) for task, loss in self._losses]
         if outputs:
             row = gradients(outputs, self._shared, False, grad_outputs)
-            self._add(self._shared, _scaled(row, 1 / self._scale))
+            self._add(self._shared, scaled(row, 1 / self._scale))
 
     def _write(self, accumulate: bool) -> None:
         found: dict[int, Tensor | None] = {}
@@ -400,35 +397,3 @@ MISSING = {
     "last_shared": "balancer: the scope 'last_shared' needs a backbone that names its last shared "
     "parameters (`last_shared_parameters`), not frozen; this one has none",
 }
-
-
-def _learning(parameters: Iterable[Parameter]) -> list[Parameter]:
-    """Return the parameters that require gradients, each once."""
-    return list({id(p): p for p in parameters if p.requires_grad}.values())
-
-
-def _added(first: Row, second: Row) -> Row:
-    return [
-        b if a is None else a if b is None else a + b for a, b in zip(first, second, strict=True)
-    ]
-
-
-def _scaled(row: Row, weight: float) -> Row:
-    if weight == 1:
-        return row
-    return [None if gradient is None else gradient * weight for gradient in row]
-
-
-def _both(weights: Tensor) -> Weights:
-    """Split a balancer's answer; heads are weighted 1 unless it says otherwise."""
-    values = weights.tolist()
-    return (values, [1.0] * len(values)) if weights.dim() == 1 else (values[0], values[1])
-
-
-def _cosines(tasks: Sequence[str], gramian: list[list[float]]) -> dict[tuple[str, str], float]:
-    norms = [math.sqrt(row[number]) for number, row in enumerate(gramian)]
-    return {
-        (tasks[i], tasks[j]): gramian[i][j] / norms[i] / norms[j]
-        for i, j in combinations(range(len(tasks)), 2)
-        if norms[i] > 0 and norms[j] > 0
-    }

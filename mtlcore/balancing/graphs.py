@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -62,3 +62,8 @@ def gradients(
     if not inputs:
         return []
     return torch.autograd.grad(outputs, inputs, grad_outputs, retain_graph, allow_unused=True)
+
+
+def learning(parameters: Iterable[Parameter]) -> list[Parameter]:
+    """Return the parameters that require gradients, each once."""
+    return list({id(p): p for p in parameters if p.requires_grad}.values())

@@ -234,6 +234,20 @@ class SharedRows:
         return torch.cat([self._matrix(place) for place in places], dim=1)
 
 
+def added(first: Row, second: Row) -> Row:
+    """Return the sum of two rows; None where both have none."""
+    return [
+        b if a is None else a if b is None else a + b for a, b in zip(first, second, strict=True)
+    ]
+
+
+def scaled(row: Row, weight: float) -> Row:
+    """Return a row times a number."""
+    if weight == 1:
+        return row
+    return [None if gradient is None else gradient * weight for gradient in row]
+
+
 class _Buffer:
     """The rows of small parameters of one dtype and device.
 

@@ -1,4 +1,7 @@
-"""What holds for every backbone."""
+"""What holds for every backbone.
+
+One class is one file: subclassing it is the whole interface.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Inputs that are no image: trees of tensors, padded by their dataset, with a kind of their own."""
+"""Inputs that are no image: trees of tensors, padded by their dataset, with a kind of their own.
+
+One file: its runs share the datasets and backbones that it defines.
+"""
 
 from __future__ import annotations
 

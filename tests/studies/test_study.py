@@ -1,4 +1,7 @@
-"""Studies: their files, their cells, and what becomes of them when things go wrong."""
+"""Studies: their files, their cells, and what becomes of them when things go wrong.
+
+One file: all of it runs the same tiny study.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Balancers of gradients, wrong on purpose, and the contracts that catch them."""
+"""Balancers of gradients, wrong on purpose, and the contracts that catch them.
+
+One file: every fault is held against the same two contracts.
+"""
 
 from __future__ import annotations
 
