@@ -352,6 +352,7 @@ except Pruned as error:
 
 def test_all_processes_stop_after_the_epoch_in_which_one_is_asked(tmp_path: Path) -> None:
     (tmp_path / "asked.py").write_text(ASKED)
+    (tmp_path / "imitate.py").write_text(IMITATE)
     lines = [s for s in SETTINGS if not s.startswith("data.size")] + ["training.epochs=4"]
     (tmp_path / "mine.toml").write_text("data.size = [32, 32]\n" + "\n".join(lines))
     done = subprocess.run(
