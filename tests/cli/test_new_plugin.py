@@ -252,6 +252,7 @@ print(json.dumps(tables))
 """
 
 
+@pytest.mark.slow
 def test_what_their_readmes_say_is_so(python: Path, written: Path, tmp_path: Path) -> None:
     commands, tables = [], {}
     tiny = [f"--set={change}" for change in TINY]
