@@ -42,12 +42,10 @@ class Balancer(nn.Module, abc.ABC):
     Attributes:
         affine: Whether the result is affine in the losses. If not, gradient accumulation and
             several processes give another result than one large batch.
-        batches: Number of independent batches that a step needs.
         generator: Source of randomness without a context; None: torch's global generator.
     """
 
     affine: bool = True
-    batches: int = 1
     generator: torch.Generator | None = None
 
     def prepare(self, tasks: Sequence[Task], data: Iterable[Batch] | None = None) -> None:
