@@ -207,7 +207,8 @@ class TaskGradients:
             self._share_rows(context.tasks)
         if finisher is None or not self._rows.tasks:
             result = BalancingResult()
-            self._through_trunk([None] * len(self._cut), {})
+            if self._cut:  # a task without a row may have gradients of losses that are not balanced
+                self._through_trunk([None] * len(self._cut), {})
         else:
             result = finisher.decide(self, context)
         if result.status != "not finite":
