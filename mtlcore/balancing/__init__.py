@@ -23,6 +23,7 @@ from mtlcore.balancing.contracts import (
 )
 from mtlcore.balancing.gradients import TaskGradients
 from mtlcore.balancing.graphs import own_leaves
+from mtlcore.balancing.look_ahead import ValidationLosses
 from mtlcore.balancing.rows import SMALL
 from mtlcore.balancing.tentative import Tentative
 
@@ -41,6 +42,7 @@ __all__ = [
     "Status",
     "TaskGradients",
     "Tentative",
+    "ValidationLosses",
     "ValidationProducts",
     "own_leaves",
 ]
