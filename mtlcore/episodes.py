@@ -224,6 +224,8 @@ def joined(plans: Sequence[StepPlan], groups: int = 1) -> StepPlan:
         plans: of single groups.
         groups: number of independent batches of the step, to which the plans belong in turn.
     """
+    if len(plans) == 1:
+        return plans[0]
     batches: list[BatchPlan] = []
     episodes: list[Episode] = []
     for number, plan in enumerate(plans):
