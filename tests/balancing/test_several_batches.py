@@ -1,4 +1,7 @@
-"""Gradients of several independent batches, and of a validation batch: against autograd."""
+"""Gradients of several independent batches, and of a validation batch: against autograd.
+
+One file: everything is compared with the same gradients.
+"""
 
 from __future__ import annotations
 
@@ -13,11 +16,13 @@ import torch
 from torch import Tensor, nn
 
 from mtlcore.balancing import BalancerContext, Balancing, GradientBalancer, GramianBalancer
+from mtlcore.balancing import rows as rows_module
 from mtlcore.data import Batch
 from mtlcore.episodes import Episode, LoadedPlan
 from mtlcore.errors import UsageError
 from mtlcore.learner import Learner
 from mtlcore.optimizers import GradientDescent, Schedule, StepReport
+from mtlcore.optimizers.loss_scale import LossScale
 from mtlcore.standard.balancers import Equal
 from mtlcore.testing import TINY_TASKS, tiny_batch, tiny_learner
 from mtlcore.testing.base import same, state_of
@@ -130,9 +135,7 @@ def step(learner: Learner, plan: LoadedPlan) -> StepReport:
     return report
 
 
-def rows_of(
-    learner: Learner, batch: Batch, tasks: Sequence[str] = TASKS
-) -> dict[str, list[Tensor]]:
+def rows_of(learner: Learner, batch: Batch) -> dict[str, list[Tensor]]:
     """Return task -> gradient by autograd for each parameter of the model; zeros where none."""
     parameters = list(learner.model.parameters())
     losses = learner.supervised_losses(batch, TASKS)
@@ -147,7 +150,7 @@ def rows_of(
                 strict=True,
             )
         ]
-        for task in tasks
+        for task in TASKS
     }
 
 
@@ -164,6 +167,12 @@ def split(learner: Learner, row: Sequence[Tensor]) -> tuple[Tensor, dict[str, Te
 
 def matrix(learner: Learner, rows: Mapping[str, Sequence[Tensor]]) -> Tensor:
     return torch.stack([split(learner, row)[0] for row in rows.values()])
+
+
+@pytest.fixture(autouse=True, params=["small", "large"])
+def sizes(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Count parameters as small or as large ones, whose rows are kept in other ways."""
+    monkeypatch.setattr(rows_module, "SMALL", {"small": 10**6, "large": 0}[request.param])
 
 
 ANSWERS = {
@@ -230,6 +239,11 @@ def test_a_task_may_be_absent_from_a_batch(scope: str, monkeypatch: pytest.Monke
     assert spy.present == ("segmentation", "normals", "depth")
     assert spy.gramians is not None
     assert spy.gramians[0, :, 2].abs().sum() == 0 == spy.gramians[1, :, 1].abs().sum()
+    if scope == "shared":
+        order = [TASKS.index(task) for task in spy.present]
+        found = [matrix(learner, each)[order] for each in rows]
+        for i, j in ((0, 0), (0, 1), (1, 0), (1, 1)):
+            torch.testing.assert_close(spy.gramians[i, j], found[i] @ found[j].T, **NEAR)
     assert spy.gramians[0, 0, 0, 0] > 0
     alone = {"depth": 1, "normals": 0}
     for task, batch in alone.items():
@@ -302,6 +316,21 @@ def test_validation_products_are_those_of_autograd(rate: float, batches: int, pi
         float(split(learner, mean[t])[1][t] @ split(learner, validated[t])[1][t]) for t in TASKS
     ]
     torch.testing.assert_close(of_own, torch.tensor(expected, dtype=torch.float64), **NEAR)
+
+
+def test_a_loss_scale_changes_nothing() -> None:
+    found = []
+    for dynamic in (False, True):
+        spy = Spy(ANSWERS["shared"], 2, "val", 0.3)
+        learner = exact(spy)
+        optimizer = descend(learner)
+        optimizer._update._scale = LossScale(dynamic=dynamic)
+        assert (optimizer._update.scale == 1) is not dynamic
+        groups = [some_batch(0), some_batch(1)]
+        assert optimizer.step(learner, plan_of(groups, some_batch(2))).skipped is None
+        found.append([spy.gramians, *spy.products, *learner.model.parameters()])
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, **NEAR)
 
 
 def test_nobody_learns_from_the_validation_batch() -> None:
@@ -454,9 +483,9 @@ def test_a_loop_of_ones_own_is_told_what_is_missing() -> None:
     weight = nn.Parameter(torch.ones(2))
     losses = {"a": weight.sum(), "b": weight.square().sum()}
     spy = Spy(ANSWERS["shared"][:2], 2, "val")
-    with pytest.raises(UsageError, match="needs the losses of 2 .*got those of 1.*more_losses"):
+    with pytest.raises(UsageError, match=r"needs the losses of 2 .*got those of 1.*more_losses"):
         spy.backward(losses, [weight])
-    with pytest.raises(UsageError, match="hand backward.*validation=.*a function"):
+    with pytest.raises(UsageError, match=r"hand backward.*validation=.*a function"):
         spy.backward(losses, [weight], more_losses=[losses])
     with pytest.raises(UsageError, match="Equal needs the losses of 1 independent batch a step"):
         Equal().backward(losses, [weight], more_losses=[losses])
