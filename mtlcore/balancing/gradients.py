@@ -205,7 +205,7 @@ class TaskGradients:
             gramian = gramian / self._scale**2
         if self._batches is not None:
             return self._batches.tasks, self._batches.gramian(gramian)
-        return tuple(task for task, _ in self._rows.keys), gramian
+        return tuple([task for task, _ in self._rows.keys]), gramian
 
     def apply(
         self,

@@ -42,6 +42,8 @@ class GradientDescent(Optimizer):
         clip: float | None,
     ) -> None:
         self._update = Update(learner, make, schedule, clip)
+        self._batches = learner.balancing.batches
+        self._validates = learner.balancing.validation is not None
 
     def step(self, learner: Learner, plan: LoadedPlan) -> StepReport:
         """Accumulate gradients over the episodes (micro-batches) of a plan, then update.
@@ -55,10 +57,10 @@ class GradientDescent(Optimizer):
         Raises:
             UsageError: The plan has not the batches that the balancer compares.
         """
-        self._check(learner, plan)
-        self._update.begin(learner)
         used = [(plan.batches[episode.support], episode.tasks) for episode in plan.episodes]
         groups = [episode.group for episode in plan.episodes]
+        self._check(groups, plan)
+        self._update.begin(learner)
         shares_and_parts = shares_of(learner, used, groups)
         for (batch, tasks), (shares, part), group in zip(
             used, shares_and_parts, groups, strict=True
@@ -87,20 +89,18 @@ class GradientDescent(Optimizer):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._update.load_state_dict(state)
 
-    def _check(self, learner: Learner, plan: LoadedPlan) -> None:
+    def _check(self, groups: Sequence[int], plan: LoadedPlan) -> None:
         """Refuse a plan that has not the batches that the balancer compares.
 
         Raises:
             UsageError: It has not.
         """
-        needed, validation = learner.balancing.batches, learner.balancing.validation
-        groups = {episode.group for episode in plan.episodes}
-        if groups != set(range(needed)):
+        if {*groups} != {*range(self._batches)}:
             raise UsageError(
-                f"the plan of a step has {len(groups)} independent batches, and the balancer "
-                f"needs {needed}: number the episodes of each by Episode.group, from 0"
+                f"the plan of a step has {len({*groups})} independent batches, and the balancer "
+                f"needs {self._batches}: number the episodes of each by Episode.group, from 0"
             )
-        if validation is not None and not plan.validation:
+        if self._validates and not plan.validation:
             raise UsageError(
                 "the plan of a step has no validation batch, and the balancer needs one: hand its "
                 "episodes over as LoadedPlan.validation"
