@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mtlcore.balancing import Balancer, BalancerContext
+from mtlcore.balancing import Balancer, BalancerContext, Balancing
 from mtlcore.metrics import MetricValues
 from mtlcore.tasks import Task
 from mtlcore.testing.base import (
@@ -196,6 +196,10 @@ class RowBalancerContract:
     def _gramian(self, rows: Tensor) -> Tensor | None:
         """Return what `BalancerContext.gramian` is in a step; None without a Gramian."""
         return None
+
+    def test_batches_are_as_announced(self) -> None:
+        """Otherwise a step loads batches that nobody looks at, or lacks what is looked at."""
+        Balancing([self._new(3)])  # says what is wrong with the announcement
 
     def test_its_groups_are_of_its_own_parameters(self) -> None:
         """Otherwise a learning rate is set for what belongs to others, or for nothing."""

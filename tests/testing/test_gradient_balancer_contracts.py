@@ -434,7 +434,12 @@ class HasANegativeRate(SignVote):
         return [{"params": [self.quorum], "lr": -0.1}]
 
 
+class VotesOverTwoBatches(SignVote):
+    batches = 2
+
+
 GRADIENT_BALANCERS = [
+    (VotesOverTwoBatches, "test_batches_are_as_announced", "only a balancer of Gramians"),
     (VotesByTheLastRows, "test_steps_between_updates", "asked every other step"),
     (VotesByWhatWasSkipped, "test_a_skipped_step_leaves_no_trace", "a step that was skipped"),
     (HasANegativeRate, "test_its_groups_are_of_its_own_parameters", "rate of -0.1"),
