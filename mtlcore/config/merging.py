@@ -53,7 +53,11 @@ CARRIED: dict[str, frozenset[str]] = {
     "model.backbone": frozenset({"width"}),
     "optimizer": frozenset({"lr"}),
 }
-_DATA_KEYS = frozenset(field.name for field in attrs.fields(DataConfig)) - {"name"}
+# Classes to ignore are named for the dataset that has them.
+_DATA_KEYS = frozenset(field.name for field in attrs.fields(DataConfig)) - {
+    "name",
+    "ignore_classes",
+}
 
 
 @attrs.frozen

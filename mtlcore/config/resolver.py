@@ -78,7 +78,7 @@ def _read(reader: ConfigReader, selections: Sequence[Selection]) -> RunConfig:
             hint = did_you_mean(key, CORE_DEFAULTS)
             problems.append(f"{key}: unknown{hint} (known: {', '.join(CORE_DEFAULTS)})")
     data, dataset = read_data(reader)
-    tasks = read_tasks(reader, dataset)
+    tasks = read_tasks(reader, data, dataset)
     listed = data is not None and bool(data.augmentations)
     augmentations = reader.components("augmentations", "data.augmentations") if listed else ()
     backbone = reader.component("backbones", "model.backbone")

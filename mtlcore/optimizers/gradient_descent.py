@@ -108,7 +108,7 @@ def shares_of(
         return [(dict.fromkeys(batch.present(tasks), 1.0), 1.0)]
     masses = [
         {
-            task: float(len(batch) if learner.normalisation == "sample" else batch.count[task])
+            task: float(batch.count[task] if learner.normalisation == "valid" else len(batch))
             for task in tasks
         }
         for batch, tasks in used
