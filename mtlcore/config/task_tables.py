@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 
+from mtlcore.config.merging import leaves
 from mtlcore.config.reader import ConfigReader
 from mtlcore.config.run_config import Chosen
 from mtlcore.errors import UsageError, did_you_mean
@@ -14,17 +15,28 @@ _MODEL_KEYS = ("backbone", "head", "heads", "freeze")
 
 
 def check_keys(reader: ConfigReader, tasks: Sequence[Task]) -> None:
-    """Report unknown keys of `[model]`, and tasks that the run does not have."""
+    """Report unknown keys of `[model]`, and tasks that the run does not have.
+
+    What a method's preset says of a task that the run leaves out is dropped.
+    """
     for key in reader.table("model"):
         if key not in _MODEL_KEYS:
             hint = did_you_mean(key, _MODEL_KEYS)
             reader.problems.append(f"model.{key}: unknown{hint} (known: {', '.join(_MODEL_KEYS)})")
     names = [task.name for task in tasks]
     for path in ("model.heads", "losses", "metrics"):
-        for key in reader.table(path):
-            if names and key not in names:
+        for key in [key for key in reader.table(path) if names and key not in names]:
+            if _of_preset(reader, f"{path}.{key}"):
+                reader.merged.drop(f"{path}.{key}")
+            else:
                 hint = did_you_mean(key, names)
                 reader.problems.append(f"{path}.{key}: the run has no such task{hint}")
+
+
+def _of_preset(reader: ConfigReader, path: str) -> bool:
+    """Return whether all that is at a path comes from methods that were selected."""
+    origins = [reader.merged.origins.get(leaf, "") for leaf in leaves(path, reader.at(path))]
+    return all(origin.startswith("plugin ") for origin in origins)
 
 
 def read_freeze(reader: ConfigReader, tasks: Sequence[Task]) -> tuple[str, ...]:
