@@ -37,22 +37,22 @@ def read_data(reader: ConfigReader) -> tuple[DataConfig | None, Chosen | None]:
 
 def read_tasks(
     reader: ConfigReader, data: DataConfig | None, dataset: Chosen | None
-) -> tuple[Task, ...]:
-    """Return the run's tasks, all that the dataset declares where `tasks` names none.
+) -> tuple[tuple[Task, ...], tuple[Task, ...]]:
+    """Return the run's tasks, all that the dataset declares where `tasks` names none; and all.
 
     They say which of their classes `data.ignore_classes` leaves out.
     """
     if dataset is None:
-        return ()
+        return (), ()
     root = reader.table("data").get("root")
     try:
         declared = dataset.component.load().describe(root, **dataset.settings)
     except ConfigError as error:
         reader.problems += error.problems
-        return ()
+        return (), ()
     except MtlError as error:
         reader.problems.append(f"data: {error}")
-        return ()
+        return (), ()
     by_name = {task.name: task for task in declared}
     for name, classes in (data.ignore_classes if data else {}).items():
         path = f"data.ignore_classes.{name}"
@@ -71,7 +71,7 @@ def read_tasks(
             )
     names = [name for name in wanted if name in by_name]
     reader.merged.tree["tasks"] = names
-    return tuple(by_name[name] for name in names)
+    return tuple(by_name[name] for name in names), tuple(by_name.values())
 
 
 def _ignoring(reader: ConfigReader, task: Task, classes: Sequence[str | int], path: str) -> Task:
