@@ -78,13 +78,14 @@ class TestCityscapes(PaperContract):
         **PAPER,
         "tasks": ["segmentation", "depth"],
         "data.name": "cityscapes",
+        "data.depth": "metres",
+        "losses.depth.name": "l1",
+        "metrics.depth.regions": "segmentation",
         "balancer.main": "depth",
         "balancer.alpha": NOT_SAID,
         "balancer.warmup": 12 / 40,
     }
     deviations = {
         **DEVIATIONS,
-        "tasks": "on Cityscapes we do so too, where it predicts depth",
-        "balancer.main": "on Cityscapes we do so too, where it predicts depth",
         "balancer.alpha": 'alpha on Cityscapes (1e-3; the paper says "larger" for easy data)',
     }

@@ -11,10 +11,10 @@ _PAPER = "Yim and Kim, 2020, https://arxiv.org/abs/2008.02043"
 _REQUIRES = ("balancers/ira",)
 # Data, its depth task, epochs of warm-up, alpha: larger for easy data, the paper says, and not how
 # large.
-_PUBLISHED = (
-    ("nyuv2", "depth", 20, 2e-4),
-    ("cityscapes", "inverse_depth", 12, 1e-3),
-    ("vkitti", "inverse_depth", 20, 2e-4),
+_PUBLISHED: tuple[tuple[dict[str, Any], str, int, float], ...] = (
+    ({"name": "nyuv2"}, "depth", 20, 2e-4),
+    ({"name": "cityscapes", "depth": "metres"}, "depth", 12, 1e-3),
+    ({"name": "vkitti"}, "inverse_depth", 20, 2e-4),
 )
 
 
@@ -52,7 +52,7 @@ def _on_rooms() -> dict[str, Any]:
     }
 
 
-def _as_published(dataset: str, depth: str, warmup: int, alpha: float) -> dict[str, Any]:
+def _as_published(data: dict[str, Any], depth: str, warmup: int, alpha: float) -> dict[str, Any]:
     """Return the paper's setting: batches of 16, a rate of .01 and then .001.
 
     It does not name the optimizer (here: momentum), U-Net's width (1) and the number of epochs
@@ -61,7 +61,7 @@ def _as_published(dataset: str, depth: str, warmup: int, alpha: float) -> dict[s
     epochs = 40
     return {
         "tasks": ["segmentation", depth],
-        "data": {"name": dataset},
+        "data": data,
         "model": {
             "backbone": {"name": "unet", "width": 1.0, "decoder": "per-task"},
             "head": {"name": "conv"},
@@ -94,10 +94,11 @@ def mtl_methods() -> Iterator[MethodSpec]:
         paper=_PAPER,
         requires=_REQUIRES,
     )
-    for dataset, depth, warmup, alpha in _PUBLISHED:
+    for data, depth, warmup, alpha in _PUBLISHED:
+        dataset = data["name"]
         yield MethodSpec(
             name=f"ira-{dataset}",
-            preset=_as_published(dataset, depth, warmup, alpha),
+            preset=_as_published(data, depth, warmup, alpha),
             summary=f"Depth first, segmentation class by class; as published, on {dataset}.",
             paper=_PAPER,
             requires=_REQUIRES,
