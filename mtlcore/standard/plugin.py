@@ -1,4 +1,7 @@
-"""mtlcore's own components, registered through the same hooks as everybody else's."""
+"""mtlcore's own components, registered through the same hooks as everybody else's.
+
+One file: it is a list.
+"""
 
 from __future__ import annotations
 
