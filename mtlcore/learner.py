@@ -290,6 +290,8 @@ class Learner(nn.Module):
         # Supervised losses see view 0 only; indexing is skipped where there is no other.
         rows = [i for i, view in enumerate(batch.view) if view == 0]
         pick = partial(_pick, rows=None if len(rows) == len(batch) else rows)
+        # Of all tasks of the run, whether they still learn or not.
+        labelled = [sum(batch.labelled[task][i] for task in self.tasks) for i in rows]
         keep_maps = any(b.needs_maps for b in self.balancing.loss_balancers)
         raw, maps, valid = {}, {}, {}
         early: dict[str, Tensor] = {}
@@ -303,6 +305,7 @@ class Learner(nn.Module):
                 target=target,
                 valid=valid[task],
                 normalisation=self.normalisation,
+                labelled=labelled,
             )
             raw[task], values = judge(pick(predictions[task]))
             size = tuple(target.shape[-2:])

@@ -185,4 +185,4 @@ def shares_of(
 
 
 def _mass(learner: Learner, batch: Batch, task: str) -> float:
-    return float(len(batch) if learner.normalisation == "sample" else batch.count[task])
+    return float(batch.count[task] if learner.normalisation == "valid" else len(batch))
