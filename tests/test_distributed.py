@@ -321,6 +321,7 @@ def workers(parent: int) -> Sequence[int]:
     return [found[rank] for rank in sorted(found)]
 
 
+@pytest.mark.slow
 def test_run_is_killed_resumed_and_the_same_as_undisturbed(tmp_path: Path) -> None:
     (tmp_path / "imitate.py").write_text(IMITATE)
     whole = subprocess.run(
@@ -454,6 +455,7 @@ def train_watched(
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_sampler_that_learns_plans_the_same_everywhere_and_goes_on_bit_for_bit(
     tmp_path: Path,
 ) -> None:
