@@ -62,20 +62,21 @@ def run(
     """
     with stop_at_once():
         from mtlcore.display import SilentDisplay, make_display
-        from mtlcore.runs import execute, try_step
-        from mtlcore.storage import next_directory, without_nan
+        from mtlcore.runs import execute, place_of, try_step
+        from mtlcore.storage import without_nan
 
         found = plugins_of(ctx)
     resolved = _resolve(found, config, plugin, assignments, seed, device, out, resume)
-    location = out or next_directory(resolved.method)
+    if dry_run:
+        if is_main_process():
+            _print_notes(resolved)
+            click.echo(json.dumps(try_step(resolved), indent=2))
+        return
+    location = out or place_of(resolved)
     if not is_main_process():
-        if not dry_run:
-            execute(found, resolved, location, resume, SilentDisplay())
+        execute(found, resolved, location, resume, SilentDisplay())
         return
     _print_notes(resolved)
-    if dry_run:
-        click.echo(json.dumps(try_step(resolved), indent=2))
-        return
     click.echo(f"run: {location}", err=as_json)
     display = SilentDisplay() if as_json else make_display()
     summary = execute(found, resolved, location, resume, display)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 import uuid
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import closing, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -68,12 +68,20 @@ def run(
         elif config is not None:
             layer = file_layer(str(config))
         config = configure(found, plugins or (), layer, out=out, resume=resume)
-    location = out or next_directory(config.method)
+    location = out or place_of(config)
     if display is None:
         display = LoggingDisplay() if is_main_process() else SilentDisplay()
     for note in config.notes:
         display.warn(note)
     return execute(found, config, location, resume, display)
+
+
+def place_of(config: RunConfig) -> str:
+    """Make a directory below `runs` for a run that was given none, and return it.
+
+    Of several processes that train together, the main one makes it; the others write nothing.
+    """
+    return next_directory(config.method) if is_main_process() else f"runs/{config.method}"
 
 
 def try_step(config: RunConfig) -> dict[str, Any]:
@@ -85,8 +93,11 @@ def try_step(config: RunConfig) -> dict[str, Any]:
     Raises:
         MtlError: Whatever would stop the run at its first step.
     """
-    with tempfile.TemporaryDirectory(prefix="mtl-dry-run-") as place:
-        session = Session(config, RunDirectory(place, resume=True), SilentDisplay())
+    with (
+        tempfile.TemporaryDirectory(prefix="mtl-dry-run-") as place,
+        closing(RunDirectory(place, resume=True)) as directory,
+    ):
+        session = Session(config, directory, SilentDisplay())
         check(session)
         _make_loggers(session)
         _start(session)
@@ -130,6 +141,11 @@ def execute(
         if distributed.any_of([summary is not None])[0]:
             display.note(f"{location}: this run is finished, nothing to do")
             return summary or {}
+        if directory.taken_from is not None:
+            display.warn(
+                f"{location}: {directory.taken_from} has written there and did not say that it "
+                "ended; if it still goes on, it stops at its next upload"
+            )
         if config.training.threads is not None:
             torch.set_num_threads(config.training.threads)
         session = Session(config, directory, display, distributed)

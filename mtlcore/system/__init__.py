@@ -4,7 +4,7 @@ POSIX-only modules of Python are used here and nowhere else. Without them, every
 works.
 """
 
-from mtlcore.system.locks import locked
+from mtlcore.system.locks import HeldLock, LockHeld, locked, this_process
 from mtlcore.system.memory import peak_memory
 from mtlcore.system.processes import (
     is_main_process,
@@ -13,8 +13,10 @@ from mtlcore.system.processes import (
     launched_world_size,
 )
 from mtlcore.system.signals import (
+    HANGUP,
     STOPPING,
     handled,
+    interrupts_noticed,
     leave_to_parent,
     signals_blocked,
     stop_at_once,
@@ -22,8 +24,12 @@ from mtlcore.system.signals import (
 )
 
 __all__ = [
+    "HANGUP",
     "STOPPING",
+    "HeldLock",
+    "LockHeld",
     "handled",
+    "interrupts_noticed",
     "is_main_process",
     "launched_local_rank",
     "launched_rank",
@@ -34,4 +40,5 @@ __all__ = [
     "signals_blocked",
     "stop_at_once",
     "stop_by_exception",
+    "this_process",
 ]
