@@ -75,7 +75,7 @@ def evaluate(
 @click.command()
 @click.argument("run")
 @click.argument("images", nargs=-1, required=True, metavar="IMAGE...")
-@click.option("--out", required=True, metavar="DIR", help="Folder to write pictures and arrays to.")
+@click.option("--out", required=True, metavar="DIR", help="Folder or URL to write pictures and arrays to.")
 @click.option(
     "--size", metavar="HEIGHTxWIDTH", help="Size of the network's input.  [default: the run's]"
 )
@@ -104,11 +104,11 @@ def predict(
     network_size = _size(size)
     _check_stems(images)
     trained = load_run(plugins, run, checkpoint, device=device)
-    folder = Path(out)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError(f"{out}: cannot be written ({error.strerror})") from error
+    if "://" not in out:
+        try:
+            Path(out).mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UsageError(f"{out}: cannot be written ({error.strerror})") from error
     for name in images:
         try:
             with fsspec.open(name, "rb") as file:
@@ -122,8 +122,8 @@ def predict(
             raise UsageError(f"{name}: cannot be read ({describe(error)})") from error
         _, predictions = predict_image(trained, data, name, network_size)
         stem = Path(name).stem
-        for path in save_prediction(folder, stem, trained.config.tasks, predictions):
-            click.echo(str(path))
+        for path in save_prediction(out, stem, trained.config.tasks, predictions):
+            click.echo(path)
 
 
 def _check_stems(images: Sequence[str]) -> None:

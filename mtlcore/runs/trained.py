@@ -29,7 +29,7 @@ from mtlcore.loading import decode_image
 from mtlcore.metrics import MetricValues
 from mtlcore.plugins import Plugins
 from mtlcore.report import colour
-from mtlcore.storage import Which, read_weights, trained_config, written_whole
+from mtlcore.storage import Which, read_weights, trained_config, write_output
 from mtlcore.tasks import Task
 
 # Of a trained run's configuration; "plugins" are the files that the others name things of.
@@ -166,30 +166,35 @@ def _kind_of_inputs(config: RunConfig) -> str:
 
 
 def save_prediction(
-    folder: Path, stem: str, tasks: Sequence[Task], predictions: dict[str, torch.Tensor]
-) -> list[Path]:
-    """Write each task's raw array (`stem.task.npy`) and, for maps, a picture (`stem.task.png`)."""
+    folder: str | Path, stem: str, tasks: Sequence[Task], predictions: dict[str, torch.Tensor]
+) -> list[str]:
+    """Write each task's raw array (`stem.task.npy`) and, for maps, a picture (`stem.task.png`).
+
+    Args:
+        folder: path or fsspec URL.
+        stem: what the names of the files begin with.
+        tasks: the tasks.
+        predictions: task -> its prediction, as of `predict_image`.
+
+    Returns:
+        The places of the files.
+
+    Raises:
+        MtlError: one cannot be written.
+    """
     from PIL import Image
 
     written = []
     for task in tasks:
         prediction = predictions[task.name]
-        written.append(_write(folder / f"{stem}.{task.name}.npy", prediction.numpy()))
+        place = f"{str(folder).rstrip('/')}/{stem}.{task.name}"
+        buffer = io.BytesIO()
+        np.save(buffer, prediction.numpy())
+        write_output(f"{place}.npy", buffer.getvalue())
+        written.append(f"{place}.npy")
         if task.layout == "map":
-            picture = Image.fromarray(colour(task, prediction, None))
-            written.append(_write(folder / f"{stem}.{task.name}.png", picture))
+            buffer = io.BytesIO()
+            Image.fromarray(colour(task, prediction, None)).save(buffer, "PNG")
+            write_output(f"{place}.png", buffer.getvalue())
+            written.append(f"{place}.png")
     return written
-
-
-def _write(path: Path, content: Any) -> Path:
-    buffer = io.BytesIO()
-    if isinstance(content, np.ndarray):
-        np.save(buffer, content)
-    else:
-        content.save(buffer, "PNG")
-    try:
-        with written_whole(path) as partial:
-            partial.write_bytes(buffer.getvalue())
-    except OSError as error:
-        raise MtlError(f"{path}: cannot be written ({error.strerror})") from error
-    return path

@@ -3,6 +3,7 @@
 from mtlcore.storage.checkpoints import load_checkpoint, save_checkpoint, written_whole
 from mtlcore.storage.json_values import or_nan, without_nan
 from mtlcore.storage.loggers import Loggers, RunInfo, RunLogger, RunOutcome
+from mtlcore.storage.outputs import write_output
 from mtlcore.storage.run_directory import BEST, LAST, RunDirectory, changed_settings, next_directory
 from mtlcore.storage.run_files import (
     Pictures,
@@ -49,5 +50,6 @@ __all__ = [
     "trained_config",
     "with_model",
     "without_nan",
+    "write_output",
     "written_whole",
 ]
