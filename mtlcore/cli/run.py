@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mtlcore.cli.components import plugins_of
+from mtlcore.cli.components import TRUST, plugins_of
 from mtlcore.system import is_main_process, stop_at_once
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ def _configuration(command: Any) -> Any:
             click.option("--seed", type=int, help="Same as --set seed=INTEGER."),
             click.option("--device", metavar="DEVICE",
                          help="Same as --set device=DEVICE: auto, cpu, cuda or cuda:1."),
+            TRUST,
         )
     ):  # fmt: skip
         command = option(command)
@@ -50,6 +51,7 @@ def run(
     assignments: tuple[str, ...],
     seed: int | None,
     device: str | None,
+    trust: bool,
     out: str | None,
     resume: bool,
     dry_run: bool,
@@ -65,7 +67,7 @@ def run(
         from mtlcore.runs import execute, place_of, try_step
         from mtlcore.storage import without_nan
 
-        found = plugins_of(ctx)
+        found = plugins_of(ctx, trust)
     resolved = _resolve(found, config, plugin, assignments, seed, device, out, resume)
     if dry_run:
         if is_main_process():
@@ -97,13 +99,14 @@ def config_(
     assignments: tuple[str, ...],
     seed: int | None,
     device: str | None,
+    trust: bool,
     as_json: bool,
 ) -> None:
     """Show the configuration of a run and its origins.
 
     The arguments are those of mtl run. Each value is shown with the layer that it comes from.
     """
-    resolved = _resolve(plugins_of(ctx), config, plugin, assignments, seed, device)
+    resolved = _resolve(plugins_of(ctx, trust), config, plugin, assignments, seed, device)
     _print_notes(resolved)
     if as_json:
         click.echo(json.dumps({"config": resolved.tree, "origins": resolved.origins}, indent=2))

@@ -79,7 +79,7 @@ class StopRequest:
     def interruption(self) -> MtlError:
         """Return the error that tells how to go on from what was saved."""
         session = self._session
-        go_on = f"Go on with: mtl run --resume --out {session.directory.location}"
+        go_on = f"Go on with: {session.config.resume_command(session.directory.location)}"
         if self._reason is not None:
             return Pruned(
                 f"asked to stop after epoch {session.progress.epoch} of {session.epochs} "

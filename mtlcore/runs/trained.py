@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import attrs
 import numpy as np
@@ -69,7 +68,8 @@ def load_run(
         device: None: the run's.
 
     Raises:
-        UsageError: no run there, or changes to what was trained.
+        UsageError: no run there, changes to what was trained, or a run that names plugin files
+            which `plugins` is not to load (`Plugins.trust_runs`).
         MtlError: a checkpoint that is missing, damaged or of another model.
     """
     other = sorted({key for layer in changes for key in layer.values} - _CHANGEABLE)
@@ -78,9 +78,9 @@ def load_run(
             f"--set {other[0]}: a trained run takes changes of [data] and [metrics] only; start a "
             "run of its own"
         )
-    # Who has learnt needs no teacher any more.
-    stored = {**trained_config(location), "teachers": {}}
-    config = resolve(plugins, (), [Layer(location, stored), *changes])
+    # Who has learnt needs no teacher any more, and nothing is logged.
+    stored = {**trained_config(location), "teachers": {}, "loggers": []}
+    config = resolve(plugins, (), [Layer(location, stored, of_run=True), *changes])
     wanted = pick_device(device or config.device)
     learner = build_learner(config)
     learner.balancing.prepare(config.tasks, None)

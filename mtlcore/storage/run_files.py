@@ -7,6 +7,7 @@ import json
 import tomllib
 from collections.abc import Mapping
 from functools import cached_property
+from pathlib import Path
 from typing import Any, final
 
 import attrs
@@ -16,6 +17,7 @@ from mtlcore.storage.json_values import or_nan, with_nan
 
 CONFIG, PROVENANCE, SUMMARY = "config.toml", "run.json", "summary.json"
 METRICS = "metrics.jsonl"
+_PNG = b"\x89PNG\r\n\x1a\n"
 SAMPLES = "report/samples"
 
 #: A line of metrics.jsonl: step, epoch, split, task, metric, value, seconds.
@@ -79,21 +81,23 @@ class RunFiles:
 
         Raises:
             UsageError: There is none, so that there is no run.
+            MtlError: It lacks what every run has.
         """
         config = stored_config(self.location)
         if config is None:
             raise UsageError(f"{self.location}: is neither a run (it has no {CONFIG}) nor a study")
+        _check_config(f"{self.location}/{CONFIG}", config)
         return config
 
     @cached_property
     def provenance(self) -> Mapping[str, Any]:
         """How the run came about and what became of it, `run.json`; empty without the file."""
-        return read_json(f"{self.location}/{PROVENANCE}") or {}
+        return _json_of(self.location, PROVENANCE) or {}
 
     @cached_property
     def summary(self) -> Mapping[str, Any] | None:
         """The results, `summary.json`, with NaN for metrics that are null; None until the end."""
-        summary = read_json(f"{self.location}/{SUMMARY}")
+        summary = _json_of(self.location, SUMMARY)
         if summary is None:
             return None
         for table, key in ((summary, "final"), (summary, "constants"), (summary["best"], "val")):
@@ -109,7 +113,7 @@ class RunFiles:
             MtlError: A finished run lacks the file.
         """
         place = f"{self.location}/{METRICS}"
-        content = read(place)
+        content = _read_of(self.location, METRICS)
         if content is None:
             if self.summary is not None:
                 raise MtlError(f"{place}: is missing")
@@ -126,15 +130,15 @@ class RunFiles:
     @cached_property
     def pictures(self) -> Pictures | None:
         """The pictures of samples; None where the run wrote none."""
-        folder = f"{self.location}/{SAMPLES}"
-        index = read_json(f"{folder}/index.json")
+        index = _json_of(self.location, f"{SAMPLES}/index.json")
         if index is None:
             return None
         samples = [
             SamplePictures(
                 key=sample["key"],
                 pictures={
-                    name: _data_uri(f"{folder}/{file}") for name, file in sample["pictures"].items()
+                    name: _data_uri(self.location, file)
+                    for name, file in sample["pictures"].items()
                 },
                 scales={task: (low, high) for task, (low, high) in sample["scales"].items()},
             )
@@ -167,7 +171,7 @@ def stored_config(location: str) -> Mapping[str, Any] | None:
         MtlError: It is damaged.
     """
     place = f"{location}/{CONFIG}"
-    content = read(place)
+    content = _read_of(location, CONFIG)
     try:
         return None if content is None else tomllib.loads(content.decode())
     except ValueError as error:
@@ -200,8 +204,10 @@ def read_json(place: str) -> dict[str, Any] | None:
         MtlError: It is damaged.
     """
     content = read(place)
-    if content is None:
-        return None
+    return None if content is None else _table_of(place, content)
+
+
+def _table_of(place: str, content: bytes) -> dict[str, Any]:
     try:
         table: dict[str, Any] = json.loads(content)
     except ValueError as error:
@@ -209,8 +215,59 @@ def read_json(place: str) -> dict[str, Any] | None:
     return table
 
 
-def _data_uri(place: str) -> str:
-    content = read(place)
+def _read_of(location: str, name: str) -> bytes | None:
+    """Return the content of a file of a run, None where there is none.
+
+    Raises:
+        UsageError: It cannot be read.
+        MtlError: A symbolic link leads out of the run's directory: it may be anybody's.
+    """
+    place = f"{location}/{name}"
+    if "://" not in location:
+        folder, file = Path(location).resolve(), Path(place).resolve()
+        if not file.is_relative_to(folder):
+            raise MtlError(f"{place}: leads out of the run's directory; nothing of it is read")
+    return read(place)
+
+
+def _json_of(location: str, name: str) -> dict[str, Any] | None:
+    content = _read_of(location, name)
+    return None if content is None else _table_of(f"{location}/{name}", content)
+
+
+def _data_uri(location: str, file: Any) -> str:
+    """Return a picture as text; only a PNG beside the index is taken for one."""
+    name = f"{SAMPLES}/{file}"
+    if not isinstance(file, str) or "/" in file or "\\" in file or file in ("", ".", ".."):
+        raise MtlError(
+            f"{location}/{SAMPLES}/index.json: names the picture {file!r}, which is none beside it"
+        )
+    content = _read_of(location, name)
     if content is None:
-        raise MtlError(f"{place}: is missing")
+        raise MtlError(f"{location}/{name}: is missing")
+    if not content.startswith(_PNG):
+        raise MtlError(f"{location}/{name}: is no PNG picture")
     return f"data:image/png;base64,{base64.b64encode(content).decode()}"
+
+
+def _check_config(place: str, config: Mapping[str, Any]) -> None:
+    """Refuse a configuration that lacks what every run has.
+
+    Raises:
+        MtlError: Something is missing, or of another type.
+    """
+    data = config.get("data")
+    found = {
+        "method": (config.get("method"), str, "a name"),
+        "seed": (config.get("seed"), int, "a whole number"),
+        "tasks": (config.get("tasks"), list, "a list of names"),
+        "data.name": (data.get("name") if isinstance(data, Mapping) else None, str, "a name"),
+    }
+    for path, (value, kind, expected) in found.items():
+        if not isinstance(value, kind) or (
+            kind is list and not all(isinstance(item, str) for item in value)
+        ):
+            raise MtlError(
+                f"{place}: {path}: expected {expected}, got {value!r}: it is not the whole "
+                "configuration of a run"
+            )

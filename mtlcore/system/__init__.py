@@ -5,7 +5,7 @@ works.
 """
 
 from mtlcore.system.locks import HeldLock, LockHeld, locked, this_process
-from mtlcore.system.memory import peak_memory
+from mtlcore.system.memory import out_of_memory, peak_memory
 from mtlcore.system.processes import (
     is_main_process,
     launched_local_rank,
@@ -22,6 +22,7 @@ from mtlcore.system.signals import (
     stop_at_once,
     stop_by_exception,
 )
+from mtlcore.system.streams import prepare_streams
 
 __all__ = [
     "HANGUP",
@@ -36,7 +37,9 @@ __all__ = [
     "launched_world_size",
     "leave_to_parent",
     "locked",
+    "out_of_memory",
     "peak_memory",
+    "prepare_streams",
     "signals_blocked",
     "stop_at_once",
     "stop_by_exception",
