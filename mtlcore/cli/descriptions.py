@@ -14,6 +14,7 @@ from mtlcore.plugins import (
     REQUIRED,
     Component,
     MethodSpec,
+    NotPlain,
     Plugins,
     Setting,
     as_plain,
@@ -140,7 +141,7 @@ def _plain(value: Any) -> Any:
     """Return a default as JSON has it, or its repr where JSON has no such value."""
     try:
         plain = as_plain(value)
-    except TypeError:
+    except NotPlain:
         return repr(value)
     return _finite(plain)
 

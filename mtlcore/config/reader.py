@@ -12,6 +12,7 @@ from mtlcore.plugins import (
     REQUIRED,
     STANDARD,
     Component,
+    NotPlain,
     Plugins,
     as_plain,
     settings_of,
@@ -206,7 +207,7 @@ class ConfigReader:
             if name in names and name not in table and setting.default is not REQUIRED:
                 try:
                     table[name] = as_plain(setting.default)
-                except TypeError as error:
+                except NotPlain as error:
                     self.problems.append(
                         f"{path}.{name}: its default {setting.default!r} cannot be kept in "
                         f"config.toml ({error}); its author must choose another type"

@@ -26,7 +26,7 @@ from mtlcore.config.schema import TrainingConfig
 from mtlcore.config.task_tables import check_keys, read_freeze, read_metrics, read_per_task
 from mtlcore.config.teacher_table import read_teachers
 from mtlcore.errors import ConfigError, did_you_mean
-from mtlcore.plugins import Plugins, Selection, as_plain
+from mtlcore.plugins import NotPlain, Plugins, Selection, as_plain
 
 
 def resolve(
@@ -157,7 +157,7 @@ def _plain(tree: Mapping[str, Any], problems: list[str]) -> dict[str, Any]:
     for key, value in tree.items():
         try:
             plain[key] = _without_none(as_plain(value))
-        except TypeError as error:
+        except NotPlain as error:
             problems.append(f"{key}: {error}")
     return plain
 

@@ -14,6 +14,10 @@ import attrs
 _DATES = (datetime.datetime, datetime.date, datetime.time)
 
 
+class NotPlain(Exception):
+    """A value is nothing that a file can hold; the text says why."""
+
+
 def as_plain(value: Any) -> Any:
     """Return a value as TOML has it, from which `structure` makes the same value again.
 
@@ -21,7 +25,7 @@ def as_plain(value: Any) -> Any:
     which TOML has not, stays where a table may leave it out.
 
     Raises:
-        TypeError: TOML has nothing like it; the message says what.
+        NotPlain: TOML has nothing like it; the message says what.
     """
     if isinstance(value, Enum):
         return as_plain(value.value)
@@ -34,21 +38,23 @@ def as_plain(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {_text(str(as_plain(key))): as_plain(inner) for key, inner in value.items()}
     if isinstance(value, set | frozenset):
-        return sorted((_item(item) for item in value), key=lambda item: (str(type(item)), item))
+        return sorted(
+            (_item(item) for item in value), key=lambda item: (str(type(item)), str(item))
+        )
     if isinstance(value, list | tuple):
         return [_item(item) for item in value]
-    if value is None or isinstance(value, bool | _DATES):
+    if value is None or isinstance(value, (bool, *_DATES)):
         return value
     if isinstance(value, numbers.Integral):  # numpy's too
         return int(value)
     if isinstance(value, numbers.Real):
         return float(value)
-    raise TypeError(f"a {type(value).__name__} cannot be written in TOML")
+    raise NotPlain(f"a {type(value).__name__} cannot be written in TOML")
 
 
 def _item(value: Any) -> Any:
     if value is None:
-        raise TypeError("a list with None in it cannot be written in TOML")
+        raise NotPlain("a list with None in it cannot be written in TOML")
     return as_plain(value)
 
 
@@ -56,5 +62,5 @@ def _text(text: str) -> str:
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        raise TypeError(f"the text {text!r} is not UTF-8") from error
+        raise NotPlain(f"the text {text!r} is not UTF-8") from error
     return text

@@ -81,12 +81,10 @@ class RunFiles:
 
         Raises:
             UsageError: There is none, so that there is no run.
-            MtlError: It lacks what every run has.
         """
         config = stored_config(self.location)
         if config is None:
             raise UsageError(f"{self.location}: is neither a run (it has no {CONFIG}) nor a study")
-        _check_config(f"{self.location}/{CONFIG}", config)
         return config
 
     @cached_property
@@ -248,26 +246,3 @@ def _data_uri(location: str, file: Any) -> str:
     if not content.startswith(_PNG):
         raise MtlError(f"{location}/{name}: is no PNG picture")
     return f"data:image/png;base64,{base64.b64encode(content).decode()}"
-
-
-def _check_config(place: str, config: Mapping[str, Any]) -> None:
-    """Refuse a configuration that lacks what every run has.
-
-    Raises:
-        MtlError: Something is missing, or of another type.
-    """
-    data = config.get("data")
-    found = {
-        "method": (config.get("method"), str, "a name"),
-        "seed": (config.get("seed"), int, "a whole number"),
-        "tasks": (config.get("tasks"), list, "a list of names"),
-        "data.name": (data.get("name") if isinstance(data, Mapping) else None, str, "a name"),
-    }
-    for path, (value, kind, expected) in found.items():
-        if not isinstance(value, kind) or (
-            kind is list and not all(isinstance(item, str) for item in value)
-        ):
-            raise MtlError(
-                f"{place}: {path}: expected {expected}, got {value!r}: it is not the whole "
-                "configuration of a run"
-            )
