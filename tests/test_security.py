@@ -295,9 +295,10 @@ def test_archives_write_nothing_outside(name: str, tmp_path: Path) -> None:
     archive = tmp_path / "run.zip"
     with zipfile.ZipFile(archive, "w") as file:
         file.writestr("config.toml", "seed = 0\n")
+        file.writestr("summary.json", "{}")  # finished: nothing needs to be written there
         file.writestr(name, "evil")
     before = set(tmp_path.parent.rglob("evil.txt"))
-    with pytest.raises(UsageError, match="leads out of the run's directory|cannot be written"):
+    with pytest.raises(UsageError, match="leads out of the run's directory"):
         RunDirectory(f"zip://::{archive}", resume=True)
     assert set(tmp_path.parent.rglob("evil.txt")) == before
 
@@ -329,7 +330,7 @@ def test_checkpoints_are_never_unpickled(form: str, tmp_path: Path, sprung: Path
         torch.save({"learner": Trap(sprung)}, file)
     else:
         save_file({"x": torch.zeros(1)}, file, {"format": "mtlcore-1", "tree": '{"$tensor": "y"}'})
-    with pytest.raises(MtlError, match="last.safetensors"):
+    with pytest.raises(MtlError, match=r"last\.safetensors"):
         load_checkpoint(file)
     assert not sprung.exists()
 

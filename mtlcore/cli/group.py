@@ -74,6 +74,7 @@ def _told(error: BaseException) -> str | None:
             sys.stdout.flush()
         except OSError:  # it is standard output: a full disk, or a terminal that is gone
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return f"standard output cannot be written ({describe(error)})"
         return describe(error)
     return None
 

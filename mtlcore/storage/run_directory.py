@@ -78,7 +78,7 @@ class RunDirectory:
             self.path = Path(self._temporary.name if self._temporary else location)
             self._prepare()
         except BaseException:
-            self._claim.release()
+            self._let_go()
             raise
 
     def _checked_files(self, resume: bool) -> list[str]:
@@ -218,9 +218,12 @@ class RunDirectory:
         try:
             self.upload()
         finally:
-            self._claim.release()
-            if self._temporary is not None:
-                self._temporary.cleanup()
+            self._let_go()
+
+    def _let_go(self) -> None:
+        self._claim.release()
+        if self._temporary is not None:
+            self._temporary.cleanup()
 
     def _unwritten(self, name: str, error: OSError) -> MtlError:
         return MtlError(f"{self.path / name}: cannot be written ({describe(error)})")

@@ -21,6 +21,7 @@ from mtlcore.system.signals import (
     signals_blocked,
     stop_at_once,
     stop_by_exception,
+    stop_from_outside,
 )
 from mtlcore.system.streams import prepare_streams
 
@@ -43,5 +44,6 @@ __all__ = [
     "signals_blocked",
     "stop_at_once",
     "stop_by_exception",
+    "stop_from_outside",
     "this_process",
 ]

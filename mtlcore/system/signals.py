@@ -67,6 +67,26 @@ def handled(handler: Callable[[int, object], object]) -> Iterator[None]:
             signal.signal(one, earlier)
 
 
+@contextmanager
+def stop_from_outside() -> Iterator[None]:
+    """Let these signals end the process as they end any: for waits in which Python hears nothing.
+
+    Do nothing outside the main thread.
+    """
+    before = {one: signal.getsignal(one) for one in STOPPING if not _is_ignored(one)}
+    try:
+        for one in before:
+            signal.signal(one, signal.SIG_DFL)
+    except ValueError:  # not in the main thread
+        yield
+        return
+    try:
+        yield
+    finally:
+        for one, handler in before.items():
+            signal.signal(one, handler)
+
+
 def _is_ignored(number: int) -> bool:
     """Whether nohup has asked to ignore that a terminal goes."""
     return number == HANGUP and signal.getsignal(number) is signal.SIG_IGN
