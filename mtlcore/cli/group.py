@@ -6,7 +6,7 @@ import os
 import sys
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import click
@@ -69,12 +69,12 @@ def _told(error: BaseException) -> str | None:
         return exit_told(error)
     if memory := out_of_memory(error):
         return f"the memory of this machine does not suffice ({memory})"
-    if isinstance(error, OSError):
-        try:
-            sys.stdout.flush()
-        except OSError:  # it is standard output: a full disk, or a terminal that is gone
+    if isinstance(error, OSError) and error.filename is None:
+        # Who writes a file tells its name. What is left is a full disk, or a terminal that is gone.
+        with suppress(OSError, ValueError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            return f"standard output cannot be written ({describe(error)})"
+        return f"standard output cannot be written ({describe(error)})"
+    if isinstance(error, OSError):
         return describe(error)
     return None
 

@@ -158,7 +158,7 @@ def test_of_two_that_start_a_remote_run_one_has_a_result(
     with pytest.raises(MtlError, match="another process"):
         first.close()
     second.close()
-    assert [name for name in remote.find("/claims/run")] == ["/claims/run/config.toml"]
+    assert list(remote.find("/claims/run")) == ["/claims/run/config.toml"]
 
 
 def test_a_process_that_ends_says_so(remote: fsspec.AbstractFileSystem) -> None:
@@ -194,5 +194,5 @@ def test_names_are_made_by_one_of_several_at_once(
 def test_names_need_a_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("runs").write_text("a file")
-    with pytest.raises(UsageError, match="runs: no directory .* --out"):
+    with pytest.raises(UsageError, match=r"runs: no directory .* --out"):
         next_directory("equal")
