@@ -280,6 +280,22 @@ def test_files_of_a_run_may_lie_behind_a_link_that_is_named(
     assert make_report([str(tmp_path / "link")])
 
 
+@pytest.mark.parametrize("link", ["report", "report/index.html"])
+def test_files_of_a_run_take_no_page_elsewhere(
+    link: str, run: Path, tmp_path: Path, secret: Path, mtl: Command
+) -> None:
+    """`mtl report RUN` writes into the run, where somebody may have put a link."""
+    (tmp_path / "elsewhere").mkdir()
+    if link == "report":
+        (run / link).rename(run / "pictures")
+    (run / link).symlink_to(tmp_path / "elsewhere" if link == "report" else secret)
+    content = secret.read_bytes()
+    result = mtl("report", str(run), env={"MTL_PLUGINS": ""})
+    assert result.exit_code == 1, result.output
+    assert "leads out of the run's directory" in result.stderr
+    assert secret.read_bytes() == content and not list((tmp_path / "elsewhere").iterdir())
+
+
 def test_cells_of_a_study_lie_in_it(tmp_path: Path) -> None:
     cell = {"variant": "a", "seed": 0, "group": None, "location": "cells/../../run",
             "status": "finished", "reason": None}  # fmt: skip

@@ -11,6 +11,7 @@ from mtlcore.storage.run_files import (
     RunFiles,
     SamplePictures,
     open_run,
+    place_inside,
     stored_config,
 )
 from mtlcore.storage.stop_requests import request_stop, take_stop_request
@@ -41,6 +42,7 @@ __all__ = [
     "next_directory",
     "open_run",
     "or_nan",
+    "place_inside",
     "read_weights",
     "request_stop",
     "save_checkpoint",

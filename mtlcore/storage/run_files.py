@@ -213,19 +213,30 @@ def _table_of(place: str, content: bytes) -> dict[str, Any]:
     return table
 
 
+def place_inside(location: str, name: str) -> str:
+    """Return the place of a file in the directory of a run or a study, which may be anybody's.
+
+    Raises:
+        MtlError: A symbolic link leads out of the directory.
+    """
+    place = f"{location.rstrip('/')}/{name}"
+    if "://" not in location:
+        folder, file = Path(location).resolve(), Path(place).resolve()
+        if not file.is_relative_to(folder):
+            raise MtlError(
+                f"{place}: leads out of the run's directory; nothing is read or written there"
+            )
+    return place
+
+
 def _read_of(location: str, name: str) -> bytes | None:
     """Return the content of a file of a run, None where there is none.
 
     Raises:
         UsageError: It cannot be read.
-        MtlError: A symbolic link leads out of the run's directory: it may be anybody's.
+        MtlError: A symbolic link leads out of the run's directory.
     """
-    place = f"{location}/{name}"
-    if "://" not in location:
-        folder, file = Path(location).resolve(), Path(place).resolve()
-        if not file.is_relative_to(folder):
-            raise MtlError(f"{place}: leads out of the run's directory; nothing of it is read")
-    return read(place)
+    return read(place_inside(location, name))
 
 
 def _json_of(location: str, name: str) -> dict[str, Any] | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import socket
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -55,7 +56,8 @@ def locked(file: Path, on_wait: Callable[[], None]) -> Iterator[int]:
 class HeldLock:
     """An exclusive lock on a file, which says who holds it.
 
-    Where this platform has no such locks, the file is written all the same, and nothing is locked.
+    Where this platform has no such locks, the file is written all the same, and nothing is locked;
+    where the file system has none, a warning says so.
 
     Args:
         file: Created if it does not exist, and removed by `release`.
@@ -109,7 +111,11 @@ class HeldLock:
         except BlockingIOError as error:
             raise LockHeld(_holder(self._file)) from error
         except OSError as error:
-            raise UsageError(f"{self._file}: cannot be locked ({describe(error)})") from error
+            warnings.warn(
+                f"{self._file}: this file system has no locks ({describe(error)}): nothing keeps "
+                "another process from writing there too",
+                stacklevel=2,
+            )
 
 
 # The descriptors of all `HeldLock`s. Processes that load data are forked from the one that holds a

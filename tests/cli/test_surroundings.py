@@ -71,6 +71,15 @@ def test_pages_and_lists_go_through_links_and_to_devices(place: Place, mtl: Comm
         assert Path("/dev/null").is_char_device()
 
 
+def test_a_plugin_and_a_study_need_a_folder_of_this_machine(place: Place, mtl: Command) -> None:
+    place.write("s.toml", 'name = "s"\nseeds = [0]\n[variants.equal]\n')
+    for command in (["new-plugin", "mine", "--kind", "balancer"], ["study", "s.toml"]):
+        result = mtl(*command, "--out", "memory://x", env={"MTL_PLUGINS": ""})
+        assert result.exit_code == UsageError.exit_code, result.output
+        place.assert_message(result.stderr, ["--out memory://x", "local"])
+    assert [file.name for file in place.path.iterdir()] == ["s.toml"]
+
+
 def test_a_dry_run_makes_no_directory(place: Place, mtl: Command) -> None:
     result = mtl("run", *place.tiny, "--dry-run", env={"MTL_PLUGINS": ""})
     assert result.exit_code == 0, result.output

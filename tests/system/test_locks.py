@@ -71,6 +71,21 @@ def test_a_link_is_not_followed(tmp_path: Path) -> None:
     assert (tmp_path / "mine").read_text() == "precious"
 
 
+def test_a_file_system_without_locks_is_told_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unknown(*_: object) -> None:
+        raise OSError(38, "Function not implemented")
+
+    monkeypatch.setattr("fcntl.flock", unknown)
+    with pytest.warns(UserWarning, match="this file system has no locks"):
+        lock = HeldLock(tmp_path / "lock")
+    lock.release()
+    # A study cannot do without.
+    with pytest.raises(UsageError, match="cannot be locked"), locked(tmp_path / "l", pytest.fail):
+        pass
+
+
 def test_a_place_where_nothing_can_be_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
