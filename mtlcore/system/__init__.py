@@ -1,4 +1,4 @@
-"""The operating system: signals, memory, file locks, and the ranks that torchrun sets.
+"""The operating system: signals, streams, memory, file locks, the ranks that torchrun sets.
 
 POSIX-only modules of Python are used here and nowhere else. Without them, everything but studies
 works.
