@@ -14,6 +14,7 @@ import struct
 import tomllib
 import zipfile
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -172,7 +173,8 @@ def test_plugin_files_of_a_run_are_asked_for_in_python_too(run: Path, trap: Path
     with pytest.raises(UsageError, match=r"trap\.py: .* --trust"):
         mtlcore.run(out=str(run), resume=True)
     assert not trap.exists()
-    mtlcore.run(out=str(run), resume=True, trust=True)
+    with suppress(MtlError):  # the run was trained without it
+        mtlcore.run(out=str(run), resume=True, trust=True)
     assert trap.exists()
 
 
