@@ -15,6 +15,7 @@ from typing import Any
 import fsspec
 import numpy as np
 import pytest
+import torch
 from click.testing import Result
 from PIL import Image
 
@@ -198,10 +199,12 @@ def test_variables_that_are_empty_or_left_over(name: str, place: Place, mtl: Com
 
 
 def test_memory_that_does_not_suffice_is_told(place: Place, mtl: Command, monkeypatch) -> None:
-    result = mtl("run", *place.tiny, "--set=model.backbone.width=100000", "--out", "run",
-                 env={"MTL_PLUGINS": ""})  # fmt: skip
+    monkeypatch.setattr("mtlcore.runs.execution.check", lambda _session: torch.empty(2**50))
+    result = mtl("run", *place.tiny, "--out", "run", env={"MTL_PLUGINS": ""})
     assert result.exit_code == 1, result.output
-    place.assert_message(result.stderr, ["the memory of this machine does not suffice"])
+    place.assert_message(
+        result.stderr, ["the memory of this machine does not suffice", "training.batch_size"]
+    )
 
     def exhausted(_places: object) -> str:
         raise MemoryError
