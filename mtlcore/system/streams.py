@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import sys
+from contextlib import suppress
 
 
 def prepare_streams() -> None:
@@ -24,4 +25,6 @@ def prepare_streams() -> None:
         sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
+            # A file whose descriptor has become a pipe's since cannot be changed any more.
+            with suppress(OSError):
+                stream.reconfigure(errors="backslashreplace")
