@@ -13,7 +13,7 @@ from mtlcore.engine.session import Session
 from mtlcore.engine.stopping import Stopping
 from mtlcore.errors import MtlError, outline
 from mtlcore.learner import Learner
-from mtlcore.storage import BEST, save_checkpoint, with_model
+from mtlcore.storage import BEST, LAST, with_model
 from mtlcore.system import peak_memory
 
 _PARTS = (
@@ -44,7 +44,7 @@ def save_last(session: Session) -> None:
         state["average"] = dict(session.average.model.state_dict())
     if session.teachers.fingerprints:
         state["teachers"] = session.teachers.fingerprints
-    save_checkpoint(session.directory.checkpoint, state)
+    session.directory.save_checkpoint(LAST, state)
     session.directory.upload()
 
 
@@ -54,7 +54,7 @@ def save_best(session: Session) -> None:
         state = {"learner": dict(session.learner.state_dict())}
         if session.average is not None and session.config.training.evaluate_ema:
             state["learner"] = with_model(state["learner"], session.average.model.state_dict())
-        save_checkpoint(session.directory.path / BEST, state)
+        session.directory.save_checkpoint(BEST, state)
 
 
 def restore(session: Session, state: Mapping[str, Any]) -> None:

@@ -18,7 +18,8 @@ from typing import Any, final
 
 import attrs
 
-from mtlcore.errors import MtlError, describe
+from mtlcore.errors import MtlError
+from mtlcore.plugins.foreign import called
 
 __all__ = [
     "ANY_KIND",
@@ -134,11 +135,10 @@ class ComponentSpec(Spec, ABC):
         if not isinstance(self.target, str):
             return self.target
         module, _, path = self.target.partition(":")
-        try:
-            return reduce(getattr, path.split("."), import_module(module))
-        except Exception as error:
-            reason = describe(error)
-            raise MtlError(f"{self}: cannot load target '{self.target}': {reason}") from error
+        return called(
+            f"{self}: cannot load target '{self.target}'",
+            lambda: reduce(getattr, path.split("."), import_module(module)),
+        )
 
 
 @attrs.frozen(kw_only=True)

@@ -3,6 +3,7 @@
 from mtlcore.storage.checkpoints import load_checkpoint, save_checkpoint, written_whole
 from mtlcore.storage.json_values import or_nan, without_nan
 from mtlcore.storage.loggers import Loggers, RunInfo, RunLogger, RunOutcome
+from mtlcore.storage.outputs import write_output
 from mtlcore.storage.run_directory import BEST, LAST, RunDirectory, changed_settings, next_directory
 from mtlcore.storage.run_files import (
     Pictures,
@@ -10,6 +11,7 @@ from mtlcore.storage.run_files import (
     RunFiles,
     SamplePictures,
     open_run,
+    place_inside,
     stored_config,
 )
 from mtlcore.storage.stop_requests import request_stop, take_stop_request
@@ -40,6 +42,7 @@ __all__ = [
     "next_directory",
     "open_run",
     "or_nan",
+    "place_inside",
     "read_weights",
     "request_stop",
     "save_checkpoint",
@@ -49,5 +52,6 @@ __all__ = [
     "trained_config",
     "with_model",
     "without_nan",
+    "write_output",
     "written_whole",
 ]

@@ -90,7 +90,7 @@ def stored_study(location: str) -> StoredStudy | None:
                     variant=cell["variant"],
                     seed=cell["seed"],
                     group=None if cell["group"] is None else tuple(cell["group"]),
-                    location=f"{location}/{cell['location']}",
+                    location=_inside(location, cell["location"]),
                     status=cell["status"],
                     reason=cell["reason"],
                 )
@@ -99,3 +99,10 @@ def stored_study(location: str) -> StoredStudy | None:
         )
     except KeyError as error:
         raise MtlError(f"{location}/{STUDY}: has no {error}") from error
+
+
+def _inside(location: str, cell: str) -> str:
+    """Return the directory of a cell; a study may be anybody's, and its cells lie in it."""
+    if ".." in cell.split("/"):
+        raise MtlError(f"{location}/{STUDY}: the cell {cell!r} leads out of the study's directory")
+    return f"{location}/{cell}"

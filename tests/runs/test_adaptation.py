@@ -281,7 +281,7 @@ def test_a_run_with_episodes_of_its_own_is_adapted_by_joint_ones(
     own = {"plugins": [str(tmp_path / "own.py")], "episodes": {"name": "pairs"}}
     source = tmp_path / "source"
     mtlcore.run({**small, **own, "optimizer": {"name": "own", "lr": 0.004}}, out=str(source))
-    result = adapt(source, tmp_path / "out")
+    result = adapt(source, tmp_path / "out", "--trust")
     assert "optimizer adamw (adapt) replaces own" in result.stderr
     config = tomllib.loads((tmp_path / "out/config.toml").read_text())
     assert config["episodes"]["name"] == "joint"
