@@ -14,8 +14,9 @@ from mtlcore.balancing.contracts import (
     LossBalancer,
     RowBalancer,
 )
+from mtlcore.balancing.finite import floats, not_finite
 from mtlcore.balancing.gradients import MISSING, TaskGradients
-from mtlcore.balancing.graphs import own_leaves
+from mtlcore.balancing.graphs import refuse_reentrant
 from mtlcore.balancing.rows import SMALL
 from mtlcore.balancing.tentative import Tentative
 
@@ -34,5 +35,7 @@ __all__ = [
     "Status",
     "TaskGradients",
     "Tentative",
-    "own_leaves",
+    "floats",
+    "not_finite",
+    "refuse_reentrant",
 ]

@@ -18,15 +18,27 @@ from __future__ import annotations
 import abc
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import Parameter
 
+from mtlcore._deprecation import warn_deprecated
 from mtlcore.balancing.context import BalancerContext, BalancingResult, Granularity, Scope, Status
+from mtlcore.balancing.finite import floats, not_finite
 from mtlcore.balancing.gradients import TaskGradients
-from mtlcore.balancing.graphs import own_leaves
+from mtlcore.balancing.graphs import all_leaves, learning, own_leaves
+from mtlcore.balancing.own_loop import (
+    given_parameters,
+    refuse_several_processes,
+    remembering,
+    scalar_losses,
+    set_aside,
+)
+from mtlcore.balancing.tentative import Tentative
 from mtlcore.data import Batch
+from mtlcore.errors import UsageError
 from mtlcore.metrics import MetricValues
 from mtlcore.tasks import Task
 
@@ -43,10 +55,18 @@ class Balancer(nn.Module, abc.ABC):
         affine: Whether the result is affine in the losses. If not, gradient accumulation and
             several processes give another result than one large batch.
         generator: Source of randomness without a context; None: torch's global generator.
+        prepared: Names of the tasks that `prepare` was told of.
     """
 
     affine: bool = True
     generator: torch.Generator | None = None
+    prepared: frozenset[str] = frozenset()
+
+    def __init_subclass__(cls, **named: Any) -> None:
+        super().__init_subclass__(**named)
+        # A balancer that makes room for tasks would otherwise weigh the others by 1, or fail.
+        if "prepare" in vars(cls):
+            cls.prepare = remembering(cls.prepare)  # type: ignore[method-assign]
 
     def prepare(self, tasks: Sequence[Task], data: Iterable[Batch] | None = None) -> None:
         """Allocate state for the tasks, before the optimizer is built.
@@ -95,36 +115,80 @@ class Balancer(nn.Module, abc.ABC):
         *,
         features: Sequence[Tensor] = (),
         last_shared_params: Iterable[Parameter] = (),
+        shared: Iterable[Parameter] | None = None,
     ) -> BalancingResult:
         """Balance in a training loop of your own, in place of `sum(losses.values()).backward()`.
 
         Like `backward`, it adds to `.grad`. Parameters that only one loss reaches are found
-        through the graph. A balancer that learns from steps also needs a call of `prepare(tasks)`
-        before the first step and of `after_step(context)` after each step.
+        through the graph; other leaves that require gradients, such as an input, get those of the
+        sum of the losses. A balancer that has `prepare` needs a call of it before the first step,
+        with all tasks, and one that learns from steps a call of `after_step(context)` after each
+        step that was taken.
+
+        Where a loss, a gradient or the balancer's answer is not finite, nothing is written, the
+        status is "not finite" and `problem` says what it was; the step should be skipped, without
+        `after_step`. No losses at all do nothing.
 
         Args:
-            losses: a scalar per task, each with its graph.
+            losses: a scalar per task, each with its graph; a task without labels is left out.
             shared_params: the parameters whose gradients are balanced, such as
                 `trunk.parameters()`; a balancer of losses needs none.
-            context: the step's; its `losses` are filled in. None: a new one that knows these
-                losses only and draws from `self.generator`.
+            context: the step's; its `present` and `losses` are filled in. None: a new one that
+                knows these losses only and draws from `self.generator`.
             features: for a balancer whose scope is "features": the tensors whose gradients are
                 compared, such as the trunk's output. Every path from `shared_params` to a loss
                 must cross exactly one of them.
             last_shared_params: for a balancer whose scope is "last_shared": those of
                 `shared_params` whose gradients are compared.
+            shared: the name that `shared_params` had at first; deprecated.
 
         Returns:
             The weights that were applied, and how the balancer ended.
 
         Raises:
-            UsageError: several losses reach a parameter that is not in `shared_params`, or what
-                the scope needs is missing.
+            UsageError: several processes train together; the balancer was not prepared; a loss is
+                no scalar with a graph; several losses reach a parameter that is not in
+                `shared_params`; what the scope needs is missing; or, for a balancer of task
+                gradients, a reentrant checkpoint, a function that torch.compile made for one
+                backward pass, or a sparse gradient is in the way.
         """
+        if shared is not None:
+            warn_deprecated(
+                "balancer.backward(shared=...)", since="0.1", instead="name them shared_params"
+            )
+            shared_params = shared
+        refuse_several_processes()
+        given = scalar_losses(losses)
+        self._check_prepared(given)
+        trunk = given_parameters(shared_params, "shared_params")
+        last = given_parameters(last_shared_params, "last_shared_params")
         if context is None:
-            names = tuple(losses)
-            context = BalancerContext(tasks=names, present=names, generator=self.generator)
-        return self._backward(losses, list(shared_params), context, features, last_shared_params)
+            context = BalancerContext(tasks=tuple(given), generator=self.generator)
+        context.present = tuple(given)
+        if not given:
+            return BalancingResult()
+        (values,) = floats(given)
+        problem = not_finite({"loss": values})
+        if problem is not None:
+            result = BalancingResult.refused(problem)
+        else:
+            context.losses = values
+            result = self._backward(given, trunk, context, features, last)
+        if result.status == "not finite":
+            for module in self.modules():
+                if isinstance(module, Tentative):
+                    module.discard()
+        context.gramian = result.gramian
+        return result
+
+    def _check_prepared(self, losses: Iterable[str]) -> None:
+        unknown = [task for task in losses if task not in self.prepared]
+        if unknown and type(self).prepare is not Balancer.prepare:
+            raise UsageError(
+                f"balancer.backward: {type(self).__name__} does not know the task {unknown[0]!r}; "
+                "call balancer.prepare(tasks) once, with a mtlcore.Task for every task, before the "
+                "optimizer is made"
+            )
 
     @abc.abstractmethod
     def _backward(
@@ -133,7 +197,7 @@ class Balancer(nn.Module, abc.ABC):
         shared_params: Sequence[Parameter],
         context: BalancerContext,
         features: Sequence[Tensor],
-        last_shared_params: Iterable[Parameter],
+        last_shared_params: Sequence[Parameter],
     ) -> BalancingResult: ...
 
 
@@ -164,12 +228,20 @@ class LossBalancer(Balancer):
         shared_params: Sequence[Parameter],
         context: BalancerContext,
         features: Sequence[Tensor],
-        last_shared_params: Iterable[Parameter],
+        last_shared_params: Sequence[Parameter],
     ) -> BalancingResult:
         balanced = self.transform(dict(losses), context)
-        context.losses = {task: float(loss.detach()) for task, loss in losses.items()}
-        torch.stack([*balanced.values()]).sum().backward()  # type: ignore[no-untyped-call]
-        return BalancingResult()
+        # It can be infinite where the loss is not (an overflowing weight).
+        problem = not_finite({"balanced loss": floats(balanced)[0]})
+        if problem is not None:
+            return BalancingResult.refused(problem)
+        # What a reentrant checkpoint hides is among those given at best; `backward` reaches it.
+        leaves = learning([*shared_params, *all_leaves(balanced.values())])
+        with set_aside(leaves) as are_finite:
+            torch.autograd.backward([*balanced.values()])
+            if are_finite():
+                return BalancingResult()
+        return BalancingResult.refused("the gradient is not finite")
 
 
 class RowBalancer(Balancer):
@@ -191,15 +263,12 @@ class RowBalancer(Balancer):
         shared_params: Sequence[Parameter],
         context: BalancerContext,
         features: Sequence[Tensor],
-        last_shared_params: Iterable[Parameter],
+        last_shared_params: Sequence[Parameter],
     ) -> BalancingResult:
-        own = own_leaves(losses, shared_params)
-        gradients = TaskGradients(shared_params, own, (), self.scope, last_shared_params)
+        own, inputs = own_leaves(losses, shared_params)
+        gradients = TaskGradients(shared_params, own, inputs, self.scope, last_shared_params)
         gradients.collect_rows(losses, cut=features)
-        context.losses = {task: float(loss.detach()) for task, loss in losses.items()}
-        result = gradients.apply(self, context, accumulate=True)
-        context.gramian = result.gramian
-        return result
+        return gradients.apply(self, context, accumulate=True)
 
 
 class GramianBalancer(RowBalancer):

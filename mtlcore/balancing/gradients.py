@@ -18,8 +18,10 @@ from torch.nn import Parameter
 from mtlcore.balancing.answers import cosines, split_weights
 from mtlcore.balancing.context import BalancerContext, BalancingResult, Scope, Status
 from mtlcore.balancing.cut import Cut
-from mtlcore.balancing.graphs import gradients, learning
+from mtlcore.balancing.finite import all_finite
+from mtlcore.balancing.graphs import gradients, learning, refuse_sparse
 from mtlcore.balancing.rows import Row, SharedRows, added, scaled
+from mtlcore.balancing.writing import gathered, write
 from mtlcore.distributed import SINGLE_PROCESS, Distributed
 from mtlcore.errors import UsageError
 from mtlcore.features import Boundary
@@ -89,6 +91,8 @@ class TaskGradients:
         self._cut = Cut()
         self._losses: list[tuple[str, Tensor]] = []
         self._scale = 1.0
+        # Of a run, the first step tells what will come.
+        self._may_be_sparse = True
 
     def collect_sum(self, losses: Sequence[Tensor], retain_graph: bool = False) -> None:
         """Add the gradient of a sum of losses for every parameter, in one backward pass.
@@ -101,6 +105,8 @@ class TaskGradients:
         total = torch.stack([*losses]).sum()
         if self._sums_only:
             total.backward(retain_graph=retain_graph)  # type: ignore[no-untyped-call]
+            if self._may_be_sparse:
+                refuse_sparse(self._all, [p.grad for p in self._all])
         else:
             found = gradients(total, [*self._all, *self._cut.leaves], retain_graph)
             self._add(self._all, found[: len(self._all)])
@@ -126,9 +132,9 @@ class TaskGradients:
         """
         measured: Sequence[Tensor] = self._measured
         if self._scope == "features":
-            if not cut and (boundary is None or not boundary.maps):
-                raise UsageError(MISSING["features"])
             measured = self._cut.extend(cut) if boundary is None else self._cut.separate(boundary)
+            if not measured:
+                raise UsageError(MISSING["features"])
             self._rows.extend(measured)
         elif self._scope == "last_shared":
             self._losses += losses.items()
@@ -196,7 +202,8 @@ class TaskGradients:
     ) -> BalancingResult:
         """Write `.grad` of every parameter (None if no loss reached it) and clear the rows.
 
-        Nothing is written if the Gramian or the balancer's answer is not finite.
+        Nothing is written if the Gramian or the balancer's answer is not finite; nor, where it is
+        added, if the gradient is not.
 
         Args:
             finisher: The balancer that decides; None if there are no rows.
@@ -214,7 +221,13 @@ class TaskGradients:
             if self._distributed.world_size > 1:
                 self._share_sums()
             if not self._sums_only:
-                self._write(accumulate)
+                found = gathered(self._shared, self._direction, self._sums)
+                # A run looks itself, at what was written.
+                if accumulate and not all_finite([*found.values()]):
+                    result = BalancingResult.refused("the gradient is not finite")
+                else:
+                    write(self._all, found, accumulate)
+        self._may_be_sparse = False
         self.clear()
         return result
 
@@ -234,10 +247,13 @@ class TaskGradients:
         _, gramian = self.gramian()
         entries: list[list[float]] = gramian.tolist()
         if not all(map(math.isfinite, chain(*entries))):
-            return BalancingResult(status="not finite")
+            squares = [row[number] for number, row in enumerate(entries)]
+            broken = [t for t, x in zip(tasks, squares, strict=True) if not math.isfinite(x)]
+            of = f" of {', '.join(broken)}" if broken else ""
+            return BalancingResult.refused(f"the gradient{of} is not finite")
         shared, heads = split_weights(weights(gramian))
         if not all(map(math.isfinite, chain(shared, heads))):
-            return BalancingResult(status="not finite")
+            return BalancingResult.refused("a weight of the balancer is not finite")
         if self._scope == "shared":
             self._direction = self._rows.direction(shared)
         elif self._scope == "features":
@@ -278,7 +294,7 @@ class TaskGradients:
         if answer is not None:
             own = dict(zip(self._rows.tasks, answer.tolist(), strict=True))
             if not all(map(math.isfinite, own.values())):
-                return BalancingResult(status="not finite")
+                return BalancingResult.refused("a weight of the balancer is not finite")
         if self._scope == "shared":
             self._direction = direction
         else:
@@ -329,7 +345,10 @@ class TaskGradients:
     ) -> None:
         # On its own, so that what autograd returned is gone before the next pass.
         own = self._own[task]
-        found = gradients(loss, [*measured, *own, *self._others], retain_graph)
+        reached = [*measured, *own, *self._others]
+        found = gradients(loss, reached, retain_graph)
+        if self._may_be_sparse:
+            refuse_sparse(reached, found)
         row, rest = found[: len(measured)], found[len(measured) :]
         self._cut.keep_own(task, row)
         self._rows.add(task, row, rest)
@@ -356,33 +375,6 @@ class TaskGradients:
         if outputs:
             row = gradients(outputs, self._shared, False, grad_outputs)
             self._add(self._shared, scaled(row, 1 / self._scale))
-
-    def _write(self, accumulate: bool) -> None:
-        found: dict[int, Tensor | None] = {}
-        if self._direction:
-            found.update(zip(map(id, self._shared), self._direction, strict=True))
-        taken: set[int] = set()
-        for key, gradient in self._sums.items():
-            seen = found.get(key)
-            if seen is not None:
-                gradient = seen.add_(gradient)
-            # Autograd may hand out one tensor twice, or an expanded one; `.grad` is edited in
-            # place later (clipping), so each parameter needs memory of its own.
-            elif gradient.data_ptr() in taken or not gradient.is_contiguous():
-                gradient = gradient.clone(memory_format=torch.contiguous_format)
-            taken.add(gradient.data_ptr())
-            found[key] = gradient
-        there, more = [], []
-        for parameter in self._all:
-            given = found.get(id(parameter))
-            if not accumulate or parameter.grad is None:
-                parameter.grad = given
-            elif given is not None:
-                there.append(parameter.grad)
-                more.append(given)
-        if there:
-            with torch.no_grad():
-                torch._foreach_add_(there, more)
 
     def _add(self, parameters: Sequence[Parameter], gradients: Row) -> None:
         for parameter, gradient in zip(parameters, gradients, strict=True):
