@@ -118,7 +118,11 @@ def shares_of(
         [*totals, sum(len(batch) for batch, _ in used)]
     )
     of = dict(zip(learner.tasks, totals, strict=True))
+    # No process may have a sample that it can read.
     return [
-        ({task: mass[task] / of[task] for task in batch.present(tasks)}, len(batch) / samples)
+        (
+            {task: mass[task] / of[task] for task in batch.present(tasks)},
+            len(batch) / max(samples, 1),
+        )
         for (batch, tasks), mass in zip(used, masses, strict=True)
     ]

@@ -235,8 +235,8 @@ class Update:
             self._torch.state.pop(parameter, None)
 
     def after_evaluation(self, metrics: MetricValues) -> None:
-        """Hand the sum of the validation losses to the plateau schedule."""
-        self._plateau.update(sum(values["loss"] for values in metrics.values()))
+        """Hand the validation losses to the plateau schedule."""
+        self._plateau.update({task: values["loss"] for task, values in metrics.items()})
 
     def state_dict(self) -> dict[str, Any]:
         """Return moments, plateau and loss scale."""
