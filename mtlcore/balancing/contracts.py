@@ -265,7 +265,8 @@ class RowBalancer(Balancer):
         features: Sequence[Tensor],
         last_shared_params: Sequence[Parameter],
     ) -> BalancingResult:
-        own, inputs = own_leaves(losses, shared_params)
+        several = self.scope != "features"
+        own, inputs = own_leaves(losses, shared_params, several_passes=several)
         gradients = TaskGradients(shared_params, own, inputs, self.scope, last_shared_params)
         gradients.collect_rows(losses, cut=features)
         return gradients.apply(self, context, accumulate=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import combinations
 from typing import Any, cast
 
 import attrs
@@ -57,21 +58,22 @@ def all_leaves(losses: Iterable[Tensor]) -> list[Parameter]:
 
 
 def own_leaves(
-    losses: Mapping[str, Tensor], shared: Sequence[Tensor]
+    losses: Mapping[str, Tensor], shared: Sequence[Tensor], *, several_passes: bool
 ) -> tuple[dict[str, list[Parameter]], list[Parameter]]:
     """Return what losses reach through their graphs beside the shared parameters.
 
     Args:
         losses: A scalar per task.
         shared: The parameters that several of them may reach.
+        several_passes: Whether a backward pass per task will run through what they share.
 
     Returns:
         Per task, the leaves that its loss alone reaches; and those that several reach and that are
         no parameters, such as inputs that require gradients.
 
     Raises:
-        UsageError: Two losses reach a parameter that is not shared, or one runs through a
-            reentrant checkpoint.
+        UsageError: Two losses reach a parameter that is not shared, one runs through a reentrant
+            checkpoint, or both through what torch.compile made for a single pass.
     """
     reached = {task: _reached(loss) for task, loss in losses.items()}
     for task, found in reached.items():
@@ -89,6 +91,9 @@ def own_leaves(
             if isinstance(leaves[key], Parameter):
                 raise _not_named(leaves[key], reached, tasks)
             common.append(leaves[key])
+    functions = [found.compiled.keys() for found in reached.values()]
+    if several_passes and any(a & b for a, b in combinations(functions, 2)):
+        _check_compiler()
     known.update(map(id, common))
     own = {t: [x for x in found.leaves if id(x) not in known] for t, found in reached.items()}
     return own, common
@@ -171,13 +176,27 @@ def learning(parameters: Iterable[Parameter]) -> list[Parameter]:
     return list({id(p): p for p in parameters if p.requires_grad}.values())
 
 
+def _check_compiler() -> None:
+    """Refuse compiled functions whose backward pass may write over what the next one reads."""
+    from torch._functorch import config as autograd  # much of torch's compiler, which is in use
+    from torch._inductor import config as inductor
+
+    if autograd.donated_buffer or not inductor.force_disable_caches:
+        raise UsageError(_COMPILED)
+
+
+_COMPILED = (
+    "torch.compile has compiled what several tasks share for a single backward pass, and the "
+    "balancer needs one per task, of which all but the first could be wrong; leave it uncompiled "
+    "(mtl run compiles it rightly, training.compile), choose a balancer of losses or the scope "
+    "'features', or set both torch._functorch.config.donated_buffer = False and "
+    "torch._inductor.config.force_disable_caches = True before it is compiled"
+)
+
+
 def _explained(error: RuntimeError) -> UsageError | None:
     """Return what a person can do about an error of a backward pass, if that is known."""
     # torch has no types of its own for these.
     if "donated buffer" in str(error):
-        return UsageError(
-            "torch.compile has compiled what several tasks share for a single backward pass, and "
-            "the balancer needs one per task: leave it uncompiled (training.compile of mtl run "
-            "knows how), or choose a balancer of losses or the scope 'features'"
-        )
+        return UsageError(_COMPILED)
     return _reentrant("a task") if "use_reentrant" in str(error) else None

@@ -372,3 +372,40 @@ def test_a_compiled_function_of_several_losses_is_refused_by_name() -> None:
     plain = Net()
     make("equal").backward(plain.losses(), plain.trunk.parameters())
     assert same(gradients(net), gradients(plain))
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch's own compiler
+@pytest.mark.parametrize("scope", ["shared", "features"])
+def test_a_compiled_trunk_is_refused_or_right(scope: str) -> None:
+    """With inductor and its caches a second pass may be wrong; this backend is always right."""
+    from torch._functorch import config as autograd
+    from torch._inductor import config as inductor
+
+    plain, net = Net(), Net()
+    Strange().backward(plain.losses(), plain.trunk.parameters())
+    compiled, features = torch.compile(net.trunk, backend="aot_eager"), []
+
+    def trunk(x: Tensor) -> Tensor:
+        features.append(compiled(x))
+        return features[-1]
+
+    def balance() -> None:
+        features.clear()
+        losses = net.losses(trunk=trunk)
+        Strange(scope=scope).backward(losses, net.trunk.parameters(), features=features)
+
+    if scope == "shared":
+        for donated, caches in ((True, False), (False, False), (True, True)):
+            with (
+                autograd.patch(donated_buffer=donated),
+                inductor.patch(force_disable_caches=caches),
+                pytest.raises(UsageError, match="one per task"),
+            ):
+                balance()
+        assert all(g is None for g in gradients(net))
+        with autograd.patch(donated_buffer=False), inductor.patch(force_disable_caches=True):
+            balance()
+    else:
+        balance()
+    assert same(gradients(net), gradients(plain))
