@@ -6,7 +6,14 @@ of gradients per present task, *apply* the balancer's answer and write `.grad`.
 """
 
 from mtlcore.balancing.chain import Balancing
-from mtlcore.balancing.context import BalancerContext, BalancingResult, Scope, Status
+from mtlcore.balancing.context import (
+    MISSING,
+    BalancerContext,
+    BalancingResult,
+    Scope,
+    Status,
+    ValidationProducts,
+)
 from mtlcore.balancing.contracts import (
     Balancer,
     GradientBalancer,
@@ -15,8 +22,9 @@ from mtlcore.balancing.contracts import (
     RowBalancer,
 )
 from mtlcore.balancing.finite import floats, not_finite
-from mtlcore.balancing.gradients import MISSING, TaskGradients
+from mtlcore.balancing.gradients import TaskGradients
 from mtlcore.balancing.graphs import refuse_reentrant
+from mtlcore.balancing.look_ahead import ValidationLosses
 from mtlcore.balancing.rows import SMALL
 from mtlcore.balancing.tentative import Tentative
 
@@ -35,6 +43,8 @@ __all__ = [
     "Status",
     "TaskGradients",
     "Tentative",
+    "ValidationLosses",
+    "ValidationProducts",
     "floats",
     "not_finite",
     "refuse_reentrant",

@@ -16,9 +16,11 @@ Equal weighting is the sum of the losses (weights 1); heads have weight 1.
 from __future__ import annotations
 
 import abc
-from collections.abc import Iterable, Mapping, Sequence
-from functools import partial
-from typing import Any
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial, reduce
+from operator import add
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -56,11 +58,19 @@ class Balancer(nn.Module, abc.ABC):
             several processes give another result than one large batch.
         generator: Source of randomness without a context; None: torch's global generator.
         prepared: Names of the tasks that `prepare` was told of.
+        batches: Number of independent batches of training samples that a step needs, whose
+            gradients `BalancerContext.gramians` compares; more than one only for a
+            GramianBalancer. A step learns from the mean of their gradients, unless `weights`
+            answers for each batch.
+        validation: The split that one more batch of each step comes from, "val" or "train", for
+            `BalancerContext.validation_products`; only for a GramianBalancer. None: there is none.
     """
 
     affine: bool = True
     generator: torch.Generator | None = None
     prepared: frozenset[str] = frozenset()
+    batches: int = 1
+    validation: Literal["val", "train"] | None = None
 
     def __init_subclass__(cls, **named: Any) -> None:
         super().__init_subclass__(**named)
@@ -115,6 +125,8 @@ class Balancer(nn.Module, abc.ABC):
         *,
         features: Sequence[Tensor] = (),
         last_shared_params: Iterable[Parameter] = (),
+        more_losses: Sequence[Mapping[str, Tensor]] = (),
+        validation: Callable[[], Mapping[str, Tensor]] | None = None,
         shared: Iterable[Parameter] | None = None,
     ) -> BalancingResult:
         """Balance in a training loop of your own, in place of `sum(losses.values()).backward()`.
@@ -140,6 +152,10 @@ class Balancer(nn.Module, abc.ABC):
                 must cross exactly one of them.
             last_shared_params: for a balancer whose scope is "last_shared": those of
                 `shared_params` whose gradients are compared.
+            more_losses: for a balancer of several independent batches (`batches`): the losses of
+                each batch but the first, from a forward pass of its own.
+            validation: for a balancer with a validation batch (`validation`): computes a scalar
+                per task, with its graph, at the parameters as they are when it is called.
             shared: the name that `shared_params` had at first; deprecated.
 
         Returns:
@@ -147,10 +163,10 @@ class Balancer(nn.Module, abc.ABC):
 
         Raises:
             UsageError: several processes train together; the balancer was not prepared; a loss is
-                no scalar with a graph; several losses reach a parameter that is not in
-                `shared_params`; what the scope needs is missing; or, for a balancer of task
-                gradients, a reentrant checkpoint, a function that torch.compile made for one
-                backward pass, or a sparse gradient is in the way.
+                no scalar with a graph; the losses are not of as many batches as it needs; several
+                losses reach a parameter that is not in `shared_params`; what the scope needs is
+                missing; or, for a balancer of task gradients, a reentrant checkpoint, a function
+                that torch.compile made for one backward pass, or a sparse gradient is in the way.
         """
         if shared is not None:
             warn_deprecated(
@@ -158,22 +174,23 @@ class Balancer(nn.Module, abc.ABC):
             )
             shared_params = shared
         refuse_several_processes()
-        given = scalar_losses(losses)
-        self._check_prepared(given)
+        batches = [scalar_losses(batch) for batch in (losses, *more_losses)]
+        self._check_batches(len(batches), validation is not None)
+        names = tuple(dict.fromkeys(task for batch in batches for task in batch))
+        self._check_prepared(names)
         trunk = given_parameters(shared_params, "shared_params")
         last = given_parameters(last_shared_params, "last_shared_params")
         if context is None:
-            context = BalancerContext(tasks=tuple(given), generator=self.generator)
-        context.present = tuple(given)
-        if not given:
+            context = BalancerContext(tasks=names, generator=self.generator)
+        context.present = names
+        if not names:
             return BalancingResult()
-        (values,) = floats(given)
-        problem = not_finite({"loss": values})
+        problems = [not_finite({"loss": values}) for values in floats(*batches)]
+        problem = next((found for found in problems if found is not None), None)
         if problem is not None:
             result = BalancingResult.refused(problem)
         else:
-            context.losses = values
-            result = self._backward(given, trunk, context, features, last)
+            result = self._backward(batches, trunk, context, features, last, validation)
         if result.status == "not finite":
             for module in self.modules():
                 if isinstance(module, Tentative):
@@ -190,14 +207,35 @@ class Balancer(nn.Module, abc.ABC):
                 "optimizer is made"
             )
 
+    def _check_batches(self, given: int, validation: bool) -> None:
+        name = type(self).__name__
+        if given != self.batches:
+            raise UsageError(
+                f"balancer: {name} needs the losses of {self.batches} independent "
+                f"{'batch' if self.batches == 1 else 'batches'} a step, and got those of {given}; "
+                "in a loop of your own, hand those of each batch but the first to "
+                "backward(..., more_losses=[...])"
+            )
+        if validation != (self.validation is not None):
+            raise UsageError(
+                f"balancer: {name} "
+                + (
+                    "has no use for a validation batch; leave out `validation` of backward"
+                    if validation
+                    else "compares gradients with those of a validation batch; in a loop of your "
+                    "own, hand backward(..., validation=...) a function that computes its losses"
+                )
+            )
+
     @abc.abstractmethod
     def _backward(
         self,
-        losses: Mapping[str, Tensor],
+        batches: Sequence[Mapping[str, Tensor]],
         shared_params: Sequence[Parameter],
         context: BalancerContext,
         features: Sequence[Tensor],
         last_shared_params: Sequence[Parameter],
+        validation: Callable[[], Mapping[str, Tensor]] | None,
     ) -> BalancingResult: ...
 
 
@@ -224,15 +262,18 @@ class LossBalancer(Balancer):
 
     def _backward(
         self,
-        losses: Mapping[str, Tensor],
+        batches: Sequence[Mapping[str, Tensor]],
         shared_params: Sequence[Parameter],
         context: BalancerContext,
         features: Sequence[Tensor],
         last_shared_params: Sequence[Parameter],
+        validation: Callable[[], Mapping[str, Tensor]] | None,
     ) -> BalancingResult:
+        (losses,) = batches
         balanced = self.transform(dict(losses), context)
         # It can be infinite where the loss is not (an overflowing weight).
-        problem = not_finite({"balanced loss": floats(balanced)[0]})
+        found, context.losses = floats(balanced, losses)
+        problem = not_finite({"balanced loss": found})
         if problem is not None:
             return BalancingResult.refused(problem)
         # What a reentrant checkpoint hides is among those given at best; `backward` reaches it.
@@ -259,17 +300,27 @@ class RowBalancer(Balancer):
 
     def _backward(
         self,
-        losses: Mapping[str, Tensor],
+        batches: Sequence[Mapping[str, Tensor]],
         shared_params: Sequence[Parameter],
         context: BalancerContext,
         features: Sequence[Tensor],
         last_shared_params: Sequence[Parameter],
+        validation: Callable[[], Mapping[str, Tensor]] | None,
     ) -> BalancingResult:
+        shares = Counter(task for losses in batches for task in losses)
+        # Tasks are in the mean over the batches that have them.
+        parts = [{t: x / n if (n := shares[t]) > 1 else x for t, x in b.items()} for b in batches]
+        means = {t: reduce(add, [part[t] for part in parts if t in part]) for t in shares}
         several = self.scope != "features"
-        own, inputs = own_leaves(losses, shared_params, several_passes=several)
-        gradients = TaskGradients(shared_params, own, inputs, self.scope, last_shared_params)
-        gradients.collect_rows(losses, cut=features)
-        return gradients.apply(self, context, accumulate=True)
+        own, inputs = own_leaves(means, shared_params, several_passes=several)
+        gradients = TaskGradients(
+            shared_params, own, inputs, self.scope, last_shared_params, batches=self.batches
+        )
+        for number, part in enumerate(parts):
+            gradients.collect_rows(part, cut=features, batch=number)
+        (context.losses,) = floats(means)
+        compute = None if validation is None else lambda: [scalar_losses(validation())]
+        return gradients.apply(self, context, accumulate=True, validation=compute)
 
 
 class GramianBalancer(RowBalancer):
@@ -283,9 +334,14 @@ class GramianBalancer(RowBalancer):
             gramian: (K, K) float64 on the CPU, finite; entry i, j is the inner product of the
                 gradients of `context.present[i]` and `context.present[j]`.
             context: What is known of the step, passed by keyword; None outside a training loop.
+                Of several independent batches, `gramian` is of the mean gradients, and
+                `context.gramians` has the products of each two batches.
 
         Returns:
             (K,) float64 for the shared parameters, or (2, K) whose second row weights the heads.
+            Of B independent batches, these weigh the mean gradients over the batches that have a
+            label of the task; (B, 2, K) weighs the gradients of each batch instead, and their sum
+            is what the step learns from.
         """
 
     @property

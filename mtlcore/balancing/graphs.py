@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.autograd.function import BackwardCFunction
 from torch.nn import Parameter
 
-from mtlcore.balancing.rows import Row
+from mtlcore.balancing.products import Row
 from mtlcore.errors import UsageError
 
 

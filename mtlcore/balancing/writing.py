@@ -1,14 +1,15 @@
-"""The gradients of a step in memory of their own, and written to `.grad`."""
+"""The end of a step: gradients that were summed or balanced become `.grad`."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, MutableMapping, Sequence
 
 import torch
 from torch import Tensor
 from torch.nn import Parameter
 
-from mtlcore.balancing.rows import Row
+from mtlcore.balancing.products import Row
+from mtlcore.distributed import Distributed
 
 
 def gathered(
@@ -58,3 +59,33 @@ def write(parameters: Sequence[Parameter], found: Mapping[int, Tensor], accumula
     if there:
         with torch.no_grad():
             torch._foreach_add_(there, more)
+
+
+def share_sums(
+    parameters: Sequence[Parameter],
+    sums: MutableMapping[int, Tensor],
+    written: bool,
+    distributed: Distributed,
+) -> None:
+    """Sum what every rank has collected beside the rows.
+
+    Args:
+        parameters: All there are.
+        sums: Gradients by the `id` of the parameter; changed.
+        written: Whether gradients are in `.grad` instead.
+        distributed: The ranks.
+    """
+    held = [p.grad if written else sums.get(id(p)) for p in parameters]
+    anywhere = distributed.any_of([gradient is not None for gradient in held])
+    mine = []
+    for parameter, gradient, found in zip(parameters, held, anywhere, strict=True):
+        if not found:
+            continue
+        # In memory of its own, as it is written over.
+        own = torch.zeros_like(parameter) if gradient is None else gradient.clone()
+        mine.append(own)
+        if written:
+            parameter.grad = own
+        else:
+            sums[id(parameter)] = own
+    distributed.all_reduce(mine)

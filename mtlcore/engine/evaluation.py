@@ -60,6 +60,7 @@ def evaluate(
                 assert isinstance(loss, Loss | ScalarLoss)
                 found = loss_sums(loss, predictions[task], target, valid, here.labelled[task])
                 sums[task] += torch.stack(found)
+                metrics[task].see(here)
                 metrics[task].update(predictions[task], target, valid)
     finally:
         learner.train(was_training)
@@ -110,6 +111,7 @@ def evaluate_constants(
                     continue
                 used[extent].add(task.name)
                 whole = _repeated(prediction, len(batch))
+                metrics[extent][task.name].see(batch)
                 metrics[extent][task.name].update(
                     whole, batch.targets[task.name], batch.valid[task.name]
                 )
