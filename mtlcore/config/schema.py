@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -11,17 +12,22 @@ _POSITIVE = attrs.validators.ge(1)
 _POSITIVE_IF_SET = attrs.validators.optional(_POSITIVE)
 
 
+def _check_scales(_record: object, _attribute: object, scales: tuple[float, ...]) -> None:
+    if not scales or not all(1 <= scale < math.inf for scale in scales):
+        raise ValueError(f"scales {list(scales)}: give one or more, each a number of at least 1")
+
+
 @attrs.frozen(kw_only=True)
 class AugmentConfig:
     """Random augmentation of training samples, the same for every task of a sample.
 
     Args:
-        scales: Factors of enlargement, one drawn for each sample, which is then cropped back to
-            size; its depth is divided by the factor.
+        scales: Factors of enlargement, each at least 1, one drawn for each sample, which is then
+            cropped back to size; its depth is divided by the factor.
         flip: Mirror samples with probability 1/2; the x component of normals is negated.
     """
 
-    scales: tuple[float, ...] = (1.0,)
+    scales: tuple[float, ...] = attrs.field(default=(1.0,), validator=_check_scales)
     flip: bool = False
 
 
@@ -77,7 +83,8 @@ class TrainingConfig:
         batch_size: Samples per step and process.
         accumulate: Batches per step, whose gradients are accumulated.
         precision: Arithmetic of backbone and heads; losses are always computed in fp32.
-        compile: Compile the backbone with torch.compile.
+        compile: Compile the backbone with torch.compile; under a balancer of task gradients without
+            torch's cache on disk, which holds code for a single backward pass.
         threads: Number of threads for computing; unset: torch's choice.
         normalisation: A task's loss is the mean over valid elements of the batch ("valid"), or
             over samples of their own means ("sample"), each of which may be divided by the number
@@ -91,8 +98,8 @@ class TrainingConfig:
             run.
         task_patience: Epochs without a lower validation loss after which a task is no longer
             trained (it leaves the episodes, its head stays as it is); unset: never.
-        patience: Epochs without a lower validation score after which the run ends; unset: never.
-            The score is the mean of the tasks' losses, each divided by its first value.
+        patience: Epochs without a better evaluation after which the run ends; unset: never. The
+            better one has the lower mean rank of the tasks' first metrics among all evaluations.
         ema: Keep an averaged copy of the model: after each step that was taken, its parameters are
             `ema` times their average and (1 - ema) times the model's, its buffers the model's;
             above 0 and below 1. Unset: keep none.

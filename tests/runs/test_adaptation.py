@@ -178,13 +178,15 @@ def test_the_best_epoch_is_that_of_the_tasks_that_learn(
     adapt: Command, run: Path, tmp_path: Path
 ) -> None:
     adapt(run, tmp_path / "out", "--train", "new", "--set=training.epochs=4")
-    losses = {
+    summary = json.loads((tmp_path / "out/summary.json").read_text())
+    first = next(iter(summary["higher_is_better"]["edges"]))
+    values = {
         x["epoch"]: x["value"]
         for x in figures(tmp_path / "out")
-        if (x["split"], x["task"], x["metric"]) == ("val", "edges", "loss")
+        if (x["split"], x["task"], x["metric"]) == ("val", "edges", first)
     }
-    summary = json.loads((tmp_path / "out/summary.json").read_text())
-    assert summary["best"]["epoch"] == min(losses, key=lambda epoch: losses[epoch])
+    assert summary["best"]["epoch"] == max(values, key=lambda epoch: values[epoch])
+    assert summary["best"]["chosen_by"] == [f"edges.{first}"]
 
 
 def test_the_balancer_keeps_what_it_knows(run: Path, small: dict[str, Any]) -> None:

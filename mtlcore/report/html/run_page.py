@@ -84,7 +84,7 @@ def _results(run: RunFiles) -> Markup:
         )
     titles = ["metric", "model", "best constant", "best per pixel"]
     skipped = summary.get("skipped_samples") or []
-    samples = [f"samples that could not be read: {', '.join(skipped)}"] if skipped else []
+    samples = [f"samples left out: {', '.join(skipped)}"] if skipped else []
     return joined(
         [
             table("Final metrics; arrows point to what is better", titles, cells),
