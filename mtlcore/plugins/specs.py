@@ -18,7 +18,7 @@ from typing import Any, final
 
 import attrs
 
-from mtlcore.errors import MtlError, describe
+from mtlcore.errors import MtlError
 from mtlcore.plugins.foreign import called
 from mtlcore.tasks import LAYOUTS
 
