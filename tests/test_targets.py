@@ -2,6 +2,7 @@
 
 import math
 
+import attrs
 import pytest
 import torch
 
@@ -82,7 +83,7 @@ def test_whole_numbers_of_every_data_type_are_taken(kind, dtype):
     batch = collate([sample(TASKS[kind], 1)], [TASKS[kind]])
     one = sample(TASKS[kind], 1)
     targets = {"t": torch.ones_like(one.targets["t"]).to(dtype)}
-    again = collate([Sample(inputs=one.inputs, targets=targets, valid=one.valid, key="x")], [TASKS[kind]])  # fmt: skip
+    again = collate([attrs.evolve(one, targets=targets)], [TASKS[kind]])
     assert again.targets["t"].dtype == batch.targets["t"].dtype
 
 
@@ -126,7 +127,7 @@ def test_normals_are_made_unit_and_have_no_label_where_they_have_no_length():
     assert not batch.valid["t"][0, 0, 0]
     assert batch.count["t"] == math.prod(SIZE) - 1
     units = torch.nn.functional.normalize(torch.randn(3, *SIZE), dim=0)
-    kept = collate([Sample(inputs=made.inputs, targets={"t": units}, valid=made.valid, key="x")], [task])  # fmt: skip
+    kept = collate([attrs.evolve(made, targets={"t": units})], [task])
     assert torch.equal(kept.targets["t"][0], units)
 
 

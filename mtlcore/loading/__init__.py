@@ -1,16 +1,14 @@
 """Reading files, augmenting samples and loading batches."""
 
 from mtlcore.loading.augmentations import BatchAugmentation, SampleAugmentation, image_of
-from mtlcore.loading.files import (
-    MissingFile,
-    Root,
-    check_split,
+from mtlcore.loading.decoding import (
     decode_image,
     decode_label,
     image_tensor,
-    open_root,
+    stored_turned,
     unit_normals,
 )
+from mtlcore.loading.files import MissingFile, Root, check_split, decode_text, open_root
 from mtlcore.loading.labels import convert
 from mtlcore.loading.loader import Loader, PlanReader, Split, lost_workers_told, stop_at
 from mtlcore.loading.regimes import draw_regime
@@ -30,11 +28,13 @@ __all__ = [
     "convert",
     "decode_image",
     "decode_label",
+    "decode_text",
     "draw_regime",
     "image_of",
     "image_tensor",
     "lost_workers_told",
     "open_root",
     "stop_at",
+    "stored_turned",
     "unit_normals",
 ]
