@@ -5,6 +5,7 @@ from mtlcore.loading.decoding import (
     decode_image,
     decode_label,
     image_tensor,
+    is_array,
     stored_turned,
     unit_normals,
 )
@@ -12,7 +13,7 @@ from mtlcore.loading.files import MissingFile, Root, check_split, decode_text, o
 from mtlcore.loading.labels import convert
 from mtlcore.loading.loader import Loader, PlanReader, Split, lost_workers_told, stop_at
 from mtlcore.loading.regimes import draw_regime
-from mtlcore.loading.transforms import Augmentation, as_seen_in
+from mtlcore.loading.transforms import Augmentation, as_seen_in, resize_label
 
 __all__ = [
     "Augmentation",
@@ -32,8 +33,10 @@ __all__ = [
     "draw_regime",
     "image_of",
     "image_tensor",
+    "is_array",
     "lost_workers_told",
     "open_root",
+    "resize_label",
     "stop_at",
     "stored_turned",
     "unit_normals",

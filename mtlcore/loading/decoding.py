@@ -22,6 +22,7 @@ __all__ = [
     "decode_image",
     "decode_label",
     "image_tensor",
+    "is_array",
     "stored_turned",
     "unit_normals",
 ]
@@ -30,6 +31,11 @@ _NPY = b"\x93NUMPY"  # the name of a file is not asked: in a URL it need not com
 _MAX_PIXELS = "MTLCORE_MAX_PIXELS"
 _ORIENTATION = 0x0112  # the tag of EXIF
 _TIFF_BITS, _TIFF_BLACK_IS_ZERO = 258, (262, 1)
+
+
+def is_array(data: bytes) -> bool:
+    """Return whether a file is .npy."""
+    return data.startswith(_NPY)
 
 
 def decode_label(data: bytes, where: str, *, colours: bool = False) -> NDArray[Any]:
@@ -50,7 +56,7 @@ def decode_label(data: bytes, where: str, *, colours: bool = False) -> NDArray[A
         DataError: truncated or not an image, of lossy compression (which changes labels), or
             16-bit colour (Pillow would silently drop half of each value).
     """
-    if data.startswith(_NPY):
+    if is_array(data):
         return _decode_npy(data, where)
     with _pillow(data, where) as image:
         lossy_webp = image.format == "WEBP" and b"VP8 " in data[:64]
@@ -87,7 +93,7 @@ def decode_image(data: bytes, where: str) -> Tensor:
         DataError: truncated or not an image, or values without an obvious meaning; the message says
             what to convert to.
     """
-    if data.startswith(_NPY):
+    if is_array(data):
         return image_tensor(_decode_npy(data, where), where)
     with _pillow(data, where) as image:
         loaded = _upright(_loaded(image, where))
@@ -134,7 +140,7 @@ def image_tensor(pixels: NDArray[Any], where: str) -> Tensor:
 
 def stored_turned(data: bytes) -> tuple[int, int, int] | None:
     """Return EXIF orientation and stored height and width of a photograph that is turned by it."""
-    if data.startswith(_NPY):
+    if is_array(data):
         return None
     with Image.open(io.BytesIO(data)) as image:
         orientation = int(image.getexif().get(_ORIENTATION, 1))

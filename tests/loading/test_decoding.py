@@ -167,9 +167,7 @@ def test_text_is_read_by_its_mark(encoding):
 
 def test_text_of_another_encoding_is_named_and_read_by_name():
     data = "a\nküche\n".encode("cp1252")
-    with pytest.raises(
-        DataError, match=r"^x: line 2 is no text in utf-8 \(byte 0xfc\); save"
-    ):
+    with pytest.raises(DataError, match=r"^x: line 2 is no text in utf-8 \(byte 0xfc\); save"):
         decode_text(data, "x")
     assert decode_text(data, "x", "cp1252") == "a\nküche\n"
     with pytest.raises(UsageError, match="encoding: unknown encoding: klingon"):
