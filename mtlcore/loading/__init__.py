@@ -9,7 +9,14 @@ from mtlcore.loading.decoding import (
     stored_turned,
     unit_normals,
 )
-from mtlcore.loading.files import MissingFile, Root, check_split, decode_text, open_root
+from mtlcore.loading.files import (
+    MissingFile,
+    Root,
+    check_split,
+    decode_text,
+    marked_encoding,
+    open_root,
+)
 from mtlcore.loading.labels import convert
 from mtlcore.loading.loader import Loader, PlanReader, Split, lost_workers_told, stop_at
 from mtlcore.loading.regimes import draw_regime
@@ -35,6 +42,7 @@ __all__ = [
     "image_tensor",
     "is_array",
     "lost_workers_told",
+    "marked_encoding",
     "open_root",
     "resize_label",
     "stop_at",

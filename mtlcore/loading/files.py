@@ -24,6 +24,7 @@ __all__ = [
     "Root",
     "check_split",
     "decode_text",
+    "marked_encoding",
     "open_root",
 ]
 
@@ -169,6 +170,13 @@ def open_root(dataset: str, root: str | None, folder: str) -> Root:
     return Root(root)
 
 
+def marked_encoding(data: bytes) -> str:
+    """Return the encoding that the mark at the beginning of a text says; UTF-8 without one."""
+    marks = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF32_LE, "utf-32"),
+             (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))  # fmt: skip
+    return next((name for mark, name in marks if data.startswith(mark)), "utf-8")
+
+
 def decode_text(data: bytes, where: str, encoding: str | None = None) -> str:
     """Return the text of a file: UTF-8, UTF-16 with its mark, or the encoding that is named.
 
@@ -181,13 +189,10 @@ def decode_text(data: bytes, where: str, encoding: str | None = None) -> str:
         UsageError: there is no such encoding.
         DataError: the contents are not of that encoding.
     """
-    marks = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF32_LE, "utf-32"),
-             (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))  # fmt: skip
-    marked = next((name for mark, name in marks if data.startswith(mark)), None)
     try:
-        return data.decode(encoding or marked or "utf-8").removeprefix("\ufeff")
+        return data.decode(encoding or marked_encoding(data)).removeprefix("\ufeff")
     except LookupError as error:
-        raise UsageError(f"encoding: {error}; such as utf-8, cp1252 or latin-1") from error
+        raise UsageError(f"encoding: {error}; there are utf-8, cp1252, latin-1, ...") from error
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise DataError(

@@ -206,8 +206,8 @@ def test_file_names_may_hold_anything(make):
 
 
 def test_a_broken_link_is_no_missing_label(make, tmp_path):
-    make('image = "{split}/rgb/{name}.png"', ["train/rgb/0.png", "train/rgb/1.png", "train/t/1.png"],
-         label="{split}/t/{name}.png")  # fmt: skip
+    files = ["train/rgb/0.png", "train/rgb/1.png", "train/t/1.png"]
+    make('image = "{split}/rgb/{name}.png"', files, label="{split}/t/{name}.png")
     (tmp_path / "train/t/0.png").symlink_to("../../disk/0.png")
     with pytest.raises(
         DataError, match=r"t/0\.png: is a link to \.\./\.\./disk/0\.png, which does"
