@@ -174,6 +174,21 @@ class Learner(nn.Module):
         """Return the predictions of the named tasks at the inputs' size, in fp32."""
         return self._run(inputs, tasks)[1]
 
+    def loss_of(
+        self,
+        task: str,
+        prediction: Tensor,
+        target: Tensor,
+        valid: Tensor,
+        normalisation: Normalisation = "valid",
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return a task's loss of a prediction as `reduce_loss` does, in its standard unit."""
+        loss = self.losses[self.model.tasks[task].key]
+        assert isinstance(loss, Loss | ScalarLoss)
+        if (units := self.model.units_of(task)) is not None:
+            prediction, target = units.standard(prediction), units.standard(target)
+        return reduce_loss(loss, prediction, target, valid, normalisation)
+
     def losses_at(
         self,
         parameters: Mapping[str, Tensor],
@@ -268,12 +283,10 @@ class Learner(nn.Module):
         raw, maps, valid = {}, {}, {}
         early: dict[str, Tensor] = {}
         for task in present:
-            loss = self.losses[self.model.tasks[task].key]
-            assert isinstance(loss, Loss | ScalarLoss)
             target, valid[task] = pick(batch.targets[task]), pick(batch.valid[task])
             judge = partial(
-                reduce_loss,
-                loss,
+                self.loss_of,
+                task,
                 target=target,
                 valid=valid[task],
                 normalisation=self.normalisation,

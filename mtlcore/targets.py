@@ -1,20 +1,28 @@
-"""What the values of a label may be: the one place where a sample's numbers become those of a kind.
+"""What the values of a label may be, and in which unit they are learnt.
+
+This is the one place where a sample's numbers become those of a kind.
 
 `collate` passes every label of every dataset through here. What a loss or a metric would compute
 from a value outside its kind's range is finite and wrong: the cross-entropy of an edge of 255 falls
 without end, and takes the shared weights with it.
+
+Values of a regression are learnt in standard deviations from the mean of the training labels: a
+price in dollars would drown a share between 0 and 1, and a network's first predictions are near 0.
+`MultiTaskModel.predict` returns them in the task's unit, `Learner.loss_of` computes losses in the
+standard one.
 """
 
 from __future__ import annotations
 
 import math
+from typing import final
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mtlcore.tasks import Task
 
-__all__ = ["values_of_kind"]
+__all__ = ["TargetUnits", "values_of_kind"]
 
 # Scaling and resampling round: what is over by no more than this is set to 0 or 1.
 _ROUNDING = 1e-4
@@ -69,6 +77,41 @@ def values_of_kind(
     if task.values == "direction" and target.dim() == 3:
         return _directions(target, valid, safe)
     return target, valid
+
+
+@final
+class TargetUnits(nn.Module):
+    """Mean and standard deviation of a task's values; 0 and 1 until they are fitted.
+
+    Args:
+        channels: of the task.
+
+    Attributes:
+        mean: (channels,) float32, a buffer.
+        deviation: (channels,) float32, a buffer.
+    """
+
+    mean: Tensor
+    deviation: Tensor
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(channels))
+        self.register_buffer("deviation", torch.ones(channels))
+
+    def forward(self, standard: Tensor) -> Tensor:
+        """Return values (B, channels, ...) in the task's unit."""
+        mean, deviation = self._of_rank(standard)
+        return standard * deviation + mean
+
+    def standard(self, values: Tensor) -> Tensor:
+        """Return values (B, channels, ...) of the task's unit in standard deviations."""
+        mean, deviation = self._of_rank(values)
+        return (values - mean) / deviation
+
+    def _of_rank(self, values: Tensor) -> tuple[Tensor, Tensor]:
+        shape = (-1, *[1] * (values.dim() - 2))
+        return self.mean.view(shape), self.deviation.view(shape)
 
 
 def _extent(values: Tensor) -> tuple[float, float]:

@@ -84,6 +84,8 @@ class Task:
         dtype: of a target, "int64" or "float32". By default that of the kind.
         safe_value: what `collate` writes where a label is missing: one number, or one per channel.
             By default that of the kind.
+        standardise: whether its loss is computed in standard deviations from the mean of the
+            training labels; predictions and metrics stay in its unit. By default for regression.
 
     Raises:
         ValueError: the name is not lower-case letters, digits and underscores, or the numbers of
@@ -104,6 +106,10 @@ class Task:
     )
     safe_value: tuple[float, ...] = attrs.field(
         default=attrs.Factory(lambda self: _KINDS.get(self.kind, _UNKNOWN).safe, takes_self=True)
+    )
+
+    standardise: bool = attrs.field(
+        default=attrs.Factory(lambda self: self.kind == "regression", takes_self=True)
     )
 
     @class_names.validator

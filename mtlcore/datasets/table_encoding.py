@@ -34,6 +34,8 @@ class Target:
         classes: of a classification: the texts that stand for its classes, in their order.
         otherwise: the class of any other text; by default any other text is an error.
         unit: of a regression's values.
+        standardise: whether a regression learns standard deviations from the mean of the training
+            labels. Its predictions and metrics are in its unit either way.
     """
 
     kind: Literal["classification", "regression", "multilabel"]
@@ -41,6 +43,7 @@ class Target:
     classes: tuple[str, ...] = ()
     otherwise: str | None = None
     unit: str = ""
+    standardise: bool = True
 
     def __attrs_post_init__(self) -> None:
         if not self.columns:

@@ -139,6 +139,7 @@ class Tabular(Dataset):
                         channels=len(target.classes) or len(target.columns),
                         class_names=target.classes,
                         unit=target.unit,
+                        standardise=target.kind == "regression" and target.standardise,
                     )
                 )
             except ValueError as error:

@@ -12,7 +12,6 @@ from mtlcore.distributed import SINGLE_PROCESS, Distributed
 from mtlcore.engine.constant_baselines import ConstantFit, Extent
 from mtlcore.inputs import Inputs, image_size
 from mtlcore.learner import Learner
-from mtlcore.losses import Loss, ScalarLoss, reduce_loss
 from mtlcore.metrics import Metric, MetricValues
 from mtlcore.tasks import Task
 
@@ -53,9 +52,7 @@ def evaluate(
             predictions = (predict or learner.predict)(here.inputs, present)
             for task in present:
                 target, valid = here.targets[task], here.valid[task]
-                loss = learner.losses[learner.model.tasks[task].key]
-                assert isinstance(loss, Loss | ScalarLoss)
-                value, _ = reduce_loss(loss, predictions[task], target, valid)
+                value, _ = learner.loss_of(task, predictions[task], target, valid)
                 sums[task] += value.double() * here.count[task]
                 counts[task] += here.count[task]
                 metrics[task].update(predictions[task], target, valid)
