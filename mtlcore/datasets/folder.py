@@ -34,6 +34,7 @@ the training split are looked at for this when the dataset is opened.
 
 from __future__ import annotations
 
+import json
 import warnings
 from collections.abc import Sequence
 from typing import Any, final
@@ -152,7 +153,8 @@ class Folder(Dataset):
             return label
         names = task.class_names
         meaning = f"class 1, {names[1]!r}" if names else "1"
-        said = f'values = {{0 = "{names[0]}", 255 = "{names[1]}"}}' if names else "scale = 1 / 255"
+        zero, one = (json.dumps(name, ensure_ascii=False) for name in names or ("", ""))
+        said = f"values = {{0 = {zero}, 255 = {one}}}" if names else f"scale = {1 / 255!r}"
         declared = " although it is declared invalid, as there would be none else"
         warnings.warn(
             f"{self._root.root}: labels of task {task.name!r} hold 0 and 255 alone, and 255 is "

@@ -44,7 +44,7 @@ def decode(label: LabelFiles, planes: NDArray[Any], where: str) -> tuple[Tensor,
     """Return the target and its mask.
 
     Raises:
-        DataError: a value that `values` does not name.
+        DataError: a value that `values` does not name, or normals without a sign.
     """
     if label.values is not None:
         return _mapped(label, label.values, planes, where)
@@ -54,8 +54,16 @@ def decode(label: LabelFiles, planes: NDArray[Any], where: str) -> tuple[Tensor,
         # Numbers that are not whole are left to who refuses them.
         classes = planes[0] if planes.dtype.kind == "f" else planes[0].astype(np.int64)
         return torch.from_numpy(_native(classes) + offset), torch.from_numpy(valid)
-    values = np.multiply(planes, label.scale, dtype=np.float32, order="C")
-    values += label.offset
+    if label.task.kind == "normals" and planes.dtype.kind in "bu" and not label.offset.any():
+        most = np.iinfo(planes.dtype).max if planes.dtype.kind == "u" else 1
+        raise DataError(
+            f"{where}: holds {planes.dtype}, in which no normal has a negative component; say in "
+            f"dataset.toml how its numbers become -1 to 1: tasks.{label.task.name}.scale = "
+            f"{2 / most!r} and offset = -1 if 0 to {most} are meant"
+        )
+    with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is told by `collate`
+        values = np.multiply(planes, label.scale, dtype=np.float32, order="C")
+        values += label.offset
     if label.task.kind == "normals":
         valid &= unit_normals(values)
     return torch.from_numpy(values), torch.from_numpy(valid)

@@ -52,9 +52,11 @@ class ValueMap:
             table[self.keys[inside].astype(np.int64)] = self.results[inside]
             results = table[values]
         else:
-            at = np.searchsorted(self.keys, values).clip(max=len(self.keys) - 1)
+            # 0.1 of single precision is not that of double.
+            keys = self.keys.astype(values.dtype) if values.dtype.kind == "f" else self.keys
+            at = np.searchsorted(keys, values).clip(max=len(keys) - 1)
             unknown = self.results.dtype.type(_UNKNOWN)
-            results = np.where(self.keys[at] == values, self.results[at], unknown)
+            results = np.where(keys[at] == values, self.results[at], unknown)
         return results, results >= 0, results == _UNKNOWN
 
 

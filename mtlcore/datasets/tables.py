@@ -25,6 +25,7 @@ from mtlcore.loading import Root, marked_encoding
 
 _GZIP, _PARQUET = b"\x1f\x8b", b"PAR1"
 _DELIMITERS = ",;\t|"
+_SAID = re.compile(r"\"?sep=(.)\"?\s*", re.IGNORECASE)  # the first line that Excel may write
 _LOOKED_AT = 100  # lines from which the delimiter is found
 _WITH_COMMA = re.compile(r"[+-]?\d+,\d+(e[+-]?\d+)?", re.IGNORECASE)
 _WITH_POINT = re.compile(r"[+-]?\d*\.\d+(e[+-]?\d+)?", re.IGNORECASE)
@@ -98,7 +99,10 @@ def _read_csv(data: bytes, where: str, form: Form) -> Table:
         source.seek(0)
         text = io.TextIOWrapper(source, encoding=encoding, newline="")
         head = [line.removeprefix("\ufeff") for line in itertools.islice(text, _LOOKED_AT)]
-        delimiter = form.delimiter or _delimiter(head)
+        said = _SAID.fullmatch(head[0]) if head else None
+        if said is not None:
+            del head[0]
+        delimiter = form.delimiter or (said[1] if said else _delimiter(head))
         lines = csv.reader(
             itertools.chain(head, text), skipinitialspace=True, strict=True, delimiter=delimiter
         )

@@ -126,14 +126,16 @@ def image_tensor(pixels: NDArray[Any], where: str) -> Tensor:
     if pixels.dtype == np.uint8:
         values = np.divide(planes, np.float32(255), dtype=np.float32, order="C")
         return torch.from_numpy(values).expand(3, -1, -1)
-    values = planes.astype(np.float32, order="C")
+    with np.errstate(over="ignore"):  # infinity is told below
+        values = planes.astype(np.float32, order="C")
     low, high = (float(values.min()), float(values.max())) if values.size else (0.0, 0.0)
     if pixels.dtype.kind == "u" and pixels.dtype.itemsize == 2 and (high > 255 or high == 0):
         values /= np.float32(65535)
     elif low < -0.5 or high > 1.5:  # resampling may overshoot a little
         raise DataError(
-            f"{where}: image values from {low:g} to {high:g} of {pixels.dtype}; store it as 8 bits "
-            "(0 to 255), as 16 bits (0 to 65535), or convert it to floats in [0, 1]"
+            f"{where}: image values from {low:g} to {high:g}; that has no obvious meaning as "
+            f"{pixels.dtype}: store it as 8 bits (0 to 255) or 16 bits (0 to 65535), or convert it "
+            "to floats in [0, 1]"
         )
     return torch.from_numpy(values).expand(3, -1, -1)
 

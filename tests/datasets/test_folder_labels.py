@@ -330,3 +330,21 @@ def test_a_label_on_the_stored_pixels_of_a_turned_photograph_is_told(read, tmp_p
     (tmp_path / "train/rgb/0.png").write_bytes(buffer.getvalue())
     with pytest.raises(DataError, match="EXIF orientation 6 shows that as 12x8"):
         Folder(str(tmp_path), "train")[0]
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_normals_without_a_sign_are_refused_with_the_line_to_write(read, dtype):
+    most = np.iinfo(dtype).max
+    label = halves((most // 2, most // 2, 0), (most // 2, 0, most // 2), dtype)
+    description = 'kind = "normals"\n'
+    with pytest.raises(DataError, match=rf"t\.scale = {2 / most!r} and offset = -1") as told:
+        read(description, label, suffix="npy")
+    assert "no normal has a negative component" in str(told.value)
+    read(f"{description}scale = {2 / most!r}\noffset = -1", label, suffix="npy")
+
+
+def test_numbers_of_single_precision_are_compared_in_it(read):
+    label = halves(0.1, 0.7, np.float32)
+    keys = 'values = {"0.1" = "road"}\ninvalid = 0.7'
+    target, valid, _ = read(SEGMENTATION + keys, label, suffix="npy")
+    assert classes(target, valid) == [0, None]

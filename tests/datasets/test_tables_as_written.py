@@ -108,6 +108,11 @@ def test_other_delimiters_are_named(table):
         table(text, VALUE, delimiter="::")
 
 
+@pytest.mark.parametrize("line", ["sep=;", "SEP=;", '"sep=;"'])
+def test_the_first_line_of_a_spreadsheet_may_say_it(table, line):
+    assert labels(table(f"{line}\r\nx;v\r\n1,5;2,5\r\n", VALUE)[0]) == [[2.5]]
+
+
 def test_a_decimal_comma_may_be_said(table):
     assert labels(table("x;v\n1.5;2,5\n", VALUE, decimal=",")[0]) == [[2.5]]
     with pytest.raises(DataError, match="column 'v' holds '2,5'; a regression label is a finite"):
