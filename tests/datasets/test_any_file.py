@@ -104,11 +104,7 @@ LABELS = st.one_of(
 
 def check(task, target, valid):
     """What `mtlcore.testing.DatasetContract` asks of labels."""
-    known = target[
-        valid.expand_as(target)
-        if valid.dim() == target.dim()
-        else valid.unsqueeze(1).expand_as(target)
-    ]
+    known = target[spread(valid, target)]
     assert bool(target.isfinite().all())
     if not len(known):
         return
@@ -158,9 +154,7 @@ def test_any_array_is_a_photograph_or_told(array):
         assert image.dtype == torch.float32
 
 
-CELLS = st.sampled_from(
-    ["", "1", "1.0", "2,5", "2.5", "nan", "a", '"', "x;y", "\0", "1e999", "é"]
-)
+CELLS = st.sampled_from(["", "1", "1.0", "2,5", "2.5", "nan", "a", '"', "x;y", "\0", "1e999", "é"])
 TABLES = st.tuples(
     st.sampled_from([",", ";", "\t", "|", " "]),
     st.lists(st.lists(CELLS, min_size=1, max_size=4), min_size=1, max_size=6),
