@@ -219,7 +219,7 @@ def collate(
     tasks: Sequence[Task],
     collate_inputs: Callable[[Sequence[Inputs]], Inputs] | None = None,
 ) -> Batch:
-    """Make a batch of samples and fill in missing labels.
+    """Make a batch of samples and fill in missing labels; those of ignored classes are missing.
 
     Args:
         samples: at least one.

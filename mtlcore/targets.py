@@ -37,7 +37,7 @@ def values_of_kind(
 
     Valid values must be: class numbers whole and in range; depths above 0; edges, saliency and
     labels of a multilabel task in [0, 1]; all others finite. Normals are made unit vectors, and are
-    not valid where they have no length.
+    not valid where they have no length. Nor are classes that the task ignores.
 
     Args:
         task: whose label it is.
@@ -56,7 +56,11 @@ def values_of_kind(
         raise ValueError(f"is {target.dtype}; real numbers were expected")
     mask = valid if target.shape == valid.shape else valid.unsqueeze(0)
     if task.dtype == "int64":
-        return _classes(task, target, mask, safe), valid
+        classes = _classes(task, target, mask, safe)
+        if task.ignored:
+            valid = valid & ~torch.isin(classes, torch.tensor(task.ignored))
+            classes = torch.where(valid, classes, safe)
+        return classes, valid
     target = torch.where(mask, target.to(safe.dtype), safe)
     low, high = _extent(target)
     if not math.isfinite(low + high):

@@ -86,10 +86,12 @@ class Task:
             By default that of the kind.
         standardise: whether its loss is computed in standard deviations from the mean of the
             training labels; predictions and metrics stay in its unit. By default for regression.
+        ignored: numbers of classes that do not count, such as a background's: `collate` treats
+            them as missing labels, and means over classes leave them out.
 
     Raises:
-        ValueError: the name is not lower-case letters, digits and underscores, or the numbers of
-            channels and class names differ.
+        ValueError: the name is not lower-case letters, digits and underscores, the numbers of
+            channels and class names differ, or `ignored` names what is no class, or all of them.
     """
 
     name: str = attrs.field(validator=_check_name)
@@ -118,6 +120,24 @@ class Task:
             raise ValueError(
                 f"task {self.name!r} has {self.channels} channels but {len(value)} class names"
             )
+
+    ignored: tuple[int, ...] = attrs.field(default=())
+
+    @ignored.validator
+    def _some_class_is_left(self, _attribute: object, value: tuple[int, ...]) -> None:
+        if not value:
+            return
+        if self.dtype != "int64":
+            raise ValueError(f"task {self.name!r} has no classes to ignore")
+        if wrong := [number for number in value if not 0 <= number < self.channels]:
+            raise ValueError(f"task {self.name!r} has no class {wrong[0]} to ignore")
+        if len(set(value)) == self.channels:
+            raise ValueError(f"task {self.name!r} would ignore all of its classes")
+
+    @property
+    def counted(self) -> tuple[int, ...]:
+        """Numbers of the channels that count: all but the classes that are ignored."""
+        return tuple(number for number in range(self.channels) if number not in self.ignored)
 
     @property
     def key(self) -> str:

@@ -55,6 +55,7 @@ def evaluate(
                 value, _ = learner.loss_of(task, predictions[task], target, valid)
                 sums[task] += value.double() * here.count[task]
                 counts[task] += here.count[task]
+                metrics[task].see(here)
                 metrics[task].update(predictions[task], target, valid)
     finally:
         learner.train(was_training)
@@ -106,6 +107,7 @@ def evaluate_constants(
                     continue
                 used[extent].add(task.name)
                 whole = _repeated(prediction, len(batch))
+                metrics[extent][task.name].see(batch)
                 metrics[extent][task.name].update(
                     whole, batch.targets[task.name], batch.valid[task.name]
                 )

@@ -20,7 +20,7 @@ from mtlcore.loading.files import (
 from mtlcore.loading.labels import convert
 from mtlcore.loading.loader import Loader, PlanReader, Split, lost_workers_told, stop_at
 from mtlcore.loading.regimes import draw_regime
-from mtlcore.loading.transforms import Augmentation, as_seen_in, resize_label
+from mtlcore.loading.transforms import Augmentation, as_seen_in, resize_label, turn
 
 __all__ = [
     "Augmentation",
@@ -47,5 +47,6 @@ __all__ = [
     "resize_label",
     "stop_at",
     "stored_turned",
+    "turn",
     "unit_normals",
 ]
