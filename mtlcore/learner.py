@@ -1,4 +1,7 @@
-"""Everything that learns, as one module: model, losses, cross-task losses and balancing."""
+"""Everything that learns, as one module: model, losses, cross-task losses and balancing.
+
+One class is one file: each of its methods is a way into the same module.
+"""
 
 from __future__ import annotations
 
@@ -308,11 +311,12 @@ class Learner(nn.Module):
         early: dict[str, Tensor] = {}
         for task in present:
             target, valid[task] = pick(batch.targets[task]), pick(batch.valid[task])
-            judge = partial(self.loss_of, task, target=target, valid=valid[task], **how)
-            raw[task], values = judge(pick(predictions[task]))
+            labels = (target, valid[task])
+            raw[task], values = self.loss_of(task, pick(predictions[task]), *labels, **how)
             size = tuple(target.shape[-2:])
             for one in self.model.early(features, task, size) if features.early else ():
-                value, on_way = judge(pick(self._in_fp32(one.prediction)))
+                seen = pick(self._in_fp32(one.prediction))
+                value, on_way = self.loss_of(task, seen, *labels, **how)
                 value = one.weight * value
                 early[task] = early[task] + value if task in early else value
                 if keep_maps and values is not None and on_way is not None:
