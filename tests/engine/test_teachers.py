@@ -289,7 +289,7 @@ def mtl_datasets():
                 (depth,) = teacher.predict(sample.inputs[None], ["depth"])["depth"]
                 sample = attrs.evolve(
                     sample, targets={**sample.targets, "depth": depth},
-                    valid={**sample.valid, "depth": torch.ones_like(sample.valid["depth"])},
+                    valid={**sample.valid, "depth": depth[0] > 0},
                 )
             return sample
 
@@ -310,7 +310,9 @@ def test_a_dataset_may_ask_for_teachers(place: Path, tmp_path: Path, workers: in
     (loaded, *_) = session.loader.plans(Training(session).plan_block()[:1])
     (batch,) = loaded.batches
     expected = trained.learner.predict(batch.inputs, ["depth"])["depth"]
-    torch.testing.assert_close(batch.targets["depth"], expected)
+    valid = batch.valid["depth"].unsqueeze(1)
+    assert torch.equal(valid, expected > 0)
+    torch.testing.assert_close(batch.targets["depth"][valid], expected[valid])
     assert session.teachers.unused == []
 
 
