@@ -225,8 +225,8 @@ class Learner(nn.Module):
         self, task: str, prediction: Tensor, target: Tensor, valid: Tensor, **how: Any
     ) -> tuple[Tensor, Tensor | None]:
         """Return a task's loss in its standard unit; `how` is that of `reduce_loss`."""
-        loss, *pair = self.judged(task, prediction, target)
-        return reduce_loss(loss, *pair, valid, **how)
+        loss, prediction, target = self.judged(task, prediction, target)
+        return reduce_loss(loss, prediction, target, valid, **how)
 
     def judged(
         self, task: str, prediction: Tensor, target: Tensor

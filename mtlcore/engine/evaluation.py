@@ -56,8 +56,8 @@ def evaluate(
             predictions = (predict or learner.predict)(here.inputs, present)
             for task in present:
                 target, valid = here.targets[task], here.valid[task]
-                loss, *pair = learner.judged(task, predictions[task], target)
-                found = loss_sums(loss, *pair, valid, here.labelled[task])
+                loss, seen, true = learner.judged(task, predictions[task], target)
+                found = loss_sums(loss, seen, true, valid, here.labelled[task])
                 sums[task] += torch.stack(found)
                 metrics[task].see(here)
                 metrics[task].update(predictions[task], target, valid)
