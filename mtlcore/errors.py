@@ -19,6 +19,7 @@ __all__ = [
     "describe",
     "did_you_mean",
     "outline",
+    "shown",
 ]
 
 
@@ -78,3 +79,12 @@ def describe(error: BaseException) -> str:
     if text and isinstance(error, MtlError | ImportError):
         return text
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def shown(value: object) -> str:
+    """Return a value as a message quotes it: its repr, cut to a bearable length."""
+    try:
+        text = repr(value)
+    except ValueError:  # Python does not print whole numbers of thousands of digits
+        return f"a {type(value).__name__} that is too long to print"
+    return text if len(text) <= 120 else f"{text[:100]}... ({len(text)} characters)"
