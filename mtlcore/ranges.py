@@ -2,7 +2,7 @@
 
     def adam(learner: Learner, *, lr: Annotated[float, Range(ge=0)] = 1e-3) -> Optimizer: ...
 
-A number without a mark is finite, and a whole one fits into 64 bits.
+A number without a mark is finite in single precision, and a whole one fits into 64 bits.
 """
 
 from __future__ import annotations
@@ -14,16 +14,27 @@ import attrs
 
 __all__ = [
     "ANY_NUMBER",
+    "Channels",
     "Count",
+    "Decay",
+    "Dilations",
     "Fraction",
+    "Layers",
+    "LearningRate",
     "Length",
     "Natural",
     "NonNegative",
     "Positive",
+    "ProperFraction",
     "Range",
-    "Rate",
+    "Seed",
     "Share",
+    "Size",
+    "Width",
 ]
+
+
+_LARGEST = 3.4028234663852886e38
 
 
 @final
@@ -49,7 +60,9 @@ class Range:
         """Return whether a number lies within the bounds."""
         if isinstance(value, int) and not -(2**63) <= value < 2**63:
             return False
-        if math.isnan(value) or (math.isinf(value) and value not in (self.ge, self.le)):
+        # Networks compute in single precision: what is larger becomes infinity.
+        finite = abs(value) <= _LARGEST  # NaN is not
+        if not finite and (math.isnan(value) or value not in (self.ge, self.le)):
             return False
         return (
             (self.ge is None or value >= self.ge)
@@ -62,9 +75,13 @@ class Range:
         """Return the bounds as people read them, such as `> 0 and <= 1`."""
         bounds = ((">=", self.ge), (">", self.gt), ("<=", self.le), ("<", self.lt))
         given = [(sign, bound) for sign, bound in bounds if bound is not None]
-        finite = [f"{sign} {bound:g}" for sign, bound in given if not math.isinf(bound)]
+        finite = [f"{sign} {_text(bound)}" for sign, bound in given if not math.isinf(bound)]
         infinite = [f"or {bound:g}" for _, bound in given if math.isinf(bound)]
         return " ".join([*([" and ".join(finite)] if finite else []), *infinite])
+
+
+def _text(bound: float) -> str:
+    return str(bound) if isinstance(bound, int) else f"{bound:g}"
 
 
 @final
@@ -98,7 +115,21 @@ NonNegative = Annotated[float, Range(ge=0)]
 Fraction = Annotated[float, Range(ge=0, le=1)]
 #: A part of a whole that is not empty.
 Share = Annotated[float, Range(gt=0, le=1)]
-#: What a running mean keeps of itself: all of it would never move.
-Rate = Annotated[float, Range(ge=0, lt=1)]
-Count = Annotated[int, Range(ge=1)]
+#: A part of a whole that is neither nothing nor all of it.
+ProperFraction = Annotated[float, Range(gt=0, lt=1)]
+#: What a running mean keeps of itself; one that keeps all of it would never move.
+Decay = Annotated[float, Range(ge=0, lt=1)]
+#: Numbers of the ten-thousands are typing errors already; this one leaves room.
+LearningRate = Annotated[float, Range(ge=0, le=1e6)]
 Natural = Annotated[int, Range(ge=0)]
+Count = Annotated[int, Range(ge=1)]
+#: Streams of random numbers take 64 bits, and a run has several of each seed.
+Seed = Annotated[int, Range(ge=0, lt=2**62)]
+#: Factor on the numbers of channels of a network. Memory grows with its square.
+Width = Annotated[float, Range(gt=0, le=16)]
+Channels = Annotated[int, Range(ge=1, le=1_000_000)]
+#: Numbers of channels, one per layer.
+Layers = Annotated[tuple[Channels, ...], Length(ge=1, le=1000)]
+Dilations = Annotated[tuple[Annotated[int, Range(ge=1, le=10_000)], ...], Length(ge=1, le=100)]
+#: Height and width in pixels.
+Size = tuple[Annotated[int, Range(ge=1, le=65_536)], Annotated[int, Range(ge=1, le=65_536)]]

@@ -21,6 +21,7 @@ from mtlcore.datasets.table_encoding import (
 from mtlcore.datasets.tables import ColumnNames, open_table
 from mtlcore.errors import ConfigError, UsageError, did_you_mean
 from mtlcore.loading import open_root
+from mtlcore.ranges import ProperFraction, Seed
 from mtlcore.tasks import Task
 
 
@@ -74,8 +75,8 @@ class Tabular(Dataset):
         ignore: tuple[str | int, ...] = (),
         columns: ColumnNames = "header",
         missing: tuple[str, ...] = ("?",),
-        val_fraction: float = 0.2,
-        seed: int = 0,
+        val_fraction: ProperFraction = 0.2,
+        seed: Seed = 0,
     ) -> None:
         files = open_root("tabular", root, "the folder they lie in")
         self._check(split, file, targets, val_fraction)

@@ -108,7 +108,9 @@ def _convert(value: Any, annotation: Any, path: str) -> Any:
         if mismatch.problems[0].startswith(f"{path}: expected"):
             _refuse(value, annotation, path)
         raise
-    return converted if all(converted in mark for mark in marks) else _refuse(value, annotation, path)
+    return (
+        converted if all(converted in mark for mark in marks) else _refuse(value, annotation, path)
+    )
 
 
 def _convert_type(value: Any, kind: Any, path: str) -> Any:
@@ -143,8 +145,8 @@ def _refuse(value: Any, kind: Any, path: str) -> NoReturn:
     plain, _ = unmarked(kind)
     choices = get_args(plain) if get_origin(plain) is Literal else ()
     hint = did_you_mean(value, map(str, choices)) if isinstance(value, str) else ""
-    if type(value) is float and not math.isfinite(value):
-        hint = " (NaN is no number)" if math.isnan(value) else " (it is not finite)"
+    if type(value) is float and value not in ANY_NUMBER:
+        hint = " (NaN is no number)" if math.isnan(value) else " (not finite in single precision)"
     elif type(value) is int and value not in ANY_NUMBER:
         hint = " (it has more than 64 bits)"
     raise _Mismatch(f"{path}: expected {type_name(kind)}, got {shown(value)}{hint}")

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from mtlcore.data import Sample
 from mtlcore.loading import BatchAugmentation, SampleAugmentation, image_of
+from mtlcore.ranges import Fraction
 from mtlcore.tasks import Task
 
 _LUMA = (0.299, 0.587, 0.114)  # of red, green and blue (ITU-R BT.601)
@@ -39,9 +40,9 @@ class Photometric(SampleAugmentation):
         self,
         tasks: Sequence[Task],
         *,
-        brightness: float = 0.125,
-        contrast: float = 0.5,
-        saturation: float = 0.5,
+        brightness: Fraction = 0.125,
+        contrast: Fraction = 0.5,
+        saturation: Fraction = 0.5,
     ) -> None:
         ranges = {"brightness": brightness, "contrast": contrast, "saturation": saturation}
         for name, value in ranges.items():
@@ -84,7 +85,7 @@ class CutMix(BatchAugmentation):
         ValueError: the probability is not in [0, 1].
     """
 
-    def __init__(self, tasks: Sequence[Task], *, probability: float = 1.0) -> None:
+    def __init__(self, tasks: Sequence[Task], *, probability: Fraction = 1.0) -> None:
         if not 0 <= probability <= 1:
             raise ValueError(f"probability {probability} must lie between 0 and 1")
         self._tasks, self._probability = tuple(tasks), probability
