@@ -86,5 +86,5 @@ def shown(value: object) -> str:
     try:
         text = repr(value)
     except ValueError:  # Python does not print whole numbers of thousands of digits
-        return f"a {type(value).__name__} that is too long to print"
+        return "a number that is too long to print"
     return text if len(text) <= 120 else f"{text[:100]}... ({len(text)} characters)"

@@ -22,6 +22,7 @@ __all__ = [
     "Layers",
     "LearningRate",
     "Length",
+    "Name",
     "Natural",
     "NonNegative",
     "Positive",
@@ -121,6 +122,8 @@ ProperFraction = Annotated[float, Range(gt=0, lt=1)]
 Decay = Annotated[float, Range(ge=0, lt=1)]
 #: Numbers of the ten-thousands are typing errors already; this one leaves room.
 LearningRate = Annotated[float, Range(ge=0, le=1e6)]
+#: What a directory is called by; file systems end names at 255 bytes.
+Name = Annotated[str, Length(ge=1, le=100)]
 Natural = Annotated[int, Range(ge=0)]
 Count = Annotated[int, Range(ge=1)]
 #: Streams of random numbers take 64 bits, and a run has several of each seed.

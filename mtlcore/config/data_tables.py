@@ -49,10 +49,12 @@ def read_tasks(reader: ConfigReader, dataset: Chosen | None) -> tuple[Task, ...]
         reader.problems.append(f"data: {error}")
         return ()
     by_name = {task.name: task for task in declared}
-    wanted = reader.value("tasks", list) or list(by_name)
+    wanted = reader.value("tasks", list[str]) or list(by_name)
+    for name in sorted({name for name in wanted if wanted.count(name) > 1}):
+        reader.problems.append(f"tasks: names {name!r} more than once; name it once")
     for name in wanted:
         if name not in by_name:
-            hint = did_you_mean(str(name), by_name)
+            hint = did_you_mean(name, by_name)
             reader.problems.append(
                 f"tasks: the dataset {dataset.component.spec.name!r} declares no task "
                 f"{name!r}{hint} (it has: {', '.join(by_name)})"

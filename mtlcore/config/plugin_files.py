@@ -9,7 +9,7 @@ import attrs
 
 from mtlcore.config.merging import Layer
 from mtlcore.config.run_config import Chosen, RunConfig
-from mtlcore.errors import ConfigError, UsageError
+from mtlcore.errors import ConfigError, UsageError, shown
 from mtlcore.plugins import PluginInfo, Plugins, Selection
 
 #: Where a run names the component of a kind that it uses.
@@ -41,9 +41,9 @@ def load_plugin_files(
     files = [word for word in selected if word.endswith(".py")]
     for layer in layers:
         named = layer.values.get("plugins", ())
-        if not isinstance(named, list | tuple):
-            raise ConfigError([f"plugins: expected a list of plugin files, got {named!r}"])
-        for file in map(str, named):
+        if not isinstance(named, list | tuple) or not all(isinstance(x, str) for x in named):
+            raise ConfigError([f"plugins: expected a list of plugin files, got {shown(named)}"])
+        for file in named:
             info = plugins.load_file(file)
             if info.status != "ok":
                 raise UsageError(f"plugins ({layer.origin}): {info}") from info.error

@@ -9,8 +9,8 @@ import attrs
 
 from mtlcore.config.merging import CORE, MergedConfig, leaves
 from mtlcore.config.run_config import Chosen
-from mtlcore.errors import MtlError
-from mtlcore.plugins import REQUIRED, STANDARD, Component, Plugins, settings_of, structure
+from mtlcore.errors import MtlError, shown
+from mtlcore.plugins import REQUIRED, STANDARD, Component, Plugins, convert, settings_of, structure
 
 
 @final
@@ -30,7 +30,7 @@ class ConfigReader:
 
     def __init__(self, plugins: Plugins, merged: MergedConfig) -> None:
         self.plugins, self.merged = plugins, merged
-        self.problems: list[str] = []
+        self.problems = list(merged.problems)
 
     # Values
 
@@ -47,7 +47,7 @@ class ConfigReader:
         if value is None:
             return {}
         if not isinstance(value, dict):
-            self.problems.append(f"{path}: expected a table, got {value!r}")
+            self.problems.append(f"{path}: expected a table, got {shown(value)}")
             return {}
         return value
 
@@ -61,13 +61,9 @@ class ConfigReader:
         for leaf in leaves(path, table):
             self.merged.origins.setdefault(leaf, origin)
 
-    def value(self, key: str, kind: type) -> Any:
-        """Return a top-level value, which must be of a type; an empty one if it is not."""
-        value = self.merged.tree.get(key)
-        if not isinstance(value, kind) or isinstance(value, bool):
-            self.problems.append(f"{key}: expected {kind.__name__}, got {value!r}")
-            return kind()
-        return value
+    def value(self, path: str, annotation: Any) -> Any:
+        """Return a single value as a type takes it; None if it does not fit."""
+        return convert(self.at(path), annotation, path, self.problems)
 
     # Components
 
@@ -108,7 +104,7 @@ class ConfigReader:
     def find(self, kind: str, name: Any, path: str) -> Component | None:
         """Return the component with a name, imported; None if that fails."""
         if not isinstance(name, str):
-            self.problems.append(f"{path}: name one of mtl list {kind} (got {name!r})")
+            self.problems.append(f"{path}: name one of mtl list {kind} (got {shown(name)})")
             return None
         try:
             component = self.plugins.get(kind, name)

@@ -11,6 +11,8 @@ from mtlcore.ranges import Count, Length, ProperFraction, Range, Share, Size
 
 #: Factors of enlargement: a crop of less than a hundredth shows nothing.
 _Scales = Annotated[tuple[Annotated[float, Range(gt=0, le=100)], ...], Length(ge=1)]
+#: Their order alone takes 8 bytes each.
+_Samples = Annotated[int, Range(ge=1, le=100_000_000)]
 #: More processes or threads than this bring a machine down.
 _Parallel = 1024
 
@@ -53,8 +55,8 @@ class DataConfig:
     name: str
     root: str | None = None
     size: Size | None = None
-    train: Count | None = None
-    val: Count | None = None
+    train: _Samples | None = None
+    val: _Samples | None = None
     train_fraction: Share | None = None
     labels: str = "full"
     on_error: Literal["stop", "skip"] = "stop"

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from mtlcore.config.reader import ConfigReader
 from mtlcore.config.run_config import Chosen
-from mtlcore.errors import UsageError, did_you_mean
+from mtlcore.errors import UsageError, did_you_mean, shown
 from mtlcore.tasks import Task
 
 _MODEL_KEYS = ("backbone", "head", "heads", "freeze")
@@ -35,7 +35,7 @@ def read_freeze(reader: ConfigReader, tasks: Sequence[Task]) -> tuple[str, ...]:
     parts = reader.at("model.freeze")
     if not isinstance(parts, list) or not all(isinstance(part, str) for part in parts):
         reader.problems.append(
-            f'model.freeze: expected a list of names, such as ["backbone"], got {parts!r}'
+            f'model.freeze: expected a list of names, such as ["backbone"], got {shown(parts)}'
         )
         return ()
     heads = {f"heads.{word}" for task in tasks for word in (task.name, task.key)}

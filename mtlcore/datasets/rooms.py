@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, final
+from typing import Annotated, Any, final
 
 import torch
 
@@ -10,7 +10,7 @@ from mtlcore.data import Dataset, Sample
 from mtlcore.datasets.dense_tasks import DEPTH, EDGES, NORMALS, segmentation
 from mtlcore.datasets.rendering import CLASS_NAMES, render
 from mtlcore.loading import check_split, image_tensor
-from mtlcore.ranges import Count, Seed, Size
+from mtlcore.ranges import Range, Seed, Size
 from mtlcore.tasks import Task
 
 _SCENES_PER_SPLIT = 1 << 40  # every split has its own range of scene numbers
@@ -45,7 +45,7 @@ class Rooms(Dataset):
         root: str | None,
         split: str,
         *,
-        samples: Count,
+        samples: Annotated[int, Range(ge=1, le=100_000_000)],
         size: Size = (64, 64),
         seed: Seed = 0,
     ) -> None:

@@ -24,7 +24,7 @@ from mtlcore.plugins.specs import (
     hook_name,
     singular,
 )
-from mtlcore.plugins.structuring import structure
+from mtlcore.plugins.structuring import convert, structure
 
 __all__ = [
     "KINDS",
@@ -50,6 +50,7 @@ __all__ = [
     "Selection",
     "Setting",
     "Spec",
+    "convert",
     "create",
     "expanded",
     "hook_name",

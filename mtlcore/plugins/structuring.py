@@ -49,6 +49,18 @@ def structure(
     return _structure(settings, given, path, problems, others)
 
 
+def convert(value: Any, annotation: Any, path: str, problems: list[str]) -> Any:
+    """Return one value as a type takes it; None, with a problem more, where it does not fit.
+
+    Args:
+        value: What the user wrote.
+        annotation: The type, with its range.
+        path: The value's path, for messages.
+        problems: Receives one line, `path: message`, per problem.
+    """
+    return _convert_all({path: (value, annotation, path)}, problems).get(path)
+
+
 class _Mismatch(Exception):
     def __init__(self, *problems: str) -> None:
         self.problems = problems

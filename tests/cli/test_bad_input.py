@@ -232,7 +232,7 @@ CASES += [
     case("unknown table", 2, ["trainig", "'training'"], "--set=trainig.epochs=1"),
     case("unknown task", 2, ["'dept'", "'depth'"], "--set=tasks=['dept']"),
     case("wrong type", 2, ["training.epochs", "expected", "'many'"], "--set=training.epochs=many"),
-    case("value out of range", 2, ["'batch_size' must be >= 1: 0"], "--set=training.batch_size=0"),
+    case("value out of range", 2, ["training.batch_size: expected int >= 1", "got 0"], "--set=training.batch_size=0"),
     case("several problems at once", 2, ["seed", "training.epochs"], "--set=seed=x",
          "--set=training.epochs=y"),
     case("assignment without =", 2, ["--set training.epochs", "path=value"],
