@@ -8,7 +8,6 @@ dropped, except those that most components of the kind share (`CARRIED`).
 from __future__ import annotations
 
 import copy
-import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, final
@@ -17,7 +16,7 @@ import attrs
 
 from mtlcore.config.schema import DataConfig
 from mtlcore.errors import ConfigError, UsageError, shown
-from mtlcore.storage import flatten
+from mtlcore.storage import decoded, flatten
 
 #: The origin of the core's own layer.
 CORE = "core"
@@ -81,7 +80,7 @@ def file_layer(path: str) -> Layer:
         UsageError: The file cannot be read, or is not TOML.
     """
     try:
-        return Layer(path, tomllib.loads(Path(path).read_text("utf-8")))
+        return Layer(path, decoded(Path(path).read_bytes(), "TOML"))
     except OSError as error:
         raise UsageError(f"{path}: cannot read the configuration ({error.strerror})") from error
     except ValueError as error:
@@ -102,7 +101,7 @@ def set_layer(assignments: Iterable[str]) -> Layer:
             problems.append(f"--set {assignment}: write it as path=value")
             continue
         try:
-            value = tomllib.loads(f"value = {text}")["value"]
+            value = decoded(f"value = {text}", "TOML")["value"]
         except ValueError:
             value = text
         table = values
