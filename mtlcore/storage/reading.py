@@ -58,7 +58,7 @@ def checked(tree: Any, schema: type[_T], place: str) -> _T:
         lines = ["it is nested too deeply"]
     told = "; ".join(map(_by_path, lines[:_MOST]))
     more = f"; and {len(lines) - _MOST} more" if len(lines) > _MOST else ""
-    raise MtlError(f"{place}: is damaged, or of another version of mtlcore: {told}{more}")
+    raise MtlError(f"{place}: {told}{more} (it is damaged, or of another version of mtlcore)")
 
 
 def _by_path(line: str) -> str:

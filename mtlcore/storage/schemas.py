@@ -25,7 +25,7 @@ class StoredConfig(TypedDict):
     seed: int
     tasks: list[str]
     data: _Data
-    training: _Training
+    training: NotRequired[_Training]
 
 
 class Provenance(TypedDict):

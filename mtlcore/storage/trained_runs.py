@@ -45,7 +45,7 @@ def read_weights(location: str, which: Which) -> tuple[str, dict[str, Any]]:
     if not isinstance(weights, dict):
         raise MtlError(f"{path}: holds no weights")
     # Those of the best epoch are the averaged ones already.
-    training = RunFiles(location).config["training"]
+    training = RunFiles(location).config.get("training", {})
     if training.get("evaluate_ema") and "average" in state:
         weights = with_model(weights, state["average"])
     return path, weights
