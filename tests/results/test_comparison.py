@@ -79,7 +79,8 @@ def write_run(
     """A finished run as `mtl run` leaves it: all that a comparison reads."""
     place.mkdir(parents=True)
     config = {
-        "method": method, "seed": seed, "tasks": list(metrics), "data": {"name": "rooms", "workers": seed},
+        "method": method, "seed": seed, "tasks": list(metrics),
+        "data": {"name": "rooms", "workers": seed},
         "model": {"heads": {task: {"name": "conv"} for task in metrics}},
         "losses": {task: {"name": task} for task in metrics}, "metrics": {},
         "optimizer": {"lr": lr}, "training": {"threads": 1 + seed},
