@@ -120,8 +120,7 @@ Share = Annotated[float, Range(gt=0, le=1)]
 ProperFraction = Annotated[float, Range(gt=0, lt=1)]
 #: What a running mean keeps of itself; one that keeps all of it would never move.
 Decay = Annotated[float, Range(ge=0, lt=1)]
-#: Numbers of the ten-thousands are typing errors already; this one leaves room.
-LearningRate = Annotated[float, Range(ge=0, le=1e6)]
+LearningRate = Annotated[float, Range(ge=0)]
 #: What a directory is called by; file systems end names at 255 bytes.
 Name = Annotated[str, Length(ge=1, le=100)]
 Natural = Annotated[int, Range(ge=0)]

@@ -10,10 +10,10 @@ import json
 import tomllib
 from collections.abc import Mapping
 from functools import cache, partial
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args, get_origin
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, get_args, get_origin
 
 from mtlcore.errors import MtlError, shown
-from mtlcore.ranges import ANY_NUMBER
+from mtlcore.ranges import ANY_NUMBER, Range
 
 if TYPE_CHECKING:
     from cattrs import Converter
@@ -88,10 +88,11 @@ def _converter() -> Converter:
         converter.register_structure_hook_func(
             partial(_is_of, container), partial(structure, converter)
         )
+    converter.register_structure_hook_func(partial(_is_of, Annotated), partial(_marked, converter))
     return converter
 
 
-def _is_of(container: type, annotation: Any) -> bool:
+def _is_of(container: Any, annotation: Any) -> bool:
     return get_origin(annotation) is container
 
 
@@ -102,6 +103,15 @@ def _plain(kind: type, value: Any, _: Any) -> Any:
     if isinstance(value, str):
         value.encode()  # half a character, as JSON can write it, is no text
     return value
+
+
+def _marked(converter: Converter, value: Any, annotation: Any) -> Any:
+    kind, *marks = get_args(annotation)
+    converted = converter.structure(value, kind)
+    for mark in marks:
+        if isinstance(mark, Range) and converted not in mark:
+            raise TypeError(f"expected {kind.__name__} {mark}, got {shown(value)}")
+    return converted
 
 
 def _list(converter: Converter, value: Any, annotation: Any) -> list[Any]:

@@ -100,6 +100,11 @@ class RunFiles:
         if content is None:
             return None
         summary = cast(dict[str, Any], content)
+        if content["final_split"] not in content["final"]:
+            raise MtlError(
+                f"{self.location}/{SUMMARY}: final_split is {content['final_split']!r}, and final "
+                f"has {', '.join(content['final']) or 'nothing'}"
+            )
         for table, key in ((summary, "final"), (summary, "constants"), (summary["best"], "val")):
             if key in table:
                 table[key] = with_nan(table[key])

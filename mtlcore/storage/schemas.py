@@ -4,10 +4,16 @@ Keys that a schema does not name are kept and never used. What an earlier versio
 `NotRequired`, which only evaluated annotations can say: this module does without the future import.
 """
 
-from typing import Any, NotRequired, TypedDict
+from typing import Annotated, Any, NotRequired, TypedDict
+
+from mtlcore.ranges import Natural, Range
 
 #: Task -> metric -> value; null where it is not a number.
 MetricTable = dict[str, dict[str, float | None]]
+
+
+#: Of a run; in a thousand years there are 3e10.
+_Seconds = Annotated[float, Range(ge=0, le=3e10)]
 
 
 class _Data(TypedDict):
@@ -26,6 +32,14 @@ class StoredConfig(TypedDict):
     tasks: list[str]
     data: _Data
     training: NotRequired[_Training]
+    model: NotRequired[dict[str, Any]]
+    losses: NotRequired[dict[str, Any]]
+    metrics: NotRequired[dict[str, Any]]
+    balancer: NotRequired[dict[str, Any]]
+    episodes: NotRequired[dict[str, Any]]
+    optimizer: NotRequired[dict[str, Any]]
+    initial: NotRequired[dict[str, Any]]
+    teachers: NotRequired[dict[str, Any]]
 
 
 class Provenance(TypedDict):
@@ -40,51 +54,48 @@ class Provenance(TypedDict):
     origins: NotRequired[dict[str, str]]
 
 
-class _Final(TypedDict):
+class _Best(TypedDict):
+    epoch: int | None
+    chosen_on: str | None
     val: MetricTable
 
 
-class _Best(TypedDict):
-    epoch: int | None
-    chosen_on: NotRequired[str | None]
-    val: NotRequired[MetricTable]
-
-
 class _Parameters(TypedDict):
-    total: int
-    modules: NotRequired[dict[str, int]]
-    components: NotRequired[dict[str, int]]
+    total: Natural
+    modules: NotRequired[dict[str, Natural]]
+    components: NotRequired[dict[str, Natural]]
 
 
 class Summary(TypedDict):
     """`summary.json`."""
 
-    final: _Final
-    averaged_over: int
+    final: dict[str, MetricTable]
+    final_split: str
+    averaged_over: Natural
     best: _Best
     constants: dict[str, MetricTable]
     higher_is_better: dict[str, dict[str, bool]]
     units: NotRequired[dict[str, str]]
     parameters: _Parameters
-    epochs: int
-    steps: int
-    seconds: float
-    seconds_per_step: NotRequired[float | None]
-    peak_memory: NotRequired[float | None]
-    skipped_steps: NotRequired[int]
+    epochs: Natural
+    steps: Natural
+    seconds: _Seconds
+    seconds_per_step: NotRequired[_Seconds | None]
+    peak_memory: NotRequired[Annotated[float, Range(ge=0)] | None]
+    skipped_steps: NotRequired[Natural]
     skipped_samples: NotRequired[list[str]]
 
 
 class MetricsLine(TypedDict):
     """A line of `metrics.jsonl`."""
 
-    step: int
-    epoch: int
+    step: Natural
+    epoch: Natural
     split: str
     task: str | None
     metric: str
     value: float | None
-    seconds: float
+    seconds: _Seconds
 
 
 class _SampleEntry(TypedDict):
@@ -123,7 +134,7 @@ class StudyFile(TypedDict):
     epoch: str
     targets: list[str]
     notes: list[str]
-    threads: int
+    threads: Annotated[int, Range(ge=1)]
     cells: list[_CellEntry]
 
 
@@ -138,12 +149,12 @@ class _Random(TypedDict):
 
 
 class _Progress(TypedDict):
-    epoch: int
-    step: int
-    done: int
-    seconds: float
-    skipped: int
-    skipped_in_a_row: int
+    epoch: Natural
+    step: Natural
+    done: Natural
+    seconds: _Seconds
+    skipped: Natural
+    skipped_in_a_row: Natural
     losses: dict[str, list[float]]
     window: dict[str, dict[str, list[float]]]
     stopping: NotRequired[dict[str, Any]]
@@ -158,8 +169,8 @@ class LastCheckpoint(TypedDict):
     progress: _Progress
     random: _Random
     ranks: list[dict[str, Any]]
-    metrics_length: int
-    threads: int
+    metrics_length: Natural
+    threads: Natural
     average: NotRequired[dict[str, Any]]
     teachers: NotRequired[dict[str, Any]]
     config: NotRequired[dict[str, Any]]

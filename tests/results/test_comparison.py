@@ -87,6 +87,7 @@ def write_run(
     }  # fmt: skip
     summary = {
         "final": {"val": {task: {**values, "loss": 1.0} for task, values in metrics.items()}},
+        "final_split": "val",
         "averaged_over": 1,
         "best": {"epoch": 3 + seed, "chosen_on": "val", "val": best or metrics},
         "higher_is_better": {task: {**higher_is_better[task], "loss": False} for task in metrics},

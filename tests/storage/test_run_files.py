@@ -24,8 +24,13 @@ from mtlcore.storage import (
 
 SUMMARY = {
     "final": {"val": {"depth": {"abs_error": None, "loss": 0.5}}},
-    "best": {"epoch": None, "val": {"depth": {"abs_error": 0.25, "loss": None}}},
+    "best": {
+        "epoch": None,
+        "chosen_on": "val",
+        "val": {"depth": {"abs_error": 0.25, "loss": None}},
+    },
     "constants": {"global": {"depth": {"abs_error": None}}},
+    "final_split": "val",
     "averaged_over": 1,
     "higher_is_better": {"depth": {"abs_error": False, "loss": False}},
     "parameters": {"total": 100},

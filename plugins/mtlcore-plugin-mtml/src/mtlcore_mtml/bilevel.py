@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -25,7 +25,7 @@ from mtlcore.optimizers import (
     not_finite,
     shares_of,
 )
-from mtlcore.ranges import Count, Decay, LearningRate, NonNegative, Positive, Range
+from mtlcore.ranges import Count, Decay, LearningRate, NonNegative, Positive
 
 _NORMS = (
     nn.BatchNorm1d,
@@ -112,7 +112,7 @@ class MTML(Optimizer):
         weight_decay: NonNegative = 1e-2,
         schedule: Schedule = Schedule(),
         clip: Positive | None = None,
-        inner_lr: Annotated[float, Range(gt=0, le=1e6)] = 1e-2,
+        inner_lr: Positive = 1e-2,
         inner_steps: Count = 1,
         inner_scope: Scope = "all",
         second_order: bool = False,
