@@ -329,4 +329,4 @@ def test_a_variant_with_a_name_that_is_no_folder_is_refused(mtl: Command, place:
     place.write("study.toml", f'name = "s"\nseeds = [0]\n[variants.{"a" * 300}]\n')
     result = mtl("study", "study.toml", "--out=study", "--prepare", plugins=PLUGINS)
     assert result.exit_code == 2, (result.output, result.exception)
-    assert "variants.aaa" in result.stderr and "(up to " in result.stderr
+    assert "variants.aaa" in result.stderr and "at most 100" in result.stderr
