@@ -9,7 +9,7 @@ import copy
 import math
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args, get_origin
 
 import pytest
 import torch
@@ -36,6 +36,7 @@ from mtlcore.plugins import (
     settings_of,
     structure,
 )
+from mtlcore.plugins.settings import unmarked
 from mtlcore.runs.execution import try_step
 from mtlcore.tasks import Task
 from mtlcore.testing import tiny_learner
@@ -227,3 +228,24 @@ def test_a_value_of_the_core_is_refused_by_its_path(path: str, runs: bool) -> No
                 assert str(error), what
             except Exception as error:
                 raise AssertionError(f"{path} is {what} dies in the run: {error!r}") from error
+
+
+def numbers_without_range(annotation: Any) -> bool:
+    kind, marks = unmarked(annotation)
+    if kind in (int, float):
+        return not marks
+    args = [arg for arg in get_args(kind) if arg is not ...]
+    if get_origin(kind) is Literal or set(args) == {str, int}:  # a column by name or number
+        return False
+    return any(map(numbers_without_range, args))
+
+
+def test_every_number_declares_its_range() -> None:
+    targets = [*(c.load() for c in COMPONENTS), *RECORDS.values()]
+    found = {
+        f"{target.__qualname__}.{setting.name}"
+        for target in targets
+        for setting in expanded(settings_of(target))
+        if numbers_without_range(setting.annotation)
+    }
+    assert found == set()
