@@ -218,7 +218,7 @@ def collate(
     tasks: Sequence[Task],
     collate_inputs: Callable[[Sequence[Inputs]], Inputs] | None = None,
 ) -> Batch:
-    """Make a batch of samples and fill in missing labels.
+    """Make a batch of samples and fill in missing labels; those of ignored classes are missing.
 
     Args:
         samples: at least one.
@@ -382,6 +382,9 @@ def _checked(sample: Sample, task: Task, size: tuple[int, ...]) -> tuple[Tensor,
                 f"the task has classes 0 to {task.channels - 1} "
                 "(declare other values as invalid)"
             )
+        if task.ignored:
+            valid = valid & ~torch.isin(target, torch.tensor(task.ignored))
+            target = torch.where(valid, target, safe)
     elif not bool(torch.isfinite(target).all()):
         raise DataError(
             f"{where}: {task.name} label is NaN or infinite where it is marked valid "

@@ -6,7 +6,7 @@ Plans hold indices, not tensors, so that worker processes can load batches ahead
 from __future__ import annotations
 
 import abc
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import attrs
@@ -23,11 +23,12 @@ __all__ = [
     "LoadedPlan",
     "StepPlan",
     "StepSampler",
-    "accumulated",
     "batch_bounds",
     "in_order",
+    "joined",
     "share_of",
     "shuffled_batches",
+    "with_validation",
 ]
 
 
@@ -57,19 +58,33 @@ class Episode:
         support: index in the plan of the batch to learn from.
         query: index in the plan of the batch on which the adapted model is evaluated; None in
             plain training.
+        group: number of the independent batch (`Balancer.batches`) that the support batch is, or
+            is a part of.
     """
 
     tasks: tuple[str, ...]
     support: int
     query: int | None = None
+    group: int = 0
 
 
 @attrs.frozen
 class StepPlan:
-    """One step: one batch and one episode in plain training, more of both in meta-learning."""
+    """One step: one batch and one episode in plain training, more of both in meta-learning.
+
+    Samplers plan a single group, and no validation: the core makes a step of several plans where a
+    balancer needs several independent batches.
+
+    Args:
+        batches: All that the step loads.
+        episodes: What it learns from.
+        validation: Episodes whose support batches are parts of the validation batch; nobody learns
+            from them.
+    """
 
     batches: tuple[BatchPlan, ...]
     episodes: tuple[Episode, ...]
+    validation: tuple[Episode, ...] = ()
 
 
 @attrs.frozen
@@ -78,6 +93,7 @@ class LoadedPlan:
 
     batches: tuple[Batch, ...]
     episodes: tuple[Episode, ...]
+    validation: tuple[Episode, ...] = ()
 
 
 class EpisodeSampler(abc.ABC):
@@ -201,24 +217,36 @@ def batch_bounds(size: int, batch_size: int) -> list[tuple[int, int]]:
     return list(zip(begins, [*begins[1:], size], strict=True))
 
 
-def accumulated(plans: Iterable[StepPlan], number: int) -> list[StepPlan]:
-    """Join every `number` plans into one step; the last step may have fewer."""
-    plans = list(plans)
-    if number == 1:
-        return plans
-    return [_joined(plans[begin : begin + number]) for begin in range(0, len(plans), number)]
+def joined(plans: Sequence[StepPlan], groups: int = 1) -> StepPlan:
+    """Return one step of several plans.
 
-
-def _joined(plans: Sequence[StepPlan]) -> StepPlan:
+    Args:
+        plans: of single groups.
+        groups: number of independent batches of the step, to which the plans belong in turn.
+    """
+    if len(plans) == 1:
+        return plans[0]
     batches: list[BatchPlan] = []
     episodes: list[Episode] = []
-    for plan in plans:
-        shift = len(batches)
+    for number, plan in enumerate(plans):
+        shift, group = len(batches), number % groups
         batches += plan.batches
         for episode in plan.episodes:
             query = None if episode.query is None else episode.query + shift
-            episodes.append(attrs.evolve(episode, support=episode.support + shift, query=query))
+            episodes.append(
+                attrs.evolve(episode, support=episode.support + shift, query=query, group=group)
+            )
     return StepPlan(tuple(batches), tuple(episodes))
+
+
+def with_validation(plan: StepPlan, batches: Sequence[BatchPlan], tasks: Sequence[str]) -> StepPlan:
+    """Return a step with the parts of a validation batch."""
+    first = len(plan.batches)
+    return StepPlan(
+        (*plan.batches, *batches),
+        plan.episodes,
+        tuple(Episode(tuple(tasks), first + number) for number in range(len(batches))),
+    )
 
 
 def share_of(plan: StepPlan, rank: int, size: int) -> StepPlan:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, Literal
 
@@ -143,6 +144,37 @@ class Learner(nn.Module):
             boundary=boundary,
         )
 
+    @contextmanager
+    def no_trace(self, inputs: Inputs) -> Iterator[None]:
+        """Leave buffers of model and losses, and torch's random streams, as they were before.
+
+        Args:
+            inputs: On whose device passes run.
+        """
+        saved = [(b, b.clone()) for b in (*self.model.buffers(), *self.losses.buffers())]
+        device = _device(inputs)
+        try:
+            with torch.random.fork_rng([device] if device.type == "cuda" else []):
+                yield
+        finally:
+            with torch.no_grad():
+                for buffer, before in saved:
+                    buffer.copy_(before)
+
+    def supervised_losses(self, batch: Batch, tasks: Sequence[str]) -> dict[str, Tensor]:
+        """Compute the losses of the present tasks, without cross-task terms and balancers.
+
+        Args:
+            batch: As in `forward`.
+            tasks: As in `forward`.
+
+        Returns:
+            Present task -> its loss, early predictions included, with its graph.
+        """
+        present = batch.present(tasks)
+        features, predictions, _ = self._run(batch.inputs, present)
+        return dict(self._supervised(batch, present, features, predictions).total)
+
     @torch.no_grad()
     def evaluate_losses(self, batch: Batch, tasks: Sequence[str]) -> dict[str, float]:
         """Compute the losses of the present tasks again; nothing is balanced, drawn or changed.
@@ -154,15 +186,8 @@ class Learner(nn.Module):
         Returns:
             Present task -> its loss before balancing, early predictions included.
         """
-        present = batch.present(tasks)
-        device = _device(batch.inputs)
-        buffers = [*self.model.buffers(), *self.losses.buffers()]
-        saved = [buffer.clone() for buffer in buffers]
-        with torch.random.fork_rng([device] if device.type == "cuda" else []):
-            features, predictions, _ = self._run(batch.inputs, present)
-            losses = self._supervised(batch, present, features, predictions).total
-        for buffer, before in zip(buffers, saved, strict=True):
-            buffer.copy_(before)
+        with self.no_trace(batch.inputs):
+            losses = self.supervised_losses(batch, tasks)
         return {task: float(loss) for task, loss in losses.items()}
 
     @property
@@ -223,6 +248,7 @@ class Learner(nn.Module):
             last=model.backbone.last_shared_parameters(),
             distributed=self.distributed,
             sums_only=self.balancing.finisher is None,
+            batches=self.balancing.batches,
         )  # fmt: skip
 
     def parameter_groups(self) -> list[dict[str, Any]]:
@@ -264,6 +290,8 @@ class Learner(nn.Module):
         # Supervised losses see view 0 only; indexing is skipped where there is no other.
         rows = [i for i, view in enumerate(batch.view) if view == 0]
         pick = partial(_pick, rows=None if len(rows) == len(batch) else rows)
+        # Of all tasks of the run, whether they still learn or not.
+        labelled = [sum(batch.labelled[task][i] for task in self.tasks) for i in rows]
         keep_maps = any(b.needs_maps for b in self.balancing.loss_balancers)
         raw, maps, valid = {}, {}, {}
         early: dict[str, Tensor] = {}
@@ -277,6 +305,7 @@ class Learner(nn.Module):
                 target=target,
                 valid=valid[task],
                 normalisation=self.normalisation,
+                labelled=labelled,
             )
             raw[task], values = judge(pick(predictions[task]))
             size = tuple(target.shape[-2:])

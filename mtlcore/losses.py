@@ -25,7 +25,7 @@ __all__ = [
     "reduce_loss",
 ]
 
-Normalisation = Literal["valid", "sample"]
+Normalisation = Literal["valid", "sample", "labelled"]
 
 
 class Loss(nn.Module, abc.ABC):
@@ -168,6 +168,7 @@ def reduce_loss(
     target: Tensor,
     valid: Tensor,
     normalisation: Normalisation = "valid",
+    labelled: Sequence[int] = (),
 ) -> tuple[Tensor, Tensor | None]:
     """Reduce a task's loss to a scalar.
 
@@ -178,7 +179,10 @@ def reduce_loss(
         valid: `(B, *valid_shape)` boolean, with at least one True.
         normalisation: "valid" divides the sum over all valid elements of the batch by the sum of
             their weights. "sample" does so for each sample, and divides the sum of the results by
-            the batch size, so that a sample without labels counts as zero (MTPSL's convention).
+            the batch size, so that a sample without labels counts as zero (the convention of
+            MTPSL's code). "labelled" also divides each sample's result by the number of its tasks
+            that have a label (that of MTPSL's paper, eq. 1).
+        labelled: for "labelled", the number of labelled tasks of each sample, (B,).
 
     Returns:
         The scalar, and the elementwise losses `(B, *valid_shape)`, None for a `ScalarLoss`.
@@ -188,6 +192,7 @@ def reduce_loss(
             return loss(prediction, target, valid), None
         terms = [
             loss(prediction[i : i + 1], target[i : i + 1], valid[i : i + 1])
+            / (labelled[i] if normalisation == "labelled" else 1)
             for i in range(len(valid))
             if bool(valid[i].any())
         ]
@@ -200,4 +205,7 @@ def reduce_loss(
         return kept.sum() / mass.sum(), values
     kept, mass = (part.reshape(len(part), -1).sum(1) for part in (kept, mass))
     # A sample without labels is 0 / 1 here, not 0 / 0.
-    return (kept / mass.masked_fill(mass == 0, 1)).mean(), values
+    means = kept / mass.masked_fill(mass == 0, 1)
+    if normalisation == "labelled":
+        means = means / means.new_tensor([max(number, 1) for number in labelled])
+    return means.mean(), values

@@ -5,11 +5,14 @@ from __future__ import annotations
 import abc
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import final
 
 import attrs
 from torch import Tensor
+
+from mtlcore.data import Batch
+from mtlcore.tasks import Task
 
 __all__ = [
     "DELTA_M",
@@ -17,7 +20,9 @@ __all__ = [
     "Metric",
     "MetricCollection",
     "MetricValues",
+    "RegionalMetric",
     "delta_m",
+    "is_regional",
 ]
 
 #: Task -> metric -> value.
@@ -33,6 +38,14 @@ class Metric(abc.ABC):
     """
 
     higher_is_better: Mapping[str, bool]
+
+    def see(self, batch: Batch) -> None:
+        """Look at the batch whose predictions `update` gets next; here, do nothing.
+
+        Args:
+            batch: with its inputs and the labels of all tasks.
+        """
+        return
 
     @abc.abstractmethod
     def update(self, prediction: Tensor, target: Tensor, valid: Tensor) -> None:
@@ -78,6 +91,11 @@ class MetricCollection(Metric):
             name: higher for metric in metrics for name, higher in metric.higher_is_better.items()
         }
 
+    def see(self, batch: Batch) -> None:
+        """Let every metric look at the batch."""
+        for metric in self._metrics:
+            metric.see(batch)
+
     def update(self, prediction: Tensor, target: Tensor, valid: Tensor) -> None:
         """Accumulate a batch in every metric."""
         for metric in self._metrics:
@@ -96,6 +114,92 @@ class MetricCollection(Metric):
     def reset(self) -> None:
         """Reset every metric."""
         for metric in self._metrics:
+            metric.reset()
+
+
+_OF_REGION = "/"
+
+
+def is_regional(metric: str) -> bool:
+    """Return whether a name is that of a metric in the region of a class, "abs_error/wall"."""
+    return _OF_REGION in metric
+
+
+@final
+class RegionalMetric(Metric):
+    """A metric over everything, and once more in the region of each class of a task's labels.
+
+    Of a metric `abs_error` and a class `wall` the latter is called `abs_error/wall`. Regions are
+    those of the labels, not of predictions; elements without such a label are in none. The metric
+    over everything comes first, and it alone counts where metrics are averaged or ranked.
+
+    Args:
+        make: returns a new metric.
+        regions: a task of classes, for each pixel or each sample; those that it ignores have no
+            region.
+
+    Raises:
+        ValueError: the task has no classes.
+    """
+
+    def __init__(self, make: Callable[[], Metric], regions: Task) -> None:
+        if regions.dtype != "int64":
+            raise ValueError(f"task {regions.name!r} has no classes that could be regions")
+        self._name = regions.name
+        self._whole = make()
+        self._parts = {number: make() for number in regions.counted}
+        unique = len(set(regions.class_names)) == regions.channels
+        self._names = {n: regions.class_names[n] if unique else str(n) for n in regions.counted}
+        self._batch: Batch | None = None
+        self.higher_is_better = {
+            **self._whole.higher_is_better,
+            **{
+                f"{metric}{_OF_REGION}{name}": higher
+                for name in self._names.values()
+                for metric, higher in self._whole.higher_is_better.items()
+            },
+        }
+
+    def see(self, batch: Batch) -> None:
+        """Look at the labels whose classes are the regions."""
+        self._batch = batch
+        for metric in (self._whole, *self._parts.values()):
+            metric.see(batch)
+
+    def update(self, prediction: Tensor, target: Tensor, valid: Tensor) -> None:
+        """Accumulate a batch as a whole and in each region.
+
+        Raises:
+            ValueError: `see` was not called with the batch.
+        """
+        if self._batch is None:
+            raise ValueError(f"no labels of {self._name} were seen whose classes are regions")
+        classes, known = self._batch.targets[self._name], self._batch.valid[self._name]
+        self._batch = None
+        self._whole.update(prediction, target, valid)
+        for number, metric in self._parts.items():
+            region = (classes == number) & known
+            region = region.view(*region.shape, *[1] * (valid.dim() - region.dim()))
+            metric.update(prediction, target, valid & region)
+
+    def compute(self) -> dict[str, float]:
+        """Return the metric over everything, then by region; NaN where a class does not occur."""
+        values = self._whole.compute()
+        for number, metric in self._parts.items():
+            found = metric.compute()
+            values |= {f"{m}{_OF_REGION}{self._names[number]}": v for m, v in found.items()}
+        return values
+
+    def merge(self, other: Metric) -> None:
+        """Merge the whole and every region with its counterpart."""
+        assert isinstance(other, RegionalMetric)
+        self._whole.merge(other._whole)
+        for number, metric in self._parts.items():
+            metric.merge(other._parts[number])
+
+    def reset(self) -> None:
+        """Reset the whole and every region."""
+        for metric in (self._whole, *self._parts.values()):
             metric.reset()
 
 

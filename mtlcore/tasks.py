@@ -66,10 +66,12 @@ class Task:
         dtype: of a target, "int64" or "float32". By default that of the kind.
         safe_value: what `collate` writes where a label is missing: one number, or one per channel.
             By default that of the kind.
+        ignored: numbers of classes that do not count, such as a background's: `collate` treats
+            them as missing labels, and means over classes leave them out.
 
     Raises:
-        ValueError: the name is not lower-case letters, digits and underscores, or the numbers of
-            channels and class names differ.
+        ValueError: the name is not lower-case letters, digits and underscores, the numbers of
+            channels and class names differ, or `ignored` names what is no class, or all of them.
     """
 
     name: str = attrs.field(validator=_check_name)
@@ -94,6 +96,24 @@ class Task:
             raise ValueError(
                 f"task {self.name!r} has {self.channels} channels but {len(value)} class names"
             )
+
+    ignored: tuple[int, ...] = attrs.field(default=())
+
+    @ignored.validator
+    def _some_class_is_left(self, _attribute: object, value: tuple[int, ...]) -> None:
+        if not value:
+            return
+        if self.dtype != "int64":
+            raise ValueError(f"task {self.name!r} has no classes to ignore")
+        if wrong := [number for number in value if not 0 <= number < self.channels]:
+            raise ValueError(f"task {self.name!r} has no class {wrong[0]} to ignore")
+        if len(set(value)) == self.channels:
+            raise ValueError(f"task {self.name!r} would ignore all of its classes")
+
+    @property
+    def counted(self) -> tuple[int, ...]:
+        """Numbers of the channels that count: all but the classes that are ignored."""
+        return tuple(number for number in range(self.channels) if number not in self.ignored)
 
     @property
     def key(self) -> str:

@@ -31,6 +31,7 @@ from pathlib import Path
 import attrs, torch
 import mtlcore
 from mtlcore.storage import load_checkpoint, save_checkpoint
+from mtlcore.balancing import GramianBalancer
 from mtlcore.data import Batch, empty_batch
 from mtlcore.episodes import Episode, LoadedPlan
 from mtlcore.distributed import init_distributed
@@ -52,7 +53,30 @@ class Early(TinyBackbone):
         for task, loss in context.losses.items():  # the same on every rank
             self.branches[self.keys[task]][1].running_mean += 0.01 * loss
 
+class Comparing(GramianBalancer):
+    batches, validation = 2, "val"
+
+    def __init__(self, scope):
+        super().__init__()
+        self.scope, self.validation = scope, "val" if scope == "shared" else None
+
+    def weights(self, gramian, context=None):
+        kept = context.gramians[0, 1].diagonal() / gramian.trace()
+        if self.validation is None:
+            return 1 + kept
+        weights = torch.stack([1 + kept, 2 - kept])
+        products, own = context.validation_products(weights, 0.1)
+        again, _ = context.validation_products()
+        kept = kept + (products.sum(1) + own + again.diagonal()).tanh()
+        one = torch.stack([1 + kept, 2 - kept])
+        return torch.stack([one, one.flip(0)])
+
+class LastShared(TinyBackbone):
+    def last_shared_parameters(self):
+        return [self.trunk[0].weight]
+
 CHAINS = {
+    "batches": ["batches"], "batches at the last": ["batches at the last"],
     "equal": [], "uncertainty": ["uncertainty"], "dwa": ["dwa"], "pcgrad": ["pcgrad"],
     "nash-mtl": ["nash-mtl"], "uncertainty+pcgrad": ["uncertainty", "pcgrad"],
     "features": ["features"], "rlw+pcgrad": ["rlw", "pcgrad"], "every third": ["nash-mtl"],
@@ -61,6 +85,8 @@ CHAINS = {
 NAMES = tuple(task.name for task in TINY_TASKS)
 
 def balancer(name):
+    if name.startswith("batches"):
+        return Comparing("shared" if name == "batches" else "last_shared")
     if name == "ira":  # elementwise losses, summed up over the ranks
         return mtlcore.create("balancers", name, main="depth", alpha=0.05)
     if name != "features":
@@ -101,10 +127,24 @@ def steps():
     yield [tiny_batch(4, seed=6, absent=["normals"])]
     yield [tiny_batch(5, seed=7)]
 
+def comparing(plan, number, distributed):
+    # A second batch, and a validation batch of two parts, some of which one rank has nothing of.
+    absent = [[], ["depth"], ["normals"]][number % 3]
+    more = [tiny_batch(3, seed=50 + number, absent=absent), tiny_batch(1, seed=60 + number),
+            tiny_batch(4, seed=70 + number, absent=absent)]
+    if number == 2:
+        more[1].inputs[:] = float("nan")
+    more = [share(double(batch), distributed) for batch in more]
+    first = len(plan.batches)
+    return LoadedPlan(
+        (*plan.batches, *more), (*plan.episodes, Episode(NAMES, first, group=1)),
+        (Episode(NAMES, first + 1), Episode(NAMES, first + 2)),
+    )
+
 with init_distributed() as distributed:
     for name, chain in CHAINS.items():
         every = 3 if name == "every third" else 1
-        backbone = Early if name == "early" else TinyBackbone
+        backbone = Early if name == "early" else LastShared if "last" in name else TinyBackbone
         learner = tiny_learner(
             [balancer(n) for n in chain], update_every=every, backbone=backbone
         ).double()
@@ -116,6 +156,8 @@ with init_distributed() as distributed:
             learner.context.step = number
             loaded = tuple(share(double(batch), distributed) for batch in batches)
             plan = LoadedPlan(loaded, tuple(Episode(NAMES, n) for n in range(len(loaded))))
+            if name.startswith("batches"):
+                plan = comparing(plan, number, distributed)
             report = optimizer.step(learner, plan)
             skipped.append(report.skipped is not None)
             losses.append([report.losses.get(n, -1.0) for n in NAMES])
@@ -148,7 +190,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 CHAINS = ["equal", "uncertainty", "dwa", "pcgrad", "nash-mtl", "uncertainty+pcgrad", "features",
-          "every third", "ira", "early"]  # fmt: skip
+          "every third", "ira", "early", "batches", "batches at the last"]  # fmt: skip
 
 
 def state(folder: Path, chain: str, rank: int, size: int) -> dict[str, object]:
@@ -171,7 +213,8 @@ def test_ranks_stay_identical_bit_for_bit(trained: Path, chain: str) -> None:
 @pytest.mark.parametrize("chain", CHAINS)
 def test_agrees_with_one_process_and_all_samples(trained: Path, chain: str) -> None:
     alone, shared = state(trained, chain, 0, 1), state(trained, chain, 0, 2)
-    assert alone["skipped"] == shared["skipped"] == [False] * 4 + [True] + [False] * 2
+    skipped = [4] if chain != "batches" else [2, 4]
+    assert alone["skipped"] == shared["skipped"] == [n in skipped for n in range(7)]
     taken = [number for number, skipped in enumerate(alone["skipped"]) if not skipped]
     for number in taken:
         assert shared["losses"][number] == pytest.approx(alone["losses"][number], abs=1e-9)

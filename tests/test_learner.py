@@ -12,7 +12,7 @@ from torch import nn
 from mtlcore.balancing import BalancerContext, GradientBalancer, GramianBalancer
 from mtlcore.episodes import Episode, LoadedPlan
 from mtlcore.errors import UsageError
-from mtlcore.losses import CrossTaskLoss
+from mtlcore.losses import CrossTaskLoss, reduce_loss
 from mtlcore.optimizers import GradientDescent, Schedule
 from mtlcore.standard.balancers import Fixed, Uncertainty
 from mtlcore.standard.losses import L1
@@ -217,3 +217,27 @@ def test_a_parameter_in_two_groups_is_refused() -> None:
     learner.model.backbone.trunk.parameter_groups = lambda: groups
     with pytest.raises(UsageError, match="two groups, of TinyBackbone and Sequential"):
         learner.parameter_groups()
+
+
+def test_labelled_divides_a_samples_losses_by_its_number_of_labelled_tasks() -> None:
+    """MTPSL's eq. 1: a mean over samples of the mean over the tasks that a sample has labels of."""
+    batch = tiny_batch(4)
+    missing = {"depth": (0, 1), "normals": (0,), "segmentation": (3,)}
+    for task, rows in missing.items():
+        batch.valid[task][list(rows)] = False
+        batch.labelled[task] = tuple(i not in rows for i in range(4))
+    learner = tiny_learner(normalisation="labelled").eval()
+    found = learner(batch, learner.tasks).raw
+    predictions = learner.predict(batch.inputs, learner.tasks)
+    sums = dict.fromkeys(learner.tasks, 0.0)
+    for i, number in enumerate((1, 2, 3, 2)):
+        for task in learner.tasks:
+            if i not in missing.get(task, ()):
+                row = slice(i, i + 1)
+                target, valid = batch.targets[task][row], batch.valid[task][row]
+                loss = learner.losses[learner.model.tasks[task].key]
+                value, _ = reduce_loss(loss, predictions[task][row], target, valid)
+                sums[task] += float(value.detach()) / number / 4
+    assert {task: float(loss.detach()) for task, loss in found.items()} == pytest.approx(sums)
+    plain = tiny_learner(normalisation="sample").eval()(batch, learner.tasks).raw
+    assert float(plain["depth"].detach()) > float(found["depth"].detach())

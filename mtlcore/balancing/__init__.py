@@ -6,7 +6,14 @@ of gradients per present task, *apply* the balancer's answer and write `.grad`.
 """
 
 from mtlcore.balancing.chain import Balancing
-from mtlcore.balancing.context import BalancerContext, BalancingResult, Scope, Status
+from mtlcore.balancing.context import (
+    MISSING,
+    BalancerContext,
+    BalancingResult,
+    Scope,
+    Status,
+    ValidationProducts,
+)
 from mtlcore.balancing.contracts import (
     Balancer,
     GradientBalancer,
@@ -14,8 +21,9 @@ from mtlcore.balancing.contracts import (
     LossBalancer,
     RowBalancer,
 )
-from mtlcore.balancing.gradients import MISSING, TaskGradients
+from mtlcore.balancing.gradients import TaskGradients
 from mtlcore.balancing.graphs import own_leaves
+from mtlcore.balancing.look_ahead import ValidationLosses
 from mtlcore.balancing.rows import SMALL
 from mtlcore.balancing.tentative import Tentative
 
@@ -34,5 +42,7 @@ __all__ = [
     "Status",
     "TaskGradients",
     "Tentative",
+    "ValidationLosses",
+    "ValidationProducts",
     "own_leaves",
 ]

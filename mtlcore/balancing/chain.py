@@ -57,6 +57,7 @@ class Balancing(nn.Module):
                 "last shared layer say nothing of the layers before it; use the scope 'shared' or "
                 "'features'"
             )
+        self._check_batches()
 
     @property
     def finisher(self) -> RowBalancer | None:
@@ -68,6 +69,16 @@ class Balancing(nn.Module):
     def scope(self) -> Scope:
         """The scope of the balancer of gradients; "shared" if there is none."""
         return "shared" if self.finisher is None else self.finisher.scope
+
+    @property
+    def batches(self) -> int:
+        """Number of independent batches of a step."""
+        return 1 if self.finisher is None else self.finisher.batches
+
+    @property
+    def validation(self) -> str | None:
+        """The split of a step's validation batch; None if no balancer asks for one."""
+        return None if self.finisher is None else self.finisher.validation
 
     @property
     def chain(self) -> Sequence[Balancer]:
@@ -130,6 +141,34 @@ class Balancing(nn.Module):
         if self.update_every > 1:
             new = {task: [result.weights[task], head] for task, head in result.heads.items()}
             self._last_weights = {**self._last_weights, **new}
+
+    def _check_batches(self) -> None:
+        """Refuse balancers that ask for batches of which they would see nothing."""
+        for balancer in self._chain:
+            batches, validation = balancer.batches, balancer.validation
+            name = type(balancer).__name__
+            if type(batches) is not int or batches < 1:
+                raise UsageError(f"balancer: {name}.batches: {batches!r} is no number of batches")
+            if validation not in (None, "val", "train"):
+                raise UsageError(
+                    f"balancer: {name}.validation: {validation!r} is not a split; it is 'val', "
+                    "'train' or None"
+                )
+            if batches == 1 and validation is None:
+                continue
+            if not isinstance(balancer, GramianBalancer):
+                raise UsageError(
+                    f"balancer: {name} asks for several independent batches or a validation "
+                    "batch, whose gradients only a balancer of Gramians can compare"
+                )
+            # Features of other samples are other coordinates.
+            allowed = ("shared",) if validation else ("shared", "last_shared")
+            if balancer.scope not in allowed:
+                raise UsageError(
+                    f"balancer: {name} compares gradients of different batches, and with the "
+                    f"scope {balancer.scope!r} these have nothing in common; use the scope "
+                    "'shared'"
+                )
 
     def get_extra_state(self) -> dict[str, Any]:
         return {"last_weights": self._last_weights}

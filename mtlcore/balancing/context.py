@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
-from typing import Literal
+from typing import Literal, Protocol
 
 import attrs
 import torch
@@ -15,6 +16,37 @@ from mtlcore.distributed import SINGLE_PROCESS, Distributed
 Scope = Literal["shared", "features", "last_shared"]
 Status = Literal["converged", "degenerate", "not finite"]
 Granularity = Literal["whole", "parameter", "element"]
+
+MISSING = {
+    "features": "balancer: the scope 'features' compares gradients at the maps that heads read, "
+    "and here is none that learns: unfreeze the backbone, or name them (`features` of `backward`)",
+    "last_shared": "balancer: the scope 'last_shared' needs a backbone that names its last shared "
+    "parameters (`last_shared_parameters`), not frozen; this one has none",
+}
+"""What to say where a scope has nothing to compare."""
+
+
+class ValidationProducts(Protocol):
+    """Compares the step's gradients with those of the losses of the validation batch."""
+
+    def __call__(self, weights: Tensor | None = None, rate: float = 0.0) -> tuple[Tensor, Tensor]:
+        """Return inner products of training and validation gradients, float64 on the CPU.
+
+        The validation losses are those of single tasks, before balancers of losses; each call
+        computes them and their gradients. Nothing is learnt from them.
+
+        Args:
+            weights: What the step would apply, as `GramianBalancer.weights` returns it.
+            rate: The learning rate of a plain gradient step by these weights, which is taken back;
+                the validation gradients are those at the parameters it leads to. 0: at the
+                current ones.
+
+        Returns:
+            (K, K) whose entry i, j is the product of the training gradient of `present[i]` and the
+            validation gradient of `present[j]` at the shared parameters, and (K,) the products of
+            both gradients of each task at parameters of its own. A task without a label in the
+            validation batch has a gradient of zeros.
+        """
 
 
 @attrs.define(kw_only=True)
@@ -36,6 +68,12 @@ class BalancerContext:
         gramian: In `after_step`, the (K, K) Gramian of this step's rows, summed over micro-batches
             and processes, in float64 on the CPU. None if no Gramian was asked for: without a
             balancer of Gramians, and between two updates (`balancer.update_every`).
+        gramians: Where a step has several independent batches (`Balancer.batches`), the
+            (B, B, K, K) inner products of the gradients of each two of them: `gramians[0, 1]` is
+            `J1 J2'`. A task without a label in a batch has a row of zeros there. There in `weights`
+            and, unless no weights were asked for, in `after_step`; None otherwise.
+        validation_products: In `weights`, the validation batch (`Balancer.validation`); else None.
+        learning_rate: That of the first parameter group in this step.
         reevaluate: In `after_step`, computes the present tasks' mean losses again, on the same
             samples at the updated parameters. None if the optimizer cannot.
         distributed: The processes that train together; each sees its own part of a step.
@@ -51,6 +89,9 @@ class BalancerContext:
     maps: Mapping[str, Tensor] = attrs.field(factory=dict)
     batch: Batch | None = None
     gramian: Tensor | None = None
+    gramians: Tensor | None = None
+    validation_products: ValidationProducts | None = None
+    learning_rate: float = math.nan
     reevaluate: Callable[[], dict[str, float]] | None = None
     distributed: Distributed = SINGLE_PROCESS
 
@@ -60,7 +101,8 @@ class BalancingResult:
     """What a step's balancing decided.
 
     Args:
-        weights: Weight of each present task's row in the shared update; empty for a sum of losses.
+        weights: Weight of each present task's row in the shared update, summed over independent
+            batches; empty for a sum of losses.
         heads: Weight of each present task's gradient at its own parameters; empty if nothing new
             was decided.
         cosines: Cosine of the gradients of each pair of present tasks; empty without a Gramian.

@@ -16,8 +16,11 @@ Equal weighting is the sum of the losses (weights 1); heads have weight 1.
 from __future__ import annotations
 
 import abc
-from collections.abc import Iterable, Mapping, Sequence
-from functools import partial
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial, reduce
+from operator import add
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +30,7 @@ from mtlcore.balancing.context import BalancerContext, BalancingResult, Granular
 from mtlcore.balancing.gradients import TaskGradients
 from mtlcore.balancing.graphs import own_leaves
 from mtlcore.data import Batch
+from mtlcore.errors import UsageError
 from mtlcore.metrics import MetricValues
 from mtlcore.tasks import Task
 
@@ -43,10 +47,18 @@ class Balancer(nn.Module, abc.ABC):
         affine: Whether the result is affine in the losses. If not, gradient accumulation and
             several processes give another result than one large batch.
         generator: Source of randomness without a context; None: torch's global generator.
+        batches: Number of independent batches of training samples that a step needs, whose
+            gradients `BalancerContext.gramians` compares; more than one only for a
+            GramianBalancer. A step learns from the mean of their gradients, unless `weights`
+            answers for each batch.
+        validation: The split that one more batch of each step comes from, "val" or "train", for
+            `BalancerContext.validation_products`; only for a GramianBalancer. None: there is none.
     """
 
     affine: bool = True
     generator: torch.Generator | None = None
+    batches: int = 1
+    validation: Literal["val", "train"] | None = None
 
     def prepare(self, tasks: Sequence[Task], data: Iterable[Batch] | None = None) -> None:
         """Allocate state for the tasks, before the optimizer is built.
@@ -95,6 +107,8 @@ class Balancer(nn.Module, abc.ABC):
         *,
         features: Sequence[Tensor] = (),
         last_shared_params: Iterable[Parameter] = (),
+        more_losses: Sequence[Mapping[str, Tensor]] = (),
+        validation: Callable[[], Mapping[str, Tensor]] | None = None,
     ) -> BalancingResult:
         """Balance in a training loop of your own, in place of `sum(losses.values()).backward()`.
 
@@ -113,27 +127,56 @@ class Balancer(nn.Module, abc.ABC):
                 must cross exactly one of them.
             last_shared_params: for a balancer whose scope is "last_shared": those of
                 `shared_params` whose gradients are compared.
+            more_losses: for a balancer of several independent batches (`batches`): the losses of
+                each batch but the first, from a forward pass of its own.
+            validation: for a balancer with a validation batch (`validation`): computes a scalar
+                per task, with its graph, at the parameters as they are when it is called.
 
         Returns:
             The weights that were applied, and how the balancer ended.
 
         Raises:
             UsageError: several losses reach a parameter that is not in `shared_params`, or what
-                the scope needs is missing.
+                the scope needs is missing, or the losses are not of as many batches as it needs.
         """
+        batches = [losses, *more_losses]
+        self._check_batches(len(batches), validation is not None)
         if context is None:
-            names = tuple(losses)
+            names = tuple(dict.fromkeys(task for batch in batches for task in batch))
             context = BalancerContext(tasks=names, present=names, generator=self.generator)
-        return self._backward(losses, list(shared_params), context, features, last_shared_params)
+        return self._backward(
+            batches, list(shared_params), context, features, last_shared_params, validation
+        )
+
+    def _check_batches(self, given: int, validation: bool) -> None:
+        name = type(self).__name__
+        if given != self.batches:
+            raise UsageError(
+                f"balancer: {name} needs the losses of {self.batches} independent "
+                f"{'batch' if self.batches == 1 else 'batches'} a step, and got those of {given}; "
+                "in a loop of your own, hand those of each batch but the first to "
+                "backward(..., more_losses=[...])"
+            )
+        if validation != (self.validation is not None):
+            raise UsageError(
+                f"balancer: {name} "
+                + (
+                    "has no use for a validation batch; leave out `validation` of backward"
+                    if validation
+                    else "compares gradients with those of a validation batch; in a loop of your "
+                    "own, hand backward(..., validation=...) a function that computes its losses"
+                )
+            )
 
     @abc.abstractmethod
     def _backward(
         self,
-        losses: Mapping[str, Tensor],
+        batches: Sequence[Mapping[str, Tensor]],
         shared_params: Sequence[Parameter],
         context: BalancerContext,
         features: Sequence[Tensor],
         last_shared_params: Iterable[Parameter],
+        validation: Callable[[], Mapping[str, Tensor]] | None,
     ) -> BalancingResult: ...
 
 
@@ -160,12 +203,14 @@ class LossBalancer(Balancer):
 
     def _backward(
         self,
-        losses: Mapping[str, Tensor],
+        batches: Sequence[Mapping[str, Tensor]],
         shared_params: Sequence[Parameter],
         context: BalancerContext,
         features: Sequence[Tensor],
         last_shared_params: Iterable[Parameter],
+        validation: Callable[[], Mapping[str, Tensor]] | None,
     ) -> BalancingResult:
+        (losses,) = batches
         balanced = self.transform(dict(losses), context)
         context.losses = {task: float(loss.detach()) for task, loss in losses.items()}
         torch.stack([*balanced.values()]).sum().backward()  # type: ignore[no-untyped-call]
@@ -187,17 +232,26 @@ class RowBalancer(Balancer):
 
     def _backward(
         self,
-        losses: Mapping[str, Tensor],
+        batches: Sequence[Mapping[str, Tensor]],
         shared_params: Sequence[Parameter],
         context: BalancerContext,
         features: Sequence[Tensor],
         last_shared_params: Iterable[Parameter],
+        validation: Callable[[], Mapping[str, Tensor]] | None,
     ) -> BalancingResult:
-        own = own_leaves(losses, shared_params)
-        gradients = TaskGradients(shared_params, own, (), self.scope, last_shared_params)
-        gradients.collect_rows(losses, cut=features)
-        context.losses = {task: float(loss.detach()) for task, loss in losses.items()}
-        result = gradients.apply(self, context, accumulate=True)
+        shares = Counter(task for losses in batches for task in losses)
+        # Tasks are in the mean over the batches that have them.
+        parts = [{t: x / n if (n := shares[t]) > 1 else x for t, x in b.items()} for b in batches]
+        means = {t: reduce(add, [part[t] for part in parts if t in part]) for t in shares}
+        own = own_leaves(means, shared_params)
+        gradients = TaskGradients(
+            shared_params, own, (), self.scope, last_shared_params, batches=self.batches
+        )
+        for number, part in enumerate(parts):
+            gradients.collect_rows(part, cut=features, batch=number)
+        context.losses = {task: float(mean.detach()) for task, mean in means.items()}
+        compute = None if validation is None else lambda: [validation()]
+        result = gradients.apply(self, context, accumulate=True, validation=compute)
         context.gramian = result.gramian
         return result
 
@@ -213,9 +267,14 @@ class GramianBalancer(RowBalancer):
             gramian: (K, K) float64 on the CPU, finite; entry i, j is the inner product of the
                 gradients of `context.present[i]` and `context.present[j]`.
             context: What is known of the step, passed by keyword; None outside a training loop.
+                Of several independent batches, `gramian` is of the mean gradients, and
+                `context.gramians` has the products of each two batches.
 
         Returns:
             (K,) float64 for the shared parameters, or (2, K) whose second row weights the heads.
+            Of B independent batches, these weigh the mean gradients over the batches that have a
+            label of the task; (B, 2, K) weighs the gradients of each batch instead, and their sum
+            is what the step learns from.
         """
 
     @property

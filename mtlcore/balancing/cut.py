@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from mtlcore.balancing.graphs import gradients
-from mtlcore.balancing.rows import Row
+from mtlcore.balancing.products import Row
 from mtlcore.features import Boundary
 
 

@@ -15,17 +15,20 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
-from mtlcore.balancing.answers import cosines, split_weights
-from mtlcore.balancing.context import BalancerContext, BalancingResult, Scope, Status
+from mtlcore.balancing.answers import Weights, cosines, split_weights
+from mtlcore.balancing.batches import Batches
+from mtlcore.balancing.context import MISSING, BalancerContext, BalancingResult, Scope, Status
 from mtlcore.balancing.cut import Cut
 from mtlcore.balancing.graphs import gradients, learning
-from mtlcore.balancing.rows import Row, SharedRows, added, scaled
+from mtlcore.balancing.look_ahead import LookAhead, NotFinite, ValidationLosses
+from mtlcore.balancing.products import Row
+from mtlcore.balancing.rows import Key, SharedRows, added, scaled
+from mtlcore.balancing.writing import share_sums, write
 from mtlcore.distributed import SINGLE_PROCESS, Distributed
 from mtlcore.errors import UsageError
 from mtlcore.features import Boundary
 
 __all__ = [
-    "MISSING",
     "Decider",
     "TaskGradients",
 ]
@@ -52,6 +55,7 @@ class TaskGradients:
         distributed: The processes whose gradients are added up.
         sums_only: No rows will be collected, so that autograd itself may add to `.grad`; the
             caller empties `.grad` before.
+        batches: Number of independent batches of which rows are kept apart.
 
     Raises:
         UsageError: The scope is "last_shared", and there is no such parameter.
@@ -66,6 +70,7 @@ class TaskGradients:
         last: Iterable[Parameter] = (),
         distributed: Distributed = SINGLE_PROCESS,
         sums_only: bool = False,
+        batches: int = 1,
     ) -> None:
         self._distributed = distributed
         self._sums_only = sums_only
@@ -79,16 +84,19 @@ class TaskGradients:
         if scope == "last_shared" and not measured:
             raise UsageError(MISSING["last_shared"])
         self._measured: list[Parameter] = measured
-        self._rows = SharedRows(measured, len(self._own))
-        self._own_rows: dict[str, Row] = {}
+        self._rows = SharedRows(measured, len(self._own) * batches)
+        self._own_rows: dict[Key, Row] = {}
+        # Of the step that is applied; None before, and where there is one batch only.
+        self._batches: Batches | None = None
+        self._several = batches if batches > 1 else None
         # By the parameter's `id`, which takes a tenth of the time of its hash.
         self._sums: dict[int, Tensor] = {}
         # Of the shared parameters, in memory that is nobody else's; empty before it is known.
         self._direction: Row = ()
         # What the one pass through the trunk starts from, where rows are not of the trunk itself.
         self._cut = Cut()
-        self._losses: list[tuple[str, Tensor]] = []
-        self._scale = 1.0
+        self._losses: list[tuple[Key, Tensor]] = []
+        self._scale = self._loss_scale = 1.0
 
     def collect_sum(self, losses: Sequence[Tensor], retain_graph: bool = False) -> None:
         """Add the gradient of a sum of losses for every parameter, in one backward pass.
@@ -112,6 +120,7 @@ class TaskGradients:
         retain_graph: bool = False,
         cut: Sequence[Tensor] = (),
         boundary: Boundary | None = None,
+        batch: int = 0,
     ) -> None:
         """Add a row per task, in one backward pass each, which runs through its own head only.
 
@@ -120,6 +129,8 @@ class TaskGradients:
             retain_graph: Whether another backward pass follows.
             cut: The features whose gradients are the rows if the scope is "features".
             boundary: Instead of a cut, where heads were separated from the backbone.
+            batch: Number of the independent batch that the losses are of. Of several, each loss is
+                the task's mean loss, divided by the number of batches that have its labels.
 
         Raises:
             UsageError: The scope is "features", and there is neither.
@@ -131,10 +142,11 @@ class TaskGradients:
             measured = self._cut.extend(cut) if boundary is None else self._cut.separate(boundary)
             self._rows.extend(measured)
         elif self._scope == "last_shared":
-            self._losses += losses.items()
+            self._losses += (((task, batch), loss) for task, loss in losses.items())
         retain_graph = retain_graph or self._scope != "shared"
         for number, (task, loss) in enumerate(losses.items()):
-            self._collect_row(task, loss, measured, retain_graph or number < len(losses) - 1)
+            more = retain_graph or number < len(losses) - 1
+            self._collect_row((task, batch), loss, measured, more)
 
     def collect_weighted(
         self,
@@ -167,6 +179,7 @@ class TaskGradients:
 
     def unscale(self, scale: float) -> None:
         """Divide everything collected by the loss scale."""
+        self._loss_scale = scale
         # What still has to go through the trunk stays large, as half precision needs it.
         self._scale = scale if self._scope != "shared" else 1.0
         if self._scope != "features":
@@ -182,17 +195,24 @@ class TaskGradients:
     def gramian(self) -> tuple[tuple[str, ...], Tensor]:
         """Return the tasks that have a row, and their (K, K) float64 Gramian on the CPU.
 
-        Parameters that a task does not reach count as zeros in its row.
+        Parameters that a task does not reach count as zeros in its row. Of several independent
+        batches, it is the Gramian of the mean gradients.
         """
         gramian = self._rows.gramian()
         if self._scope == "features":
             # Each rank has the features of its own samples: other coordinates, not other rows.
             self._distributed.all_reduce([gramian])
             gramian = gramian / self._scale**2
-        return self._rows.tasks, gramian
+        if self._batches is not None:
+            return self._batches.tasks, self._batches.gramian(gramian)
+        return tuple([task for task, _ in self._rows.keys]), gramian
 
     def apply(
-        self, finisher: Decider | None, context: BalancerContext, accumulate: bool = False
+        self,
+        finisher: Decider | None,
+        context: BalancerContext,
+        accumulate: bool = False,
+        validation: ValidationLosses | None = None,
     ) -> BalancingResult:
         """Write `.grad` of every parameter (None if no loss reached it) and clear the rows.
 
@@ -202,19 +222,31 @@ class TaskGradients:
             finisher: The balancer that decides; None if there are no rows.
             context: What the balancer may know of the step.
             accumulate: Add the gradient to what `.grad` holds, in place.
+            validation: Computes the losses of the validation batch, times the loss scale; see
+                `BalancerContext.validation_products`.
         """
-        if finisher is not None and self._distributed.world_size > 1:
+        context.gramians = None
+        if finisher is not None and (self._several or self._distributed.world_size > 1):
             self._share_rows(context.tasks)
-        if finisher is None or not self._rows.tasks:
+        if finisher is None or not self._rows.keys:
             result = BalancingResult()
-            self._through_trunk([None] * len(self._cut), {})
+            if self._cut:  # a task without a row may have gradients of losses that are not balanced
+                self._through_trunk([None] * len(self._cut), {})
         else:
-            result = finisher.decide(self, context)
+            if self._batches is not None:
+                context.gramians = self._batches.gramians(self._rows.gramian())
+            if validation is not None:
+                context.validation_products = self._look_ahead(validation)
+            try:
+                result = finisher.decide(self, context)
+            except NotFinite:
+                result = BalancingResult(status="not finite")
+            context.validation_products = None
         if result.status != "not finite":
             if self._distributed.world_size > 1:
-                self._share_sums()
+                share_sums(self._all, self._sums, self._sums_only, self._distributed)
             if not self._sums_only:
-                self._write(accumulate)
+                write(self._all, self._shared, self._direction, self._sums, accumulate)
         self.clear()
         return result
 
@@ -224,32 +256,34 @@ class TaskGradients:
         """Make the step's gradient the weighted sum of the rows.
 
         Args:
-            weights: the (K, K) Gramian -> (K,) or (2, K) weights, as of `GramianBalancer`.
+            weights: the (K, K) Gramian -> weights, as of `GramianBalancer`.
             status: how that ended; asked afterwards.
 
         Returns:
             Weights and cosines; the status "not finite" where the Gramian or a weight is not.
         """
-        tasks = self._rows.tasks
-        _, gramian = self.gramian()
+        tasks, gramian = self.gramian()
         entries: list[list[float]] = gramian.tolist()
         if not all(map(math.isfinite, chain(*entries))):
             return BalancingResult(status="not finite")
-        shared, heads = split_weights(weights(gramian))
+        (shared, heads), (of_tasks, of_heads) = self._split(weights(gramian))
         if not all(map(math.isfinite, chain(shared, heads))):
             return BalancingResult(status="not finite")
+        keys = self._rows.keys
         if self._scope == "shared":
             self._direction = self._rows.direction(shared)
         elif self._scope == "features":
             own = dict(zip(tasks, heads, strict=True))
             self._through_trunk(self._rows.direction(shared), own)
         else:
-            self._from_losses(dict(zip(tasks, shared, strict=True)))
-        for task, weight in zip(tasks, heads, strict=True):
-            self._add(self._own[task], scaled(self._own_rows[task], weight))
+            self._from_losses(dict(zip(keys, shared, strict=True)))
+        for key, weight in zip(keys, heads, strict=True):
+            # Another process, or another batch, may be the only one to have it.
+            if key in self._own_rows:
+                self._add(self._own[key[0]], scaled(self._own_rows[key], weight))
         return BalancingResult(
-            weights=dict(zip(tasks, shared, strict=True)),
-            heads=dict(zip(tasks, heads, strict=True)),
+            weights=dict(zip(tasks, of_tasks, strict=True)),
+            heads=dict(zip(tasks, of_heads, strict=True)),
             cosines=cosines(tasks, entries),
             status=status(),
             gramian=gramian,
@@ -274,68 +308,57 @@ class TaskGradients:
         """
         direction = self._rows.combined(combine, by_parameter)
         answer = heads()
-        own: dict[str, float] = {}
+        tasks = [task for task, _ in self._rows.keys]
+        own = dict.fromkeys(tasks, 1.0)
         if answer is not None:
-            own = dict(zip(self._rows.tasks, answer.tolist(), strict=True))
+            own = dict(zip(tasks, answer.tolist(), strict=True))
             if not all(map(math.isfinite, own.values())):
                 return BalancingResult(status="not finite")
         if self._scope == "shared":
             self._direction = direction
         else:
-            self._through_trunk(direction, {t: own.get(t, 1.0) for t in self._rows.tasks})
-        for task, row in self._own_rows.items():
-            self._add(self._own[task], scaled(row, own.get(task, 1.0)))
+            self._through_trunk(direction, own)
+        for (task, _), row in self._own_rows.items():
+            self._add(self._own[task], scaled(row, own[task]))
         return BalancingResult()
 
     def clear(self) -> None:
         """Drop what was collected."""
         self._rows.clear()
         self._own_rows, self._sums, self._direction = {}, {}, ()
-        self._cut, self._losses, self._scale = Cut(), [], 1.0
+        self._cut, self._losses, self._scale, self._loss_scale = Cut(), [], 1.0, 1.0
+        self._batches = None
 
     def _share_rows(self, tasks: Sequence[str]) -> None:
-        """Sum the rows over all ranks; a task that only other ranks have gets a row too."""
-        present = {
-            task for found in self._distributed.all_gather(self._rows.tasks) for task in found
-        }
+        """Sum the rows over all ranks; what only other ranks or batches have gets a row too."""
+        found = self._distributed.all_gather(self._rows.keys)
+        present = dict.fromkeys(key for keys in found for key in keys)
         if not present:
             return
-        self._rows.arrange([task for task in tasks if task in present])
-        for task in self._rows.tasks:
-            self._own_rows.setdefault(task, [None] * len(self._own[task]))
+        if self._distributed.world_size == 1:
+            tasks = list(dict.fromkeys(task for task, _ in present))
+        else:
+            anywhere = {task for task, _ in present}
+            tasks = [task for task in tasks if task in anywhere]
+        batches = Batches(present, tasks, self._several or 1)
+        self._rows.arrange(batches.keys)
+        self._batches = batches if self._several else None
         # Those of features stay apart, as `gramian` says.
-        if self._scope != "features":
+        if self._scope != "features" and self._distributed.world_size > 1:
             self._rows.sum_over(self._distributed)
 
-    def _share_sums(self) -> None:
-        """Sum what every rank has collected beside the rows."""
-        held = [p.grad if self._sums_only else self._sums.get(id(p)) for p in self._all]
-        anywhere = self._distributed.any_of([gradient is not None for gradient in held])
-        mine = []
-        for parameter, gradient, found in zip(self._all, held, anywhere, strict=True):
-            if not found:
-                continue
-            # In memory of its own, as it is written over.
-            own = torch.zeros_like(parameter) if gradient is None else gradient.clone()
-            mine.append(own)
-            if self._sums_only:
-                parameter.grad = own
-            else:
-                self._sums[id(parameter)] = own
-        self._distributed.all_reduce(mine)
-
     def _collect_row(
-        self, task: str, loss: Tensor, measured: Sequence[Tensor], retain_graph: bool
+        self, key: Key, loss: Tensor, measured: Sequence[Tensor], retain_graph: bool
     ) -> None:
         # On its own, so that what autograd returned is gone before the next pass.
-        own = self._own[task]
+        task, own = key[0], self._own[key[0]]
         found = gradients(loss, [*measured, *own, *self._others], retain_graph)
         row, rest = found[: len(measured)], found[len(measured) :]
         self._cut.keep_own(task, row)
-        self._rows.add(task, row, rest)
+        self._rows.add(key, row, rest)
         mine = rest[: len(own)]
-        before = self._own_rows.get(task)
-        self._own_rows[task] = mine if before is None else added(before, mine)
+        before = self._own_rows.get(key)
+        self._own_rows[key] = mine if before is None else added(before, mine)
         self._add(self._others, rest[len(own) :])
 
     def _through_trunk(self, direction: Row, heads: Mapping[str, float]) -> None:
@@ -349,51 +372,29 @@ class TaskGradients:
         for parameters, row in self._cut.lead_on(direction, heads, own, self._shared):
             self._add(parameters, scaled(row, 1 / self._scale))
 
-    def _from_losses(self, weights: Mapping[str, float]) -> None:
+    def _from_losses(self, weights: Mapping[Key, float]) -> None:
         """Add the gradient of the weighted losses at the shared parameters, in one pass."""
         outputs = [loss for _, loss in self._losses]
-        grad_outputs = [torch.full_like(loss, weights[task]) for task, loss in self._losses]
+        grad_outputs = [torch.full_like(loss, weights[key]) for key, loss in self._losses]
         if outputs:
             row = gradients(outputs, self._shared, False, grad_outputs)
             self._add(self._shared, scaled(row, 1 / self._scale))
 
-    def _write(self, accumulate: bool) -> None:
-        found: dict[int, Tensor | None] = {}
-        if self._direction:
-            found.update(zip(map(id, self._shared), self._direction, strict=True))
-        taken: set[int] = set()
-        for key, gradient in self._sums.items():
-            seen = found.get(key)
-            if seen is not None:
-                gradient = seen.add_(gradient)
-            # Autograd may hand out one tensor twice, or an expanded one; `.grad` is edited in
-            # place later (clipping), so each parameter needs memory of its own.
-            elif gradient.data_ptr() in taken or not gradient.is_contiguous():
-                gradient = gradient.clone(memory_format=torch.contiguous_format)
-            taken.add(gradient.data_ptr())
-            found[key] = gradient
-        there, more = [], []
-        for parameter in self._all:
-            given = found.get(id(parameter))
-            if not accumulate or parameter.grad is None:
-                parameter.grad = given
-            elif given is not None:
-                there.append(parameter.grad)
-                more.append(given)
-        if there:
-            with torch.no_grad():
-                torch._foreach_add_(there, more)
+    def _split(self, answer: Tensor) -> tuple[Weights, Weights]:
+        """Return what a balancer's answer means: weights of all rows, and of the tasks."""
+        if self._batches is not None:
+            return self._batches.split(answer)
+        weights = split_weights(answer)
+        return weights, weights
+
+    def _look_ahead(self, losses: ValidationLosses) -> LookAhead:
+        return LookAhead(
+            losses, self._loss_scale, self._rows, self._own_rows, self._shared, self._own,
+            self._split, self._distributed,
+        )  # fmt: skip
 
     def _add(self, parameters: Sequence[Parameter], gradients: Row) -> None:
         for parameter, gradient in zip(parameters, gradients, strict=True):
             if gradient is not None:
                 seen = self._sums.get(id(parameter))
                 self._sums[id(parameter)] = gradient if seen is None else seen + gradient
-
-
-MISSING = {
-    "features": "balancer: the scope 'features' compares gradients at the maps that heads read, "
-    "and here is none that learns: unfreeze the backbone, or name them (`features` of `backward`)",
-    "last_shared": "balancer: the scope 'last_shared' needs a backbone that names its last shared "
-    "parameters (`last_shared_parameters`), not frozen; this one has none",
-}

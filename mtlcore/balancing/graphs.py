@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
-from mtlcore.balancing.rows import Row
+from mtlcore.balancing.products import Row
 from mtlcore.errors import UsageError
 
 

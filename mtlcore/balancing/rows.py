@@ -2,34 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from itertools import accumulate, combinations_with_replacement
+from collections.abc import Callable, Sequence
+from itertools import accumulate
 from typing import final
 
 import torch
 from torch import Tensor
 from torch._utils import _unflatten_dense_tensors
 
+from mtlcore.balancing.products import WIDER, Row, cross_products, gramian_of, pieces_of, total
 from mtlcore.distributed import Distributed
 
-Row = Sequence[Tensor | None]
+Key = tuple[str, int]
+"""Whose row it is: a task, and the number of the independent batch (0 where there is one)."""
 
 # Copying a small gradient is cheaper than another call per parameter; a large one is read from
 # memory, where each copy counts.
 SMALL = 2**16
 """Number of elements up to which a parameter counts as small."""
 
-# On a CPU, pieces of this many elements stay in the cache while all pairs of rows are multiplied;
-# elsewhere each call costs more than reading twice.
-_PIECE = {"cpu": 2**17}
-_ANYWHERE = 2**24
-
-_WIDER = {torch.float16: torch.float32, torch.bfloat16: torch.float32}
-
 
 @final
 class SharedRows:
-    """A row of gradients per task over the same parameters.
+    """A row of gradients per task, and per independent batch, over the same parameters.
 
     Small parameters of one dtype and device share a buffer (K, P) that outlives the step. Of large
     ones the tensors that autograd returned are kept, and copied only where they are not alone in
@@ -38,7 +33,7 @@ class SharedRows:
 
     Args:
         parameters: what the rows are gradients of; leaves or not.
-        capacity: the largest number of tasks.
+        capacity: the largest number of rows.
     """
 
     def __init__(self, parameters: Sequence[Tensor], capacity: int) -> None:
@@ -47,14 +42,14 @@ class SharedRows:
         self._capacity = capacity
         self._buffers: list[_Buffer] | None = None
         self._large = [n for n, p in enumerate(self._parameters) if p.numel() > SMALL]
-        self._numbers: dict[str, int] = {}
+        self._numbers: dict[Key, int] = {}
         self._columns: dict[int, dict[int, Tensor]] = {}
         self._reached: set[int] = set()
         self._held: set[int] = set()
 
     @property
-    def tasks(self) -> tuple[str, ...]:
-        """The tasks that have a row, in the order in which they came."""
+    def keys(self) -> tuple[Key, ...]:
+        """Whose rows there are, in the order in which they came."""
         return tuple(self._numbers)
 
     def extend(self, tensors: Sequence[Tensor]) -> None:
@@ -63,19 +58,19 @@ class SharedRows:
         self._parameters += tensors
         self._large += range(first, first + len(tensors))
 
-    def add(self, task: str, row: Row, others: Row = ()) -> None:
-        """Add to the task's row, in place if it has one.
+    def add(self, key: Key, row: Row, others: Row = ()) -> None:
+        """Add to the row of that key, in place if there is one.
 
         Args:
-            task: Name of the task.
+            key: Whose row it is.
             row: A gradient per parameter, None where the task does not reach it; a shorter row
                 belongs to the last parameters.
             others: Gradients of the same backward pass that the caller keeps.
         """
         if len(row) < len(self._parameters):
             row = [*[None] * (len(self._parameters) - len(row)), *row]
-        fresh = task not in self._numbers
-        number = self._numbers.setdefault(task, len(self._numbers))
+        fresh = key not in self._numbers
+        number = self._numbers.setdefault(key, len(self._numbers))
         for buffer in self._small():
             buffer.write(number, row, fresh)
         if self._large:
@@ -87,19 +82,19 @@ class SharedRows:
         if len(self._reached) < len(row):
             self._reached.update(n for n, g in enumerate(row) if g is not None)
 
-    def arrange(self, tasks: Sequence[str]) -> None:
-        """Let the rows be those of these tasks, in this order; zero for one that has none yet.
+    def arrange(self, keys: Sequence[Key]) -> None:
+        """Let the rows be those of these keys, in this order; zero for one that has none yet.
 
         Args:
-            tasks: all that have a row, and maybe more.
+            keys: all that have a row, and maybe more.
         """
-        if tuple(tasks) == self.tasks:
+        if tuple(keys) == self.keys:
             return
         before = self._numbers
-        self._numbers = {task: number for number, task in enumerate(tasks)}
+        self._numbers = {key: number for number, key in enumerate(keys)}
         for buffer in self._small():
-            buffer.arrange([before.get(task) for task in tasks])
-        moved = {number: self._numbers[task] for task, number in before.items()}
+            buffer.arrange([before.get(key) for key in keys])
+        moved = {number: self._numbers[key] for key, number in before.items()}
         for place, column in self._columns.items():
             self._columns[place] = {moved[number]: row for number, row in column.items()}
 
@@ -136,19 +131,28 @@ class SharedRows:
         `torch.set_float32_matmul_precision`.
         """
         count = len(self._numbers)
-        totals: dict[torch.device, Tensor] = {}
         parts = [buffer.gramian(count) for buffer in self._small()]
-        parts += [_products(self._rows_at(place)) for place in self._columns]
-        for part in parts:
-            seen = totals.get(part.device)
-            totals[part.device] = part if seen is None else seen + part
-        if not totals:
-            return torch.zeros(count, count, dtype=torch.float64)
-        first, *rest = [total.cpu() for total in totals.values()]
-        return sum(rest, start=first)
+        parts += [gramian_of(self._rows_at(place)) for place in self._columns]
+        return total(parts, (count, count))
 
-    def direction(self, weights: Sequence[float]) -> list[Tensor | None]:
-        """Return the weighted sum of the rows, None where no task reached; the rows are used up."""
+    def products(self, other: SharedRows) -> Tensor:
+        """(K, L) float64 inner products with L rows of the same parameters, on the CPU."""
+        shape = (len(self._numbers), len(other._numbers))
+        pairs = zip(self._small(), other._small(), strict=True)
+        parts = [mine.products(theirs, shape) for mine, theirs in pairs]
+        parts += [
+            cross_products(self._rows_at(place), other._rows_at(place))
+            for place in sorted(self._columns.keys() & other._columns.keys())
+        ]
+        return total(parts, shape)
+
+    def direction(self, weights: Sequence[float], keep: bool = False) -> list[Tensor | None]:
+        """Return the weighted sum of the rows, None where no task reached.
+
+        Args:
+            weights: One per row.
+            keep: Whether the rows are needed again; they are used up otherwise.
+        """
         result: list[Tensor | None] = [None] * len(self._parameters)
         for buffer in self._small():
             parts = buffer.views_of(buffer.direction(weights))
@@ -157,8 +161,11 @@ class SharedRows:
         for place in list(self._columns):
             rows = self._rows_at(place)
             pairs = [(w, row) for w, row in zip(weights, rows, strict=True) if row is not None]
+            if keep:
+                pairs[0] = (pairs[0][0], pairs[0][1].clone())
+            else:
+                del self._columns[place]
             result[place] = _weighted(pairs)
-            del self._columns[place]
         return result
 
     def combined(
@@ -303,6 +310,10 @@ class _Buffer:
         rows = self._wide(count)
         return (rows @ rows.T).double()
 
+    def products(self, other: _Buffer, shape: tuple[int, int]) -> Tensor:
+        """(K, L) float64 with the rows of another buffer of the same parameters."""
+        return (self._wide(shape[0]) @ other._wide(shape[1]).T).double()
+
     def direction(self, weights: Sequence[float]) -> Tensor:
         """(P,), in memory of its own."""
         rows = self._wide(len(weights))
@@ -313,38 +324,15 @@ class _Buffer:
         return list(_unflatten_dense_tensors(flat, self._parameters))  # type: ignore[no-untyped-call]
 
     def _wide(self, count: int) -> Tensor:
-        return self.rows(count).to(_WIDER.get(self._values.dtype, self._values.dtype))
-
-
-def _products(rows: Row) -> Tensor:
-    """(K, K) float64 inner products of the rows of one parameter, reading each row once."""
-    numbers = [number for number, row in enumerate(rows) if row is not None]
-    present = [row for row in rows if row is not None]
-    pairs = list(combinations_with_replacement(range(len(present)), 2))
-    sums: list[Tensor] = []
-    for pieces in _pieces(present):
-        wide = [piece.to(_WIDER.get(piece.dtype, piece.dtype)) for piece in pieces]
-        sums += [torch.dot(wide[i], wide[j]) for i, j in pairs]
-    found = torch.stack(sums).double().view(-1, len(pairs)).sum(0).unbind()
-    products = {(numbers[i], numbers[j]): value for (i, j), value in zip(pairs, found, strict=True)}
-    nothing = torch.zeros_like(found[0])
-    ranks = range(len(rows))
-    entries = [products.get((min(i, j), max(i, j)), nothing) for i in ranks for j in ranks]
-    return torch.stack(entries).view(len(rows), len(rows))
+        return self.rows(count).to(WIDER.get(self._values.dtype, self._values.dtype))
 
 
 def _weighted(pairs: Sequence[tuple[float, Tensor]]) -> Tensor:
     """Return the weighted sum of the rows of one parameter, written over the first."""
     (first, result), *rest = pairs
-    for target, *pieces in _pieces([result, *(row for _, row in rest)]):
+    for target, *pieces in pieces_of([result, *(row for _, row in rest)]):
         if first != 1:
             target.mul_(first)
         for (weight, _), piece in zip(rest, pieces, strict=True):
             target.add_(piece, alpha=weight)
     return result
-
-
-def _pieces(rows: Sequence[Tensor]) -> Iterator[tuple[Tensor, ...]]:
-    """Stretches of all rows that one pass through the cache can take."""
-    size = _PIECE.get(rows[0].device.type, _ANYWHERE)
-    return zip(*(torch.split(row.view(-1), size) for row in rows), strict=True)

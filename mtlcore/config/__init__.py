@@ -3,13 +3,14 @@
 from mtlcore.config.merging import CORE_DEFAULTS, Layer, file_layer, set_layer
 from mtlcore.config.origins import annotated
 from mtlcore.config.resolver import resolve
-from mtlcore.config.run_config import Chosen, RunConfig, TeacherConfig
+from mtlcore.config.run_config import Chosen, ChosenMetric, RunConfig, TeacherConfig
 from mtlcore.config.schema import AugmentConfig, DataConfig, InitialConfig, TrainingConfig
 
 __all__ = [
     "CORE_DEFAULTS",
     "AugmentConfig",
     "Chosen",
+    "ChosenMetric",
     "DataConfig",
     "InitialConfig",
     "Layer",

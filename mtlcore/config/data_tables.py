@@ -11,8 +11,11 @@ import attrs
 from mtlcore.config.reader import ConfigReader
 from mtlcore.config.run_config import Chosen
 from mtlcore.config.schema import DataConfig, InitialConfig
-from mtlcore.errors import ConfigError, MtlError, did_you_mean
+from mtlcore.errors import ConfigError, MtlError, did_you_mean, shown
 from mtlcore.tasks import Task
+
+#: File systems end names at 255 bytes, and those of pictures hold more than the task.
+_LONGEST_NAME = 100
 
 
 def read_data(reader: ConfigReader) -> tuple[DataConfig | None, Chosen | None]:
@@ -35,20 +38,32 @@ def read_data(reader: ConfigReader) -> tuple[DataConfig | None, Chosen | None]:
     return data, dataset
 
 
-def read_tasks(reader: ConfigReader, dataset: Chosen | None) -> tuple[Task, ...]:
-    """Return the run's tasks, all that the dataset declares where `tasks` names none."""
+def read_tasks(
+    reader: ConfigReader, data: DataConfig | None, dataset: Chosen | None
+) -> tuple[tuple[Task, ...], tuple[Task, ...]]:
+    """Return the run's tasks, all that the dataset declares where `tasks` names none; and all.
+
+    They say which of their classes `data.ignore_classes` leaves out.
+    """
     if dataset is None:
-        return ()
+        return (), ()
     root = reader.table("data").get("root")
     try:
         declared = dataset.component.load().describe(root, **dataset.settings)
     except ConfigError as error:
         reader.problems += error.problems
-        return ()
+        return (), ()
     except MtlError as error:
         reader.problems.append(f"data: {error}")
-        return ()
+        return (), ()
     by_name = {task.name: task for task in declared}
+    for name, classes in (data.ignore_classes if data else {}).items():
+        path = f"data.ignore_classes.{name}"
+        if name not in by_name:
+            hint = did_you_mean(name, by_name)
+            reader.problems.append(f"{path}: the dataset declares no such task{hint}")
+            continue
+        by_name[name] = _ignoring(reader, by_name[name], classes, path)
     wanted = reader.value("tasks", list[str]) or list(by_name)
     for name in sorted({name for name in wanted if wanted.count(name) > 1}):
         reader.problems.append(f"tasks: names {name!r} more than once; name it once")
@@ -59,9 +74,30 @@ def read_tasks(reader: ConfigReader, dataset: Chosen | None) -> tuple[Task, ...]
                 f"tasks: the dataset {dataset.component.spec.name!r} declares no task "
                 f"{name!r}{hint} (it has: {', '.join(by_name)})"
             )
+        elif len(name) > _LONGEST_NAME:
+            reader.problems.append(
+                f"tasks: {shown(name)} names files, and is longer than {_LONGEST_NAME} characters"
+            )
     names = [name for name in wanted if name in by_name]
     reader.merged.tree["tasks"] = names
-    return tuple(by_name[name] for name in names)
+    return tuple(by_name[name] for name in names), tuple(by_name.values())
+
+
+def _ignoring(reader: ConfigReader, task: Task, classes: Sequence[str | int], path: str) -> Task:
+    """Return a task that ignores some of its classes."""
+    numbers = []
+    for given in classes:
+        if isinstance(given, str) and given not in task.class_names:
+            hint = did_you_mean(given, task.class_names)
+            known = ", ".join(task.class_names) or "no names"
+            reader.problems.append(f"{path}: no class {given!r}{hint} (the classes have: {known})")
+            continue
+        numbers.append(task.class_names.index(given) if isinstance(given, str) else given)
+    try:
+        return attrs.evolve(task, ignored=tuple(numbers))
+    except ValueError as error:
+        reader.problems.append(f"{path}: {error}")
+        return task
 
 
 def check_inputs(

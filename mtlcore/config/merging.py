@@ -57,7 +57,11 @@ CARRIED: dict[str, frozenset[str]] = {
     "model.backbone": frozenset({"width"}),
     "optimizer": frozenset({"lr"}),
 }
-_DATA_KEYS = frozenset(field.name for field in attrs.fields(DataConfig)) - {"name"}
+# Classes to ignore are named for the dataset that has them.
+_DATA_KEYS = frozenset(field.name for field in attrs.fields(DataConfig)) - {
+    "name",
+    "ignore_classes",
+}
 
 
 @attrs.frozen
@@ -144,7 +148,7 @@ class MergedConfig:
         for this, other in (("epochs", "steps"), ("steps", "epochs")):
             # The length of a run is one choice: the later layer's.
             if this in training and other not in training:
-                self._drop(f"training.{other}")
+                self.drop(f"training.{other}")
         self._merge(self.tree, values, "", layer.origin)
 
     def _with_tables(self, layer: Layer) -> dict[str, Any]:
@@ -213,9 +217,10 @@ class MergedConfig:
 
     def _keep_only(self, table: dict[str, Any], path: str, keep: Iterable[str]) -> None:
         for key in [key for key in table if key not in set(keep)]:
-            self._drop(f"{path}.{key}")
+            self.drop(f"{path}.{key}")
 
-    def _drop(self, path: str) -> None:
+    def drop(self, path: str) -> None:
+        """Remove a value or a table, with its origins."""
         *parents, last = path.split(".")
         table = self.tree
         for parent in parents:

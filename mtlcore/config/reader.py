@@ -91,15 +91,19 @@ class ConfigReader:
 
     def components(self, kind: str, path: str) -> tuple[Chosen, ...]:
         """Return the components that a list of tables names, in order."""
-        tables = self.at(path)
-        if not isinstance(tables, list) or not all(isinstance(table, Mapping) for table in tables):
-            self.problems.append(f"{path}: expected a list of tables, each with a name")
-            return ()
         chosen = [
             self.component(kind, f"{path}[{number}]", table=table)
-            for number, table in enumerate(tables)
+            for number, table in enumerate(self.tables(path))
         ]
         return tuple(one for one in chosen if one)
+
+    def tables(self, path: str) -> Sequence[dict[str, Any]]:
+        """Return the list of tables at a path; an empty one if it is something else."""
+        tables = self.at(path)
+        if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
+            self.problems.append(f"{path}: expected a list of tables, each with a name")
+            return ()
+        return tables
 
     def find(self, kind: str, name: Any, path: str) -> Component | None:
         """Return the component with a name, imported; None if that fails."""

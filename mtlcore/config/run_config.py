@@ -40,6 +40,33 @@ class Chosen:
             raise UsageError(f"{name}: {error}") from error
 
 
+@attrs.frozen
+class ChosenMetric:
+    """A metric, and the task in the regions of whose classes it is computed as well.
+
+    Args:
+        metric: The component with its settings.
+        regions: The task; None: there are no regions.
+    """
+
+    metric: Chosen
+    regions: Task | None = None
+
+    @property
+    def component(self) -> Component:
+        """The component."""
+        return self.metric.component
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """The settings that the component is built with."""
+        return self.metric.settings
+
+    def make(self, task: Task) -> Any:
+        """Build the metric of a task, as `Chosen.make` does."""
+        return self.metric.make(task)
+
+
 @attrs.frozen(kw_only=True)
 class TeacherConfig:
     """A trained run whose model teaches.
@@ -98,7 +125,7 @@ class RunConfig:
     backbone: Chosen
     heads: Mapping[str, Chosen]
     losses: Mapping[str, Chosen]
-    metrics: Mapping[str, tuple[Chosen, ...]]
+    metrics: Mapping[str, tuple[ChosenMetric, ...]]
     cross_task: tuple[Chosen, ...]
     chain: tuple[Chosen, ...]
     update_every: int
@@ -109,6 +136,15 @@ class RunConfig:
     initial: InitialConfig | None = None
     freeze: tuple[str, ...] = ()
     teachers: Mapping[str, TeacherConfig] = attrs.field(factory=dict)
+
+    @property
+    def labels(self) -> tuple[Task, ...]:
+        """The tasks whose labels are read: the run's, and those whose classes are regions."""
+        labels = {task.name: task for task in self.tasks}
+        for metric in (metric for metrics in self.metrics.values() for metric in metrics):
+            if metric.regions is not None:
+                labels.setdefault(metric.regions.name, metric.regions)
+        return tuple(labels.values())
 
     @property
     def learning(self) -> tuple[str, ...]:

@@ -45,6 +45,9 @@ class DataConfig:
             spread.
         labels: Which training labels are used: "full", "one" or "random" (some of each sample),
             shares such as "segmentation=0.9,depth=0.1", or a .json file, task -> list of samples.
+        ignore_classes: Task -> names or numbers of its classes that count nowhere, such as a
+            background: their labels are treated as missing, in training and evaluation, and means
+            over classes leave them out.
         on_error: Whether a sample that cannot be read stops the run or is skipped.
         workers: Number of processes that load ahead; 0 loads between the steps.
         augment: Random scaling and flipping of training samples.
@@ -59,6 +62,7 @@ class DataConfig:
     val: _Samples | None = None
     train_fraction: Share | None = None
     labels: str = "full"
+    ignore_classes: Mapping[str, tuple[str | int, ...]] = attrs.field(factory=dict)
     on_error: Literal["stop", "skip"] = "stop"
     workers: Annotated[int, Range(ge=0, le=_Parallel)] = 1
     augment: AugmentConfig = AugmentConfig()
@@ -79,7 +83,8 @@ class TrainingConfig:
         compile: Compile the backbone with torch.compile.
         threads: Number of threads for computing; unset: torch's choice.
         normalisation: A task's loss is the mean over valid elements of the batch ("valid"), or
-            over samples of their own means ("sample").
+            over samples of their own means ("sample"), each of which may be divided by the number
+            of the sample's tasks that have a label ("labelled").
         sync_buffers: With several processes, when running statistics of batch norm are averaged:
             at each evaluation and checkpoint ("epoch") or after every step ("step").
         evaluate_every: Epochs between evaluations; unset: at most ten evaluations per run, or one
@@ -105,7 +110,7 @@ class TrainingConfig:
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     compile: bool = False
     threads: Annotated[int, Range(ge=1, le=_Parallel)] | None = None
-    normalisation: Literal["valid", "sample"] = "valid"
+    normalisation: Literal["valid", "sample", "labelled"] = "valid"
     sync_buffers: Literal["epoch", "step"] = "epoch"
     evaluate_every: Count | None = None
     average_last: Count = 1

@@ -79,7 +79,8 @@ def _unfit(known: Sequence[Task], tasks: Sequence[Task]) -> list[str]:
             f"{field.name} {getattr(own[task.name], field.name)!r}, not "
             f"{getattr(task, field.name)!r}"
             for field in attrs.fields(Task)
-            if getattr(own[task.name], field.name) != getattr(task, field.name)
+            if field.name != "ignored"  # what it has not learnt to tell it may still be asked
+            and getattr(own[task.name], field.name) != getattr(task, field.name)
         ]
         if differing:
             clauses.append(f"has learnt another task {task.name!r}: {'; '.join(differing)}")

@@ -7,15 +7,16 @@ from collections.abc import Mapping, Sequence
 import torch
 
 from mtlcore.balancing import Balancer, Balancing
-from mtlcore.config import RunConfig
+from mtlcore.config import ChosenMetric, RunConfig
 from mtlcore.data import Dataset
 from mtlcore.distributed import SINGLE_PROCESS, Distributed
 from mtlcore.errors import UsageError
 from mtlcore.features import FeatureInfo
 from mtlcore.learner import Learner
 from mtlcore.loading import Augmentation, Loader, PlanReader, Split, draw_regime
-from mtlcore.metrics import Metric, MetricCollection
+from mtlcore.metrics import Metric, MetricCollection, RegionalMetric
 from mtlcore.models import Backbone, MultiTaskModel, count_parameters
+from mtlcore.tasks import Task
 
 
 def open_splits(config: RunConfig) -> dict[str, Split]:
@@ -48,7 +49,7 @@ def open_split(config: RunConfig, name: str, limit: int | None) -> Split:
     if name == "train" and fraction is not None:
         whole = len(dataset) if limit is None else min(limit, len(dataset))
         limit = max(1, round(fraction * whole))
-    split = Split(dataset, config.tasks, size, limit)
+    split = Split(dataset, config.labels, size, limit)
     if len(split) == 0:
         where = f" at {config.data.root}" if config.data.root else ""
         raise UsageError(f"data: the split {name!r} of {config.data.name}{where} holds no sample")
@@ -71,7 +72,7 @@ def make_loader(config: RunConfig, splits: Mapping[str, Split], views: int = 1) 
         )
     reader = PlanReader(
         dict(splits),
-        config.tasks,
+        config.labels,
         augmentation if active else None,
         config.data.on_error,
         views,
@@ -122,8 +123,16 @@ def make_metrics(config: RunConfig) -> dict[str, Metric]:
     Raises:
         UsageError: Two metrics of a task compute a value of the same name.
     """
-    made = {task.name: [c.make(task) for c in config.metrics[task.name]] for task in config.tasks}
+    made = {task.name: [_metric(chosen, task) for chosen in config.metrics[task.name]]
+            for task in config.tasks}  # fmt: skip
     return {name: _as_one(name, metrics) for name, metrics in made.items()}
+
+
+def _metric(chosen: ChosenMetric, task: Task) -> Metric:
+    if chosen.regions is not None:
+        return RegionalMetric(lambda: chosen.make(task), chosen.regions)
+    made: Metric = chosen.make(task)
+    return made
 
 
 def _as_one(task: str, metrics: Sequence[Metric]) -> Metric:

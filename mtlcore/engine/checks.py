@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from mtlcore.balancing import GradientBalancer
+from mtlcore.balancing import Balancing, GradientBalancer
 from mtlcore.config import RunConfig
 from mtlcore.data import DataError, Sample, collate
 from mtlcore.engine.building import make_metrics
@@ -25,13 +25,15 @@ def check(session: Session) -> None:
         UsageError: too small an input, a backbone that cannot read it or has not the place that
             the balancer compares at, a balancer that cannot work in several processes, metrics of
             a task that cannot stand together, an optimizer without the query batches it needs, a
-            model of which too much is frozen, or a teacher that cannot read the inputs.
+            balancer without the independent batches it needs, a model of which too much is frozen,
+            or a teacher that cannot read the inputs.
         DataError: no sample can be read.
     """
     _check_ranks(session.learner)
     _check_frozen(session.learner, session.config.learning)
     make_metrics(session.config)
     _check_queries(session.optimizer, session.sampler, session.config)
+    _check_batches(session.optimizer, session.learner.balancing, session.config)
     sample = _first_readable(session)
     batch = collate([sample], session.config.tasks, session.splits["train"].collate_inputs)
     check_size(
@@ -106,6 +108,16 @@ def _check_queries(optimizer: Optimizer, sampler: EpisodeSampler, config: RunCon
             f"optimizer {config.optimizer.component.spec.name} judges what it adapts; choose "
             "another of either (mtl list episode-samplers)"
         )
+
+
+def _check_batches(optimizer: Optimizer, balancing: Balancing, config: RunConfig) -> None:
+    if optimizer.separates_batches or (balancing.batches == 1 and balancing.validation is None):
+        return
+    raise UsageError(
+        f"balancer: {type(balancing.finisher).__name__} compares gradients of several independent "
+        f"batches or of a validation batch, and optimizer {config.optimizer.component.spec.name} "
+        "takes its steps from one; choose another of either, such as optimizer adam or sgd"
+    )
 
 
 def check_size(size: Sequence[int], batch: int, backbone: Backbone) -> None:

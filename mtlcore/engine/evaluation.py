@@ -58,6 +58,7 @@ def evaluate(
                 value, _ = reduce_loss(loss, predictions[task], target, valid)
                 sums[task] += value.double() * here.count[task]
                 counts[task] += here.count[task]
+                metrics[task].see(here)
                 metrics[task].update(predictions[task], target, valid)
     finally:
         learner.train(was_training)
@@ -109,6 +110,7 @@ def evaluate_constants(
                     continue
                 used[extent].add(task.name)
                 whole = _repeated(prediction, len(batch))
+                metrics[extent][task.name].see(batch)
                 metrics[extent][task.name].update(
                     whole, batch.targets[task.name], batch.valid[task.name]
                 )

@@ -94,8 +94,14 @@ class Session:
         sizes = {name: len(split) for name, split in self.splits.items()}
         self.sampler: EpisodeSampler = config.episodes.make(config.learning, sizes)
         self.global_batch_size = config.training.batch_size * distributed.world_size
+        validation = self.learner.balancing.validation
         self.planning = Planning(
-            self.sampler, 2 * config.seed + 2, self.global_batch_size, config.training.accumulate
+            self.sampler,
+            2 * config.seed + 2,
+            self.global_batch_size,
+            config.training.accumulate,
+            self.learner.balancing.batches,
+            None if validation is None else (validation, sizes[validation]),
         )
         self.steps_per_epoch = self.planning.steps_per_epoch
         self.epochs = self._number_of_epochs()

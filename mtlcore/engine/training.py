@@ -6,6 +6,8 @@ import time
 from collections.abc import Sequence
 from typing import final
 
+import attrs
+
 from mtlcore.engine.checkpointing import average_buffers, save_last
 from mtlcore.engine.phases import enter_step
 from mtlcore.engine.recording import Recorder
@@ -87,7 +89,7 @@ class Training:
         if loaded is None:
             return StepReport(losses={}, skipped="none of its samples can be read")
         batches = tuple(batch.to(session.device) for batch in loaded.batches)
-        return session.optimizer.step(session.learner, LoadedPlan(batches, loaded.episodes))
+        return session.optimizer.step(session.learner, attrs.evolve(loaded, batches=batches))
 
     def finish_step(self, report: StepReport) -> None:
         """Count and record a step, show it, and tell the sampler of it."""

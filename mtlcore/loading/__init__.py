@@ -14,7 +14,7 @@ from mtlcore.loading.files import (
 from mtlcore.loading.labels import convert
 from mtlcore.loading.loader import Loader, PlanReader, Split, lost_workers_told, stop_at
 from mtlcore.loading.regimes import draw_regime
-from mtlcore.loading.transforms import Augmentation, as_seen_in
+from mtlcore.loading.transforms import Augmentation, as_seen_in, turn
 
 __all__ = [
     "Augmentation",
@@ -36,5 +36,6 @@ __all__ = [
     "lost_workers_told",
     "open_root",
     "stop_at",
+    "turn",
     "unit_normals",
 ]

@@ -262,7 +262,7 @@ class Loader:
             loaded = [next(batches) or instead for _ in plan.batches]
             complete = tuple(batch for batch in loaded if batch is not None)
             whole = len(complete) == len(loaded)
-            yield LoadedPlan(complete, plan.episodes) if whole else None
+            yield LoadedPlan(complete, plan.episodes, plan.validation) if whole else None
 
 
 def _may_be_mixed(samples: Sequence[Sample]) -> bool:

@@ -1,4 +1,4 @@
-"""Resizing, cropping and flipping of a sample: its image, labels and masks together.
+"""Resizing, cropping, flipping and turning of a sample: its image, labels and masks together.
 
 Labels and masks are resampled by nearest pixels, never by averaging: the mean of two classes is no
 class, and a mean with a hole in it is no depth.
@@ -6,6 +6,7 @@ class, and a mean with a hole in it is no depth.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, final
 
@@ -25,6 +26,7 @@ __all__ = [
     "as_seen_in",
     "flip",
     "resize",
+    "turn",
     "zoom",
 ]
 
@@ -48,23 +50,33 @@ def _nearer_inverse(inverse_depth: Tensor, scale: float) -> Tensor:
     return inverse_depth * scale
 
 
+def _same_when_turned(values: Tensor, _cosine: float, _sine: float) -> Tensor:
+    return values
+
+
+def _turned_normals(normals: Tensor, cosine: float, sine: float) -> Tensor:
+    x, y, z = normals
+    return torch.stack([cosine * x - sine * y, sine * x + cosine * y, z])
+
+
 def _mirrored_normals(normals: Tensor) -> Tensor:
     return normals * normals.new_tensor([-1.0, 1.0, 1.0]).view(3, 1, 1)
 
 
 @attrs.frozen(kw_only=True)
 class _Rule:
-    """What a kind's values do when the picture is flipped or enlarged, and how its maps shrink."""
+    """What a kind's values do as the picture is flipped, enlarged, turned; how its maps shrink."""
 
     flip: Callable[[Tensor], Tensor] = _unchanged
     zoom: Callable[[Tensor, float], Tensor] = _same_at_scale
+    turn: Callable[[Tensor, float, float], Tensor] = _same_when_turned
     keeps_thin_lines: bool = False
 
 
 _RULES = {
     "depth": _Rule(zoom=_nearer),
     "inverse-depth": _Rule(zoom=_nearer_inverse),
-    "normals": _Rule(flip=_mirrored_normals),
+    "normals": _Rule(flip=_mirrored_normals, turn=_turned_normals),
     "edges": _Rule(keeps_thin_lines=True),
 }
 _PLAIN = _Rule()  # classes, and maps of a kind that is not listed
@@ -132,6 +144,39 @@ def zoom(sample: Sample, tasks: Sequence[Task], box: Box, scale: float) -> Sampl
         return _rule(task).zoom(_nearest(target, box, size), scale), _nearest(valid, box, size)
 
     return _apply(sample, tasks, _bilinear(part, size), change)
+
+
+def turn(sample: Sample, tasks: Sequence[Task], degrees: float, scale: float = 1.0) -> Sample:
+    """Turn a sample about the middle of its image, clockwise as one sees it, and scale it.
+
+    As if the camera had rolled: the x and y components of normals turn with the picture, and depth
+    is divided by the scale, inverse depth multiplied. What comes from outside of the image is black
+    there and not valid in any map.
+
+    Args:
+        sample: its inputs are (C, H, W).
+        tasks: labels of other tasks are dropped; labels that are no maps stay as they are.
+        degrees: the angle; a negative one turns counter-clockwise.
+        scale: factor by which things look larger, above 0.
+    """
+    height, width = _image_size(sample, "data.augmentations")
+    cosine, sine = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
+    # Where each new pixel lies in the given image, in pixels from its middle.
+    x = torch.arange(width).double() + 0.5 - width / 2
+    y = (torch.arange(height).double() + 0.5 - height / 2)[:, None]
+    across, down = (cosine * x + sine * y) / scale, (cosine * y - sine * x) / scale
+    columns, rows = ((p + n / 2).floor().long() for p, n in ((across, width), (down, height)))
+    inside = (rows >= 0) & (rows < height) & (columns >= 0) & (columns < width)
+    picks = rows.clamp(0, height - 1), columns.clamp(0, width - 1)
+
+    def change(task: Task, target: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
+        rule = _rule(task)
+        moved = rule.zoom(target[(..., *picks)], scale)
+        return rule.turn(moved, cosine, sine), valid[picks] & inside
+
+    grid = torch.stack([across * 2 / width, down * 2 / height], dim=-1).to(sample.inputs.dtype)
+    image = F.grid_sample(sample.inputs[None], grid[None], mode="bilinear", align_corners=False)
+    return _apply(sample, tasks, image[0], change)
 
 
 def _at_least_one(_instance: object, _attribute: object, value: tuple[float, ...]) -> None:

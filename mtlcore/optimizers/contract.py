@@ -45,9 +45,13 @@ class Optimizer(abc.ABC):
 
     Attributes:
         needs_queries: Whether every episode of its plans must have a query batch.
+        separates_batches: Whether it keeps the gradients of a plan's independent batches apart
+            (`Episode.group`) and lets balancers compare those of its validation batch
+            (`LoadedPlan.validation`), as `Balancer.batches` and `Balancer.validation` ask for.
     """
 
     needs_queries: bool = False
+    separates_batches: bool = False
 
     @abc.abstractmethod
     def step(self, learner: Learner, plan: LoadedPlan) -> StepReport:

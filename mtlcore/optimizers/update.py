@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
-from mtlcore.balancing import SMALL, BalancingResult
+from mtlcore.balancing import SMALL, BalancingResult, ValidationLosses
 from mtlcore.learner import Learner
 from mtlcore.losses import CrossTaskLoss, TaskLosses
 from mtlcore.metrics import MetricValues
@@ -90,6 +90,7 @@ class Update:
     def begin(self, learner: Learner) -> None:
         """Start a step, before its first forward pass."""
         self._set_rates(learner.context.progress)
+        learner.context.learning_rate = float(self._torch.param_groups[0]["lr"])
         copy_all(self._buffers, self._saved)
         self._losses, self._masses, self._cross, self._problem = {}, {}, {}, None
         self._early = {}
@@ -104,6 +105,7 @@ class Update:
         part: float,
         *,
         retain_graph: bool = False,
+        group: int = 0,
     ) -> bool:
         """Run the backward passes of a batch's losses and add the gradients to the step's.
 
@@ -113,6 +115,7 @@ class Update:
             shares: The factor on each present task's loss.
             part: The factor on cross-task terms.
             retain_graph: Whether another batch uses part of the graph again.
+            group: Number of the independent batch that this is, or is a part of.
 
         Returns:
             Whether all losses are finite. If not, nothing is added and the step will be skipped.
@@ -142,7 +145,7 @@ class Update:
         else:
             more = retain_graph or bool(extra)
             if self._weights is None:
-                self._gradients.collect_rows(terms, more, losses.cut, losses.boundary)
+                self._gradients.collect_rows(terms, more, losses.cut, losses.boundary, group)
             else:
                 self._gradients.collect_weighted(terms, self._weights, more)
             if extra:
@@ -161,13 +164,17 @@ class Update:
             self._scale.update(False)
 
     def finish(
-        self, learner: Learner, reevaluate: Callable[[], dict[str, float]] | None = None
+        self,
+        learner: Learner,
+        reevaluate: Callable[[], dict[str, float]] | None = None,
+        validation: ValidationLosses | None = None,
     ) -> StepReport:
         """Balance, update the parameters and report; or skip the step and restore the buffers.
 
         Args:
             learner: The module that gave the losses.
             reevaluate: What `BalancerContext.reevaluate` is, if the optimizer can tell.
+            validation: Computes the losses of the step's validation batch, times `scale`.
         """
         if learner.distributed.world_size > 1:
             self._agree(learner)
@@ -180,8 +187,8 @@ class Update:
             learner.context.present = tuple(losses)
             # What balancers balance has the early predictions in it.
             learner.context.losses = {t: loss + early.get(t, 0.0) for t, loss in losses.items()}
-            result, finite = self._balance(learner)
-            skipped = None if finite else "the gradient is not finite"
+            result, finite = self._balance(learner, validation)
+            skipped = None if finite else self._problem or "the gradient is not finite"
         if skipped is not None:
             self._gradients.clear()
             learner.balancing.after_skipped_step()
@@ -251,11 +258,15 @@ class Update:
             fallen = schedule.gamma**self._plateau.falls if schedule.name == "plateau" else 1.0
             group["lr"] = base * schedule.factor(progress) * fallen
 
-    def _balance(self, learner: Learner) -> tuple[BalancingResult, bool]:
+    def _balance(
+        self, learner: Learner, validation: ValidationLosses | None
+    ) -> tuple[BalancingResult, bool]:
         """Write balanced gradients; return the decision, and whether the gradient is finite."""
         if self.scale != 1:
             self._gradients.unscale(self.scale)
-        result = self._gradients.apply(learner.balancing.finisher, learner.context)
+        result = self._gradients.apply(
+            learner.balancing.finisher, learner.context, validation=validation
+        )
         if self._weights is not None:
             reused = {task: self._weights[task][0] for task in learner.context.present}
             result = attrs.evolve(result, weights=reused)

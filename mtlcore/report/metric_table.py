@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, final
 
 import attrs
 
+from mtlcore.metrics import is_regional
 from mtlcore.report.charts.run_charts import arrow_of
 from mtlcore.storage import or_nan
 
@@ -65,9 +66,53 @@ class ResultRow:
 
 
 def result_rows(summary: Mapping[str, Any]) -> list[ResultRow]:
-    """Return the final metrics of a run, beside those of the best constants."""
+    """Return the final metrics of a run, beside those of the best constants.
+
+    Those in the region of a class are left out; `region_tables` has them.
+    """
     final = summary["final"][summary["final_split"]]
     return [row for task, metrics in final.items() for row in _task_rows(summary, task, metrics)]
+
+
+@final
+@attrs.frozen(kw_only=True)
+class RegionTable:
+    """A task's metrics in the region of each class.
+
+    Args:
+        task: Name and unit of the task.
+        metrics: Names of the metrics, with an arrow towards better values.
+        rows: Name of each class, and its values.
+    """
+
+    task: str
+    metrics: tuple[str, ...]
+    rows: tuple[tuple[str, tuple[float, ...]], ...]
+
+
+def region_tables(summary: Mapping[str, Any]) -> list[RegionTable]:
+    """Return the final metrics of a run by region, a table for each task that has some."""
+    tables = []
+    for task, metrics in summary["final"][summary["final_split"]].items():
+        by_region: dict[str, dict[str, float]] = {}
+        for metric, value in metrics.items():
+            if is_regional(metric):
+                name, _, region = metric.partition("/")
+                by_region.setdefault(region, {})[name] = or_nan(value)
+        if by_region:
+            names = list(next(iter(by_region.values())))
+            unit = summary.get("units", {}).get(task)
+            higher = summary.get("higher_is_better", {}).get(task, {})
+            table = RegionTable(
+                task=f"{task} ({unit})" if unit else task,
+                metrics=tuple(name + arrow_of(higher.get(name)) for name in names),
+                rows=tuple(
+                    (region, tuple(values.get(name, math.nan) for name in names))
+                    for region, values in by_region.items()
+                ),
+            )
+            tables.append(table)
+    return tables
 
 
 def _task_rows(
@@ -75,7 +120,8 @@ def _task_rows(
 ) -> list[ResultRow]:
     unit = summary.get("units", {}).get(task)
     rows: list[ResultRow] = []
-    for metric, value in metrics.items():
+    counted = {metric: value for metric, value in metrics.items() if not is_regional(metric)}
+    for metric, value in counted.items():
         higher = summary.get("higher_is_better", {}).get(task, {}).get(metric)
         constants = tuple(_constant(summary, extent, task, metric) for extent in _EXTENTS)
         rows.append(
@@ -85,7 +131,7 @@ def _task_rows(
                 model=or_nan(value),
                 constants=constants,
                 better=higher is not None and _beats(or_nan(value), constants, higher),
-                last=len(rows) == len(metrics) - 1,
+                last=len(rows) == len(counted) - 1,
             )
         )
     return rows

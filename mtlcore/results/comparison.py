@@ -16,7 +16,7 @@ from typing import cast, final
 import attrs
 
 from mtlcore.errors import UsageError, did_you_mean
-from mtlcore.metrics import DELTA_M, DeltaM, delta_m
+from mtlcore.metrics import DELTA_M, DeltaM, delta_m, is_regional
 from mtlcore.results.run_results import Epoch, RunResult, read_run
 from mtlcore.results.statistics import Difference, Spread
 from mtlcore.results.targets import Reached, Target
@@ -63,7 +63,15 @@ class Comparison:
 
     @cached_property
     def higher_is_better(self) -> Mapping[str, Mapping[str, bool]]:
-        """Task -> metric -> whether higher is better, in the runs' order, without losses."""
+        """Task -> metric -> whether higher is better: the metrics that count, without losses."""
+        return {
+            task: {m: higher for m, higher in metrics.items() if not is_regional(m)}
+            for task, metrics in self.directions.items()
+        }
+
+    @cached_property
+    def directions(self) -> Mapping[str, Mapping[str, bool]]:
+        """The same with the metrics of single regions, in the runs' order."""
         table: dict[str, dict[str, bool]] = {}
         # Runs with the most tasks first, so that tasks come in the order of a run with all.
         for run in sorted(self.runs, key=lambda run: -len(run.tasks)):
@@ -82,10 +90,16 @@ class Comparison:
 
     @property
     def columns(self) -> tuple[Column, ...]:
-        """Every (task, metric)."""
+        """Every (task, metric) that counts."""
         return tuple(
             (task, metric) for task, metrics in self.higher_is_better.items() for metric in metrics
         )
+
+    @property
+    def all_columns(self) -> tuple[Column, ...]:
+        """Every (task, metric), those of single regions after all others."""
+        every = [(task, metric) for task, metrics in self.directions.items() for metric in metrics]
+        return tuple(sorted(every, key=lambda column: is_regional(column[1])))
 
     @cached_property
     def seeds(self) -> tuple[int, ...]:
@@ -116,7 +130,7 @@ class Comparison:
                 means[variant.name] = spread.mean
         if len(set(means.values())) < 2:
             return frozenset()
-        top = (max if self.higher_is_better[task][metric] else min)(means.values())
+        top = (max if self.directions[task][metric] else min)(means.values())
         return frozenset(name for name, mean in means.items() if mean == top)
 
     def delta_m(self, variant: Variant) -> Spread | None:

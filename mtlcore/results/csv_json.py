@@ -48,7 +48,7 @@ def as_data(comparison: Comparison) -> dict[str, Any]:
             "higher_is_better": definition.higher_is_better,
         },
         "higher_is_better": {
-            task: dict(metrics) for task, metrics in comparison.higher_is_better.items()
+            task: dict(metrics) for task, metrics in comparison.directions.items()
         },
         "units": dict(comparison.units),
         "variants": [_variant_data(comparison, variant) for variant in comparison.variants],
@@ -58,13 +58,13 @@ def as_data(comparison: Comparison) -> dict[str, Any]:
 
 def _csv_lines(comparison: Comparison, variant: Variant) -> Iterator[list[Any]]:
     base = comparison.baseline
-    for task, metric in comparison.columns:
+    for task, metric in comparison.all_columns:
         spread = comparison.spread(variant, task, metric)
         if spread is None:
             continue
         difference = comparison.difference(variant, task, metric)
         yield [
-            task, metric, comparison.higher_is_better[task][metric], comparison.units.get(task),
+            task, metric, comparison.directions[task][metric], comparison.units.get(task),
             spread.mean, spread.std, spread.n, variant.name in comparison.best(task, metric),
             base, *_interval(difference),
         ]  # fmt: skip
@@ -103,7 +103,7 @@ def _interval(difference: Difference | None) -> list[Any]:
 
 def _variant_data(comparison: Comparison, variant: Variant) -> dict[str, Any]:
     metrics: dict[str, dict[str, Any]] = {}
-    for task, metric in comparison.columns:
+    for task, metric in comparison.all_columns:
         spread = comparison.spread(variant, task, metric)
         if spread is not None:
             metrics.setdefault(task, {})[metric] = {

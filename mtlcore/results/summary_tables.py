@@ -9,6 +9,7 @@ from typing import final
 
 import attrs
 
+from mtlcore.metrics import is_regional
 from mtlcore.results.comparison import Comparison
 from mtlcore.results.statistics import Difference, Spread
 from mtlcore.results.targets import Reached, Target
@@ -43,7 +44,8 @@ def tables_of(comparison: Comparison) -> Iterator[SummaryTable]:
     """Yield all tables of a comparison, in order."""
     yield _overview(comparison)
     for task in comparison.higher_is_better:
-        yield _task_table(comparison, task)
+        yield _task_table(comparison, task, comparison.higher_is_better[task])
+        yield from _region_tables(comparison, task)
     if comparison.targets:
         yield _target_table(comparison)
     if fewest_common_seeds(comparison):
@@ -83,8 +85,9 @@ def _overview(comparison: Comparison) -> SummaryTable:
     return SummaryTable("All tasks", head, rows)
 
 
-def _task_table(comparison: Comparison, task: str) -> SummaryTable:
-    higher_is_better = comparison.higher_is_better[task]
+def _task_table(
+    comparison: Comparison, task: str, higher_is_better: Mapping[str, bool], title: str = ""
+) -> SummaryTable:
     columns = []
     for metric in higher_is_better:
         spreads = [comparison.spread(variant, task, metric) for variant in comparison.variants]
@@ -98,10 +101,22 @@ def _task_table(comparison: Comparison, task: str) -> SummaryTable:
         )
     unit = comparison.units.get(task)
     return SummaryTable(
-        f"{task} ({unit})" if unit else task,
+        (f"{task} ({unit})" if unit else task) + title,
         _head(higher_is_better),
         _rows(comparison.variants, columns),
     )
+
+
+def _region_tables(comparison: Comparison, task: str) -> Iterator[SummaryTable]:
+    """Yield the task's first metric in the region of each class; the others are in the files."""
+    first = next(iter(comparison.higher_is_better[task]))
+    regional = {
+        metric: higher
+        for metric, higher in comparison.directions[task].items()
+        if is_regional(metric) and metric.startswith(first)
+    }
+    if regional:
+        yield _task_table(comparison, task, regional, f": {first} by region")
 
 
 def _target_table(comparison: Comparison) -> SummaryTable:

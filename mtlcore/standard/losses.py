@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import final
+from typing import Literal, final
 
 import torch
 import torch.nn.functional as F
@@ -175,10 +175,36 @@ class Cosine(Loss):
 
         Raw vectors (B, 3, H, W) and unit vectors of the same shape -> (B, H, W).
         """
-        # Squares of half precision numbers overflow at 256.
-        prediction = prediction.to(torch.promote_types(prediction.dtype, target.dtype))
-        length: Tensor = torch.linalg.vector_norm(prediction, dim=1)
-        return 1 - (prediction * target).sum(1) / length.clamp_min(SHORTEST_NORMAL)
+        prediction, length = _with_length(prediction, target)
+        return 1 - (prediction * target).sum(1) / length
+
+
+@final
+class NormalsL1(Loss):
+    """`mean over x, y, z of |n^ - n|` with n^ the prediction at unit length, for normals.
+
+    Vandenhende et al. 2021 (their weight of 10 is for this mean); others, such as InvPT, take the
+    sum over x, y and z, three times as much. Short predictions are treated as in `Cosine`.
+    """
+
+    def __init__(self, task: Task) -> None:
+        super().__init__()
+
+    def elementwise(self, prediction: Tensor, target: Tensor) -> Tensor:
+        """Compute the loss.
+
+        Raw vectors (B, 3, H, W) and unit vectors of the same shape -> (B, H, W).
+        """
+        prediction, length = _with_length(prediction, target)
+        return (prediction / length.unsqueeze(1) - target).abs().mean(1)
+
+
+def _with_length(prediction: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """Return vectors (B, 3, H, W) and what divides them (B, H, W)."""
+    # Squares of half precision numbers overflow at 256.
+    prediction = prediction.to(torch.promote_types(prediction.dtype, target.dtype))
+    length: Tensor = torch.linalg.vector_norm(prediction, dim=1)
+    return prediction, length.clamp_min(SHORTEST_NORMAL)
 
 
 @final
@@ -191,37 +217,46 @@ class BinaryCrossEntropy(Loss):
         weight = w t + (1 - w) (1 - t)
 
     so that the scalar is a mean weighted by `weight`. Vandenhende et al. 2021 use w = 0.95 and
-    divide the same sum by the number of pixels instead, which gives a value smaller by the mean
-    weight: 0.05 + 0.9 p at w = 0.95 and a share p of positives.
+    divide the same sum by the number of pixels instead (`divide_by = "number"`), which gives a
+    value smaller by the mean weight: 0.05 + 0.9 p at w = 0.95 and a share p of positives.
 
     Args:
         task: a map or a vector; over the channels of a map it is the mean.
         positive_weight: w, between 0 and 1; 0.5 weighs both alike.
+        divide_by: divide the sum by that of the weights, or by the number of valid elements.
 
     Raises:
         UsageError: `positive_weight` is not between 0 and 1.
     """
 
-    def __init__(self, task: Task, *, positive_weight: ProperFraction = 0.95) -> None:
+    def __init__(
+        self,
+        task: Task,
+        *,
+        positive_weight: ProperFraction = 0.95,
+        divide_by: Literal["weight", "number"] = "weight",
+    ) -> None:
         super().__init__()
         if not 0 < positive_weight < 1:
             raise UsageError(
                 f"positive_weight of task {task.name!r} must lie between 0 and 1, "
                 f"not {positive_weight}"
             )
-        self._positive_weight = positive_weight
+        self._positive_weight, self._by_weight = positive_weight, divide_by == "weight"
         self._is_map = task.layout == "map"
 
-    def elementwise(self, prediction: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-        """Compute the loss.
+    def elementwise(self, prediction: Tensor, target: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        """Compute the loss, with the weights if it is divided by them.
 
-        Logits and targets (B, C, H, W) -> twice (B, H, W); (B, C) -> twice (B, C).
+        Logits and targets (B, C, H, W) -> (B, H, W) each; (B, C) -> (B, C) each.
         """
         positive = self._positive_weight * target
         negative = (1 - self._positive_weight) * (1 - target)
         values = positive * F.softplus(-prediction) + negative * F.softplus(prediction)
         weight = positive + negative
-        return (values.mean(1), weight.mean(1)) if self._is_map else (values, weight)
+        if self._is_map:
+            values, weight = values.mean(1), weight.mean(1)
+        return (values, weight) if self._by_weight else values
 
 
 @final
@@ -264,21 +299,24 @@ class HuDepth(ScalarLoss):
     task's unit; MTML instead sends the prediction through a sigmoid and scales labels to [0, 1].
 
     The loss is negative for small errors, down to 3 ln a = -2.08: no loss for balancers that take
-    logarithms or quotients of losses.
+    logarithms or quotients of losses, nor for `exp(-s) L + s`, which then has no minimum in s.
+    `from_zero` subtracts that constant: what the network learns is the same, and a prediction
+    without error has the loss 0.
 
     Args:
         a: what is added before the logarithm, in the unit of the depth; the smaller, the more small
             errors count.
+        from_zero: subtract 3 ln a, so that the loss is never negative.
 
     Raises:
         UsageError: `a` is not positive.
     """
 
-    def __init__(self, task: Task, *, a: Positive = 0.5) -> None:
+    def __init__(self, task: Task, *, a: Positive = 0.5, from_zero: bool = False) -> None:
         super().__init__()
         if not 0 < a < math.inf:
             raise UsageError(f"a of task {task.name!r} must be positive, not {a}")
-        self._a = a
+        self._a, self._floor = a, math.log(a) if from_zero else 0.0
 
     def forward(self, prediction: Tensor, target: Tensor, valid: Tensor) -> Tensor:
         """Compute the loss: depths (B, 1, H, W) twice and a mask (B, H, W) -> a scalar."""
@@ -293,7 +331,7 @@ class HuDepth(ScalarLoss):
         return _mean(self._log(error), mask) + _mean(slopes + turned, _whole_windows(mask))
 
     def _log(self, error: Tensor) -> Tensor:
-        return (error.abs() + self._a).log()
+        return (error.abs() + self._a).log() - self._floor
 
 
 def _sobel(maps: Tensor) -> tuple[Tensor, Tensor]:

@@ -46,14 +46,15 @@ class SegmentationMetric(Metric):
     """Mean intersection over union and pixel accuracy, from one confusion matrix of the split.
 
     `miou` is the mean over classes of TP / (TP + FP + FN); classes that occur neither in the
-    targets nor in the predictions are left out. Both are fractions; published tables print
-    percent. Maps (B, C, H, W) and single labels (B, C) alike.
+    targets nor in the predictions are left out, and so are those that the task ignores: an element
+    of another class that is predicted as one of these is wrong for its own class alone. Both are
+    fractions; published tables print percent. Maps (B, C, H, W) and single labels (B, C) alike.
     """
 
     higher_is_better: Mapping[str, bool] = {"miou": True, "pixel_accuracy": True}
 
     def __init__(self, task: Task) -> None:
-        self._classes = task.channels
+        self._classes, self._counted = task.channels, list(task.counted)
         self._confusion = Pool(task.channels**2, torch.int64)
 
     @torch.no_grad()
@@ -66,11 +67,11 @@ class SegmentationMetric(Metric):
         # Rows are the targets, columns the predictions.
         confusion = self._confusion.values.cpu().double().reshape(self._classes, self._classes)
         hits = confusion.diagonal()
-        union = confusion.sum(0) + confusion.sum(1) - hits
-        occurs = union > 0
+        union = (confusion.sum(0) + confusion.sum(1) - hits)[self._counted]
+        overlap, occurs = hits[self._counted], union > 0
         # The mean of no class and the quotient 0 / 0 are NaN, as they should be.
         return {
-            "miou": float((hits[occurs] / union[occurs]).mean()),
+            "miou": float((overlap[occurs] / union[occurs]).mean()),
             "pixel_accuracy": float(hits.sum() / confusion.sum()),
         }
 

@@ -72,14 +72,15 @@ class ClassificationMetric(Metric):
 
     `accuracy` is the part of the samples whose largest logit is that of their class. `macro_f1` is
     the mean over classes of 2 TP / (2 TP + FP + FN); classes that occur neither in the labels nor
-    in the predictions are left out. `auc` is exact, ties counted half, of class 1 against class 0
-    by the difference of their logits; it keeps six bytes per sample. All are fractions.
+    in the predictions are left out, and so are those that the task ignores. `auc` is exact, ties
+    counted half, of class 1 against class 0 by the difference of their logits; it keeps six bytes
+    per sample. All are fractions.
     """
 
     higher_is_better: Mapping[str, bool]
 
     def __init__(self, task: Task) -> None:
-        self._classes = task.channels
+        self._classes, self._counted = task.channels, list(task.counted)
         self._confusion = Pool(task.channels**2, torch.int64)
         self._scores = _Scores() if task.channels == 2 else None
         names = ("accuracy", "macro_f1", *(("auc",) if self._scores else ()))
@@ -96,12 +97,12 @@ class ClassificationMetric(Metric):
         """Return `accuracy`, `macro_f1` and, for two classes, `auc`."""
         # Rows are the labels, columns the predictions.
         confusion = self._confusion.values.cpu().double().reshape(self._classes, self._classes)
-        hits, both = confusion.diagonal(), confusion.sum(0) + confusion.sum(1)
-        occurs = both > 0
+        hits, both = confusion.diagonal(), (confusion.sum(0) + confusion.sum(1))[self._counted]
+        right, occurs = hits[self._counted], both > 0
         # The mean of no class and the quotient 0 / 0 are NaN, as they should be.
         values = {
             "accuracy": float(hits.sum() / confusion.sum()),
-            "macro_f1": float((2 * hits[occurs] / both[occurs]).mean()),
+            "macro_f1": float((2 * right[occurs] / both[occurs]).mean()),
         }
         if self._scores is not None:
             scores, positive, valid = self._scores.joined()

@@ -1,4 +1,7 @@
-"""mtlcore's own components, registered through the same hooks as everybody else's."""
+"""mtlcore's own components, registered through the same hooks as everybody else's.
+
+One file: it is a list.
+"""
 
 from __future__ import annotations
 
@@ -100,6 +103,13 @@ def mtl_losses() -> Iterator[LossSpec]:
         summary="1 - cosine of the angle between unit vectors.",
     )
     yield LossSpec(
+        name="normals-l1",
+        target="mtlcore.standard.losses:NormalsL1",
+        task_kinds=("normals",),
+        summary="Absolute difference of unit vectors.",
+        paper="Vandenhende et al., Multi-Task Learning for Dense Prediction, TPAMI 2021",
+    )
+    yield LossSpec(
         name="binary-cross-entropy",
         target="mtlcore.standard.losses:BinaryCrossEntropy",
         task_kinds=("edges", "saliency"),
@@ -179,6 +189,27 @@ def mtl_metrics() -> Iterator[MetricSpec]:
         task_kinds=("edges",),
         summary="Best F-measure over thresholds with a tolerance in place (odsF); slow.",
         paper="Martin et al., Learning to Detect Natural Image Boundaries, TPAMI 2004",
+    )
+    yield MetricSpec(
+        name="edges-mae",
+        target="mtlcore.standard.metrics_maps:ProbabilityError",
+        task_kinds=("edges", "saliency"),
+        summary="Mean absolute error of the probability.",
+        paper="Upadhyay et al., MTML, 2022, https://arxiv.org/abs/2210.06989",
+    )
+    yield MetricSpec(
+        name="normals-cosine",
+        target="mtlcore.standard.metrics_maps:NormalsCosine",
+        task_kinds=("normals",),
+        summary="Mean cosine of the angle.",
+        paper="Upadhyay et al., MTML, 2022, https://arxiv.org/abs/2210.06989",
+    )
+    yield MetricSpec(
+        name="saliency-iou",
+        target="mtlcore.standard.metrics_maps:SaliencyIoU",
+        task_kinds=("saliency",),
+        summary="Intersection over union, a mean over images, at the best threshold.",
+        paper="Vandenhende et al., Multi-Task Learning for Dense Prediction, TPAMI 2021",
     )
     yield MetricSpec(
         name="classification",
@@ -344,6 +375,12 @@ def mtl_augmentations() -> Iterator[AugmentationSpec]:
         target="mtlcore.standard.augmentations:Photometric",
         summary="Brightness, contrast and saturation of an image.",
         paper="Liu et al., SSD: Single Shot MultiBox Detector, ECCV 2016",
+    )
+    yield AugmentationSpec(
+        name="rotate",
+        target="mtlcore.standard.augmentations:Rotate",
+        summary="Turns a sample about its middle, and scales it; normals turn with it.",
+        paper="Maninis et al., ASTMT, CVPR 2019",
     )
     yield AugmentationSpec(
         name="cutmix",

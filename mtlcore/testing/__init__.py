@@ -30,10 +30,12 @@ if TYPE_CHECKING:
     from mtlcore.testing.methods import MethodContract
     from mtlcore.testing.metrics import MetricContract
     from mtlcore.testing.optimizers import OptimizerContract
+    from mtlcore.testing.papers import NOT_SAID, PaperContract
     from mtlcore.testing.plugins import assert_plugin_is_light, assert_plugin_is_whole
     from mtlcore.testing.tiny import TINY_TASKS, TinyBackbone, tiny_batch, tiny_learner
 
 __all__ = [
+    "NOT_SAID",
     "TINY_TASKS",
     "AugmentationContract",
     "BackboneContract",
@@ -50,6 +52,7 @@ __all__ = [
     "MethodContract",
     "MetricContract",
     "OptimizerContract",
+    "PaperContract",
     "ScalarLossContract",
     "TinyBackbone",
     "assert_plugin_is_light",
@@ -74,7 +77,9 @@ _HOMES = {
     "LossContract": "losses",
     "MethodContract": "methods",
     "MetricContract": "metrics",
+    "NOT_SAID": "papers",
     "OptimizerContract": "optimizers",
+    "PaperContract": "papers",
     "ScalarLossContract": "losses",
     "TINY_TASKS": "tiny",
     "TinyBackbone": "tiny",

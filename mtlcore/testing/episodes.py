@@ -155,6 +155,10 @@ class EpisodeSamplerContract:
                     assert number is None or 0 <= number < len(plan.batches), (
                         f"episode {episode} in a plan of {len(plan.batches)} batches"
                     )
+                assert episode.group == 0 and not plan.validation, (
+                    "independent batches and validation batches are made by the core, of plans "
+                    "of one group without validation"
+                )
 
     def test_only_the_tasks_asked_for(self) -> None:
         """Otherwise a task that stopped early goes on learning."""

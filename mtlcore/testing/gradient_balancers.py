@@ -8,9 +8,7 @@ import torch
 from torch import Tensor
 
 from mtlcore.balancing import BalancerContext, GradientBalancer, GramianBalancer
-from mtlcore.testing.base import (
-    close,
-)
+from mtlcore.testing.base import close, same
 from mtlcore.testing.row_balancers import RowBalancerContract
 
 
@@ -32,6 +30,8 @@ class GramianBalancerContract(RowBalancerContract):
         if self.per_task_state:
             return
         balancer = self.make()
+        if self._sees_batches(balancer):
+            return
         for count in (3, 1, 5):
             weights = balancer.weights(self._input(self._rows(count)))
             assert weights.shape[-1] == count, f"{count} tasks, weights {tuple(weights.shape)}"
@@ -47,6 +47,54 @@ class GramianBalancerContract(RowBalancerContract):
         moved = self._answer(self._new(4), rows[order], self._context(0, names, 4))
         assert close(weights[..., order], moved, 1e-6), "another order of tasks, other weights"
 
+    def test_batches_are_as_announced(self) -> None:
+        """Otherwise a step loads batches that nobody looks at, or lacks what is looked at."""
+        super().test_batches_are_as_announced()
+        balancer = self._new(3)
+        name, batches = type(balancer).__name__, balancer.batches
+        one, other = (self._over_batches(max(batches, 2), noise) for noise in (0.0, 2.0))
+        if batches > 1:
+            assert not same(one[0], other[0]), (
+                f"{name}.batches is {batches}, but other gradients in each batch, of the same "
+                "mean, change nothing: it never reads context.gramians"
+            )
+        else:
+            assert same(one[0], other[0]), (
+                f"{name} reads context.gramians, which is None in a run: announce how many "
+                "independent batches it needs (batches = 2)"
+            )
+        if balancer.validation is not None:
+            assert one[1] > 0, (
+                f"{name}.validation is {balancer.validation!r}, but it never calls "
+                "context.validation_products"
+            )
+        else:
+            assert one[1] == 0, (
+                f"{name} calls context.validation_products, which is None in a run: announce "
+                'where its validation batch comes from (validation = "val")'
+            )
+
+    def _over_batches(self, batches: int, noise: float) -> tuple[list[Tensor], int]:
+        """Return answers in three steps with batches that differ, and calls for validation."""
+        balancer, answers, calls = self._new(3), [], 0
+
+        def products(weights: Tensor | None = None, rate: float = 0.0) -> tuple[Tensor, Tensor]:
+            nonlocal calls
+            calls += 1
+            return gramian.clone(), gramian.diagonal().clone()
+
+        for number in range(3):
+            rows, context = self._rows(3, number), self._context(number, None, 3)
+            gramian = self._gramian(rows)
+            around = torch.stack([self._rows(3, 10 + number + i) for i in range(batches)])
+            each = rows + noise * (around - around.mean(0))
+            context.gramians = torch.einsum("akp,blp->abkl", each, each)
+            context.validation_products = products
+            answers.append(balancer.weights(gramian, context=context))
+            context.gramian, context.validation_products = gramian, None
+            balancer.after_step(context)
+        return answers, calls
+
     def _input(self, rows: Tensor) -> Tensor:
         return rows @ rows.T
 
@@ -56,23 +104,39 @@ class GramianBalancerContract(RowBalancerContract):
     def _ask(
         self, balancer: GramianBalancer, given: Tensor, context: BalancerContext | None
     ) -> Tensor:
-        return balancer.weights(given, context)
+        """Ask as a run does where all batches of the step are the same."""
+        if context is None or not self._sees_batches(balancer):
+            return balancer.weights(given, context=context)
+        gramian = given.clone()
+        if balancer.batches > 1:
+            context.gramians = gramian.repeat(balancer.batches, balancer.batches, 1, 1)
+        if balancer.validation is not None:
+            context.validation_products = lambda weights=None, rate=0.0: (
+                gramian.clone(),
+                torch.zeros(len(gramian), dtype=torch.float64),
+            )
+        answer = balancer.weights(given, context=context)
+        context.validation_products = None
+        return answer
 
     def _answer(
         self, balancer: GramianBalancer, rows: Tensor, context: BalancerContext | None
     ) -> Tensor:
-        return balancer.weights(self._input(rows), context)
+        return self._ask(balancer, self._input(rows), context)
 
     def _direction(self, rows: Tensor, names: Sequence[str] | None = None) -> Tensor:
         count = len(rows)
         weights = self._answer(self._new(count), rows, self._context(0, names, count))
-        return (weights if weights.dim() == 1 else weights[0]) @ rows
+        # Weights of several batches, which hold the same here, add up.
+        whole = weights.sum(0) if weights.dim() == 3 else weights
+        return (whole if whole.dim() == 1 else whole[0]) @ rows
 
     def _check_finite(self, rows: Tensor, what: str) -> None:
         count = len(rows)
         balancer: GramianBalancer = self._new(count)
         weights = self._answer(balancer, rows, self._context(0, None, count))
-        assert tuple(weights.shape) in ((count,), (2, count)), (
+        of_batches = (balancer.batches, 2, count) if balancer.batches > 1 else (2, count)
+        assert tuple(weights.shape) in ((count,), (2, count), of_batches), (
             f"{what}: weights of shape {tuple(weights.shape)} for {count} tasks"
         )
         assert weights.dtype == torch.float64, f"{what}: weights are {weights.dtype}"

@@ -9,7 +9,7 @@ import attrs
 import torch
 from torch import Tensor
 
-from mtlcore.balancing import BalancerContext, LossBalancer
+from mtlcore.balancing import BalancerContext, Balancing, LossBalancer
 from mtlcore.data import Batch
 from mtlcore.metrics import MetricValues
 from mtlcore.tasks import Task
@@ -115,6 +115,10 @@ class LossBalancerContract:
             moved = changes(before, state_of(balancer))
             assert not moved, f"transform changed {moved}; that belongs into after_step"
             self._turn(balancer, number)
+
+    def test_batches_are_as_announced(self) -> None:
+        """Otherwise a step loads batches that nobody looks at."""
+        Balancing([self._new()])  # says that only balancers of Gramians may ask for more than one
 
     def test_its_groups_are_of_its_own_parameters(self) -> None:
         """Otherwise a learning rate is set for what belongs to others, or for nothing."""

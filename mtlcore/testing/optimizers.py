@@ -19,7 +19,7 @@ from mtlcore.losses import CrossTaskLoss, Loss
 from mtlcore.models import StepContext
 from mtlcore.optimizers import Optimizer, StepReport
 from mtlcore.standard.balancers import Uncertainty
-from mtlcore.testing.base import changes, same, state_of, through_checkpoint
+from mtlcore.testing.base import changes, close, same, state_of, through_checkpoint
 from mtlcore.testing.tiny import tiny_batch, tiny_learner
 
 _PATIENCE = 15  # evaluations; the schedule's own default is 10
@@ -65,6 +65,18 @@ class _One(GramianBalancer):
 
     def weights(self, gramian: Tensor, context: BalancerContext | None = None) -> Tensor:
         return torch.eye(len(gramian), dtype=torch.float64)[self._number]
+
+
+class _Comparing(GramianBalancer):
+    """Weighs equally, and keeps what it is shown of its batches."""
+
+    batches = 2
+    validation = "val"
+
+    def weights(self, gramian: Tensor, context: BalancerContext | None = None) -> Tensor:
+        assert context is not None
+        self.gramians, self.products = context.gramians, context.validation_products
+        return torch.ones(len(gramian), dtype=torch.float64)
 
 
 class _Kink(Loss):
@@ -164,6 +176,30 @@ class OptimizerContract:
             shared = {id(p) for p in learner.model.shared_parameters()}
             states.append([p.detach() for p in learner.parameters() if id(p) in shared])
         assert not same(*states), "two balancers that answer differently lead to the same update"
+
+    def test_batches_stay_apart(self) -> None:
+        """Otherwise a balancer of several independent batches compares one with itself."""
+        states = []
+        for other in range(2):
+            balancer = _Comparing()
+            learner = tiny_learner([balancer])
+            optimizer = self.make(learner)
+            if not optimizer.separates_batches:
+                return
+            tasks = self._tasks(learner)
+            batches = tuple(tiny_batch(seed=seed) for seed in (20, 21, 22 + other))
+            episodes = tuple(Episode(tasks, support=i, query=2, group=i) for i in range(2))
+            plan = LoadedPlan(batches, episodes, (Episode(tasks, support=2),))
+            report = self._step(learner, optimizer, 0, plan)
+            assert report.skipped is None, f"a step of two batches is skipped: {report.skipped}"
+            seen = balancer.gramians
+            assert seen is not None and tuple(seen.shape) == (2, 2, len(tasks), len(tasks)), (
+                "it separates batches, and a balancer of two has no context.gramians"
+            )
+            assert not close(seen[0, 0], seen[0, 1], 1e-3), "both batches have the same gradients"
+            assert balancer.products is not None, "a balancer cannot compare the validation batch"
+            states.append(state_of(learner))
+        assert same(*states), "it learns from the validation batch"
 
     def test_a_step_that_is_not_finite_changes_nothing(self) -> None:
         """Otherwise one bad image ruins a run: it stays in batch norms, moments and weights."""

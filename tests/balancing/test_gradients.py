@@ -12,7 +12,13 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from mtlcore.balancing import BalancerContext, GradientBalancer, GramianBalancer, TaskGradients
+from mtlcore.balancing import (
+    BalancerContext,
+    GradientBalancer,
+    GramianBalancer,
+    TaskGradients,
+    products,
+)
 from mtlcore.balancing import rows as rows_module
 from mtlcore.balancing.rows import SharedRows
 from mtlcore.errors import UsageError
@@ -134,7 +140,7 @@ def sizes(request, monkeypatch):
     """Where the line between small and large parameters runs; large ones are read in pieces."""
     limit = {"small": 10**6, "large": 0, "mixed": 20}[request.param]
     monkeypatch.setattr(rows_module, "SMALL", limit)
-    monkeypatch.setattr(rows_module, "_PIECE", {"cpu": 7})
+    monkeypatch.setattr(products, "_PIECE", {"cpu": 7})
     return request.param
 
 
@@ -302,8 +308,8 @@ def test_half_precision_rows_are_multiplied_in_float32(sizes):
     generator = torch.Generator().manual_seed(0)
     one, two = torch.randn(2, 1000, generator=generator).to(torch.bfloat16)
     rows = SharedRows([parameter], 2)
-    rows.add("a", [one.clone()])
-    rows.add("b", [two.clone()])
+    rows.add(("a", 0), [one.clone()])
+    rows.add(("b", 0), [two.clone()])
     exact = torch.stack([one, two]).double()
     torch.testing.assert_close(rows.gramian(), exact @ exact.T, rtol=1e-5, atol=1e-3)
     (found,) = rows.direction([1.0, 0.5])
@@ -317,7 +323,7 @@ def test_every_weight_counts_whatever_it_is(weights, sizes):
     rows, given = SharedRows(parameters, 2), {}
     for task in "ab":
         given[task] = [torch.randn_like(p, requires_grad=False) for p in parameters]
-        rows.add(task, [gradient.clone() for gradient in given[task]])
+        rows.add((task, 0), [gradient.clone() for gradient in given[task]])
     for found, one, other in zip(rows.direction(weights), *given.values(), strict=True):
         torch.testing.assert_close(found, weights[0] * one + weights[1] * other)
 

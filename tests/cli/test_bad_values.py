@@ -330,3 +330,21 @@ def test_a_variant_with_a_name_that_is_no_folder_is_refused(mtl: Command, place:
     result = mtl("study", "study.toml", "--out=study", "--prepare", plugins=PLUGINS)
     assert result.exit_code == 2, (result.output, result.exception)
     assert "variants.aaa" in result.stderr and "at most 100" in result.stderr
+
+
+def test_a_task_whose_name_is_too_long_for_files_is_refused(mtl: Command, place: Place) -> None:
+    name = "a" * 300
+    place.write("photos/dataset.toml", DESCRIPTION.format(name=name))
+    words = ["--set=data.name=folder", "--set=data.root=photos"]
+    result = mtl("config", *words, plugins=PLUGINS)
+    assert result.exit_code == 2, (result.output, result.exception)
+    assert "longer than" in result.stderr
+
+
+DESCRIPTION = """
+image = "{{split}}/rgb/{{name}}.png"
+[tasks.{name}]
+kind = "depth"
+file = "{{split}}/depth/{{name}}.npy"
+invalid = 0
+"""

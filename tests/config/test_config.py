@@ -334,3 +334,17 @@ def test_plugin_files_of_all_layers_are_kept(own_defaults: Layer, tmp_path: Path
     config = resolve(Plugins(allow=()), [str(other)], [own_defaults, Layer("b", {"plugins": []})])
     assert config.tree["plugins"] == [str(other), *own_defaults.values["plugins"]]
     assert f"{other}: nothing of it is in use; it provides no component" in config.notes
+
+
+def test_a_methods_preset_may_say_more_than_fewer_tasks_need(plugins: Plugins) -> None:
+    """What it says of the others is dropped; what you say of them is told."""
+    fewer = Layer("mine.toml", {"tasks": ["segmentation"]})
+    preset = {"losses": {"depth": {"name": "mse"}}, "metrics": {"depth": [{"name": "depth"}]}}
+    for origin, accepted in (("plugin somebody's", True), ("other.toml", False)):
+        layers = (Layer(origin, preset), fewer)
+        if accepted:
+            tree = resolve(plugins, (), layers).tree
+            assert list(tree["losses"]) == list(tree["metrics"]) == ["segmentation"]
+        else:
+            with pytest.raises(ConfigError, match=r"losses\.depth: the run has no such task"):
+                resolve(plugins, (), layers)

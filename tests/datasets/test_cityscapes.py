@@ -44,6 +44,22 @@ class TestContract(DatasetContract):
         return Cityscapes.describe(self.root)
 
 
+def test_depth_in_metres_is_that_of_the_camera(tmp_path):
+    """By Cityscapes' own description: d = (p - 1) / 256 pixels, depth = baseline * focal / d."""
+    stored = np.array([[0, 1, 200, 256, 257, 1025, 32_257]], dtype=np.float64).repeat(8, 0)
+    depth = np.pad(stored, ((0, 0), (0, 9)))[..., None] / 65_535
+    root = write(tmp_path, depth=depth)
+    dataset = Cityscapes(root, "train", depth="metres")
+    assert [(t.name, t.unit) for t in dataset.describe(root, depth="metres")][1] == ("depth", "m")
+    sample = dataset[0]
+    assert set(sample.targets) == {"segmentation", "depth"}
+    assert sample.valid["depth"][0, :8].tolist() == [False] * 4 + [True] * 3 + [False]
+    metres = sample.targets["depth"][0, 0, 4:7].tolist()
+    assert metres == pytest.approx([473.575, 473.575 / 4, 473.575 / 126], rel=1e-4)
+    batch = collate([sample], dataset.describe(root, depth="metres"))
+    assert batch.count["depth"] == 8 * 3
+
+
 @pytest.mark.parametrize("classes", [2, 7, 19])
 def test_reads_the_published_layout(tmp_path, classes):
     dataset, raw = Cityscapes(write(tmp_path), "train", classes=classes), arrays(0)

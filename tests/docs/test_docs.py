@@ -23,6 +23,7 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -135,12 +136,60 @@ for step in steps:
         exec(compile("\\n" * (step["line"] - 1) + step["code"], page, "exec"), names)
 '''
 
+# Answers a page's `mtl` from forks of one process that has imported torch, which takes a start of
+# Python longer than most commands of a page.
+SERVER = """
+import json, os, signal, socket, sys
+from mtlcore.cli import main
+import mtlcore.engine, mtlcore.report, mtlcore.runs
+
+with socket.socket(socket.AF_UNIX) as listener:
+    listener.bind("mtl.socket")
+    listener.listen()
+    print("ready", flush=True)
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    while True:
+        line, _ = listener.accept()
+        files = socket.recv_fds(line, 1, 3)[1]
+        if os.fork():
+            line.close()
+            for file in files:
+                os.close(file)
+            continue
+        listener.close()
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        for number, file in enumerate(files):
+            os.dup2(file, number)
+            os.close(file)
+        arguments, folder, environment = json.loads(line.makefile("rb").read())
+        os.chdir(folder)
+        os.environ.clear()
+        os.environ.update(environment)
+        try:
+            main(arguments, prog_name="mtl")
+        except SystemExit as end:
+            code = end.code
+        sys.stdout.flush()
+        sys.stderr.flush()
+        line.sendall(str(code or 0).encode())
+        os._exit(0)
+"""
+
 # What stands for the programs that a page calls.
 PROGRAMS = {
     "mtl": """
+import json, socket
 given = sys.argv[1:]
 small = shlex.split(os.environ["SMALL"]) if "run" in given[:3] and "--resume" not in given else []
-run(sys.executable, "-m", "mtlcore", *given, *small)
+folder = os.getcwd()
+with socket.socket(socket.AF_UNIX) as line:
+    os.chdir(os.path.dirname(os.path.abspath(__file__)))  # a socket's path must be short
+    line.connect("mtl.socket")
+    os.chdir(folder)
+    socket.send_fds(line, [b"."], [0, 1, 2])
+    line.sendall(json.dumps([[*given, *small], folder, {**os.environ}]).encode())
+    line.shutdown(socket.SHUT_WR)
+    sys.exit(int(line.makefile().read()))
 """,
     "torchrun": """
 small = [] if "--resume" in sys.argv else shlex.split(os.environ["SMALL"])
@@ -186,6 +235,24 @@ def runnable(page: Path, slow: bool) -> Iterator[dict[str, Any]]:
                    "file": marks.get("file", ""), "small": marks.get("with", SMALL)}  # fmt: skip
 
 
+def calls_mtl(steps: list[dict[str, Any]]) -> bool:
+    return any(re.search(r"\bmtl\b", step["code"]) for step in steps)
+
+
+@contextmanager
+def answering(programs: Path, env: dict[str, str]) -> Iterator[None]:
+    """While it is open, `mtl` in the folder of programs finds who answers it."""
+    with subprocess.Popen(
+        [sys.executable, "server.py"], cwd=programs, env=env, stdout=subprocess.PIPE
+    ) as server:
+        try:
+            assert server.stdout is not None
+            assert server.stdout.readline() == b"ready\n"
+            yield
+        finally:
+            server.kill()
+
+
 def read_aloud(page: Path, folder: Path, slow: bool) -> None:
     """Do what the page says in a folder."""
     steps = list(runnable(page, slow))
@@ -198,12 +265,14 @@ def read_aloud(page: Path, folder: Path, slow: bool) -> None:
         (programs / name).chmod(stat.S_IRWXU)
     (folder / "steps.json").write_text(json.dumps([str(page), steps]))
     (folder / "driver.py").write_text(DRIVER)
+    (programs / "server.py").write_text(SERVER)
     env = {key: value for key, value in os.environ.items() if key != "MTL_PLUGINS"}
     env |= {"PATH": f"{programs}{os.pathsep}{env['PATH']}", "SMALL": SMALL, "OMP_NUM_THREADS": "1"}
-    result = subprocess.run(
-        [sys.executable, "driver.py"], cwd=folder, env=env, capture_output=True, text=True,
-        check=False,
-    )  # fmt: skip
+    with answering(programs, env) if calls_mtl(steps) else nullcontext():
+        result = subprocess.run(
+            [sys.executable, "driver.py"], cwd=folder, env=env, capture_output=True, text=True,
+            check=False,
+        )  # fmt: skip
     assert result.returncode == 0, f"{page}\n{result.stdout[-3000:]}\n{result.stderr[-6000:]}"
 
 

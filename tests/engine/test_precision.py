@@ -53,13 +53,14 @@ def split(batch, parts: int):
             targets={task: target[rows] for task, target in batch.targets.items()},
             valid=valid,
             count={task: int(mask.sum()) for task, mask in valid.items()},
+            labelled={task: known[rows] for task, known in batch.labelled.items()},
             view=batch.view[rows],
             keys=batch.keys[rows],
             meta=batch.meta[rows],
         )
 
 
-@pytest.mark.parametrize("normalisation", ["valid", "sample"])
+@pytest.mark.parametrize("normalisation", ["valid", "sample", "labelled"])
 @pytest.mark.parametrize("balancers", [(), (Half,), (Uncertainty,), (Uncertainty, Half)])
 def test_accumulation_is_one_large_batch(balancers, normalisation: str) -> None:
     """Exact for balancers that are affine in the losses, with labels missing unevenly."""
@@ -68,7 +69,12 @@ def test_accumulation_is_one_large_batch(balancers, normalisation: str) -> None:
     # The first micro-batch has no normals at all, or (per sample) those of one sample only: there
     # the constant term of a loss balancer would weigh less without any.
     valid["normals"][: 2 if normalisation == "valid" else 1] = False
-    batch = attrs.evolve(batch, valid=valid, count={t: int(v.sum()) for t, v in valid.items()})
+    batch = attrs.evolve(
+        batch,
+        valid=valid,
+        count={t: int(v.sum()) for t, v in valid.items()},
+        labelled={t: tuple(v.flatten(1).any(1).tolist()) for t, v in valid.items()},
+    )
     results = []
     for parts in (1, 3):
         learner = tiny_learner(

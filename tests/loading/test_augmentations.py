@@ -29,7 +29,7 @@ from mtlcore.loading import (
     Split,
 )
 from mtlcore.plugins import Plugins
-from mtlcore.standard.augmentations import CutMix, Photometric
+from mtlcore.standard.augmentations import CutMix, Photometric, Rotate
 from mtlcore.storage import LAST, load_checkpoint
 from mtlcore.tasks import Task
 from mtlcore.testing import AugmentationContract
@@ -53,6 +53,11 @@ class TestPhotometric(AugmentationContract):
 class TestCutMix(AugmentationContract):
     def make(self, tasks: Sequence[Task]) -> CutMix:
         return CutMix(tasks, probability=0.8)
+
+
+class TestRotate(AugmentationContract):
+    def make(self, tasks: Sequence[Task]) -> Rotate:
+        return Rotate(tasks, scales=(0.75, 1.25))
 
 
 class Numbered(Dataset):
@@ -345,3 +350,27 @@ def test_the_label_of_an_image_is_drawn_by_the_boxs_share() -> None:
     for low in (0.0, 0.25, 0.5, 0.75):
         here = (shares >= low) & (shares < low + 0.25)
         assert abs(float((taken - shares)[here].mean())) < 0.06
+
+
+@pytest.mark.parametrize(
+    "settings", [{"degrees": -1.0}, {"degrees": 181.0}, {"scales": (0.0, 1.0)}, {"scales": (2, 1)}]
+)
+def test_rotate_refuses_what_is_no_angle_or_scale(settings: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=next(iter(settings))):
+        Rotate(TASKS, **settings)
+
+
+def test_rotate_draws_angles_and_scales_from_their_ranges() -> None:
+    """Read off depth, which is divided by the scale, and off which corners are not valid."""
+    sample = Sample(
+        inputs=torch.ones(3, 20, 20),
+        targets={"depth": torch.ones(1, 20, 20)},
+        valid={"depth": torch.ones(20, 20, dtype=torch.bool)},
+        key="x",
+    )
+    change, generator = Rotate(TASKS, degrees=20, scales=(0.75, 1.25)), torch.Generator()
+    scales = [1 / float(change(sample, generator).targets["depth"].max()) for _ in range(200)]
+    assert 0.75 <= min(scales) < 0.78
+    assert 1.22 < max(scales) <= 1.25
+    still = Rotate(TASKS, degrees=0.0)(sample, generator)
+    assert torch.equal(still.valid["depth"], sample.valid["depth"])

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from mtlcore.data import Sample, collate
-from mtlcore.loading import Augmentation, as_seen_in
+from mtlcore.loading import Augmentation, as_seen_in, turn
 from mtlcore.loading.transforms import flip, resize, zoom
 from mtlcore.tasks import Task
 
@@ -294,3 +294,79 @@ def test_without_settings_nothing_changes():
 def test_scales_that_would_need_padding_are_refused(scales):
     with pytest.raises(ValueError, match="each at least 1"):
         Augmentation(scales=scales)
+
+
+# --- turning
+
+
+def landscape(degrees=0.0, scale=1.0, size=(40, 40)):
+    """A sample of an analytic height field, seen after the camera rolled: all maps in closed form.
+
+    Positive angles turn the picture clockwise. Each place of the landscape has its brightness, its
+    depth, and the normal (-dh/dx, -dh/dy, -1) at unit length, in the axes of the turned camera.
+    """
+    cosine, sine = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
+    y, x = torch.meshgrid(
+        torch.arange(size[0]) + 0.5 - size[0] / 2,
+        torch.arange(size[1]) + 0.5 - size[1] / 2,
+        indexing="ij",
+    )
+    u, v = (cosine * x + sine * y) / scale / 20, (cosine * y - sine * x) / scale / 20
+    height = torch.sin(1.3 * u + 0.4) + 0.7 * torch.cos(0.9 * v) + 0.5 * u * v
+    du = 1.3 * torch.cos(1.3 * u + 0.4) + 0.5 * v
+    dv = -0.63 * torch.sin(0.9 * v) + 0.5 * u
+    normals = torch.stack([-(cosine * du - sine * dv), -(sine * du + cosine * dv), -1 + 0 * du])
+    everywhere = torch.ones(size, dtype=torch.bool)
+    return Sample(
+        inputs=(height[None].expand(3, -1, -1) + 3) / 8,
+        targets={"depth": (height[None] + 4) / scale, "normals": normals / normals.norm(dim=0)},
+        valid={"depth": everywhere, "normals": everywhere},
+        key="x",
+    )
+
+
+@pytest.mark.parametrize(("degrees", "scale"), [(20, 1.0), (-13, 1.25), (90, 1.0), (0, 0.75)])
+def test_turning_is_what_a_rolled_camera_sees(degrees, scale):
+    found, expected = turn(landscape(), TASKS, degrees, scale), landscape(degrees, scale)
+    seen = found.valid["normals"]
+    assert torch.equal(seen, found.valid["depth"])
+    assert 0.4 < seen.float().mean() <= 1
+    for name in ("depth", "normals"):
+        # A nearest pixel is at most .7 pixels away.
+        far = (found.targets[name] - expected.targets[name]).abs()[:, seen]
+        assert float(far.max()) < 0.08, name
+    unit = found.targets["normals"].norm(dim=0)[seen]
+    torch.testing.assert_close(unit, torch.ones_like(unit))
+    inner = seen.clone()
+    inner[0], inner[-1], inner[:, 0], inner[:, -1] = False, False, False, False
+    far = (found.inputs - expected.inputs).abs()[:, inner]
+    assert float(far.quantile(0.95)) < 0.002
+
+
+def test_a_quarter_turn_of_a_square_moves_whole_pixels():
+    sample = zoom(numbered(), TASKS, (0, 0, 24, 32), 1.0)
+    square = attrs.evolve(
+        sample,
+        inputs=sample.inputs[:, :, :24],
+        targets={n: t[..., :24] if n in MAPS else t for n, t in sample.targets.items()},
+        valid={n: v[..., :24] if n in MAPS else v for n, v in sample.valid.items()},
+    )
+    turned = turn(square, TASKS, 90)
+    for name in ("segmentation", "depth", "edges", "heat"):
+        moved = torch.rot90(square.targets[name], -1, (-2, -1))  # clockwise
+        assert torch.equal(turned.targets[name], moved), name
+        assert torch.equal(turned.valid[name], torch.rot90(square.valid[name], -1)), name
+    torch.testing.assert_close(turned.inputs, torch.rot90(square.inputs, -1, (-2, -1)))
+    assert torch.equal(turned.targets["scene"], square.targets["scene"])
+    # What pointed to the right points down.
+    x, y, z = torch.rot90(square.targets["normals"], -1, (-2, -1))
+    torch.testing.assert_close(turned.targets["normals"], torch.stack([-y, x, z]))
+
+
+def test_what_comes_from_outside_is_black_and_not_valid():
+    turned = turn(numbered(), TASKS, 45)
+    corner = (slice(0, 2), slice(0, 2))
+    assert not turned.valid["depth"][corner].any()
+    assert not turned.inputs[:, :2, :2].any()
+    assert turned.valid["scene"]
+    assert torch.equal(turn(numbered(), TASKS, 0).targets["depth"], numbered().targets["depth"])

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import shutil
 import tomllib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,36 +32,10 @@ from mtlcore.runs.initial import load_initial
 from mtlcore.storage import flatten, load_checkpoint
 
 Command = Callable[..., Result]
+Files = Callable[[Path], dict[Path, tuple[bytes, int]]]
+pytestmark = pytest.mark.usefixtures("without_pictures")
 
-CONFIG: dict[str, Any] = {
-    "tasks": ["segmentation", "depth"],
-    "data": {"train": 12, "val": 4, "size": [32, 32], "workers": 0},
-    "model": {"backbone": {"width": 0.03125}},
-    "balancer": {"name": "uncertainty"},
-    "optimizer": {"name": "adamw", "lr": 0.01},
-    "training": {"epochs": 2, "batch_size": 4, "threads": 1},
-}
 NEW = {"task_edges"}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _fast() -> Iterator[None]:
-    """Pictures take longer than these runs, and are tested elsewhere; plugins where named."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MTL_PLUGINS", "")
-        patch.setattr("mtlcore.runs.execution.write_report", lambda *_: [])
-        yield
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("adapt")
-
-
-@pytest.fixture(scope="module")
-def run(folder: Path) -> Path:
-    mtlcore.run(CONFIG, out=str(folder / "run"))
-    return folder / "run"
 
 
 @pytest.fixture(scope="module")
@@ -71,30 +45,12 @@ def adapted(mtl: Command, folder: Path, run: Path) -> Path:
     return folder / "adapted"
 
 
-@pytest.fixture(scope="module")
-def adapt(mtl: Command) -> Command:
-    def command(run: Path, out: Path, *arguments: str, tasks: str = "edges") -> Result:
-        result = mtl("adapt", str(run), "--tasks", tasks, "--out", str(out), *arguments)
-        assert result.exit_code == 0, (result.output, result.exception)
-        return result
-
-    return command
-
-
 def weights(run: Path, which: str = "last") -> dict[str, Any]:
     return load_checkpoint(run / "checkpoints" / f"{which}.safetensors")["learner"]
 
 
 def tensors(state: Mapping[str, Any]) -> dict[str, torch.Tensor]:
     return {name: value for name, value in state.items() if isinstance(value, torch.Tensor)}
-
-
-def files(path: Path) -> dict[Path, tuple[bytes, int]]:
-    return {
-        file.relative_to(path): (file.read_bytes(), file.stat().st_mtime_ns)
-        for file in path.rglob("*")
-        if file.is_file()
-    }
 
 
 def figures(run: Path) -> list[dict[str, Any]]:
@@ -140,12 +96,12 @@ def _copy(value: Any) -> Any:
 @pytest.mark.parametrize("backbone", BACKBONES)
 @pytest.mark.parametrize("which", ["best", "last"])
 def test_everything_but_the_new_task_is_the_runs(
-    folder: Path, backbone: str, which: str, monkeypatch: pytest.MonkeyPatch
+    folder: Path, backbone: str, which: str, monkeypatch: pytest.MonkeyPatch, small: dict[str, Any]
 ) -> None:
     monkeypatch.setenv("MTL_PLUGINS", plugin_of(backbone))
     source = folder / f"source {backbone}"
     if not source.exists():
-        mtlcore.run({**CONFIG, "model": {"backbone": BACKBONES[backbone]}}, out=str(source))
+        mtlcore.run({**small, "model": {"backbone": BACKBONES[backbone]}}, out=str(source))
     config = adapted_config(Plugins.from_environment(), str(source), ["edges"], checkpoint=which)
     drawn, begun, notes = started(config)
     assert notes == []
@@ -169,11 +125,12 @@ def test_every_backbone_goes_on_learning(
     backbone: str,
     train: str,
     monkeypatch: pytest.MonkeyPatch,
+    small: dict[str, Any],
 ) -> None:
     monkeypatch.setenv("MTL_PLUGINS", plugin_of(backbone))
     source = folder / f"source {backbone}"
     if not source.exists():
-        mtlcore.run({**CONFIG, "model": {"backbone": BACKBONES[backbone]}}, out=str(source))
+        mtlcore.run({**small, "model": {"backbone": BACKBONES[backbone]}}, out=str(source))
     # The last weights: by then ATI-Net distils, which reaches the modules that it has for that.
     adapt(source, tmp_path / "out", "--train", train, "--checkpoint=last")
     before, after = weights(source), weights(tmp_path / "out")
@@ -230,12 +187,12 @@ def test_the_best_epoch_is_that_of_the_tasks_that_learn(
     assert summary["best"]["epoch"] == min(losses, key=lambda epoch: losses[epoch])
 
 
-def test_the_balancer_keeps_what_it_knows(run: Path) -> None:
+def test_the_balancer_keeps_what_it_knows(run: Path, small: dict[str, Any]) -> None:
     plugins = Plugins(allow=())
     drawn, begun, _ = started(adapted_config(plugins, str(run), ["edges"]))
     trained = weights(run, "best")
     name = "balancing.balancers.0.log_variance.task_{}"
-    for task in CONFIG["tasks"]:
+    for task in small["tasks"]:
         assert float(begun[name.format(task)]) == float(trained[name.format(task)]) != 0
     assert float(begun[name.format("edges")]) == float(drawn[name.format("edges")]) == 0
     # Another balancer, or the same with other settings, starts anew and says so.
@@ -248,15 +205,15 @@ def test_the_balancer_keeps_what_it_knows(run: Path) -> None:
         assert all(map(bool, same))
 
 
-def test_histories_of_a_balancer_are_kept(folder: Path) -> None:
+def test_histories_of_a_balancer_are_kept(folder: Path, small: dict[str, Any]) -> None:
     source = folder / "dwa"
-    training = {**CONFIG["training"], "epochs": 3}
-    mtlcore.run({**CONFIG, "balancer": {"name": "dwa"}, "training": training}, out=str(source))
+    training = {**small["training"], "epochs": 3}
+    mtlcore.run({**small, "balancer": {"name": "dwa"}, "training": training}, out=str(source))
     config = adapted_config(Plugins(allow=()), str(source), ["edges"], checkpoint="last")
     _, begun, notes = started(config)
     assert notes == []
     name = "balancing.balancers.0._extra_state"
-    assert begun[name]["means"].keys() == set(CONFIG["tasks"])
+    assert begun[name]["means"].keys() == set(small["tasks"])
     assert begun[name] == weights(source)[name]
 
 
@@ -270,13 +227,14 @@ def test_balancers_of_gradients_meet_a_frozen_trunk(
     balancer: str,
     train: str,
     monkeypatch: pytest.MonkeyPatch,
+    small: dict[str, Any],
 ) -> None:
     plugin = balancer.replace("-", "")
     pytest.importorskip(f"mtlcore_{plugin}", reason=f"mtlcore-plugin-{plugin} is not installed")
     monkeypatch.setenv("MTL_PLUGINS", plugin)
     source = folder / balancer
     if not source.exists():
-        config = {**CONFIG, "balancer": {"name": balancer}}
+        config = {**small, "balancer": {"name": balancer}}
         (folder / "config.json").write_text(json.dumps(config))
         sets = [f"--set={key}={json.dumps(value)}" for key, value in flatten(config).items()]
         result = mtl("run", *sets, "--out", str(source))
@@ -317,12 +275,12 @@ def mtl_optimizers():
 
 
 def test_a_run_with_episodes_of_its_own_is_adapted_by_joint_ones(
-    adapt: Command, tmp_path: Path
+    adapt: Command, tmp_path: Path, small: dict[str, Any]
 ) -> None:
     (tmp_path / "own.py").write_text(OWN_PLANS)
     own = {"plugins": [str(tmp_path / "own.py")], "episodes": {"name": "pairs"}}
     source = tmp_path / "source"
-    mtlcore.run({**CONFIG, **own, "optimizer": {"name": "own", "lr": 0.004}}, out=str(source))
+    mtlcore.run({**small, **own, "optimizer": {"name": "own", "lr": 0.004}}, out=str(source))
     result = adapt(source, tmp_path / "out")
     assert "optimizer adamw (adapt) replaces own" in result.stderr
     config = tomllib.loads((tmp_path / "out/config.toml").read_text())
@@ -333,7 +291,9 @@ def test_a_run_with_episodes_of_its_own_is_adapted_by_joint_ones(
 # An ordinary run
 
 
-def test_the_trained_run_stays_as_it_is(adapt: Command, run: Path, tmp_path: Path) -> None:
+def test_the_trained_run_stays_as_it_is(
+    adapt: Command, run: Path, tmp_path: Path, files: Files
+) -> None:
     before = files(run)
     adapt(run, tmp_path / "out", "--from-scratch", "--train", "new")
     assert files(run) == before
@@ -433,9 +393,9 @@ def test_an_adapted_run_can_be_adapted(adapt: Command, adapted: Path, tmp_path: 
     assert config["initial"]["new"] == ["normals"]
 
 
-def test_any_run_can_start_from_another(run: Path, tmp_path: Path) -> None:
+def test_any_run_can_start_from_another(run: Path, tmp_path: Path, small: dict[str, Any]) -> None:
     initial = {"run": str(run), "checkpoint": "last"}
-    config = {**CONFIG, "tasks": ["depth"], "initial": initial}
+    config = {**small, "tasks": ["depth"], "initial": initial}
     resolved = resolve(Plugins(allow=()), (), [Layer("test", config)])
     _, begun, notes = started(resolved)
     trained = weights(run)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,54 +17,8 @@ from mtlcore.plugins import Plugins
 from mtlcore.storage import load_checkpoint, save_checkpoint
 
 Command = Callable[..., Result]
-
-
-CONFIG: dict[str, Any] = {
-    "tasks": ["segmentation", "depth"],
-    "data": {"train": 12, "val": 4, "size": [32, 32], "workers": 0},
-    "model": {"backbone": {"width": 0.03125}},
-    "balancer": {"name": "uncertainty"},
-    "optimizer": {"name": "adamw", "lr": 0.01},
-    "training": {"epochs": 2, "batch_size": 4, "threads": 1},
-}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _fast() -> Iterator[None]:
-    """Pictures take longer than these runs, and are tested elsewhere; plugins where named."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MTL_PLUGINS", "")
-        patch.setattr("mtlcore.runs.execution.write_report", lambda *_: [])
-        yield
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("adapt")
-
-
-@pytest.fixture(scope="module")
-def run(folder: Path) -> Path:
-    mtlcore.run(CONFIG, out=str(folder / "run"))
-    return folder / "run"
-
-
-@pytest.fixture(scope="module")
-def adapt(mtl: Command) -> Command:
-    def command(run: Path, out: Path, *arguments: str, tasks: str = "edges") -> Result:
-        result = mtl("adapt", str(run), "--tasks", tasks, "--out", str(out), *arguments)
-        assert result.exit_code == 0, (result.output, result.exception)
-        return result
-
-    return command
-
-
-def files(path: Path) -> dict[Path, tuple[bytes, int]]:
-    return {
-        file.relative_to(path): (file.read_bytes(), file.stat().st_mtime_ns)
-        for file in path.rglob("*")
-        if file.is_file()
-    }
+Files = Callable[[Path], dict[Path, tuple[bytes, int]]]
+pytestmark = pytest.mark.usefixtures("without_pictures")
 
 
 def no_checkpoint(run: Path) -> None:
@@ -126,7 +80,7 @@ MISTAKES = [
 @pytest.mark.parametrize(("name", "spoil", "arguments", "code", "says"), MISTAKES)
 def test_mistakes(
     mtl: Command, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-    name: str, spoil: Any, arguments: list[str], code: int, says: list[str],
+    name: str, spoil: Any, arguments: list[str], code: int, says: list[str], files: Files,
 ) -> None:  # fmt: skip
     monkeypatch.chdir(tmp_path)
     shutil.copytree(run, tmp_path / "run")
@@ -153,9 +107,11 @@ def test_mistakes(
         ({"run": "x", "train": "heads"}, "initial.train: 'heads' trains the tasks"),
     ],
 )
-def test_mistakes_in_the_table(initial: dict[str, Any], message: str) -> None:
+def test_mistakes_in_the_table(
+    initial: dict[str, Any], message: str, small: dict[str, Any]
+) -> None:
     with pytest.raises(UsageError, match=message):
-        resolve(Plugins(allow=()), (), [Layer("test", {**CONFIG, "initial": initial})])
+        resolve(Plugins(allow=()), (), [Layer("test", {**small, "initial": initial})])
 
 
 def test_a_head_of_another_shape(mtl: Command, adapt: Command, run: Path, tmp_path: Path) -> None:
@@ -174,8 +130,10 @@ def test_a_head_of_another_shape(mtl: Command, adapt: Command, run: Path, tmp_pa
     adapt(source, tmp_path / "out", *again)
 
 
-def test_tasks_that_the_run_has_not_learnt_must_be_named(run: Path, tmp_path: Path) -> None:
+def test_tasks_that_the_run_has_not_learnt_must_be_named(
+    run: Path, tmp_path: Path, small: dict[str, Any]
+) -> None:
     tasks = ["segmentation", "depth", "edges"]
-    config = {**CONFIG, "tasks": tasks, "initial": {"run": str(run)}}
+    config = {**small, "tasks": tasks, "initial": {"run": str(run)}}
     with pytest.raises(UsageError, match=r"has not learnt edges; let initial\.new name"):
         mtlcore.run(config, out=str(tmp_path / "out"))

@@ -20,6 +20,7 @@ from mtlcore.standard.losses import (
     Huber,
     HuDepth,
     MultiLabel,
+    NormalsL1,
 )
 from mtlcore.tasks import Task
 from mtlcore.testing import LossContract, ScalarLossContract
@@ -30,6 +31,7 @@ CLASSES = Task(name="classes", kind="classification", channels=5)
 DEPTH = Task(name="depth", kind="depth", channels=1)
 VALUES = Task(name="values", kind="regression", channels=3)
 EDGES = Task(name="edges", kind="edges", channels=1)
+NORMALS = Task(name="normals", kind="normals", channels=3)
 LABELS = Task(name="labels", kind="multilabel", channels=4)
 
 
@@ -104,6 +106,20 @@ class TestMSEDepth(LossContract):
 
 class TestMSEValues(TestMSEDepth):
     task = VALUES
+
+
+class TestNormalsL1(LossContract):
+    task = NORMALS
+
+    def make(self, task):
+        return NormalsL1(task)
+
+
+class TestBinaryCrossEntropyPerElement(LossContract):
+    task = EDGES
+
+    def make(self, task):
+        return BinaryCrossEntropy(task, divide_by="number")
 
 
 def hu_by_convolution(prediction, target):
@@ -181,6 +197,20 @@ def test_hu_is_smallest_without_error():
     assert float(HuDepth(DEPTH, a=2.0)(target, target, valid)) == pytest.approx(3 * math.log(2))
 
 
+def test_hu_from_zero_differs_by_a_constant_alone():
+    """What the network learns is the same; without an error the loss is 0, and never below."""
+    prediction, target = depths()
+    valid = torch.rand(2, 7, 8, generator=torch.Generator().manual_seed(0)) > 0.02
+    leaf, gradients = prediction.clone().requires_grad_(), []
+    values = []
+    for from_zero in (False, True):
+        values.append(HuDepth(DEPTH, from_zero=from_zero)(leaf, target, valid))
+        gradients += torch.autograd.grad(values[-1], leaf)
+    assert torch.equal(*gradients)
+    assert float((values[1] - values[0]).detach()) == pytest.approx(-3 * math.log(0.5))
+    assert float(HuDepth(DEPTH, a=0.2, from_zero=True)(target, target, valid)) == pytest.approx(0)
+
+
 def test_hu_in_half_precision_is_computed_in_single():
     prediction, target = (x.float() for x in depths())
     valid = torch.ones(2, 7, 8, dtype=torch.bool)
@@ -256,7 +286,7 @@ def test_impossible_settings_are_refused(make):
 
 
 def test_settings_are_explained():
-    for loss, names in {Huber: ["delta"], HuDepth: ["a"], Focal: ["gamma"]}.items():
+    for loss, names in {Huber: ["delta"], HuDepth: ["a", "from_zero"], Focal: ["gamma"]}.items():
         assert [s.name for s in settings_of(loss) if s.meaning] == names
 
 
@@ -264,7 +294,7 @@ def test_defaults_are_the_published_ones():
     """MTML's Huber and Hu's a, focal loss as in its paper, edges as in Vandenhende et al."""
     published = {Huber: 0.5, HuDepth: 0.5, Focal: 2.0, BinaryCrossEntropy: 0.95}
     for loss, value in published.items():
-        assert [s.default for s in settings_of(loss)] == [value], loss.__name__
+        assert settings_of(loss)[0].default == value, loss.__name__
 
 
 @pytest.mark.parametrize("loss", [L1, MSE, Huber, MultiLabel, BinaryCrossEntropy])
@@ -290,3 +320,28 @@ def test_per_sample_one_without_labels_counts_as_zero():
     found, values = reduce_loss(HuDepth(DEPTH), prediction, target, valid, "sample")
     assert values is None
     torch.testing.assert_close(found, torch.stack(each).sum() / 3)
+
+
+def test_normals_l1_is_the_mean_over_the_three_numbers_of_a_unit_vector():
+    prediction = torch.tensor([0.0, 3.0, 4.0]).view(1, 3, 1, 1)
+    target = torch.tensor([1.0, 0.0, 0.0]).view(1, 3, 1, 1)
+    found = NormalsL1(NORMALS).elementwise(prediction, target)
+    assert found.flatten().tolist() == pytest.approx([(1 + 0.6 + 0.8) / 3])
+    assert NormalsL1(NORMALS).elementwise(5 * target, target).item() == pytest.approx(0)
+
+
+def test_binary_cross_entropy_over_the_number_of_pixels_is_vandenhendes():
+    """Their balanced sum over all pixels divided by their number, worked out pixel by pixel."""
+    rng = torch.Generator().manual_seed(0)
+    prediction = torch.randn(2, 1, 4, 5, generator=rng)
+    target = (torch.rand(2, 1, 4, 5, generator=rng) > 0.8).float()
+    valid = torch.rand(2, 4, 5, generator=rng) > 0.2
+    total = 0.0
+    for z, t, kept in zip(
+        prediction.flatten().tolist(), target.flatten().tolist(), valid.flatten(), strict=True
+    ):
+        p = 1 / (1 + math.exp(-z))
+        total -= (0.95 * t * math.log(p) + 0.05 * (1 - t) * math.log(1 - p)) * bool(kept)
+    loss = BinaryCrossEntropy(EDGES, divide_by="number")
+    value, _ = reduce_loss(loss, prediction, target, valid)
+    assert value.item() == pytest.approx(total / int(valid.sum()), rel=1e-5)

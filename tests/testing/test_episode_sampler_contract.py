@@ -177,7 +177,16 @@ class ByMetric(ByLoss):
         return super().plan(number, tasks, batch_size, generator)
 
 
+class MakesGroups(Joint):
+    """Numbers independent batches by itself."""
+
+    def epoch(self, tasks, batch_size, generator):
+        for plan in super().epoch(tasks, batch_size, generator):
+            yield StepPlan(plan.batches, tuple(attrs.evolve(e, group=1) for e in plan.episodes))
+
+
 EPISODE_SAMPLERS = [
+    (MakesGroups, "test_episodes_name_batches_of_their_plan", "made by the core"),
     (GlobalShuffle, "test_epochs_follow_the_generator_alone", "global generator"),
     (CountsEpochs, "test_epochs_follow_the_generator_alone", "another epoch"),
     (Hasty, "test_horizon_is_a_number_of_steps", "StepSampler"),

@@ -177,7 +177,68 @@ class GroupsTwice(Mean):
         return [{"params": [self.scale, self.scale]}]
 
 
+class Compares(Mean):
+    """Weighs by how alike the gradients of two batches are, and by those of validation."""
+
+    batches = 2
+    validation = "train"
+
+    def weights(self, gramian, context=None):
+        validated, own = context.validation_products()
+        kept = context.gramians[0, 1].diagonal() + validated.diagonal() + own
+        return 0.5 + 0.5 * torch.nan_to_num(kept / gramian.trace()).sigmoid()
+
+
+class LooksAtOneBatchOnly(Compares):
+    def weights(self, gramian, context=None):
+        context.validation_products()
+        return Mean.weights(self, gramian)
+
+
+class NeverValidates(Compares):
+    def weights(self, gramian, context=None):
+        return 2 + context.gramians[0, 1].diagonal().sign()
+
+
+class ForgetsToAnnounceBatches(Mean):
+    def weights(self, gramian, context=None):
+        given = context is not None and context.gramians is not None
+        return 1 + torch.nan_to_num((context.gramians[0, 1] if given else gramian).diagonal()).cos()
+
+
+class ForgetsToAnnounceValidation(Mean):
+    def weights(self, gramian, context=None):
+        if context is not None and context.validation_products is not None:
+            gramian, _ = context.validation_products()
+        return super().weights(gramian)
+
+
+class NeedsHalfABatch(Compares):
+    batches = 0.5
+
+
+class WantsAnotherSplit(Compares):
+    validation = "test"
+
+
+class ComparesFeatures(Compares):
+    scope = "features"
+
+
+class AnswersForTooMany(Compares):
+    def weights(self, gramian, context=None):
+        return super().weights(gramian, context).expand(3, 2, -1)
+
+
 GRAMIAN_BALANCERS = [
+    (LooksAtOneBatchOnly, "test_batches_are_as_announced", "never reads context.gramians"),
+    (NeverValidates, "test_batches_are_as_announced", "never calls context.validation_products"),
+    (ForgetsToAnnounceBatches, "test_batches_are_as_announced", "announce how many"),
+    (ForgetsToAnnounceValidation, "test_batches_are_as_announced", "announce where"),
+    (NeedsHalfABatch, "test_batches_are_as_announced", "0.5 is no number of batches"),
+    (WantsAnotherSplit, "test_batches_are_as_announced", "'test' is not a split"),
+    (ComparesFeatures, "test_batches_are_as_announced", "nothing in common"),
+    (AnswersForTooMany, "test_any_number_of_tasks", "weights of shape"),
     (KeepsTheGramianItself, "test_steps_between_updates", "asked every other step"),
     (KeepsWhatWasSkipped, "test_a_skipped_step_leaves_no_trace", "a step that was skipped"),
     (GroupsTwice, "test_its_groups_are_of_its_own_parameters", "in two groups"),
@@ -214,6 +275,10 @@ def test_a_claim_can_be_switched_off(held_to, passes):
 
 def test_a_good_gramian_balancer_passes(held_to, passes):
     passes(held_to(GramianBalancerContract, Mean))
+
+
+def test_a_balancer_that_compares_batches_passes(held_to, passes):
+    passes(held_to(GramianBalancerContract, Compares))
 
 
 def test_state_that_is_used_at_once_passes(held_to, passes):
@@ -369,7 +434,12 @@ class HasANegativeRate(SignVote):
         return [{"params": [self.quorum], "lr": -0.1}]
 
 
+class VotesOverTwoBatches(SignVote):
+    batches = 2
+
+
 GRADIENT_BALANCERS = [
+    (VotesOverTwoBatches, "test_batches_are_as_announced", "only a balancer of Gramians"),
     (VotesByTheLastRows, "test_steps_between_updates", "asked every other step"),
     (VotesByWhatWasSkipped, "test_a_skipped_step_leaves_no_trace", "a step that was skipped"),
     (HasANegativeRate, "test_its_groups_are_of_its_own_parameters", "rate of -0.1"),

@@ -168,7 +168,7 @@ LAUNCHERS = [
 @pytest.mark.parametrize(("component", "test", "message"), LAUNCHERS)
 def test_launchers(component, test, message, held_to, catches):
     contract = held_to(LauncherContract, component)
-    contract.patience = 10.0
+    contract.patience = 4.0
     catches(contract, test, message)
 
 

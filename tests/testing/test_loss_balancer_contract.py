@@ -119,7 +119,12 @@ class GroupsOnce(Plain):
         return self.groups
 
 
+class AsksForValidation(Plain):
+    validation = "val"
+
+
 LOSS_BALANCERS = [
+    (AsksForValidation, "test_batches_are_as_announced", "only a balancer of Gramians"),
     (GroupsOnce, "test_its_groups_are_of_its_own_parameters", "when asked again"),
     (WeighsAbsentTasks, "test_every_present_task_keeps_its_loss", "out"),
     (EditsLosses, "test_losses_stay_as_they_were", "was edited"),

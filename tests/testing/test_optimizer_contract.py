@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import attrs
 import pytest
 import torch
 
@@ -185,7 +186,34 @@ class DecaysEverything(Momentum):
         return report
 
 
+class MixesBatches(Momentum):
+    """Calls two batches independent that are one."""
+
+    def step(self, learner, plan):
+        batches = (plan.batches[0],) * len(plan.batches)
+        return super().step(learner, attrs.evolve(plan, batches=batches))
+
+
+class LearnsFromValidation(Momentum):
+    """Takes the validation batch for a part of the first one."""
+
+    def step(self, learner, plan):
+        return super().step(
+            learner, attrs.evolve(plan, episodes=(*plan.episodes, *plan.validation))
+        )
+
+
+class HidesTheValidation(Momentum):
+    def step(self, learner, plan):
+        finish = self._update.finish
+        self._update.finish = lambda learner, reevaluate, validation: finish(learner, reevaluate)
+        return super().step(learner, plan)
+
+
 OPTIMIZERS = [
+    (MixesBatches, "test_batches_stay_apart", "both batches have the same"),
+    (LearnsFromValidation, "test_batches_stay_apart", "learns from the validation batch"),
+    (HidesTheValidation, "test_batches_stay_apart", "cannot compare the validation batch"),
     (IgnoresGroups, "test_groups_of_components_count", "learning rate of 0 moves"),
     (DecaysEverything, "test_frozen_parts_stay_as_they_are", "frozen tensors changed"),
     (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from mtlcore.metrics import is_regional
 from mtlcore.report.charts.drawing import Chart
 from mtlcore.report.charts.lines import Line
 from mtlcore.report.charts.series import Key, Series, families
@@ -47,7 +48,7 @@ def learning_charts(
     if losses:
         charts.append(Chart(title="loss", lines=losses, smooth=True, may_be_logarithmic=True))
     for (split, of, metric), points in curves.items():
-        if split == "train" or of != task or metric == "loss":
+        if split == "train" or of != task or metric == "loss" or is_regional(metric):
             continue
         arrow = arrow_of(higher_is_better.get(task, {}).get(metric))
         charts.append(

@@ -14,7 +14,7 @@ from mtlcore.report.html.figures import figures
 from mtlcore.report.html.page import Section, alert, page, paragraph, remarks
 from mtlcore.report.html.pictures import run_panels
 from mtlcore.report.markup import Markup, element, joined, table
-from mtlcore.report.metric_table import metric_text, result_notes, result_rows
+from mtlcore.report.metric_table import metric_text, region_tables, result_notes, result_rows
 from mtlcore.storage import Record, RunFiles, flatten
 
 
@@ -89,6 +89,14 @@ def _results(run: RunFiles) -> Markup:
     return joined(
         [
             table("Final metrics; arrows point to what is better", titles, cells),
+            *(
+                table(
+                    f"{regions.task} by region: final metrics where the labels have each class",
+                    ["region", *regions.metrics],
+                    [[name, *map(metric_text, values)] for name, values in regions.rows],
+                )
+                for regions in region_tables(summary)
+            ),
             remarks([*result_notes(summary, rows), *samples]),
         ]
     )

@@ -8,7 +8,6 @@ import sys
 import pytest
 
 from mtlcore.plugins import settings_of
-from mtlcore.testing.base import leaves
 from mtlcore_atinet import plugin
 
 BACKBONES = {spec.name: spec for spec in plugin.mtl_backbones()}
@@ -46,46 +45,6 @@ def test_methods_train_the_backbone_that_they_require(name: str) -> None:
     assert backbone in BACKBONES
     assert method.requires == (f"backbones/{backbone}",)
     assert preset["balancer"]["name"] == ("equal" if name.startswith("one-task") else "dwa")
-
-
-# The paper's recipe for all networks that it compares.
-PUBLISHED = {
-    "tasks": ["segmentation", "depth", "normals"],
-    "data.name": "nyuv2",  # without augmentation
-    "model.backbone.width": 1.0,
-    "model.head.name": "conv",
-    "losses.segmentation.name": "cross-entropy",
-    "losses.depth.name": "l1",
-    "losses.normals.name": "cosine",
-    "balancer.name": "dwa",
-    "balancer.temperature": 2.0,
-    "optimizer.name": "adam",
-    "optimizer.lr": 1e-4,
-    "optimizer.schedule.name": "step",
-    "optimizer.schedule.at": [0.5],
-    "optimizer.schedule.gamma": 0.5,
-    "training.batch_size": 2,
-    "training.epochs": 200,
-    "training.evaluate_every": 1,
-    "training.average_last": 10,
-}
-BACKBONE_OF = {
-    "atinet": "atinet",
-    "mtan": "mtan",
-    "padnet": "padnet",
-    "split": "segnet-deep",
-    "one-task": "segnet-per-task",
-}
-
-
-@pytest.mark.parametrize("name", BACKBONE_OF)
-def test_the_published_recipe(name: str) -> None:
-    expected = {**PUBLISHED, "model.backbone.name": BACKBONE_OF[name]}
-    if name == "one-task":  # tasks that share nothing have nothing to weigh
-        del expected["balancer.temperature"]
-        expected["balancer.name"] = "equal"
-    preset = METHODS[f"{name}-nyuv2"].read()
-    assert {".".join(path): value for path, value in leaves(preset)} == expected
 
 
 def test_the_papers_half_is_atinets_default() -> None:

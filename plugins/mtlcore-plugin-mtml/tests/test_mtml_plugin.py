@@ -74,58 +74,6 @@ def test_the_published_networks_have_the_published_size(
     assert counts["components"] == {"losses": 0, "cross_task": 0, "balancers": 4}
 
 
-# What paper and released code say of both published methods.
-PUBLISHED = {
-    "tasks": TASKS,
-    "data.size": [256, 256],
-    "model.backbone.name": "resnet",
-    "model.backbone.depth": 50,
-    "model.backbone.output_stride": 8,
-    "model.backbone.width": 1.0,
-    "model.head.name": "deeplab",
-    "model.head.rates": [12, 24, 36],
-    "model.head.channels": 256,
-    "model.head.dropout": 0.5,
-    "model.heads.edges.name": "deeplab-repeated",
-    "model.heads.edges.rates": [12, 24, 36],
-    "model.heads.edges.channels": 256,
-    "model.heads.edges.dropout": 0.5,
-    "model.heads.edges.outputs": 3,
-    "losses.segmentation.name": "cross-entropy",
-    "losses.depth.name": "hu-depth",
-    "losses.depth.a": 0.5,
-    "losses.normals.name": "cosine",
-    "losses.edges.name": "huber",
-    "losses.edges.delta": 0.5,
-    "balancer.name": "uncertainty",
-    "balancer.form": "mtml",
-    "episodes.name": "task-powerset",
-    "optimizer.name": "mtml",
-    "optimizer.lr": 1e-4,
-    "optimizer.inner_lr": 3e-4,
-    "optimizer.eps": 1e-7,
-    "optimizer.weight_decay": 0.01,
-    "training.batch_size": 64,
-    "training.epochs": 500,
-    "training.task_patience": 35,
-    "training.patience": 50,
-}
-ON_ITS_DATA: dict[str, dict[str, Any]] = {
-    "mtml-nyuv2": {
-        "data.name": "nyud-mt",
-        "data.classes": 41,
-        # The background counts a tenth.
-        "losses.segmentation.class_weights": [0.1] + [1.0] * 40,
-    },
-    "mtml-taskonomy": {"data.name": "taskonomy"},
-}
-# Where these are not the paper's: its value, and the README's words for it.
-NOT_THE_PAPERS = {
-    "optimizer.lr": (1e-5, "the paper has 1e-5"),
-    "optimizer.inner_lr": (1e-5, "the paper has 1e-5"),
-}
-
-
 def presets() -> dict[str, dict[str, Any]]:
     """Per method the values of its preset by their dotted keys."""
     return {
@@ -134,28 +82,11 @@ def presets() -> dict[str, dict[str, Any]]:
     }
 
 
-@pytest.mark.parametrize("method", ON_ITS_DATA)
-def test_the_published_settings(method: str) -> None:
-    assert presets()[method] == {**PUBLISHED, **ON_ITS_DATA[method]}
-    tree = resolved({}, method).tree
-    assert "episodes" not in tree["episodes"], "all 11 subsets"
-    assert tree["optimizer"]["second_order"] is False
-    assert tree["optimizer"]["inner_steps"] == 1
-    assert tree["optimizer"]["inner_scope"] == "all"
-
-
-def test_what_is_not_the_papers_is_in_the_readme() -> None:
-    readme = " ".join((Path(__file__).parents[1] / "README.md").read_text("utf-8").split())
-    for setting, (value, words) in NOT_THE_PAPERS.items():
-        assert PUBLISHED[setting] != value
-        assert words in readme, setting
-
-
 def test_on_rooms_the_method_is_the_published_one() -> None:
     """Only its network and what goes with its size are other ones."""
-    small = presets()["mtml"]
+    every = presets()
     for setting in ("tasks", "balancer.name", "balancer.form", "episodes.name", "optimizer.name"):
-        assert small[setting] == PUBLISHED[setting]
+        assert every["mtml"][setting] == every["mtml-nyuv2"][setting]
 
 
 @pytest.mark.slow
@@ -219,9 +150,32 @@ def test_the_optimizer_needs_queries() -> None:
         try_step(config)
 
 
-def test_two_tasks_are_refused_with_the_reason() -> None:
-    with pytest.raises(UsageError, match="subsets of two or more tasks"):
-        try_step(resolved({**TINY, "tasks": TASKS[:2]}, "mtml"))
+def test_one_task_is_refused_with_the_reason() -> None:
+    with pytest.raises(UsageError, match="episodes of two or more tasks, and the run has one"):
+        try_step(resolved({**TINY, "tasks": TASKS[:1]}, "mtml"))
+
+
+@pytest.mark.parametrize("chosen", [TASKS[:2], TASKS[2:]])
+def test_two_source_tasks_are_one_episode(chosen: list[str], tmp_path: Path) -> None:
+    """Experiments 4.1 and 4.2: meta-learnt on two tasks alone; a third may join afterwards."""
+    values = {**TINY, "tasks": chosen}
+    summary = mtlcore.run(values, plugins=["mtml"], out=str(tmp_path / "two"))
+    assert summary["steps"] == 4
+    assert summary["skipped_steps"] == 0
+    trained = {(r["task"], r["step"]) for r in records(tmp_path / "two") if r["split"] == "train"}
+    assert {task for task, _ in trained if task} >= set(chosen)
+    joined = {**TINY, "initial": {"run": str(tmp_path / "two"), "new": []}}
+    added = [task for task in TASKS if task not in chosen][:1]
+    joined = {**joined, "tasks": [*chosen, *added]}
+    joined["initial"]["new"] = added
+    again = mtlcore.run(joined, plugins=["mtml"], out=str(tmp_path / "three"))
+    assert set(again["final"]["val"]) == {*chosen, *added}
+
+
+@pytest.mark.parametrize("method", ["mtml-nyuv2", "mtml-taskonomy"])
+def test_the_published_methods_take_two_tasks(method: str) -> None:
+    config = resolved({"tasks": TASKS[:2], "data": {"root": "somewhere"}}, method)
+    assert set(config.losses) == set(config.metrics) == set(TASKS[:2])
 
 
 @pytest.mark.parametrize("lost", [{"optimizer": {"name": "adam"}}, {"episodes": {"name": "joint"}}])

@@ -38,6 +38,11 @@ class TestMTPSLAsInThePaper(CrossTaskLossContract):
         )
 
 
+class TestMTPSLByResNet(CrossTaskLossContract):
+    def make(self, tasks: Sequence[Task], features: FeatureInfo) -> MTPSL:
+        return MTPSL(tasks, features, encoder="resnet-18", code="different", views=1)
+
+
 class TestMTPSLWithoutConditioningOfManyKinds(CrossTaskLossContract):
     tasks = MANY_KINDS
     views = TWO_VIEWS
@@ -80,6 +85,13 @@ class TestContrastive(CrossTaskLossContract):
 
     def make(self, tasks: Sequence[Task], features: FeatureInfo) -> Contrastive:
         return Contrastive(tasks, features, margin=0.9)
+
+
+class TestRelativeContrastive(CrossTaskLossContract):
+    views = TWO_VIEWS
+
+    def make(self, tasks: Sequence[Task], features: FeatureInfo) -> Contrastive:
+        return Contrastive(tasks, features, form="relative", margin=0.9)
 
 
 class TestDiscriminator(CrossTaskLossContract):

@@ -303,6 +303,42 @@ def test_contrast_is_between_different_images_alone() -> None:
     assert number(value) == pytest.approx(number(expected), abs=1e-4)
 
 
+def test_relative_contrast_is_between_images_in_the_space_of_one_pair() -> None:
+    """Worked out pair by pair: each own distance against those of others, and nothing else."""
+    loss = new(Contrastive, views=1, form="relative", margin=0.3)
+    assert isinstance(loss, Contrastive)
+    labels = ["depth", "segmentation", "depth", "depth", "normals"]
+    batch = one_label(tiny_batch(5, size=(64, 64)), labels)
+    predictions = {task.name: torch.randn(5, task.channels, 64, 64) for task in TINY_TASKS}
+    torch.manual_seed(1)  # classes are drawn
+    (value,) = loss(batch, Features(), predictions).values()
+    torch.manual_seed(1)
+    mapped = loss.space(batch, predictions)
+    assert mapped is not None and len(mapped.pairs) == 2 * 5
+
+    def far(i: int, j: int) -> float:
+        one, other = mapped.sources[i], mapped.targets[j]
+        return 1 - number(torch.nn.functional.cosine_similarity(one, other, dim=0).mean())
+
+    total, told_apart = 0.0, 0
+    for i, pair in enumerate(mapped.pairs):
+        others = [
+            j
+            for j, other in enumerate(mapped.pairs)
+            if other.row != pair.row and (other.source, other.target) == (pair.source, pair.target)
+        ]
+        # Three images have depth: their pairs have two others each; the rest has none.
+        assert len(others) == (2 if pair.target == "depth" else 0)
+        terms = [max(0.0, 0.3 + far(i, i) - far(i, j)) for j in others]
+        told_apart += len(terms)
+        total += sum(terms) / len(terms) if terms else 0.0
+    assert told_apart == 12
+    assert number(value) == pytest.approx(total / 5, abs=1e-5)
+    alone = one_label(tiny_batch(2, size=(64, 64)), ["depth", "segmentation"])
+    two = {name: raw[:2] for name, raw in predictions.items()}
+    assert number(loss(alone, Features(), two)["contrastive"]) == 0
+
+
 def test_the_direct_map_is_learnt_with_the_network() -> None:
     learner = tiny_learner(cross_task=[new(DirectMap)])
     batch = one_label(tiny_batch(6, views=VIEWS), ["depth", "depth", "normals"])

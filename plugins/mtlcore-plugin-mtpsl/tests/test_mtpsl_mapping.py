@@ -72,7 +72,7 @@ def test_other_codes_have_other_modulations() -> None:
             network = MappingNetwork(named(NYUV2), 512, code)
         return count_parameters(network.film_parameters())
 
-    assert [film("same"), film("different"), film("none")] == [50_688, 2 * 50_688, 0]
+    assert [film("same"), film("different"), film("none")] == [50_688, 50_688, 0]
 
 
 def test_pairs_are_numbered_by_rows_without_the_diagonal() -> None:
@@ -84,10 +84,11 @@ def test_pairs_are_numbered_by_rows_without_the_diagonal() -> None:
         assert [network.code_of(use) for use in uses] == list(range(6))
     network = MappingNetwork(named(NYUV2), 8, "different")
     uses = [Use("depth", 0, (names[s], names[t]), role) for role in (0, 1) for s, t in order]
-    assert [network.code_of(use) for use in uses] == list(range(12))
+    # A target is mapped by the code of [t, s]: as the source of the pair turned round is.
+    assert [network.code_of(use) for use in uses] == [*range(6), 2, 4, 0, 5, 1, 3]
 
 
-@pytest.mark.parametrize(("code", "distinct"), [("same", 20), ("different", 40), ("none", 1)])
+@pytest.mark.parametrize(("code", "distinct"), [("same", 20), ("different", 20), ("none", 1)])
 def test_each_ordered_pair_has_a_code_of_its_own(code: Code, distinct: int) -> None:
     """One and the same map, under every pair: as many images as there are codes."""
     torch.manual_seed(0)
@@ -237,3 +238,80 @@ def test_the_whole_loss_is_one_by_one(absent: list[str], monkeypatch: pytest.Mon
             assert number((one - other).abs().max()) < 1e-8
     reached = [g is not None for g in both[0][1:4]]
     assert reached == [not absent or task.name in absent for task in NYUV2]
+
+
+# ResNet-18
+
+
+def resnet_one_by_one(network: MappingNetwork, maps: Tensor, task: Task, code: int) -> Tensor:
+    """ResNet-18 written out for one map, in torchvision's order, with FiLM after the norms."""
+    state = dict(network.named_parameters())
+
+    def normed(x: Tensor, at: str, stride: int, modulated: bool) -> Tensor:
+        weight = state[f"{at}.conv.weight"]
+        x = F.conv2d(x, weight, None, stride, weight.shape[-1] // 2)
+        x = F.batch_norm(
+            x, None, None, state[f"{at}.weight"], state[f"{at}.bias"], training=True, eps=1e-5
+        )
+        if modulated:
+            gamma, beta = (state[f"{at}.film.{part}"][:, code] for part in ("gamma", "beta"))
+            x = gamma[:, None, None] * x + beta[:, None, None]
+        return x
+
+    maps = F.relu(normed(maps, f"inputs.{task.key}", 2, False))
+    maps = F.max_pool2d(maps, 3, 2, 1)
+    for level in range(4):
+        for number in range(2):
+            at, stride = f"levels.{level}.{number}", 2 if level and not number else 1
+            past = maps if stride == 1 else normed(maps, f"{at}.shortcut", 2, False)
+            inner = F.relu(normed(maps, f"{at}.first", stride, True))
+            maps = F.relu(normed(inner, f"{at}.second", 1, True) + past)
+    return maps
+
+
+def test_the_residual_mapping_is_resnet_18_with_an_input_layer_per_task() -> None:
+    with torch.device("meta"):
+        network = MappingNetwork(named(FIVE), 512, "different", encoder="resnet-18")
+    planes = 4 * (64 + 128 + 256 + 512)
+    assert count_parameters(network.film_parameters()) == 2 * 20 * planes
+    first = {task.name: 64 * task.channels * 49 + 2 * 64 for task in FIVE}
+    for task in FIVE:
+        assert count_parameters(network.inputs[task.key].parameters()) == first[task.name]
+    # The published encoder has 11,176,512 with its first convolution of three channels.
+    rest = 11_176_512 - (64 * 3 * 49 + 2 * 64)
+    assert count_parameters(network.other_parameters()) == rest + sum(first.values())
+
+
+def test_one_batch_of_the_residual_mapping_is_one_by_one() -> None:
+    torch.manual_seed(0)
+    network = MappingNetwork(named(FIVE), 16, "different", encoder="resnet-18").double()
+    scramble(network.parameters())
+    encoded = {
+        task.name: torch.rand(2, task.channels, 64, 96, dtype=torch.float64, requires_grad=True)
+        for task in FIVE
+    }
+    uses = [
+        Use(name, row, pair, role)
+        for row in range(2)
+        for pair in permutations(encoded, 2)
+        for role, name in enumerate(pair)
+    ]
+    slopes = torch.randn(len(uses), 16, 2, 3, dtype=torch.float64)
+    leaves = [*network.parameters(), *encoded.values()]
+    whole = network(encoded, uses)
+    gradients = torch.autograd.grad((whole * slopes).sum(), leaves)
+    single = torch.cat(
+        [
+            resnet_one_by_one(
+                network,
+                encoded[use.task][use.index : use.index + 1],
+                named(FIVE)[use.task],
+                network.code_of(use),
+            )
+            for use in uses
+        ]
+    )
+    assert close(whole, single, 1e-9)
+    expected = torch.autograd.grad((single * slopes).sum(), leaves)
+    for found, other in zip(gradients, expected, strict=True):
+        assert number((found - other).abs().max()) < 1e-7

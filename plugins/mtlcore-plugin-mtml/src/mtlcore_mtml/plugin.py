@@ -64,20 +64,25 @@ def _on_rooms() -> dict[str, Any]:
     }
 
 
-def _published(data: dict[str, Any], segmentation: dict[str, Any]) -> dict[str, Any]:
+def _published(data: dict[str, Any]) -> dict[str, Any]:
     """Return the paper's network, losses and optimizer; what is ours is said in the README."""
     deeplab = {"name": "deeplab", "rates": [12, 24, 36], "channels": 256, "dropout": 0.5}
     return {
         "tasks": _TASKS,
-        "data": {**data, "size": [256, 256]},
+        "data": {
+            **data,
+            "size": [256, 256],
+            "ignore_classes": {"segmentation": ["background"]},
+        },
         "model": {
             "backbone": {"name": "resnet", "depth": 50, "output_stride": 8, "width": 1.0},
             "head": deeplab,
             "heads": {"edges": {**deeplab, "name": "deeplab-repeated", "outputs": 3}},
         },
         "losses": {
-            "segmentation": {"name": "cross-entropy", **segmentation},
-            "depth": {"name": "hu-depth", "a": 0.5},
+            "segmentation": {"name": "cross-entropy"},
+            # Never negative, so that exp(-s) L + s has a minimum in s.
+            "depth": {"name": "hu-depth", "a": 0.5, "from_zero": True},
             "normals": {"name": "cosine"},
             "edges": {"name": "huber", "delta": 0.5},
         },
@@ -89,6 +94,10 @@ def _published(data: dict[str, Any], segmentation: dict[str, Any]) -> dict[str, 
             "eps": 1e-7,
             "weight_decay": 0.01,
             "inner_lr": 3e-4,
+        },
+        "metrics": {
+            "normals": [{"name": "normals"}, {"name": "normals-cosine"}],
+            "edges": [{"name": "edges-mae"}, {"name": "edges"}],
         },
         "training": {"batch_size": 64, "epochs": 500, "task_patience": 35, "patience": 50},
     }
@@ -106,16 +115,14 @@ def mtl_methods() -> Iterator[MethodSpec]:
     )
     yield MethodSpec(
         name="mtml-nyuv2",
-        preset=_published(
-            {"name": "nyud-mt", "classes": 41}, {"class_weights": [0.1] + [1.0] * 40}
-        ),
+        preset=_published({"name": "nyud-mt", "classes": 41}),
         summary="Multi-task meta-learning; the published network, on NYUv2 with 41 classes.",
         paper=_PAPER,
         requires=_REQUIRES,
     )
     yield MethodSpec(
         name="mtml-taskonomy",
-        preset=_published({"name": "taskonomy"}, {}),
+        preset=_published({"name": "taskonomy"}),
         summary="Multi-task meta-learning; the published network, on Taskonomy.",
         paper=_PAPER,
         requires=_REQUIRES,

@@ -23,12 +23,13 @@ from mtlcore.ranges import Count, ProperFraction
 class TaskPowerset(EpisodeSampler):
     """Episodes of two or more tasks each, all from the same two batches (Upadhyay et al. 2022).
 
-    N tasks have 2^N - N - 1 such subsets. Every step has one support batch, which episodes adapt
-    to, and one query batch, which judges them. Both are of the training samples: an evenly spread
-    part of them, always the same, is only ever asked for queries, so that the split that early
-    stopping and the best epoch are chosen on is not learnt from (the released code uses one
-    validation split for all of these). An epoch shows every support sample once; query samples are
-    gone through, in ever new orders, as often as that takes.
+    N tasks have 2^N - N - 1 such subsets; two have one, so that every episode is of both (the
+    paper's experiments 4.1 and 4.2). Every step has one support batch, which episodes adapt to, and
+    one query batch, which judges them. Both are of the training samples: an evenly spread part of
+    them, always the same, is only ever asked for queries, so that the split that early stopping and
+    the best epoch are chosen on is not learnt from (the released code uses one validation split for
+    all of these). An epoch shows every support sample once; query samples are gone through, in ever
+    new orders, as often as that takes.
 
     Tasks that stopped early are in no episode. Where two are left there is one episode; the last
     one alone is an episode by itself.
@@ -38,7 +39,7 @@ class TaskPowerset(EpisodeSampler):
         query: part of the training samples that is kept for queries.
 
     Raises:
-        UsageError: fewer than three tasks, too few samples, or a number out of its range.
+        UsageError: fewer than two tasks, too few samples, or a number out of its range.
     """
 
     has_queries = True
@@ -51,12 +52,11 @@ class TaskPowerset(EpisodeSampler):
         episodes: Count | None = None,
         query: ProperFraction = 0.25,
     ) -> None:
-        if len(tasks) < 3:
+        if len(tasks) < 2:
             raise UsageError(
-                "episodes: task-powerset makes episodes of subsets of two or more tasks, and "
-                f"{len(tasks)} task(s) ({', '.join(tasks)}) have "
-                f"{'one' if len(tasks) == 2 else 'none'}: there is nothing to learn across; give "
-                "it three tasks or more, or use episodes.name=joint with a plain optimizer"
+                "episodes: task-powerset makes episodes of two or more tasks, and the run has one "
+                f"({', '.join(tasks)}): give it two or more, or use episodes.name=joint with a "
+                "plain optimizer"
             )
         if episodes is not None and episodes < 1:
             raise UsageError(f"episodes.episodes: {episodes} is not a number of subsets")

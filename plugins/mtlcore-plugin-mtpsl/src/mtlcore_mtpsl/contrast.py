@@ -28,18 +28,26 @@ from mtlcore_mtpsl.weighted import WeightedLoss
 class Contrastive(WeightedLoss):
     """Mapped prediction and label attract if they are of one image, and repel otherwise.
 
-    With d(a, b) the mean over positions of 1 - cosine, a pair's loss is
+    With d(a, b) the mean over positions of 1 - cosine, a pair's loss is in the form "absolute"
 
         d(m_s, m_t) + mean over m of max(0, margin - d(m_s, m))
 
-    where m runs over the mapped labels of all other images of the batch, whatever their pair. It is
-    added up over an image's pairs and averaged over images; where a batch has no other image with a
-    pair, the second term is 0. The paper (Li, Liu and Bilen, CVPR 2022) gives no margin.
+    where m runs over the mapped labels of all other images of the batch, whatever their pair; and
+    in the form "relative", which is how we read section 3.2 of the paper (Li, Liu and Bilen, CVPR
+    2022),
+
+        mean over m of max(0, margin + d(m_s, m_t) - d(m_s, m))
+
+    where m runs over the mapped labels of other images in the space of the same pair: an image's
+    own label is to be nearer than others, by the margin, however near it is. Both are added up over
+    an image's pairs and averaged over images; the mean over m is 0 where there is no m. The paper
+    gives no margin.
 
     Args:
         weight: of the loss; with 0 there is neither a second view nor any mapping.
-        margin: distance beyond which other images no longer repel; distances of ReLU maps are at
-            most 1.
+        form: whether distances are penalised by themselves or against one another.
+        margin: "absolute": distance beyond which other images no longer repel; "relative": by how
+            much they must be farther. Distances of ReLU maps are at most 1.
         views: number of views of each image; the last one carries this loss, the first one the
             supervised losses.
         mapping: learning rate and schedule of the mapping without FiLM.
@@ -55,13 +63,14 @@ class Contrastive(WeightedLoss):
         features: FeatureInfo,
         *,
         weight: NonNegative = 1.0,
+        form: Literal["absolute", "relative"] = "absolute",
         margin: NonNegative = 0.5,
         views: Literal[1, 2] = 2,
         mapping: Rates = Rates(),
         film: Rates = Rates(),
     ) -> None:
         super().__init__(weight, views)
-        self._margin, self._rates = margin, (mapping, film)
+        self._margin, self._relative, self._rates = margin, form == "relative", (mapping, film)
         self.space = JointSpace(
             mapped_tasks(tasks, "contrastive"), features.channels[0], "same", None, self.views - 1
         )
@@ -78,8 +87,11 @@ class Contrastive(WeightedLoss):
         counts = self._weight * weights(mapped.pairs, batch, "sum", mapped.sources)
         losses = distance(mapped.sources, mapped.targets)
         others = other_images(mapped)
-        near = (self._margin - _distances(mapped.sources, mapped.targets)).clamp_min(0)
-        losses = losses + (near * others).sum(1) / others.sum(1).clamp_min(1)
+        near = self._margin - _distances(mapped.sources, mapped.targets)
+        if self._relative:
+            others, near = others & _same_pair(mapped), near + losses[:, None]
+        repelled = (near.clamp_min(0) * others).sum(1) / others.sum(1).clamp_min(1)
+        losses = repelled if self._relative else losses + repelled
         return {"contrastive": (counts * losses).sum()}
 
     def parameter_groups(self) -> list[dict[str, Any]]:
@@ -189,6 +201,13 @@ def other_images(mapped: Mapped) -> Tensor:
     """Return for every source whether each target is of another image: (P, P) boolean."""
     rows = torch.tensor([pair.row for pair in mapped.pairs], device=mapped.sources.device)
     return rows[:, None] != rows[None, :]
+
+
+def _same_pair(mapped: Mapped) -> Tensor:
+    """Return for every source whether each target is of the same two tasks: (P, P) boolean."""
+    pairs = [(pair.source, pair.target) for pair in mapped.pairs]
+    kinds = torch.tensor([pairs.index(pair) for pair in pairs], device=mapped.sources.device)
+    return kinds[:, None] == kinds[None, :]
 
 
 def _distances(ones: Tensor, others: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from mtlcore.data import Batch
 from mtlcore.tasks import Task
 from mtlcore_mtpsl import encoding
-from mtlcore_mtpsl.mapping import Code, MappingNetwork, Use
+from mtlcore_mtpsl.mapping import Code, Encoder, MappingNetwork, Use
 from mtlcore_mtpsl.pairs import Pair, find_pairs
 
 # Row, role (prediction 0, label 1), and for which target classes are drawn.
@@ -42,6 +42,7 @@ class JointSpace(nn.Module):
         code: see `MappingNetwork`.
         width: see `MappingNetwork`.
         view: whose samples are mapped.
+        encoder: see `MappingNetwork`.
     """
 
     def __init__(
@@ -51,10 +52,11 @@ class JointSpace(nn.Module):
         code: Code,
         width: float | None,
         view: int,
+        encoder: Encoder = "segnet",
     ) -> None:
         super().__init__()
         self.tasks, self._view = dict(tasks), view
-        self.network = MappingNetwork(tasks, channels, code, width)
+        self.network = MappingNetwork(tasks, channels, code, width, encoder)
 
     def sources(self, batch: Batch, running: Sequence[str]) -> set[str]:
         """Return those of the running tasks whose predictions are mapped."""

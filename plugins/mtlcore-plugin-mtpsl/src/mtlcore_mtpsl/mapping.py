@@ -1,8 +1,8 @@
 """The network that maps predictions and labels of any task into the joint space of a task pair.
 
 Li, Liu and Bilen, "Learning Multiple Dense Prediction Tasks from Partially Annotated Data", CVPR
-2022 (arXiv 2111.14893), section 3.2: a convolution per task, then one SegNet encoder for all, each
-of whose batch norms is followed by a modulation (FiLM) that depends on the pair.
+2022 (arXiv 2111.14893), section 3.2: a convolution per task, then one encoder for all, SegNet's or
+ResNet-18's, each of whose batch norms is followed by a modulation (FiLM) that depends on the pair.
 
 The released code runs it for one map at a time, so that batch norm normalises each map by itself.
 Here all maps of a step go through it together, and every map is still normalised by itself.
@@ -20,11 +20,13 @@ from torch import Tensor, nn
 from torch.nn import Parameter
 
 from mtlcore.features import Features
+from mtlcore.standard.resnet import CHANNELS
 from mtlcore.standard.segnet import FILTERS, REST, conv, filters_of, scaled
 from mtlcore.tasks import Task
 from mtlcore_mtpsl.rates import Rates
 
 Code = Literal["same", "different", "none"]
+Encoder = Literal["segnet", "resnet-18"]
 
 STRIDE = 32
 """Side of an input divided by the side of its map in the joint space."""
@@ -71,14 +73,15 @@ class Unit(nn.Module):
     """Convolution, normalisation of each map by itself, FiLM where there are codes, ReLU.
 
     Args:
-        channels: of its input.
-        outputs: of its output.
+        layer: the convolution.
         codes: number of codes; 0: no FiLM.
+        rectified: whether there is a ReLU.
     """
 
-    def __init__(self, channels: int, outputs: int, codes: int) -> None:
+    def __init__(self, layer: nn.Conv2d, codes: int, rectified: bool = True) -> None:
         super().__init__()
-        self.conv = conv(channels, outputs)
+        self.conv, self._rectified = layer, rectified
+        outputs = layer.out_channels
         self.weight = Parameter(torch.ones(outputs))
         self.bias = Parameter(torch.zeros(outputs))
         self.film = FiLM(outputs, codes) if codes else None
@@ -86,7 +89,7 @@ class Unit(nn.Module):
     def forward(
         self, maps: Tensor, codes: Tensor | None = None, rows: Tensor | None = None
     ) -> Tensor:
-        """Compute (M, channels, H, W) -> (N, outputs, H, W).
+        """Compute (M, channels, H, W) -> (N, outputs, H', W').
 
         Args:
             maps: the input.
@@ -107,56 +110,96 @@ class Unit(nn.Module):
         apart = F.batch_norm(
             apart, None, None, scale.reshape(-1), shift.reshape(-1), training=True, eps=_EPS
         )
-        return F.relu(apart.view_as(maps), inplace=True)
+        maps = apart.view_as(maps)
+        return F.relu(maps, inplace=True) if self._rectified else maps
+
+
+class Block(nn.Module):
+    """ResNet's basic block, whose two 3x3 convolutions are modulated and whose shortcut is not.
+
+    Args:
+        channels: of its input.
+        outputs: of its output.
+        stride: of its first convolution.
+        codes: number of codes; 0: no FiLM.
+    """
+
+    def __init__(self, channels: int, outputs: int, stride: int, codes: int) -> None:
+        super().__init__()
+        self.first = Unit(_plain(channels, outputs, 3, stride), codes)
+        self.second = Unit(_plain(outputs, outputs, 3), codes, rectified=False)
+        self.shortcut = None
+        if stride != 1 or channels != outputs:
+            self.shortcut = Unit(_plain(channels, outputs, 1, stride), 0, rectified=False)
+
+    def forward(
+        self, maps: Tensor, codes: Tensor | None = None, rows: Tensor | None = None
+    ) -> Tensor:
+        """Compute (M, channels, H, W) -> (N, outputs, H', W'), as `Unit` does."""
+        past = maps if self.shortcut is None else self.shortcut(maps)
+        if rows is not None:
+            past = past[rows]
+        return F.relu(self.second(self.first(maps, codes, rows), codes) + past, inplace=True)
+
+
+def _plain(channels: int, outputs: int, kernel: int, stride: int = 1) -> nn.Conv2d:
+    """Return a convolution of ResNet."""
+    layer = nn.Conv2d(channels, outputs, kernel, stride, kernel // 2, bias=False)
+    nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+    return layer
 
 
 class MappingNetwork(nn.Module):
     """Encoded maps of any task -> maps in the joint space of a pair.
 
-    At width 1 and for the tasks of NYUv2 it has 14,819,328 parameters.
+    At width 1 and for the tasks of NYUv2 SegNet's has 14,819,328 parameters.
 
     Args:
         tasks: by name, in the order in which pairs are numbered.
         channels: of the joint space: those of the backbone map that it is compared with.
-        code: what FiLM sees: the pair ("same" for its source and its target), the pair and which
-            of both is mapped ("different"), or nothing, as there is no FiLM ("none").
-        width: factor on the filters of SegNet's encoder; the last convolution gives `channels`.
+        code: what FiLM sees, one of K(K - 1) codes: the pair ("same" for its source and its
+            target), or from which task into the space of which other ("different": [s, t] for the
+            source's map, [t, s] for the target's), or nothing, as there is no FiLM ("none").
+        width: factor on the filters of the encoder; the last convolution gives `channels`.
             None: as many as end in `channels`, but at most the published ones.
+        encoder: "segnet", after a 3x3 convolution per task; or "resnet-18", whose first
+            convolution (7x7, stride 2) is the task's own.
     """
 
     def __init__(
-        self, tasks: Mapping[str, Task], channels: int, code: Code, width: float | None = None
+        self,
+        tasks: Mapping[str, Task],
+        channels: int,
+        code: Code,
+        width: float | None = None,
+        encoder: Encoder = "segnet",
     ) -> None:
         super().__init__()
         width = min(channels / FILTERS[-1], 1.0) if width is None else width
-        number = len(tasks) * (len(tasks) - 1)
-        codes = {"same": number, "different": 2 * number, "none": 0}[code]
-        self._tasks, self._code = dict(tasks), code
+        codes = 0 if code == "none" else len(tasks) * (len(tasks) - 1)
+        self._tasks, self._code, self._residual = dict(tasks), code, encoder == "resnet-18"
+        first = scaled(FILTERS[0], width)
         self.inputs = nn.ModuleDict(
-            {task.key: Unit(task.channels, scaled(FILTERS[0], width), 0) for task in tasks.values()}
+            {
+                task.key: Unit(
+                    _plain(task.channels, first, 7, 2)
+                    if self._residual
+                    else conv(task.channels, first),
+                    0,
+                )
+                for task in tasks.values()
+            }
         )
-        filters = filters_of(width)
-        # Per level the outputs of its units; the last of all ends in the joint space.
-        outputs = [[f] * (1 + rest) for f, rest in zip(filters, REST, strict=True)]
-        outputs[-1][-1] = channels
-        before = filters[0]
-        levels = []
-        for level in outputs:
-            units = [Unit(a, b, codes) for a, b in zip([before, *level], level, strict=False)]
-            levels.append(nn.ModuleList(units))
-            before = level[-1]
-        self.levels = nn.ModuleList(levels)
+        levels = _resnet if self._residual else _segnet
+        self.levels = nn.ModuleList(levels(width, channels, codes))
 
     def code_of(self, use: Use) -> int:
-        """Return the index of the code: [source, target] of a K x K table without its diagonal.
-
-        Codes of targets follow those of sources where they differ.
-        """
+        """Return the index of the code: its place in a K x K table without the diagonal."""
         names = list(self._tasks)
-        source, target = (names.index(name) for name in use.pair)
-        number = source * (len(names) - 1) + target - (target > source)
-        pairs = len(names) * (len(names) - 1)
-        return number + (pairs * use.role if self._code == "different" else 0)
+        row, column = (names.index(name) for name in use.pair)
+        if self._code == "different" and use.role == 1:
+            row, column = column, row
+        return row * (len(names) - 1) + column - (column > row)
 
     def forward(self, encoded: Mapping[str, Tensor], uses: Sequence[Use]) -> Tensor:
         """Map every use of an encoded map to (len(uses), channels, H / 32, W / 32).
@@ -166,7 +209,7 @@ class MappingNetwork(nn.Module):
 
         Args:
             encoded: per task its maps (M, task.channels, H, W); sides are padded with zeros, below
-                and on the right, to multiples of 32.
+                and on the right, to multiples of 32 (for ResNet-18 to 32x64 at least).
             uses: what to map; results have their order.
         """
         first: dict[str, int] = {}
@@ -174,8 +217,12 @@ class MappingNetwork(nn.Module):
         for name, batch in encoded.items():
             first[name] = sum(map(len, maps))
             height, width = batch.shape[2:]
-            padded = F.pad(batch, (0, -width % STRIDE, 0, -height % STRIDE))
-            maps.append(self.inputs[self._tasks[name].key](padded))
+            right, below = -width % STRIDE, -height % STRIDE
+            if self._residual and width + right == height + below == STRIDE:
+                right += STRIDE  # a last map of one pixel could not be normalised by itself
+            padded = F.pad(batch, (0, right, 0, below))
+            read = self.inputs[self._tasks[name].key](padded)
+            maps.append(F.max_pool2d(read, 3, 2, 1) if self._residual else read)
         device = maps[0].device
         rows = torch.tensor([first[use.task] + use.index for use in uses], device=device)
         if self._code == "none":
@@ -207,8 +254,35 @@ class MappingNetwork(nn.Module):
             for unit in level:
                 maps = unit(maps, codes, rows)
                 rows = None
-            maps = F.max_pool2d(maps, 2)
+            if not self._residual:
+                maps = F.max_pool2d(maps, 2)
         return maps
+
+
+def _segnet(width: float, channels: int, codes: int) -> list[nn.ModuleList]:
+    """Return the units of each level; the last of all ends in the joint space."""
+    filters = filters_of(width)
+    outputs = [[f] * (1 + rest) for f, rest in zip(filters, REST, strict=True)]
+    outputs[-1][-1] = channels
+    before = filters[0]
+    levels = []
+    for level in outputs:
+        pairs = zip([before, *level], level, strict=False)
+        levels.append(nn.ModuleList([Unit(conv(a, b), codes) for a, b in pairs]))
+        before = level[-1]
+    return levels
+
+
+def _resnet(width: float, channels: int, codes: int) -> list[nn.ModuleList]:
+    """Return the two blocks of each stage; the last one ends in the joint space."""
+    outputs = [*(scaled(number, width) for number in CHANNELS[:-1]), channels]
+    before = scaled(CHANNELS[0], width)
+    stages = []
+    for number, size in enumerate(outputs):
+        first = Block(before, size, 2 if number else 1, codes)
+        stages.append(nn.ModuleList([first, Block(size, size, 1, codes)]))
+        before = size
+    return stages
 
 
 def joint_feature(features: Features, uses: Sequence[tuple[int, str]], like: Tensor) -> Tensor:

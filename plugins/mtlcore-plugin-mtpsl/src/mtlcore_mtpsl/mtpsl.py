@@ -12,7 +12,7 @@ from mtlcore.features import FeatureInfo, Features
 from mtlcore.ranges import NonNegative, Width
 from mtlcore.tasks import Task
 from mtlcore_mtpsl.joint import JointSpace
-from mtlcore_mtpsl.mapping import Code, distance, joint_feature
+from mtlcore_mtpsl.mapping import Code, Encoder, distance, joint_feature
 from mtlcore_mtpsl.pairs import Normalisation, mapped_tasks, weights
 from mtlcore_mtpsl.rates import Rates
 from mtlcore_mtpsl.weighted import WeightedLoss
@@ -43,20 +43,22 @@ class MTPSL(WeightedLoss):
     | `code` | "different" | "same" |
     | `views` | not said | 2 |
 
-    The paper's 1 / (number of labelled tasks) of the supervised losses has no counterpart here;
-    with one label per image it is 1. The mapping follows the backbone's width; where the deepest
-    map has another size than SegNet's, it is averaged to that of the joint space.
+    The paper's 1 / (number of labelled tasks) of the supervised losses is a setting of the run,
+    `training.normalisation = "labelled"`; with one label per image it is 1. The mapping follows the
+    backbone's width; where the deepest map has another size than the joint space, it is averaged to
+    that.
 
     Args:
         weight: of both terms; with 0 there is neither a second view nor any mapping.
         regulariser: weight of the distances to the backbone's map; 0: none.
         normalisation: "sum" adds up a sample's pairs; "mean" divides by its number of unlabelled
             tasks.
-        code: what the mapping is conditioned on: "same", the pair; "different", the pair and which
-            of its two maps it is; "none", nothing.
+        code: what the mapping is conditioned on: "same", the pair; "different", from which of its
+            tasks to which (the paper's matrix, K(K - 1) codes either way); "none", nothing.
         views: number of views of each image; the last one carries this loss, the first one the
             supervised losses.
         width: factor on the filters of the mapping; unset: that of the backbone's deepest map.
+        encoder: of the mapping: that of SegNet, or ResNet-18 as the paper has it on PASCAL-Context.
         mapping: learning rate and schedule of the mapping without FiLM.
         film: the same for FiLM.
 
@@ -75,6 +77,7 @@ class MTPSL(WeightedLoss):
         code: Code = "same",
         views: Literal[1, 2] = 2,
         width: Width | None = None,
+        encoder: Encoder = "segnet",
         mapping: Rates = Rates(),
         film: Rates = Rates(),
     ) -> None:
@@ -83,7 +86,7 @@ class MTPSL(WeightedLoss):
         self._normalisation: Normalisation = normalisation
         self._rates = mapping, film
         self.space = JointSpace(
-            mapped_tasks(tasks, "mtpsl"), features.channels[0], code, width, self.views - 1
+            mapped_tasks(tasks, "mtpsl"), features.channels[0], code, width, self.views - 1, encoder
         )
 
     def _sources(self, batch: Batch, running: Sequence[str]) -> Collection[str]:
