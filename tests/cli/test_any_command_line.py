@@ -49,9 +49,10 @@ SETTINGS = [
     "metrics.depth", "cross_task", "data.labels", "training", "initial.run", "teachers.t",
     "model.freeze", "loggers", "data.augment.scales", "episodes.name", "plugins", "method",
 ]  # fmt: skip
+# No operating system hands over a zero byte.
 VALUES = [
     "", "nan", "-1", "inf", "0", "[]", "{}", "1e400", "99999999999999999999", "true", "'x'",
-    "[[]]", "[nan]", "{name=1}", "{name='dwa'}", "x/../y", "\x00", "\udcff", "a" * 300,
+    "[[]]", "[nan]", "{name=1}", "{name='dwa'}", "x/../y", "\udcff", "a" * 300,
     "0x" + "f" * 5000, "[" * 3000, "1979-05-27", "[1, 'x']", "'depth'", "['depth', 'depth']",
     "=", "\n", "<b>", "ä",
 ]  # fmt: skip
@@ -59,7 +60,7 @@ WORDS = [
     "", "-", "--", "--out", "--set", "--set=", "--set==", "--seed=-1",
     "--seed=99999999999999999999",
     "--device=gpu9", "--plugin=nothing", "--plugin=gone.py", "--json", "--help", "run", "gone", ".",
-    "a.png", "own.toml", "study.toml", "\x00", "\udcff", "x" * 300, "memory://", "zip://a.png",
+    "a.png", "own.toml", "study.toml", "\udcff", "x" * 300, "memory://", "zip://a.png",
     "zip://x::a.png", "no://x", "://", "--epoch=best", "--checkpoint=none", "--resume",
 ]  # fmt: skip
 
