@@ -12,21 +12,21 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from mtlcore.balancing import MISSING, BalancerContext, Balancing, TaskGradients
+from mtlcore.balancing import BalancerContext, Balancing, TaskGradients
 from mtlcore.data import Batch
 from mtlcore.distributed import SINGLE_PROCESS, Distributed
-from mtlcore.errors import UsageError, outline
+from mtlcore.errors import UsageError
 from mtlcore.features import Boundary, Features
-from mtlcore.inputs import Inputs, describe_inputs, image_size, input_tensors, map_inputs
+from mtlcore.inputs import Inputs, image_size, input_tensors
 from mtlcore.losses import CrossTaskLoss, Loss, Normalisation, ScalarLoss, TaskLosses, reduce_loss
-from mtlcore.models import MultiTaskModel
+from mtlcore.models import Backbone, MultiTaskModel
 from mtlcore.teachers import under_autocast
 
 __all__ = [
     "Learner",
     "Precision",
-    "check_backbone",
     "groups_of",
+    "uncompiled",
 ]
 
 Precision = Literal["fp32", "bf16", "fp16"]
@@ -189,6 +189,25 @@ class Learner(nn.Module):
         with self.no_trace(batch.inputs):
             losses = self.supervised_losses(batch, tasks)
         return {task: float(loss) for task, loss in losses.items()}
+
+    @torch.no_grad()
+    def trains_on(self, inputs: Inputs) -> bool:
+        """Return whether the model can be trained on so few samples; nothing is changed.
+
+        Batch norm needs two values per channel, which the maps of a lone sample may not have. In
+        evaluation mode the answer is always yes.
+
+        Args:
+            inputs: Those of a batch, on the learner's device.
+        """
+        with self.no_trace(inputs), uncompiled(self.model.backbone):
+            try:
+                self._run(inputs, self.tasks)
+            except ValueError as error:  # torch has no type of its own for this
+                if "more than 1 value per channel" not in str(error):
+                    raise
+                return False
+        return True
 
     @property
     def dtype(self) -> torch.dtype | None:
@@ -357,42 +376,14 @@ def groups_of(modules: Iterable[nn.Module]) -> list[dict[str, Any]]:
     return groups
 
 
-def check_backbone(learner: Learner, inputs: Inputs) -> None:
-    """Refuse a backbone that cannot read a sample, or lacks what the balancer's scope needs.
-
-    A compiled backbone is not run, because that would compile it for a single sample.
-
-    Args:
-        learner: The learner whose backbone is checked; it is left as it was.
-        inputs: Those of a batch of any one sample.
-
-    Raises:
-        UsageError: The backbone cannot work.
-    """
-    backbone = learner.model.backbone
-    scope = learner.balancing.scope
-    if scope == "last_shared" and not any(
-        p.requires_grad for p in backbone.last_shared_parameters()
-    ):
-        raise UsageError(MISSING[scope])
-    if backbone._compiled_call_impl is not None:
-        return
-    modes = [(module, module.training) for module in learner.modules()]
-    devices = [_device(inputs)] if _device(inputs).type == "cuda" else []
+@contextmanager
+def uncompiled(backbone: Backbone) -> Iterator[None]:
+    """Let a compiled backbone run as it is written: a few samples are not worth compiling for."""
+    compiled, backbone._compiled_call_impl = backbone._compiled_call_impl, None
     try:
-        with torch.no_grad(), torch.random.fork_rng(devices):
-            learner.eval().model.features(inputs, learner.tasks)
-    except torch.OutOfMemoryError:
-        raise
-    except (RuntimeError, ValueError, IndexError, TypeError, AttributeError, KeyError) as error:
-        sample = map_inputs(lambda tensor: tensor[0], inputs)
-        raise UsageError(
-            f"model.backbone: {type(backbone).__name__} cannot read a sample of shape "
-            f"{describe_inputs(sample)} ({outline(error)}); choose a backbone for such inputs "
-            "(mtl list backbones)"
-        ) from error
-    for module, mode in modes:
-        module.training = mode
+        yield
+    finally:
+        backbone._compiled_call_impl = compiled
 
 
 def _device(inputs: Inputs) -> torch.device:

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import re
-from typing import Literal
+from typing import Literal, get_args
 
 import attrs
 
 __all__ = [
+    "LAYOUTS",
     "Layout",
     "Task",
     "task_key",
 ]
 
 Layout = Literal["map", "vector", "label"]
+LAYOUTS: tuple[str, ...] = get_args(Layout)
 
 # Per kind: the layout of a label, its data type, and the value that stands where a label is
 # missing. That value must be harmless in every loss of the kind: masking comes after the

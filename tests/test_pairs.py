@@ -154,8 +154,9 @@ def sampler_of(optimizer: str) -> str:
 
 
 def configuration(combination: Combination, place: Path) -> RunConfig:
-    backbone = PLUGINS.get("backbones", combination.backbone).load()
-    reads_vectors = any(s.name == "inputs" for s in settings_of(backbone))
+    settings = {s.name for s in settings_of(PLUGINS.get("backbones", combination.backbone).load())}
+    reads_vectors = "inputs" in settings
+    narrow = {"width": 0.03125} if "width" in settings and not reads_vectors else {}
     tasks = VECTORS if reads_vectors else IMAGES
     data: dict[str, Any] = {"name": "rooms", "size": [64, 32]}
     if reads_vectors:
@@ -173,6 +174,7 @@ def configuration(combination: Combination, place: Path) -> RunConfig:
         "model": {
             "backbone": {
                 "name": combination.backbone,
+                **narrow,
                 **required("backbones", combination.backbone, tasks),
             }
         },

@@ -71,10 +71,13 @@ class Layer:
     Args:
         origin: The source, for people.
         values: Nested tables, as TOML has them.
+        of_run: Whether it is what a run's directory holds, which may be anybody's: what it names
+            beyond components is loaded only if it was asked for (`Plugins.trust_runs`).
     """
 
     origin: str
     values: Mapping[str, Any]
+    of_run: bool = False
 
 
 def file_layer(path: str) -> Layer:

@@ -5,12 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, final
 
-import attrs
-
 from mtlcore.config.merging import CORE, MergedConfig, leaves
 from mtlcore.config.run_config import Chosen
 from mtlcore.errors import MtlError, shown
-from mtlcore.plugins import REQUIRED, STANDARD, Component, Plugins, convert, settings_of, structure
+from mtlcore.plugins import (
+    REQUIRED,
+    STANDARD,
+    Component,
+    NotPlain,
+    Plugins,
+    as_plain,
+    convert,
+    settings_of,
+    structure,
+)
 
 
 @final
@@ -198,15 +206,13 @@ class ConfigReader:
         for setting in settings_of(target):
             name = setting.name
             if name in names and name not in table and setting.default is not REQUIRED:
-                table[name] = _as_toml(setting.default)
+                try:
+                    table[name] = as_plain(setting.default)
+                except NotPlain as error:
+                    self.problems.append(
+                        f"{path}.{name}: its default {setting.default!r} cannot be kept in "
+                        f"config.toml ({error}); its author must choose another type"
+                    )
+                    continue
                 for leaf in leaves(f"{path}.{name}", table[name]):
                     self.merged.origins.setdefault(leaf, origin)
-
-
-def _as_toml(value: Any) -> Any:
-    """Return a default as TOML would have it."""
-    if attrs.has(type(value)):
-        return {key: _as_toml(inner) for key, inner in attrs.asdict(value).items()}
-    if isinstance(value, tuple | list):
-        return [_as_toml(item) for item in value]
-    return value

@@ -10,7 +10,7 @@ import attrs
 from mtlcore.ranges import Count, Length, ProperFraction, Range, Share, Size
 
 #: Factors of enlargement: a crop of less than a hundredth shows nothing.
-_Scales = Annotated[tuple[Annotated[float, Range(gt=0, le=100)], ...], Length(ge=1)]
+_Scales = Annotated[tuple[Annotated[float, Range(ge=1, le=100)], ...], Length(ge=1)]
 #: Their order alone takes 8 bytes each.
 _Samples = Annotated[int, Range(ge=1, le=100_000_000)]
 #: More processes or threads than this bring a machine down.
@@ -22,8 +22,8 @@ class AugmentConfig:
     """Random augmentation of training samples, the same for every task of a sample.
 
     Args:
-        scales: Factors of enlargement, one drawn for each sample, which is then cropped back to
-            size; its depth is divided by the factor.
+        scales: Factors of enlargement, each at least 1, one drawn for each sample, which is then
+            cropped back to size; its depth is divided by the factor.
         flip: Mirror samples with probability 1/2; the x component of normals is negated.
     """
 
@@ -80,7 +80,8 @@ class TrainingConfig:
         batch_size: Samples per step and process.
         accumulate: Batches per step, whose gradients are accumulated.
         precision: Arithmetic of backbone and heads; losses are always computed in fp32.
-        compile: Compile the backbone with torch.compile.
+        compile: Compile the backbone with torch.compile; under a balancer of task gradients without
+            torch's cache on disk, which holds code for a single backward pass.
         threads: Number of threads for computing; unset: torch's choice.
         normalisation: A task's loss is the mean over valid elements of the batch ("valid"), or
             over samples of their own means ("sample"), each of which may be divided by the number
@@ -94,8 +95,8 @@ class TrainingConfig:
             run.
         task_patience: Epochs without a lower validation loss after which a task is no longer
             trained (it leaves the episodes, its head stays as it is); unset: never.
-        patience: Epochs without a lower validation score after which the run ends; unset: never.
-            The score is the mean of the tasks' losses, each divided by its first value.
+        patience: Epochs without a better evaluation after which the run ends; unset: never. The
+            better one has the lower mean rank of the tasks' first metrics among all evaluations.
         ema: Keep an averaged copy of the model: after each step that was taken, its parameters are
             `ema` times their average and (1 - ema) times the model's, its buffers the model's;
             above 0 and below 1. Unset: keep none.

@@ -10,6 +10,7 @@ from mtlcore.config.merging import leaves
 from mtlcore.config.reader import ConfigReader
 from mtlcore.config.run_config import Chosen, ChosenMetric
 from mtlcore.errors import UsageError, did_you_mean, shown
+from mtlcore.plugins import HeadSpec
 from mtlcore.tasks import Task
 
 _MODEL_KEYS = ("backbone", "head", "heads", "freeze")
@@ -175,3 +176,24 @@ def _check_serves(reader: ConfigReader, chosen: Chosen, task: Task, path: str) -
         reader.problems.append(
             f"{path}.name: {spec.name!r} does not serve tasks of kind {task.kind!r}"
         )
+    elif isinstance(spec, HeadSpec) and task.layout not in spec.layouts:
+        heads = [component.spec for component in reader.plugins.all("heads")]
+        others = [
+            head.name
+            for head in heads
+            if isinstance(head, HeadSpec) and head.serves(task.kind) and task.layout in head.layouts
+        ]
+        reader.problems.append(
+            f"{path}.name: {spec.name!r} predicts {_predicted(spec.layouts)}, and the task "
+            f"{task.name!r} has {_predicted([task.layout])}; heads that predict that: "
+            f"{', '.join(others) or 'none'} (--set {path}.name=...)"
+        )
+
+
+def _predicted(layouts: Sequence[str]) -> str:
+    words = {
+        "map": "a value per pixel",
+        "vector": "values per sample",
+        "label": "a class per sample",
+    }
+    return " or ".join(words[layout] for layout in layouts)

@@ -56,12 +56,15 @@ def read_teachers(
 
 def _layers(reader: ConfigReader, location: str) -> list[Layer]:
     """Return the configuration of a run; data that both use is where this run has it."""
-    # Its own teachers have taught.
-    stored: dict[str, Any] = {**trained_config(location), "teachers": {}}
+    # Its own teachers have taught, and its loggers are told nothing.
+    stored: dict[str, Any] = {**trained_config(location), "teachers": {}, "loggers": []}
     data = reader.table("data")
     moved = {"data": {"root": data["root"]}} if data.get("root") else {}
     same = stored.get("data", {}).get("name") == data.get("name")
-    return [Layer(location, stored), *([Layer("data.root", moved)] if same and moved else [])]
+    return [
+        Layer(location, stored, of_run=True),
+        *([Layer("data.root", moved)] if same and moved else []),
+    ]
 
 
 def _unfit(known: Sequence[Task], tasks: Sequence[Task]) -> list[str]:

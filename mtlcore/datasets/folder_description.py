@@ -56,7 +56,7 @@ def load_description(root: Root, spec: str) -> Description:
 def _read(root: Root, spec: str) -> tuple[str, bytes]:
     # The root comes first: a dataset.toml that happens to lie in the working directory must not
     # describe another folder's files.
-    own_path = "://" in spec or Path(spec).expanduser().is_absolute()
+    own_path = "://" in spec or spec.startswith("~") or _leaves_root(spec)
     places = [(Root(spec), "")] if own_path else [(root, spec), (Root(spec), "")]
     missing = []
     for place, relative in places:
@@ -71,6 +71,11 @@ def _read(root: Root, spec: str) -> tuple[str, bytes]:
     raise ConfigError(
         [f"{first}: no such file{nor}; it says how the dataset's files are read (data.spec)"]
     )
+
+
+def _leaves_root(spec: str) -> bool:
+    """Whether a path of the configuration, which may name any file, is none inside the root."""
+    return Path(spec).is_absolute() or ".." in Path(spec).parts
 
 
 def _parse(table: dict[str, Any], problems: list[str]) -> Description | None:

@@ -16,10 +16,10 @@ from mtlcore.errors import MtlError, outline
 from mtlcore.learner import Learner
 from mtlcore.storage import (
     BEST,
+    LAST,
     LastCheckpoint,
     checked,
     plain_settings,
-    save_checkpoint,
     with_model,
 )
 from mtlcore.system import peak_memory
@@ -59,7 +59,7 @@ def save_last(session: Session) -> None:
         state["average"] = dict(session.average.model.state_dict())
     if session.teachers.fingerprints:
         state["teachers"] = session.teachers.fingerprints
-    save_checkpoint(session.directory.checkpoint, state)
+    session.directory.save_checkpoint(LAST, state)
     session.directory.upload()
 
 
@@ -75,7 +75,7 @@ def save_best(session: Session) -> None:
         state = {"learner": dict(session.learner.state_dict())}
         if session.average is not None and session.config.training.evaluate_ema:
             state["learner"] = with_model(state["learner"], session.average.model.state_dict())
-        save_checkpoint(session.directory.path / BEST, state)
+        session.directory.save_checkpoint(BEST, state)
 
 
 def restore(session: Session, state: Mapping[str, Any]) -> None:

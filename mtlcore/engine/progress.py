@@ -30,7 +30,7 @@ class Progress:
         window: sums of what was measured since the last record, as metric -> task -> [sum, n].
         losses: the same of this epoch's losses.
         evaluations: epoch and metrics of each evaluation, in order.
-        best: epoch, score and metrics of the best evaluation.
+        best: epoch and metrics of the best evaluation, and by which of them it was chosen.
         stopping: which tasks learn no more, and what that is decided by.
     """
 

@@ -16,6 +16,7 @@ from mtlcore.display import Display
 from mtlcore.distributed import SINGLE_PROCESS, Distributed
 from mtlcore.engine.averaging import AveragedModel
 from mtlcore.engine.building import build_learner, make_loader, open_splits, pick_device
+from mtlcore.engine.compiling import compile_backbone
 from mtlcore.engine.planning import Planning
 from mtlcore.engine.progress import Progress
 from mtlcore.engine.teachers import Teachers
@@ -108,7 +109,7 @@ class Session:
         self.balancing_generator = torch.Generator().manual_seed(2 * config.seed + 1)
         self.loader = make_loader(config, self.splits, self.learner.views)
         if config.training.compile:
-            self.learner.model.backbone.compile()
+            compile_backbone(self.learner)
         self.learner.balancing.prepare(config.tasks, _LazyBatches(self._batches_for_balancers))
         self.learner.to(self.device)
         decay = config.training.ema

@@ -11,6 +11,7 @@ import builtins
 import hashlib
 import io
 import os
+import re
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -49,6 +50,8 @@ class MissingFile(DataError):
 class Root:
     """A folder: a local path or an fsspec URL, also a chained one (`zip://sub::file.zip`).
 
+    No path with `..` leads out of it; symbolic links in it are followed.
+
     The file system is opened on first use, and again in each forked or spawned process, because
     processes must not share connections. Spawned processes do not see a `memory://` root.
     """
@@ -77,6 +80,7 @@ class Root:
             MissingFile: there is no such file, or no such root.
             DataError: it cannot be read, with the reason.
         """
+        self._refuse_way_out(relative)
         try:
             filesystem, base = self._open()
             path = _join(base, relative)
@@ -96,6 +100,7 @@ class Root:
         Raises:
             DataError: the file system cannot tell; the message says why.
         """
+        self._refuse_way_out(relative)
         try:
             filesystem, base = self._open()
             return bool(filesystem.exists(_join(base, relative)))
@@ -111,6 +116,7 @@ class Root:
             MissingFile: there is no such directory, or no such root.
             DataError: it cannot be listed, with the reason.
         """
+        self._refuse_way_out(relative_dir)
         try:
             filesystem, base = self._open()
             path = _join(base, relative_dir)
@@ -142,6 +148,14 @@ class Root:
 
             self._opened = (os.getpid(), *url_to_fs(_with_local_archive(self.root)))
         return self._opened[1:]
+
+    def _refuse_way_out(self, relative: str) -> None:
+        """Refuse a path with `..`: lists and descriptions that come with data are not trusted."""
+        if ".." in re.split(r"[/\\]", relative):
+            raise DataError(
+                f"{self.where(relative)}: leads out of the data's folder {self.root}; name files "
+                "inside of it, or give the folder above as data.root"
+            )
 
     def _explain(self, relative: str, error: Exception) -> DataError:
         if not isinstance(error, FileNotFoundError | NotADirectoryError):
@@ -296,7 +310,13 @@ def _cached(filesystem: Any, path: str, url: str) -> Path:
     fsspec's own simplecache downloads under the final name, where another worker would find half a
     file, and an interrupted run would leave one for ever.
     """
-    folder = Path(os.environ.get("MTLCORE_CACHE") or "~/.cache/mtlcore").expanduser() / "files"
+    try:
+        cache = Path(os.environ.get("MTLCORE_CACHE") or "~/.cache/mtlcore").expanduser()
+    except RuntimeError as error:
+        raise UsageError(
+            "there is no home directory for what is downloaded; set MTLCORE_CACHE to a folder"
+        ) from error
+    folder = cache / "files"
     copy = folder / hashlib.sha256(url.encode()).hexdigest()[:40]
     if copy.exists():
         return copy

@@ -68,7 +68,7 @@ class RunResult:
 
         Args:
             epoch: "last" for the mean over the last `training.average_last` evaluations, "best"
-                for the evaluation with the lowest validation losses.
+                for the best evaluation (`best` of the summary).
         """
         values: MetricValues = self.summary["final" if epoch == "last" else "best"]["val"]
         return values
@@ -96,7 +96,7 @@ class RunResult:
 
     @property
     def best_epoch(self) -> float:
-        """The epoch, from 1, with the lowest validation losses; NaN where there was none."""
+        """The epoch, from 1, of the best evaluation; NaN where there was none."""
         return or_nan(self.summary["best"]["epoch"])
 
     def reached(self, target: Target) -> Reached | None:

@@ -101,7 +101,7 @@ class Variant:
 
     @property
     def best_epoch(self) -> float:
-        """The epoch with the lowest validation losses, as a mean over the runs."""
+        """The epoch of the best evaluation, as a mean over the runs."""
         return self._over_seeds(lambda runs: statistics.fmean(run.best_epoch for run in runs))
 
     def _over_seeds(self, cost: Callable[[Sequence[RunResult]], float]) -> float:

@@ -3,6 +3,7 @@
 from mtlcore.storage.checkpoints import load_checkpoint, save_checkpoint, written_whole
 from mtlcore.storage.json_values import or_nan, without_nan
 from mtlcore.storage.loggers import Loggers, RunInfo, RunLogger, RunOutcome
+from mtlcore.storage.outputs import write_output
 from mtlcore.storage.reading import checked, decoded
 from mtlcore.storage.run_directory import (
     BEST,
@@ -18,6 +19,7 @@ from mtlcore.storage.run_files import (
     RunFiles,
     SamplePictures,
     open_run,
+    place_inside,
     stored_config,
 )
 from mtlcore.storage.schemas import LastCheckpoint
@@ -52,6 +54,7 @@ __all__ = [
     "next_directory",
     "open_run",
     "or_nan",
+    "place_inside",
     "plain_settings",
     "read_weights",
     "request_stop",
@@ -62,5 +65,6 @@ __all__ = [
     "trained_config",
     "with_model",
     "without_nan",
+    "write_output",
     "written_whole",
 ]

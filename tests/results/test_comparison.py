@@ -415,7 +415,7 @@ def test_the_markdown_says_it_all(three_seeds: list[str]) -> None:
     assert row_of(text, "All tasks", "equal (baseline)")[-1] == "3"
     assert "positive is better" in text
     assert "3 seeds (0, 1, 2)" in text
-    assert "lowest losses on val" in text
+    assert "best mean rank of the tasks' first metrics on val" in text
     widths = {len(line) for line in text.split("## segmentation\n")[1].splitlines()[1:4]}
     assert len(widths) == 1, "columns are aligned"
 
