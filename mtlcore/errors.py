@@ -21,6 +21,7 @@ __all__ = [
     "did_you_mean",
     "exit_told",
     "outline",
+    "shown",
 ]
 
 
@@ -87,3 +88,12 @@ def exit_told(error: SystemExit) -> str:
     frames = traceback.extract_tb(error.__traceback__)
     where = f"{frames[-1].filename}, line {frames[-1].lineno}" if frames else "a component"
     return f"{where} wants to end the program (exit status {error.code}); it must raise an error"
+
+
+def shown(value: object) -> str:
+    """Return a value as a message quotes it: its repr, cut to a bearable length."""
+    try:
+        text = repr(value)
+    except ValueError:  # Python does not print whole numbers of thousands of digits
+        return "a number that is too long to print"
+    return text if len(text) <= 120 else f"{text[:100]}... ({len(text)} characters)"

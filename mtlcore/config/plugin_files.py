@@ -9,7 +9,7 @@ import attrs
 
 from mtlcore.config.merging import Layer
 from mtlcore.config.run_config import Chosen, RunConfig
-from mtlcore.errors import ConfigError, UsageError
+from mtlcore.errors import ConfigError, UsageError, shown
 from mtlcore.plugins import PluginInfo, Plugins, Selection
 
 #: Where a run names the component of a kind that it uses.
@@ -53,9 +53,9 @@ def load_plugin_files(
 
 def _named(layer: Layer) -> list[str]:
     named = layer.values.get("plugins", ())
-    if not isinstance(named, list | tuple):
-        raise ConfigError([f"plugins: expected a list of plugin files, got {named!r}"])
-    return [str(file) for file in named]
+    if not isinstance(named, list | tuple) or not all(isinstance(x, str) for x in named):
+        raise ConfigError([f"plugins: expected a list of plugin files, got {shown(named)}"])
+    return list(named)
 
 
 def refuse_loggers_of_runs(plugins: Plugins, layers: Sequence[Layer]) -> None:

@@ -27,6 +27,7 @@ from mtlcore.config.task_tables import check_keys, read_freeze, read_metrics, re
 from mtlcore.config.teacher_table import read_teachers
 from mtlcore.errors import ConfigError, did_you_mean
 from mtlcore.plugins import NotPlain, Plugins, Selection, as_plain
+from mtlcore.ranges import Name, Seed
 
 
 def resolve(
@@ -105,8 +106,8 @@ def _read(reader: ConfigReader, selections: Sequence[Selection]) -> RunConfig:
     loggers = reader.components("loggers", "loggers")
     initial = read_initial(reader, tasks)
     teachers = read_teachers(reader, tasks, partial(resolve, reader.plugins, ()))
-    seed, device = reader.value("seed", int), reader.value("device", str)
-    method = reader.value("method", str)
+    seed, device = reader.value("seed", Seed), reader.value("device", Name)
+    method = reader.value("method", Name)
     problems += _unsafe_name(method)
     check_required(reader, selections, chain)
     plain = _plain(tree, problems)

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import attrs
 
-_POSITIVE = attrs.validators.ge(1)
-_POSITIVE_IF_SET = attrs.validators.optional(_POSITIVE)
+from mtlcore.ranges import Count, Length, ProperFraction, Range, Share, Size
 
-
-def _check_scales(_record: object, _attribute: object, scales: tuple[float, ...]) -> None:
-    if not scales or not all(1 <= scale < math.inf for scale in scales):
-        raise ValueError(f"scales {list(scales)}: give one or more, each a number of at least 1")
+#: Factors of enlargement: a crop of less than a hundredth shows nothing.
+_Scales = Annotated[tuple[Annotated[float, Range(ge=1, le=100)], ...], Length(ge=1)]
+#: Their order alone takes 8 bytes each.
+_Samples = Annotated[int, Range(ge=1, le=100_000_000)]
+#: More processes or threads than this bring a machine down.
+_Parallel = 1024
 
 
 @attrs.frozen(kw_only=True)
@@ -27,7 +27,7 @@ class AugmentConfig:
         flip: Mirror samples with probability 1/2; the x component of normals is negated.
     """
 
-    scales: tuple[float, ...] = attrs.field(default=(1.0,), validator=_check_scales)
+    scales: _Scales = (1.0,)
     flip: bool = False
 
 
@@ -57,17 +57,14 @@ class DataConfig:
 
     name: str
     root: str | None = None
-    size: tuple[int, int] | None = None
-    train: int | None = None
-    val: int | None = None
-    train_fraction: float | None = attrs.field(
-        default=None,
-        validator=attrs.validators.optional([attrs.validators.gt(0), attrs.validators.le(1)]),
-    )
+    size: Size | None = None
+    train: _Samples | None = None
+    val: _Samples | None = None
+    train_fraction: Share | None = None
     labels: str = "full"
     ignore_classes: Mapping[str, tuple[str | int, ...]] = attrs.field(factory=dict)
     on_error: Literal["stop", "skip"] = "stop"
-    workers: int = attrs.field(default=1, validator=attrs.validators.ge(0))
+    workers: Annotated[int, Range(ge=0, le=_Parallel)] = 1
     augment: AugmentConfig = AugmentConfig()
     augmentations: tuple[Mapping[str, Any], ...] = ()
 
@@ -107,24 +104,21 @@ class TrainingConfig:
             epoch are its weights.
     """
 
-    epochs: int | None = attrs.field(default=None, validator=_POSITIVE_IF_SET)
-    steps: int | None = attrs.field(default=None, validator=_POSITIVE_IF_SET)
-    batch_size: int = attrs.field(default=8, validator=_POSITIVE)
-    accumulate: int = attrs.field(default=1, validator=_POSITIVE)
+    epochs: Count | None = None
+    steps: Count | None = None
+    batch_size: Annotated[int, Range(ge=1, le=1_000_000)] = 8
+    accumulate: Annotated[int, Range(ge=1, le=1_000_000)] = 1
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     compile: bool = False
-    threads: int | None = attrs.field(default=None, validator=_POSITIVE_IF_SET)
+    threads: Annotated[int, Range(ge=1, le=_Parallel)] | None = None
     normalisation: Literal["valid", "sample", "labelled"] = "valid"
     sync_buffers: Literal["epoch", "step"] = "epoch"
-    evaluate_every: int | None = attrs.field(default=None, validator=_POSITIVE_IF_SET)
-    average_last: int = attrs.field(default=1, validator=_POSITIVE)
-    max_skipped: int = attrs.field(default=10, validator=_POSITIVE)
-    task_patience: int | None = attrs.field(default=None, validator=_POSITIVE_IF_SET)
-    patience: int | None = attrs.field(default=None, validator=_POSITIVE_IF_SET)
-    ema: float | None = attrs.field(
-        default=None,
-        validator=attrs.validators.optional([attrs.validators.gt(0), attrs.validators.lt(1)]),
-    )
+    evaluate_every: Count | None = None
+    average_last: Count = 1
+    max_skipped: Count = 10
+    task_patience: Count | None = None
+    patience: Count | None = None
+    ema: ProperFraction | None = None
     evaluate_ema: bool = attrs.field(default=False)
 
     @evaluate_ema.validator

@@ -9,7 +9,7 @@ from typing import Any
 from mtlcore.config.merging import leaves
 from mtlcore.config.reader import ConfigReader
 from mtlcore.config.run_config import Chosen, ChosenMetric
-from mtlcore.errors import UsageError, did_you_mean
+from mtlcore.errors import UsageError, did_you_mean, shown
 from mtlcore.plugins import HeadSpec
 from mtlcore.tasks import Task
 
@@ -49,7 +49,7 @@ def read_freeze(reader: ConfigReader, tasks: Sequence[Task]) -> tuple[str, ...]:
     parts = reader.at("model.freeze")
     if not isinstance(parts, list) or not all(isinstance(part, str) for part in parts):
         reader.problems.append(
-            f'model.freeze: expected a list of names, such as ["backbone"], got {parts!r}'
+            f'model.freeze: expected a list of names, such as ["backbone"], got {shown(parts)}'
         )
         return ()
     heads = {f"heads.{word}" for task in tasks for word in (task.name, task.key)}
@@ -155,9 +155,9 @@ def _regions(
     known = {other.name: other for other in declared if other.dtype == "int64"}
     found = known.get(name) if isinstance(name, str) else None
     if found is None:
-        hint = did_you_mean(str(name), known)
+        hint = did_you_mean(name, known) if isinstance(name, str) else ""
         reader.problems.append(
-            f"{path}.regions: {name!r} is no task of the dataset that has classes{hint} "
+            f"{path}.regions: {shown(name)} is no task of the dataset that has classes{hint} "
             f"(these have: {', '.join(known) or 'none'})"
         )
     elif found.layout == "map" and task.layout != "map":

@@ -10,7 +10,7 @@ import attrs
 from mtlcore.config.merging import Layer
 from mtlcore.config.reader import ConfigReader
 from mtlcore.config.run_config import RunConfig, TeacherConfig
-from mtlcore.errors import ConfigError, MtlError
+from mtlcore.errors import ConfigError, MtlError, shown
 from mtlcore.storage import trained_config
 from mtlcore.tasks import Task
 
@@ -31,7 +31,9 @@ def read_teachers(
     for name, location in reader.table("teachers").items():
         path = f"teachers.{name}"
         if not isinstance(location, str):
-            reader.problems.append(f"{path}: expected a run's directory or URL, got {location!r}")
+            reader.problems.append(
+                f"{path}: expected a run's directory or URL, got {shown(location)}"
+            )
             continue
         if name == AVERAGE:
             reader.problems.append(

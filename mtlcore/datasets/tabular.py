@@ -24,6 +24,7 @@ from mtlcore.datasets.table_encoding import (
 from mtlcore.datasets.tables import ColumnNames, Form, Table, open_table
 from mtlcore.errors import ConfigError, UsageError, did_you_mean
 from mtlcore.loading import open_root
+from mtlcore.ranges import ProperFraction, Seed
 from mtlcore.tasks import Task
 
 _NAMELESS = re.compile(r"|Unnamed: \d+|__index_level_\d+__")
@@ -89,8 +90,8 @@ class Tabular(Dataset):
         decimal: Literal[".", ","] | None = None,
         encoding: str | None = None,
         missing: tuple[str, ...] = ("?",),
-        val_fraction: float = 0.2,
-        seed: int = 0,
+        val_fraction: ProperFraction = 0.2,
+        seed: Seed = 0,
     ) -> None:
         files = open_root("tabular", root, "the folder they lie in")
         self._check(split, file, targets, val_fraction)

@@ -45,7 +45,8 @@ class Training:
         Raises:
             Interrupted: A signal asked to stop; everything is saved.
             Pruned: `request_stop` asked for it; everything is saved.
-            MtlError: Too many steps in a row had no finite loss or gradient.
+            MtlError: Too many steps in a row had no finite loss or gradient, parameters are no
+                longer finite, or nothing was learnt.
         """
         session = self.session
         with self._stop.listening(), lost_workers_told():
@@ -57,6 +58,7 @@ class Training:
                     save_last(session)
                 while not self._is_finished():
                     self._epoch()
+                    self._recorder.refuse_idleness(finished=self._is_finished())
                 skipped = session.distributed.all_gather(session.loader.skipped)
                 session.loader.skipped = [message for rank in skipped for message in rank]
             except StopRequested:

@@ -9,6 +9,7 @@ from typing import Any, Literal, final
 import attrs
 
 from mtlcore.metrics import beats
+from mtlcore.ranges import Fraction, Natural, NonNegative, Positive
 
 
 @final
@@ -27,11 +28,11 @@ class Schedule:
     """
 
     name: Literal["constant", "step", "cosine", "poly", "plateau"] = "constant"
-    at: tuple[float, ...] = (0.5,)
-    gamma: float = 0.5
-    power: float = 0.9
-    patience: int = 10
-    warmup: float = 0.0
+    at: tuple[Fraction, ...] = (0.5,)
+    gamma: Positive = 0.5
+    power: NonNegative = 0.9
+    patience: Natural = 10
+    warmup: Fraction = 0.0
 
     def factor(self, progress: float) -> float:
         """Return the factor on the base rate when the fraction `progress` of the run is done."""

@@ -25,7 +25,7 @@ from mtlcore.plugins.specs import (
     hook_name,
     singular,
 )
-from mtlcore.plugins.structuring import structure
+from mtlcore.plugins.structuring import convert, structure
 
 __all__ = [
     "KINDS",
@@ -53,6 +53,7 @@ __all__ = [
     "Setting",
     "Spec",
     "as_plain",
+    "convert",
     "create",
     "expanded",
     "hook_name",

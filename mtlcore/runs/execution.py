@@ -25,6 +25,7 @@ from mtlcore.runs.summary import summarise
 from mtlcore.storage import (
     Loggers,
     RunDirectory,
+    RunFiles,
     RunInfo,
     RunOutcome,
     changed_settings,
@@ -252,9 +253,7 @@ def _checkpoint(directory: RunDirectory, config: RunConfig) -> dict[str, Any] | 
             f"{directory.location}/config.toml: is missing, so that the run cannot go on; put it "
             "back, or start a run of its own with another --out"
         )
-    changed = [
-        path for path in changed_settings(stored, config.tree) if not _is_of_the_machine(path)
-    ]
+    changed = _changed(stored, config)
     if changed:
         raise UsageError(
             f"{directory.location}: --resume goes on with the run's own settings, and these "
@@ -262,7 +261,21 @@ def _checkpoint(directory: RunDirectory, config: RunConfig) -> dict[str, Any] | 
             f"another --out (only {', '.join(_OF_THE_MACHINE)} and the places of teachers may "
             "change)"
         )
-    return load_checkpoint(directory.checkpoint)
+    state = load_checkpoint(directory.checkpoint)
+    began = state.get("config")  # a checkpoint of an earlier version has none
+    edited = _changed(began, config) if isinstance(began, dict) else []
+    if edited:
+        raise UsageError(
+            f"{directory.location}/config.toml: was edited after the run began: "
+            f"{', '.join(edited)}. Its checkpoint was trained otherwise: put the values back, or "
+            "start a run of its own with another --out"
+        )
+    return state
+
+
+def _changed(stored: Mapping[str, Any], config: RunConfig) -> list[str]:
+    """Return the paths at which a configuration differs where a run may not change."""
+    return [path for path in changed_settings(stored, config.tree) if not _is_of_the_machine(path)]
 
 
 def _is_of_the_machine(path: str) -> bool:
@@ -282,7 +295,7 @@ def _begin(session: Session, plugins: Plugins, state: dict[str, Any] | None) -> 
     kept = state["metrics_length"] if state and session.distributed.is_main_process else 0
     directory.open_metrics(kept)
     about = provenance(plugins, config, session.device, session.distributed.world_size)
-    before = directory.read_json("run.json") or {}
+    before = RunFiles(str(directory.path)).provenance
     about["id"] = before.get("id") or uuid.uuid4().hex
     # A resumed run is given its own settings: where those came from, its first part tells.
     about["origins"] = (before if state is not None else {}).get("origins", dict(config.origins))

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from mtlcore.errors import UsageError
 from mtlcore.features import FeatureInfo
 from mtlcore.models import Head
+from mtlcore.ranges import Channels, Dilations, Fraction
 from mtlcore.standard.segnet import conv, initialise
 from mtlcore.tasks import Task
 
@@ -82,9 +83,9 @@ class DeepLabHead(Head):
         task: Task,
         features: FeatureInfo,
         *,
-        rates: tuple[int, ...] = (12, 24, 36),
-        channels: int = 256,
-        dropout: float = 0.5,
+        rates: Dilations = (12, 24, 36),
+        channels: Channels = 256,
+        dropout: Fraction = 0.5,
     ) -> None:
         super().__init__()
         if task.layout != "map":

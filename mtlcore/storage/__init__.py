@@ -4,7 +4,15 @@ from mtlcore.storage.checkpoints import load_checkpoint, save_checkpoint, writte
 from mtlcore.storage.json_values import or_nan, without_nan
 from mtlcore.storage.loggers import Loggers, RunInfo, RunLogger, RunOutcome
 from mtlcore.storage.outputs import write_output
-from mtlcore.storage.run_directory import BEST, LAST, RunDirectory, changed_settings, next_directory
+from mtlcore.storage.reading import checked, decoded
+from mtlcore.storage.run_directory import (
+    BEST,
+    LAST,
+    RunDirectory,
+    changed_settings,
+    next_directory,
+    plain_settings,
+)
 from mtlcore.storage.run_files import (
     Pictures,
     Record,
@@ -14,6 +22,7 @@ from mtlcore.storage.run_files import (
     place_inside,
     stored_config,
 )
+from mtlcore.storage.schemas import LastCheckpoint
 from mtlcore.storage.stop_requests import request_stop, take_stop_request
 from mtlcore.storage.study_files import STUDY, StoredCell, StoredStudy, stored_study
 from mtlcore.storage.trained_runs import Which, model_of, read_weights, trained_config, with_model
@@ -23,6 +32,7 @@ __all__ = [
     "BEST",
     "LAST",
     "STUDY",
+    "LastCheckpoint",
     "Loggers",
     "Pictures",
     "Record",
@@ -36,6 +46,8 @@ __all__ = [
     "StoredStudy",
     "Which",
     "changed_settings",
+    "checked",
+    "decoded",
     "flatten",
     "load_checkpoint",
     "model_of",
@@ -43,6 +55,7 @@ __all__ = [
     "open_run",
     "or_nan",
     "place_inside",
+    "plain_settings",
     "read_weights",
     "request_stop",
     "save_checkpoint",

@@ -137,7 +137,7 @@ class RunDirectory:
 
     def read_json(self, name: str) -> dict[str, Any] | None:
         """Return a JSON file of the run as it was written, None where it is missing."""
-        return read_json(str(self.path / name))
+        return read_json(str(self.path / name), dict[str, Any])
 
     def write_json(self, name: str, content: Mapping[str, Any]) -> None:
         """Write a JSON file atomically; NaN becomes null."""
@@ -297,8 +297,21 @@ class RunDirectory:
 
 def changed_settings(stored: Mapping[str, Any], tree: Mapping[str, Any]) -> list[str]:
     """Return the sorted paths at which two configurations differ."""
-    before, now = flatten(stored), flatten(tree)
-    return sorted(path for path in {*before, *now} if before.get(path) != now.get(path))
+    before, now = flatten(plain_settings(stored)), flatten(plain_settings(tree))
+    return sorted(path for path in {*before, *now} if not _same(before.get(path), now.get(path)))
+
+
+def plain_settings(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a configuration as JSON has it: dates, which TOML knows, are texts."""
+    plain: dict[str, Any] = json.loads(json.dumps(tree, default=str))
+    return plain
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Return whether two settings are equal; a setting that is NaN is."""
+    if isinstance(one, list) and isinstance(other, list):
+        return len(one) == len(other) and all(map(_same, one, other))
+    return bool(one == other) or (one != one and other != other)
 
 
 def next_directory(method: str) -> str:

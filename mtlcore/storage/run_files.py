@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import base64
-import json
-import tomllib
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Any, final
+from typing import Any, TypeVar, cast, final
 
 import attrs
 
 from mtlcore.errors import MtlError, UsageError, describe
 from mtlcore.storage.json_values import or_nan, with_nan
+from mtlcore.storage.reading import checked, decoded
+from mtlcore.storage.schemas import MetricsLine, Provenance, SampleIndex, StoredConfig, Summary
+
+_T = TypeVar("_T")
 
 CONFIG, PROVENANCE, SUMMARY = "config.toml", "run.json", "summary.json"
 METRICS = "metrics.jsonl"
@@ -85,19 +87,26 @@ class RunFiles:
         config = stored_config(self.location)
         if config is None:
             raise UsageError(f"{self.location}: is neither a run (it has no {CONFIG}) nor a study")
+        checked(config, StoredConfig, f"{self.location}/{CONFIG}")
         return config
 
     @cached_property
     def provenance(self) -> Mapping[str, Any]:
         """How the run came about and what became of it, `run.json`; empty without the file."""
-        return _json_of(self.location, PROVENANCE) or {}
+        return _json_of(self.location, PROVENANCE, Provenance) or {}
 
     @cached_property
     def summary(self) -> Mapping[str, Any] | None:
         """The results, `summary.json`, with NaN for metrics that are null; None until the end."""
-        summary = _json_of(self.location, SUMMARY)
-        if summary is None:
+        content = _json_of(self.location, SUMMARY, Summary)
+        if content is None:
             return None
+        summary = cast(dict[str, Any], content)
+        if content["final_split"] not in content["final"]:
+            raise MtlError(
+                f"{self.location}/{SUMMARY}: final_split is {content['final_split']!r}, and final "
+                f"has {', '.join(content['final']) or 'nothing'}"
+            )
         for table, key in ((summary, "final"), (summary, "constants"), (summary["best"], "val")):
             if key in table:
                 table[key] = with_nan(table[key])
@@ -120,15 +129,16 @@ class RunFiles:
         if self.summary is None:
             lines.pop()  # the run may be in the middle of writing it
         try:
-            records = [json.loads(line) for line in lines if line]
+            tree = [decoded(line, "JSON") for line in lines if line]
         except ValueError as error:
             raise MtlError(f"{place}: not JSON lines ({error})") from error
+        records = checked(tree, list[MetricsLine], place)
         return tuple({**record, "value": or_nan(record["value"])} for record in records)
 
     @cached_property
     def pictures(self) -> Pictures | None:
         """The pictures of samples; None where the run wrote none."""
-        index = _json_of(self.location, f"{SAMPLES}/index.json")
+        index = _json_of(self.location, f"{SAMPLES}/index.json", SampleIndex)
         if index is None:
             return None
         samples = [
@@ -171,7 +181,7 @@ def stored_config(location: str) -> Mapping[str, Any] | None:
     place = f"{location}/{CONFIG}"
     content = _read_of(location, CONFIG)
     try:
-        return None if content is None else tomllib.loads(content.decode())
+        return None if content is None else cast(dict[str, Any], decoded(content, "TOML"))
     except ValueError as error:
         raise MtlError(f"{place}: not TOML ({error})") from error
 
@@ -194,23 +204,27 @@ def read(place: str) -> bytes | None:
     return content
 
 
-def read_json(place: str) -> dict[str, Any] | None:
-    """Return the table in a JSON file at a path or URL, None where there is no file.
+def read_json(place: str, schema: type[_T]) -> _T | None:
+    """Return the content of a JSON file at a path or URL, None where there is no file.
+
+    Args:
+        place: The path or URL.
+        schema: What it holds.
 
     Raises:
         UsageError: It cannot be read.
         MtlError: It is damaged.
     """
     content = read(place)
-    return None if content is None else _table_of(place, content)
+    return None if content is None else _tree_of(place, content, schema)
 
 
-def _table_of(place: str, content: bytes) -> dict[str, Any]:
+def _tree_of(place: str, content: bytes, schema: type[_T]) -> _T:
     try:
-        table: dict[str, Any] = json.loads(content)
+        tree = decoded(content, "JSON")
     except ValueError as error:
         raise MtlError(f"{place}: not JSON ({error})") from error
-    return table
+    return checked(tree, schema, place)
 
 
 def place_inside(location: str, name: str) -> str:
@@ -239,9 +253,9 @@ def _read_of(location: str, name: str) -> bytes | None:
     return read(place_inside(location, name))
 
 
-def _json_of(location: str, name: str) -> dict[str, Any] | None:
+def _json_of(location: str, name: str, schema: type[_T]) -> _T | None:
     content = _read_of(location, name)
-    return None if content is None else _table_of(f"{location}/{name}", content)
+    return None if content is None else _tree_of(f"{location}/{name}", content, schema)
 
 
 def _data_uri(location: str, file: Any) -> str:

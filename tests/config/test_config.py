@@ -139,7 +139,7 @@ def test_all_problems_are_reported_at_once(plugins: Plugins) -> None:
     for line in (
         "optimzer: unknown; did you mean 'optimizer'?",
         "optimizer.leraning_rate: unknown setting",
-        "training.epochs: expected int | None, got 'three'",
+        "training.epochs: expected int >= 1 | None, got 'three'",
         "model.backbone.name: no backbone 'segnot'; did you mean 'segnet'?",
         "balancer.temprature: unknown setting; did you mean 'temperature'?",
         "tasks: the dataset 'rooms' declares no task 'depht'; did you mean 'depth'?",

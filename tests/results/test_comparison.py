@@ -79,18 +79,24 @@ def write_run(
     """A finished run as `mtl run` leaves it: all that a comparison reads."""
     place.mkdir(parents=True)
     config = {
-        "method": method, "seed": seed, "tasks": list(metrics), "data": {"workers": seed},
+        "method": method, "seed": seed, "tasks": list(metrics),
+        "data": {"name": "rooms", "workers": seed},
         "model": {"heads": {task: {"name": "conv"} for task in metrics}},
         "losses": {task: {"name": task} for task in metrics}, "metrics": {},
         "optimizer": {"lr": lr}, "training": {"threads": 1 + seed},
     }  # fmt: skip
     summary = {
         "final": {"val": {task: {**values, "loss": 1.0} for task, values in metrics.items()}},
+        "final_split": "val",
         "averaged_over": 1,
         "best": {"epoch": 3 + seed, "chosen_on": "val", "val": best or metrics},
         "higher_is_better": {task: {**higher_is_better[task], "loss": False} for task in metrics},
         "units": {"depth": "m"},
+        "constants": {},
         "parameters": {"total": 100},
+        "epochs": 1,
+        "steps": 1,
+        "seconds": 1.0,
         "seconds_per_step": costs[0],
         "peak_memory": costs[1],
     }
