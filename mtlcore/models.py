@@ -12,10 +12,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn import Parameter
 
+from mtlcore.data import TargetUnits
 from mtlcore.errors import UsageError, did_you_mean
 from mtlcore.features import EarlyPrediction, Features
 from mtlcore.inputs import Inputs, image_size, map_inputs
-from mtlcore.targets import TargetUnits
 from mtlcore.tasks import Task
 
 __all__ = [

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import mtlcore
-from mtlcore.data import Sample, collate
+from mtlcore.data import Sample, TargetUnits, collate
 from mtlcore.engine.units import fit_units
 from mtlcore.features import FeatureInfo
 from mtlcore.models import MultiTaskModel
@@ -14,7 +14,6 @@ from mtlcore.plugins import Plugins
 from mtlcore.runs import evaluate_run, load_run
 from mtlcore.standard.heads import LinearHead
 from mtlcore.standard.mlp import MLP
-from mtlcore.targets import TargetUnits
 from mtlcore.tasks import Task
 
 PRICE = Task(name="price", kind="regression", channels=2)

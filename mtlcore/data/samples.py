@@ -16,6 +16,7 @@ import attrs
 import torch
 from torch import Tensor
 
+from mtlcore.data.targets import values_of_kind
 from mtlcore.errors import MtlError
 from mtlcore.inputs import (
     Inputs,
@@ -26,7 +27,6 @@ from mtlcore.inputs import (
     map_inputs,
     stack_inputs,
 )
-from mtlcore.targets import values_of_kind
 from mtlcore.tasks import Task
 
 __all__ = [
