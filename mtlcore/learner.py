@@ -1,4 +1,7 @@
-"""Everything that learns, as one module: model, losses, cross-task losses and balancing."""
+"""Everything that learns, as one module: model, losses, cross-task losses and balancing.
+
+One class is one file: each of its methods is a way into the same module.
+"""
 
 from __future__ import annotations
 
@@ -218,6 +221,23 @@ class Learner(nn.Module):
         """Return the predictions of the named tasks at the inputs' size, in fp32."""
         return self._run(inputs, tasks)[1]
 
+    def loss_of(
+        self, task: str, prediction: Tensor, target: Tensor, valid: Tensor, **how: Any
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return a task's loss in its standard unit; `how` is that of `reduce_loss`."""
+        loss, prediction, target = self.judged(task, prediction, target)
+        return reduce_loss(loss, prediction, target, valid, **how)
+
+    def judged(
+        self, task: str, prediction: Tensor, target: Tensor
+    ) -> tuple[Loss | ScalarLoss, Tensor, Tensor]:
+        """Return a task's loss, and prediction and target in the unit that it judges."""
+        loss = self.losses[self.model.tasks[task].key]
+        assert isinstance(loss, Loss | ScalarLoss)
+        if (units := self.model.units_of(task)) is not None:
+            prediction, target = units.standard(prediction), units.standard(target)
+        return loss, prediction, target
+
     def losses_at(
         self,
         parameters: Mapping[str, Tensor],
@@ -311,25 +331,18 @@ class Learner(nn.Module):
         pick = partial(_pick, rows=None if len(rows) == len(batch) else rows)
         # Of all tasks of the run, whether they still learn or not.
         labelled = [sum(batch.labelled[task][i] for task in self.tasks) for i in rows]
+        how: dict[str, Any] = {"normalisation": self.normalisation, "labelled": labelled}
         keep_maps = any(b.needs_maps for b in self.balancing.loss_balancers)
         raw, maps, valid = {}, {}, {}
         early: dict[str, Tensor] = {}
         for task in present:
-            loss = self.losses[self.model.tasks[task].key]
-            assert isinstance(loss, Loss | ScalarLoss)
             target, valid[task] = pick(batch.targets[task]), pick(batch.valid[task])
-            judge = partial(
-                reduce_loss,
-                loss,
-                target=target,
-                valid=valid[task],
-                normalisation=self.normalisation,
-                labelled=labelled,
-            )
-            raw[task], values = judge(pick(predictions[task]))
+            labels = (target, valid[task])
+            raw[task], values = self.loss_of(task, pick(predictions[task]), *labels, **how)
             size = tuple(target.shape[-2:])
             for one in self.model.early(features, task, size) if features.early else ():
-                value, on_way = judge(pick(self._in_fp32(one.prediction)))
+                seen = pick(self._in_fp32(one.prediction))
+                value, on_way = self.loss_of(task, seen, *labels, **how)
                 value = one.weight * value
                 early[task] = early[task] + value if task in early else value
                 if keep_maps and values is not None and on_way is not None:

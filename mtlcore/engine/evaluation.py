@@ -12,7 +12,7 @@ from mtlcore.distributed import SINGLE_PROCESS, Distributed
 from mtlcore.engine.constant_baselines import ConstantFit, Extent
 from mtlcore.inputs import Inputs, image_size
 from mtlcore.learner import Learner
-from mtlcore.losses import Loss, ScalarLoss, loss_sums
+from mtlcore.losses import loss_sums
 from mtlcore.metrics import Metric, MetricValues
 from mtlcore.tasks import Task
 
@@ -56,9 +56,8 @@ def evaluate(
             predictions = (predict or learner.predict)(here.inputs, present)
             for task in present:
                 target, valid = here.targets[task], here.valid[task]
-                loss = learner.losses[learner.model.tasks[task].key]
-                assert isinstance(loss, Loss | ScalarLoss)
-                found = loss_sums(loss, predictions[task], target, valid, here.labelled[task])
+                loss, seen, true = learner.judged(task, predictions[task], target)
+                found = loss_sums(loss, seen, true, valid, here.labelled[task])
                 sums[task] += torch.stack(found)
                 metrics[task].see(here)
                 metrics[task].update(predictions[task], target, valid)

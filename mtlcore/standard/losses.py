@@ -99,6 +99,7 @@ class Focal(Loss):
 class L1(Loss):
     """`|d^ - d|`, for depth and regression, in the task's unit (Liu et al. 2019, MTAN, eq. 3).
 
+    A standardised task (`Task.standardise`) is judged in standard deviations, as by every loss.
     Over the channels of a map it is the mean; the values of a vector stay apart.
     """
 

@@ -114,6 +114,7 @@ def test_a_requirement_that_is_none_is_told(site: Path) -> None:
     assert info.status == "failed" and "banana" in info.reason
 
 
+@pytest.mark.usefixtures("interruptible")
 def test_somebodys_interrupt_is_no_fault_of_a_plugin() -> None:
     with pytest.raises(KeyboardInterrupt):
         called("it failed", lambda: os.kill(os.getpid(), signal.SIGINT))

@@ -31,6 +31,7 @@ def test_nohup_is_heeded(monkeypatch: pytest.MonkeyPatch) -> None:
         signal.signal(signal.SIGHUP, before)
 
 
+@pytest.mark.usefixtures("interruptible")
 def test_somebodys_interrupt_is_told_from_a_programs_own() -> None:
     with pytest.raises(KeyboardInterrupt), interrupts_noticed() as noticed:
         raise KeyboardInterrupt
