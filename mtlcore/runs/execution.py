@@ -265,7 +265,7 @@ def _checkpoint(directory: RunDirectory, config: RunConfig) -> dict[str, Any] | 
     if isinstance(began, dict) and (edited := _changed(began, config)):
         raise UsageError(
             f"{directory.location}/config.toml: was edited after the run began: "
-            f"{', '.join(edited)}. Put the values back, or start a run of its own with another --out"
+            f"{', '.join(edited)}. Put them back, or start a run of its own with another --out"
         )
     return state
 
