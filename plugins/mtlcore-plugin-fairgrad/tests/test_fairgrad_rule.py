@@ -57,7 +57,7 @@ def test_golden_degenerate(golden: Callable[[str], Any]) -> None:
 
 
 @pytest.mark.parametrize("scale", [1e-6, 1.0, 1e6])
-@pytest.mark.parametrize("alpha", [0.5, 1.0, 2.0, 8.0])
+@pytest.mark.parametrize("alpha", [0.1, 0.5, 1.0, 2.0, 10.0])
 def test_the_equation_holds(alpha: float, scale: float) -> None:
     for count in (1, 2, 10, 40):
         rows = some_rows(count, scale, count)

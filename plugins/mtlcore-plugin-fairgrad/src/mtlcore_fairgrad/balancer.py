@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 from mtlcore.balancing import BalancerContext, Solution, SolvedBalancer
 from mtlcore.balancing.solvers import Array, bargain
 from mtlcore.errors import UsageError
+from mtlcore.ranges import Positive, Range
 
 
 class FairGrad(SolvedBalancer):
@@ -25,21 +28,27 @@ class FairGrad(SolvedBalancer):
     and the other tasks share what is left. `status` is "degenerate" then.
 
     Args:
-        alpha: fairness, above 0; 2 in the authors' experiments.
+        alpha: fairness, from 0.1 (nearly the plain sum) to 10 (nearly the worst task's gain);
+            2 in the authors' experiments.
         rescale: multiply the update by the number of tasks, as in the authors' code.
         max_norm: largest norm of the shared update, after rescaling; unset: no limit.
 
     Raises:
-        UsageError: `alpha` or `max_norm` is not above 0.
+        UsageError: a setting is out of its range.
     """
 
     def __init__(
-        self, *, alpha: float = 2.0, rescale: bool = False, max_norm: float | None = None
+        self,
+        *,
+        alpha: Annotated[float, Range(ge=0.1, le=10)] = 2.0,
+        rescale: bool = False,
+        max_norm: Positive | None = None,
     ) -> None:
         super().__init__()
-        for name, value in (("alpha", alpha), ("max_norm", max_norm)):
-            if value is not None and not value > 0:
-                raise UsageError(f"balancer.{name}: {value} is not above 0")
+        if not 0.1 <= alpha <= 10:
+            raise UsageError(f"balancer.alpha: {alpha} is not from 0.1 to 10")
+        if max_norm is not None and not max_norm > 0:
+            raise UsageError(f"balancer.max_norm: {max_norm} is not above 0")
         self._alpha, self._rescale, self._max_norm = alpha, rescale, max_norm
 
     def solve(self, gramian: Array, context: BalancerContext | None) -> Solution:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from mtlcore.balancing import BalancerContext, LossBalancer, Scope, Solution, So
 from mtlcore.balancing.solvers import Array, equal_angles, unit_diagonal, without_zeros
 from mtlcore.data import Batch
 from mtlcore.errors import UsageError
+from mtlcore.ranges import LearningRate, Range
 from mtlcore.tasks import Task
 
 
@@ -31,7 +32,13 @@ class IMTLL(LossBalancer):
         lr: learning rate of s; unset: the run's.
     """
 
-    def __init__(self, *, initial: float = 0.0, lr: float | None = None) -> None:
+    # e^s fits into single precision.
+    def __init__(
+        self,
+        *,
+        initial: Annotated[float, Range(ge=-80, le=80)] = 0.0,
+        lr: LearningRate | None = None,
+    ) -> None:
         super().__init__()
         self._initial, self._lr = initial, lr
         self._keys: dict[str, str] = {}

@@ -7,6 +7,7 @@ import numpy as np
 from mtlcore.balancing import BalancerContext, Solution, SolvedBalancer
 from mtlcore.balancing.solvers import Array, bargain
 from mtlcore.errors import UsageError
+from mtlcore.ranges import Positive
 
 
 class NashMTL(SolvedBalancer):
@@ -38,7 +39,7 @@ class NashMTL(SolvedBalancer):
         UsageError: `max_norm` is not above 0.
     """
 
-    def __init__(self, *, max_norm: float | None = None, weigh_heads: bool = False) -> None:
+    def __init__(self, *, max_norm: Positive | None = None, weigh_heads: bool = False) -> None:
         super().__init__()
         if max_norm is not None and not max_norm > 0:
             raise UsageError(f"balancer.max_norm: {max_norm} is not above 0")

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from functools import cache
 from itertools import combinations_with_replacement
 from math import comb
+from typing import Annotated
 
 import numpy as np
 
@@ -13,6 +14,7 @@ from mtlcore.balancing import BalancerContext, Solution, SolvedBalancer
 from mtlcore.balancing.solvers import Array, min_norm_point
 from mtlcore.data import Batch
 from mtlcore.errors import UsageError
+from mtlcore.ranges import Fraction, Natural, Range
 from mtlcore.tasks import Task
 
 
@@ -81,9 +83,9 @@ class ParetoMTL(SolvedBalancer):
     def __init__(
         self,
         *,
-        preferences: int = 5,
-        preference: int | None = None,
-        initial: float = 0.2,
+        preferences: Annotated[int, Range(ge=2, le=10_000)] = 5,
+        preference: Natural | None = None,
+        initial: Fraction = 0.2,
         weigh_heads: bool = False,
     ) -> None:
         super().__init__()
