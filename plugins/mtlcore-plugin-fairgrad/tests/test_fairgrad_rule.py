@@ -64,8 +64,10 @@ def test_the_equation_holds(alpha: float, scale: float) -> None:
         balancer = FairGrad(alpha=alpha)
         weights = weights_of(balancer, rows)
         assert balancer.status == "converged" and weights.min() > 0
-        gains = rows @ (weights @ rows)
-        assert gains == pytest.approx(weights ** (-1 / alpha), rel=1e-8)
+        gains, wanted = rows @ (weights @ rows), weights ** (-1 / alpha)
+        # A gain that is small beside its terms is known as well as these are.
+        rounding = 1e-14 * np.abs(rows @ rows.T) @ weights
+        assert (np.abs(gains - wanted) <= 1e-8 * wanted + rounding).all()
         norm = np.sqrt((weights ** (1 - 1 / alpha)).sum())
         assert np.linalg.norm(weights @ rows) == pytest.approx(norm)
 
