@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal
 
 import numpy as np
@@ -12,10 +13,10 @@ from mtlcore.errors import UsageError
 
 # Relative to the largest eigenvalue of the matrix of cosines, per row: float64's rounding.
 _RANK = 2.0**-51
-_SCALES = {
-    "min": np.min,
-    "median": lambda lengths: np.sort(lengths)[(len(lengths) - 1) // 2],
-    "rmse": lambda lengths: np.sqrt(np.mean(lengths**2)),
+_SCALES: dict[str, Callable[[Array], float]] = {
+    "min": lambda lengths: float(lengths.min()),
+    "median": lambda lengths: float(np.sort(lengths)[(len(lengths) - 1) // 2]),
+    "rmse": lambda lengths: float(np.sqrt(np.mean(lengths**2))),
 }
 
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated
 
 import numpy as np
 
 from mtlcore.balancing import BalancerContext, Solution, SolvedBalancer
 from mtlcore.balancing.solvers import Array, cone_projection
 from mtlcore.errors import UsageError
-from mtlcore.ranges import Range
+from mtlcore.ranges import ProperFraction
 from mtlcore_cagrad.solver import worst_case
 
 
@@ -43,9 +42,7 @@ class CAGrad(SolvedBalancer):
         UsageError: `c` is not between 0 and 1.
     """
 
-    def __init__(
-        self, *, c: Annotated[float, Range(gt=0, lt=1)] = 0.4, rescale: bool = False
-    ) -> None:
+    def __init__(self, *, c: ProperFraction = 0.4, rescale: bool = False) -> None:
         super().__init__()
         if not 0 < c < 1:
             raise UsageError(f"balancer.c: {c} is not between 0 and 1")
