@@ -26,11 +26,14 @@ from mtlcore.balancing.gradients import TaskGradients
 from mtlcore.balancing.graphs import refuse_reentrant
 from mtlcore.balancing.look_ahead import ValidationLosses
 from mtlcore.balancing.rows import SMALL
+from mtlcore.balancing.solved import SolvedBalancer
+from mtlcore.balancing.solvers import Array, Solution
 from mtlcore.balancing.tentative import Tentative
 
 __all__ = [
     "MISSING",
     "SMALL",
+    "Array",
     "Balancer",
     "BalancerContext",
     "Balancing",
@@ -40,6 +43,8 @@ __all__ = [
     "LossBalancer",
     "RowBalancer",
     "Scope",
+    "Solution",
+    "SolvedBalancer",
     "Status",
     "TaskGradients",
     "Tentative",

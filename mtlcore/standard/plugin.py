@@ -273,6 +273,11 @@ def mtl_balancers() -> Iterator[BalancerSpec]:
         summary="The geometric mean of the losses.",
         paper="Chennupati et al., MultiNet++, CVPR Workshops 2019",
     )
+    yield BalancerSpec(
+        name="unit-norm",
+        target="mtlcore.standard.gramian_balancers:UnitNorm",
+        summary="The sum of the task gradients, each scaled to length 1.",
+    )
 
 
 @hookimpl

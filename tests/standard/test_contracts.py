@@ -11,6 +11,7 @@ import mtlcore.testing
 from mtlcore.data import Dataset
 from mtlcore.datasets.rooms import Rooms
 from mtlcore.standard import balancers, optimizers
+from mtlcore.standard.gramian_balancers import UnitNorm
 from mtlcore.standard.heads import ConvHead
 from mtlcore.standard.losses import L1, BinaryCrossEntropy, Cosine, CrossEntropy
 from mtlcore.standard.metrics import DepthMetric, EdgesMetric, NormalsMetric, SegmentationMetric
@@ -21,6 +22,7 @@ from mtlcore.testing import (
     BackboneContract,
     DatasetContract,
     EpisodeSamplerContract,
+    GramianBalancerContract,
     HeadContract,
     LossBalancerContract,
     LossContract,
@@ -183,6 +185,11 @@ class TestDWA(LossBalancerContract):
 class TestWindowedDWA(LossBalancerContract):
     def make(self):
         return balancers.DWA(window=2)
+
+
+class TestUnitNorm(GramianBalancerContract):
+    def make(self):
+        return UnitNorm()
 
 
 class TestJoint(EpisodeSamplerContract):

@@ -10,6 +10,7 @@ import torch
 from mtlcore.balancing import BalancerContext
 from mtlcore.plugins import settings_of
 from mtlcore.standard.balancers import DWA, Uncertainty
+from mtlcore.standard.gramian_balancers import UnitNorm
 from mtlcore.tasks import Task
 
 NAMES = ("red", "green", "blue")
@@ -125,3 +126,14 @@ def test_uncertainty_in_its_published_forms(golden, published):
     assert weights == pytest.approx(expected["loss_weight"], rel=1e-12)
     shown = [balancer.current_weights()[name] for name in NAMES]
     assert shown == pytest.approx(expected["loss_weight"], rel=1e-12)
+
+
+def test_unit_norm_adds_unit_gradients():
+    rows = torch.tensor([[3.0, 4.0], [0.0, -1e-3], [0.0, 0.0]], dtype=torch.float64)
+    balancer = UnitNorm()
+    weights = balancer.weights(rows @ rows.T)
+    assert weights.tolist() == pytest.approx([0.2, 1e3, 0.0])
+    assert (weights @ rows).tolist() == pytest.approx([0.6, -0.2])
+    assert balancer.status == "degenerate"  # the third task has no gradient
+    balancer.weights(rows[:2] @ rows[:2].T)
+    assert balancer.status == "converged"

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from mtlcore.balancing.solvers import Array, bargain
+from mtlcore.balancing.solvers.bargaining import minimise
 from mtlcore_nashmtl.balancer import NashMTL
-from mtlcore_nashmtl.solver import Array, bargain, minimise
 
 RANDOM = np.random.default_rng(0)
 FIRST, SECOND, THIRD, FOURTH = RANDOM.standard_normal((4, 20))

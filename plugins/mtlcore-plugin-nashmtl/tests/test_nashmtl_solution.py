@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
+from mtlcore.balancing.solvers import Array, bargain
 from mtlcore.errors import UsageError
 from mtlcore_nashmtl.balancer import NashMTL
-from mtlcore_nashmtl.solver import Array, bargain
 
 Golden = Callable[[str], Any]
 

@@ -13,10 +13,10 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from mtlcore.balancing import BalancerContext
+from mtlcore.balancing.solvers import Array, min_norm_point
 from mtlcore.errors import UsageError
 from mtlcore.tasks import Task
 from mtlcore_paretomtl.balancer import ParetoMTL, preference_vectors
-from mtlcore_paretomtl.solver import Array, shortest
 
 NAMES = ("a", "b", "c")
 Golden = Callable[[str], Any]
@@ -86,7 +86,7 @@ def test_the_shortest_combination_is_optimal(seed: int) -> None:
         rows *= 10 ** random.uniform(-3, 3, (count, 1))
     if seed % 4 == 0:
         rows[-1] = 2 * rows[0]
-    x = shortest(rows @ rows.T)
+    x = min_norm_point(rows @ rows.T)
     assert (x >= 0).all() and x.sum() == pytest.approx(1, rel=1e-12)
     norms = np.linalg.norm(rows, axis=1)
     found = x @ rows
@@ -98,7 +98,7 @@ def test_it_is_the_min_norm_point_of_mgda(golden: Golden, golden_arrays: Golden)
     arrays = golden_arrays("balancers.npz")
     for case in golden("balancers.json")["cases"]:
         rows = arrays[case["matrix"]]
-        x, expected = shortest(np.array(case["gram"])), case["mgda"]
+        x, expected = min_norm_point(np.array(case["gram"])), case["mgda"]
         assert x == pytest.approx(expected["alpha"], rel=1e-6, abs=1e-9), case["id"]
         found = x @ rows
         assert found @ found == pytest.approx(expected["min_norm_sq"], rel=1e-9), case["id"]
@@ -107,7 +107,7 @@ def test_it_is_the_min_norm_point_of_mgda(golden: Golden, golden_arrays: Golden)
 def test_it_is_the_min_norm_point_of_degenerate_inputs(golden: Golden) -> None:
     for case in golden("golden_more.json")["degenerate"]:
         rows = np.array(case["rows"])
-        assert shortest(rows @ rows.T) @ rows == pytest.approx(case["mgda"], abs=1e-12), case[
+        assert min_norm_point(rows @ rows.T) @ rows == pytest.approx(case["mgda"], abs=1e-12), case[
             "name"
         ]
 
@@ -117,12 +117,12 @@ def test_two_vectors_in_closed_form() -> None:
         a, b = np.array(one), np.array(two)
         share = np.clip((b - a) @ b / ((a - b) @ (a - b)), 0, 1)
         rows = np.stack([a, b])
-        assert shortest(rows @ rows.T) == pytest.approx([share, 1 - share], abs=1e-9)
+        assert min_norm_point(rows @ rows.T) == pytest.approx([share, 1 - share], abs=1e-9)
 
 
 def test_opposite_vectors_cancel() -> None:
     rows = np.array([[1.0, 2.0], [-3.0, -6.0], [5.0, 0.0]])
-    assert shortest(rows @ rows.T) == pytest.approx([0.75, 0.25, 0], abs=1e-9)
+    assert min_norm_point(rows @ rows.T) == pytest.approx([0.75, 0.25, 0], abs=1e-9)
 
 
 # The rule
@@ -133,7 +133,7 @@ ROWS = np.array([[1.0, 0.2, 0.0], [0.0, 1.0, 0.5]])
 
 def test_where_the_preference_is_met_it_is_mgda() -> None:
     weights = solve(ParetoMTL(preferences=3, preference=1), ROWS, context([1.0, 1.0]))
-    assert weights == pytest.approx(2 * shortest(ROWS @ ROWS.T), rel=1e-12)
+    assert weights == pytest.approx(2 * min_norm_point(ROWS @ ROWS.T), rel=1e-12)
 
 
 @pytest.mark.parametrize(("losses", "worse"), [([2.0, 0.1], 0), ([0.1, 2.0], 1)])
@@ -188,7 +188,7 @@ def test_the_initial_phase_ends_for_good_once_the_preference_is_met() -> None:
 
 
 def test_steps_that_lack_a_task_and_callers_that_know_no_losses() -> None:
-    plain = (2 * shortest(ROWS @ ROWS.T)).tolist()
+    plain = (2 * min_norm_point(ROWS @ ROWS.T)).tolist()
     balancer = ParetoMTL(preference=0)
     assert solve(balancer, ROWS, context([2.0, 0.1], count=3)).tolist() == plain
     assert balancer.status == "converged"

@@ -9,15 +9,13 @@ from math import comb
 from typing import Annotated
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from mtlcore.balancing import BalancerContext, GramianBalancer, Status
+from mtlcore.balancing import BalancerContext, Solution, SolvedBalancer
+from mtlcore.balancing.solvers import Array, min_norm_point
 from mtlcore.data import Batch
 from mtlcore.errors import UsageError
 from mtlcore.ranges import Fraction, Natural, Range
 from mtlcore.tasks import Task
-from mtlcore_paretomtl.solver import Array, shortest
 
 
 @cache
@@ -45,7 +43,7 @@ def preference_vectors(tasks: int, at_least: int) -> Array:
     return np.asarray(vectors / np.linalg.norm(vectors, axis=1, keepdims=True))
 
 
-class ParetoMTL(GramianBalancer):
+class ParetoMTL(SolvedBalancer):
     """Pareto multi-task learning (Lin et al., NeurIPS 2019, arXiv 1912.12854, section 4).
 
     Preference vectors `u_j` divide the space of losses into regions. A run looks for a trade-off in
@@ -82,8 +80,6 @@ class ParetoMTL(GramianBalancer):
         UsageError: a setting is out of its range, which for `preference` depends on the tasks.
     """
 
-    affine = False
-
     def __init__(
         self,
         *,
@@ -100,45 +96,29 @@ class ParetoMTL(GramianBalancer):
         self._preferences, self._preference = preferences, preference
         self._initial, self._weigh_heads = initial, weigh_heads
         self._found = False
-        self._status: Status = "converged"
 
     def prepare(self, tasks: Sequence[Task], data: Iterable[Batch] | None = None) -> None:
         self._differences(len(tasks))
 
-    def weights(self, gramian: Tensor, context: BalancerContext | None = None) -> Tensor:
-        """Return the weights for the (K, K) inner products of the task gradients.
-
-        Args:
-            gramian: of the tasks that are `context.present`, in that order.
-            context: of the step, with its `losses`.
+    def solve(self, gramian: Array, context: BalancerContext | None) -> Solution:
+        """Return the weights of the tasks that are `context.present`, for its `losses`.
 
         Returns:
-            (K,) float64; with `weigh_heads` (2, K), whose second row holds those of the heads.
-
-        Raises:
-            ValueError: the Gramian is not square or not finite.
+            (K,); with `weigh_heads` (2, K), whose second row holds those of the heads.
+            "degenerate" without losses.
         """
-        if gramian.dim() != 2 or gramian.shape[0] != gramian.shape[1]:
-            raise ValueError(f"a Gramian is (K, K), not {tuple(gramian.shape)}")
-        products: Array = gramian.detach().to("cpu", torch.float64).numpy()
-        if not np.isfinite(products).all():
-            self._status = "not finite"
-            raise ValueError("the Gramian is not finite")
-        self._status = "converged" if context and context.losses else "degenerate"
-        rows = self._active(context, len(products))
+        rows = self._active(context, len(gramian))
         if not (len(rows) and self._searching(context)):
-            rows = np.concatenate([np.eye(len(products)), rows])
-        weights: Array = shortest(rows @ products @ rows.T) @ rows
+            rows = np.concatenate([np.eye(len(gramian)), rows])
+        weights: Array = min_norm_point(rows @ gramian @ rows.T) @ rows
         total = float(np.abs(weights).sum())
         # Weights of constraints that cancel those of tasks are rounding, and no direction.
         if total > 1e-9:
             weights = weights * (len(weights) / total)
-        return torch.from_numpy(np.stack([weights, weights]) if self._weigh_heads else weights)
-
-    @property
-    def status(self) -> Status:
-        """How the last call ended; "degenerate" if the context held no losses."""
-        return self._status
+        return Solution(
+            np.stack([weights, weights]) if self._weigh_heads else weights,
+            "converged" if context and context.losses else "degenerate",
+        )
 
     def after_step(self, context: BalancerContext) -> None:
         complete = set(context.present) == set(context.tasks)

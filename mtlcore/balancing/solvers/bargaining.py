@@ -1,8 +1,9 @@
-"""`M a = 1 / a` for a Gramian M: Newton's method, and the limit where there is no solution.
+"""Bargaining solutions: Newton's method on their potentials, and the limit where there is none.
 
 All is done in coordinates of unit diagonal: with `n_i = |g_i|`, `C_ij = M_ij / (n_i n_j)` holds the
-cosines between the task gradients, `b_i = n_i a_i`, and the equation becomes `C b = 1 / b`. So no
-threshold below depends on the scale of any gradient. Cosines beyond 1, which rounding makes, are 1.
+cosines between the task gradients, `b_i = n_i a_i`, and Nash's equation `M a = 1 / a` becomes
+`C b = 1 / b`. So no threshold below depends on the scale of any gradient. Cosines beyond 1, which
+rounding makes, are 1.
 """
 
 from __future__ import annotations
@@ -13,20 +14,18 @@ from typing import cast
 
 import attrs
 import numpy as np
-from numpy.typing import NDArray
 
-Array = NDArray[np.float64]
+from mtlcore.balancing.solvers.solution import CANCELLED, Array
+
 Vector = list[float]
 Matrix = list[Vector] | Array
 
-# Gradients cancel where a positive combination b of the unit gradients has a squared length of at
-# most this part of |b|^2. It is the precision of float32, in which networks are trained: a shorter
-# combination is rounding, and a solution would be made of it.
-_CANCELLED = 2.0**-23
 # Largest |b_i (C b)_i - 1|: where to stop, and what still counts as solved.
 _EXACT = 1e-14
 _SOLVED = 1e-6
 _STEPS = 200
+# Part of the terms of a sum that its rounding is measured against.
+_TERMS = 2.0**-30
 # Up to so many tasks plain Python multiplies and solves faster than numpy is called.
 _FEW = 6
 
@@ -38,9 +37,9 @@ class Bargain:
     Args:
         weights: (K,), of the task gradients in the update.
         importance: (K,), positive. The weights, where they solve a task's equation; otherwise what
-            the task would get alone (`1 / |g_i|`), and 1 without a gradient.
-        norm: of the update, `sqrt(a' M a)`; `sqrt(K)` where all take part.
-        solved: whether `M a = 1 / a` holds for all tasks.
+            the task would get alone (`1 / |g_i|` for Nash's), and 1 without a gradient.
+        norm: of the update, `sqrt(a' M a)`; for Nash's `sqrt(K)` where all take part.
+        solved: whether the equation holds for all tasks.
     """
 
     weights: Array
@@ -49,17 +48,22 @@ class Bargain:
     solved: bool
 
 
-def bargain(gramian: Array) -> Bargain:
-    """Return the weights `a > 0` with `(M a)_i = 1 / a_i`, or their limit.
+def bargain(gramian: Array, alpha: float = 1.0) -> Bargain:
+    """Return the weights `a > 0` with `(M a)_i = a_i^(-1 / alpha)`, or their limit.
 
-    They minimise `1/2 a' M a - sum_i log a_i`. That has one minimum unless some tasks' gradients
+    They maximise alpha-fair utilities of what each task gains (Mo & Walrand 2000); with `alpha = 1`
+    that is Nash's bargaining solution. They minimise
+
+        1/2 a' M a - sum_i phi(a_i),    phi'(x) = x^(-1 / alpha),
+
+    whose phi is the logarithm for `alpha = 1`. That has one minimum unless some tasks' gradients
     cancel: `sum_S c_i g_i = 0` with all `c_i > 0` for a set S of tasks, as of opposite gradients.
     (A Gramian that is singular for another reason, such as equal gradients, does no harm.) No
     update improves all tasks of such an S. What they get then is the limit, for e -> 0, of the
     solutions with `C + e I`, in which the update leaves S alone and the other tasks bargain over
     what is orthogonal to all gradients of S:
 
-        d . g_i = 0 for i in S,    a_i (d . g_i) = 1 for the others,    d = sum_i a_i g_i.
+        d . g_i = 0 for i in S,    d . g_i = a_i^(-1 / alpha) for the others,    d = sum_i a_i g_i.
 
     On the way there the weights of S grow without bound, but the sum of their gradients does not;
     of all weights that give this d the shortest are returned (in the norm of b). Where S is all
@@ -69,22 +73,32 @@ def bargain(gramian: Array) -> Bargain:
 
     Args:
         gramian: (K, K), finite and symmetric; entry i, j is `g_i . g_j`.
+        alpha: above 0; a larger one favours the tasks that gain least.
     """
     present = gramian.diagonal() > 0
     if not present.all():
-        rest = bargain(gramian[np.ix_(present, present)])
+        rest = bargain(gramian[np.ix_(present, present)], alpha)
         weights, importance = np.zeros(len(gramian)), np.ones(len(gramian))
         weights[present], importance[present] = rest.weights, rest.importance
         return Bargain(weights, importance, rest.norm, False)
     norms = np.sqrt(gramian.diagonal())
     cosines: Array = np.minimum(np.maximum(gramian / norms / norms[:, None], -1.0), 1.0)
-    b = minimise(cosines)
+    b = _agree(cosines, norms, alpha)
     if b is not None:
         weights = b / norms
-        return Bargain(weights, weights, math.sqrt(len(b)), True)
-    scaled, relative = _limit(cosines)
+        norm = math.sqrt(float((b * (cosines @ b)).sum()) if alpha != 1 else len(b))
+        return Bargain(weights, weights, norm, True)
+    scaled, relative = _limit(cosines, norms, alpha)
     norm = math.sqrt(max(float(scaled @ cosines @ scaled), 0.0))
     return Bargain(scaled / norms, relative / norms, norm, False)
+
+
+def _agree(cosines: Array, norms: Array, alpha: float) -> Array | None:
+    """Solve in the coordinates of b; None if gradients cancel.
+
+    The logarithm needs no lengths, and its Newton steps are bounded by self-concordance.
+    """
+    return minimise(cosines) if alpha == 1 else _minimise_power(cosines, norms, alpha)
 
 
 def minimise(matrix: Array) -> Array | None:
@@ -105,7 +119,7 @@ def minimise(matrix: Array) -> Array | None:
     for _ in range(_STEPS):
         products = _times(rows, b)
         square = _dot(b, products)
-        if square <= _CANCELLED * _dot(b, b):
+        if square <= CANCELLED * _dot(b, b):
             return None
         scale = count / square
         gap = [1.0 - x * product * scale for x, product in zip(b, products, strict=True)]
@@ -191,28 +205,82 @@ def _semidefinite(matrix: Array) -> Array:
     return np.asarray((vectors * values.clip(0.0)) @ vectors.T)
 
 
-def _limit(cosines: Array) -> tuple[Array, Array]:
+def _minimise_power(cosines: Array, norms: Array, alpha: float) -> Array | None:
+    """Minimise `1/2 b' C b - sum_i r_i^2 phi(b_i / r_i)` over b > 0; None if gradients cancel.
+
+    That is the potential of `bargain` with `r_i = n_i^((1 - alpha) / (1 + alpha))`, `b_i = r_i`
+    being what each task would get alone. Newton's steps are relative to b, as in `minimise`; they
+    are halved until the potential falls, and full ones close to the solution.
+
+    Args:
+        cosines: C, (K, K), positive semidefinite up to rounding, its diagonal about 1.
+        norms: n, (K,).
+        alpha: above 0, and not 1.
+    """
+    power = 1.0 - 1.0 / alpha
+    alone = norms ** ((1.0 - alpha) / (1.0 + alpha))
+    squares = alone * alone
+    sizes = np.abs(cosines)
+    b, best, smallest, near = alone, alone, math.inf, False
+    for _ in range(_STEPS):
+        products = b * (cosines @ b)
+        square, wanted = float(products.sum()), squares * (b / alone) ** power
+        if square <= CANCELLED * float(b @ b):
+            return None
+        scale = (float(wanted.sum()) / square) ** (1.0 / (2.0 - power))
+        b, products, wanted = b * scale, products * scale**2, wanted * scale**power
+        gap = (wanted - products) / wanted
+        # A gain that is small beside the terms that make it up is known as well as these are.
+        known = wanted + _TERMS * b * (sizes @ b)
+        error = float((np.abs(wanted - products) / known).max())
+        stalled = near and error > 0.5 * smallest
+        if error < smallest:
+            best, smallest = b, error
+        if stalled or error <= _EXACT:
+            break
+        root = np.sqrt(wanted)
+        system = cosines * (b / root) * (b / root)[:, None]
+        system.flat[:: len(b) + 1] += 1.0 / alpha
+        y = np.linalg.solve(system, gap * root) / root
+        decrement = float(gap * wanted @ y)
+        if not decrement > 0:  # a negative eigenvalue, and b is large along it
+            return None
+        near = error < 0.1
+        length = min(1.0, 0.95 / max(-float(y.min()), 0.95))
+        value = 0.5 * float(products.sum()) - float(wanted.sum()) / power
+        while not near:
+            there = b * (1.0 + length * y)
+            reached = 0.5 * float(there @ cosines @ there)
+            reached -= float((squares * (there / alone) ** power).sum()) / power
+            if reached <= value - 1e-4 * length * decrement + 1e-14 * abs(value):
+                break
+            length *= 0.5
+        b = b * (1.0 + length * y)
+    return best if smallest <= _SOLVED else None
+
+
+def _limit(cosines: Array, norms: Array, alpha: float) -> tuple[Array, Array]:
     """Weights and importance, in the coordinates of b, where some gradients cancel."""
     count = len(cosines)
-    weights, importance = np.zeros(count), np.ones(count)
+    weights, importance = np.zeros(count), norms ** ((1.0 - alpha) / (1.0 + alpha))
     still = np.zeros(count, dtype=bool)  # S, as far as it is known
     while not still.all():
         s, r = np.flatnonzero(still), np.flatnonzero(~still)
-        inverse = np.linalg.pinv(cosines[np.ix_(s, s)], rcond=_CANCELLED, hermitian=True)
+        inverse = np.linalg.pinv(cosines[np.ix_(s, s)], rcond=CANCELLED, hermitian=True)
         along = -inverse @ cosines[np.ix_(s, r)]  # weights that take a gradient's part along S away
         left = cosines[np.ix_(r, r)] + cosines[np.ix_(r, s)] @ along
         squares = left.diagonal()
-        cancelling = squares <= _CANCELLED  # a gradient in the span of S cancels with S
+        cancelling = squares <= CANCELLED  # a gradient in the span of S cancels with S
         if not cancelling.any():
-            norms = np.sqrt(squares)
-            left = left / norms / norms[:, None]
-            b = minimise(left)
+            lengths = np.sqrt(squares)
+            left = left / lengths / lengths[:, None]
+            b = _agree(left, lengths * norms[r], alpha)
             if b is not None:
-                importance[r] = weights[r] = b / norms
+                importance[r] = weights[r] = b / lengths
                 weights[s] = along @ weights[r]
                 break
             # Near the limit the weights of S, and only they, are about 1 / sqrt(e).
-            e = 2 * _CANCELLED
+            e = 2 * CANCELLED
             b = minimise(_semidefinite(left) + e * np.eye(len(r)))
             cancelling = np.ones(len(r), dtype=bool) if b is None else b >= min(e**-0.25, b.max())
         still[r[cancelling]] = True

@@ -1,13 +1,12 @@
-"""The shortest vector among all convex combinations of some, from their inner products."""
+"""Points of the simplex: the nearest to a given one, and the shortest convex combination."""
 
 from __future__ import annotations
 
 import math
 
 import numpy as np
-from numpy.typing import NDArray
 
-Array = NDArray[np.float64]
+from mtlcore.balancing.solvers.solution import Array
 
 # Relative to the lengths of the vectors that take part.
 _OPTIMAL = 1e-10
@@ -15,12 +14,30 @@ _CANCELLED = 1e-14
 _RIDGE = 1e-13
 
 
-def shortest(gramian: Array) -> Array:
+def simplex_projection(point: Array) -> Array:
+    """Return the point of the simplex (`x >= 0`, `sum x = 1`) that is nearest to a given one.
+
+    It is `max(p - t, 0)` with the t that makes it sum to 1, which sorting finds exactly (Held,
+    Wolfe & Crowder 1974).
+
+    Args:
+        point: p, (n,), finite; n is at least 1.
+    """
+    # Shifting all entries changes nothing but the rounding.
+    shifted = point - point.max()
+    falling = np.sort(shifted)[::-1]
+    shifts = (np.cumsum(falling) - 1.0) / np.arange(1, len(point) + 1)
+    count = int(np.flatnonzero(falling > shifts)[-1])
+    return np.asarray(np.maximum(shifted - shifts[count], 0.0))
+
+
+def min_norm_point(gramian: Array) -> Array:
     """Minimise `|sum_i x_i v_i|^2` over `x >= 0`, `sum x = 1`, by Wolfe's algorithm (1976).
 
     It keeps a set of vectors, adds the one with the smallest product with the combination, finds
     the shortest combination of the set, and drops the vectors that this one does not need. The
-    combination gets shorter each time, so the algorithm ends, and its result is exact.
+    combination gets shorter each time, so the algorithm ends, and its result is exact. Vectors of
+    zeros share the weight 1 equally, if there are any.
 
     Args:
         gramian: (n, n), finite and symmetric; entry i, j is `v_i . v_j`.
