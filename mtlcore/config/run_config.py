@@ -7,7 +7,12 @@ from typing import Any
 
 import attrs
 
-from mtlcore.config.schema import DataConfig, InitialConfig, TrainingConfig
+from mtlcore.config.schema import (
+    BackboneConfig,
+    DataConfig,
+    InitialConfig,
+    TrainingConfig,
+)
 from mtlcore.errors import UsageError
 from mtlcore.plugins import Component, singular
 from mtlcore.tasks import Task
@@ -96,6 +101,9 @@ class RunConfig:
         dataset: The dataset.
         augmentations: The listed augmentations of training samples, in order.
         backbone: The backbone.
+        rates: Factors on its learning rates.
+        neck: Between backbone and heads; None: there is none.
+        neck_per_task: Whether each task has a neck of its own.
         heads: Task -> its head.
         losses: Task -> its loss.
         metrics: Task -> its metrics.
@@ -136,6 +144,9 @@ class RunConfig:
     initial: InitialConfig | None = None
     freeze: tuple[str, ...] = ()
     teachers: Mapping[str, TeacherConfig] = attrs.field(factory=dict)
+    rates: BackboneConfig = attrs.field(factory=BackboneConfig)
+    neck: Chosen | None = None
+    neck_per_task: bool = False
 
     @property
     def labels(self) -> tuple[Task, ...]:

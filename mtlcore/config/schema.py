@@ -67,6 +67,35 @@ class DataConfig:
 
 
 @attrs.frozen(kw_only=True)
+class BackboneConfig:
+    """What the core itself reads from `[model.backbone]`; the other keys are the backbone's.
+
+    Args:
+        lr_scale: Factor on the learning rates of the backbone's parameters; the heads (and a neck)
+            learn at `optimizer.lr`.
+        layer_decay: Factor from each layer of the encoder to the one before it: layer k of n,
+            counted from 0 at the input, learns at `lr_scale * layer_decay^(n - k)` times
+            `optimizer.lr`.
+    """
+
+    lr_scale: float = attrs.field(default=1.0, validator=attrs.validators.gt(0))
+    layer_decay: float = attrs.field(
+        default=1.0, validator=[attrs.validators.gt(0), attrs.validators.le(1)]
+    )
+
+
+@attrs.frozen(kw_only=True)
+class NeckConfig:
+    """What the core itself reads from `[model.neck]`; the other keys are the neck's settings.
+
+    Args:
+        per_task: A neck for each task, which only its task's loss trains, instead of one for all.
+    """
+
+    per_task: bool = False
+
+
+@attrs.frozen(kw_only=True)
 class TrainingConfig:
     """How to train, and for how long.
 
@@ -93,6 +122,8 @@ class TrainingConfig:
             trained (it leaves the episodes, its head stays as it is); unset: never.
         patience: Epochs without a lower validation score after which the run ends; unset: never.
             The score is the mean of the tasks' losses, each divided by its first value.
+        freeze_until: The fraction of the run after which what `model.freeze` names learns as well,
+            above 0 and below 1; unset: it never does.
         ema: Keep an averaged copy of the model: after each step that was taken, its parameters are
             `ema` times their average and (1 - ema) times the model's, its buffers the model's;
             above 0 and below 1. Unset: keep none.
@@ -114,6 +145,10 @@ class TrainingConfig:
     max_skipped: int = attrs.field(default=10, validator=_POSITIVE)
     task_patience: int | None = attrs.field(default=None, validator=_POSITIVE_IF_SET)
     patience: int | None = attrs.field(default=None, validator=_POSITIVE_IF_SET)
+    freeze_until: float | None = attrs.field(
+        default=None,
+        validator=attrs.validators.optional([attrs.validators.gt(0), attrs.validators.lt(1)]),
+    )
     ema: float | None = attrs.field(
         default=None,
         validator=attrs.validators.optional([attrs.validators.gt(0), attrs.validators.lt(1)]),

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mtlcore.data import safe_target
-from mtlcore.learner import groups_of
 from mtlcore.metrics import MetricValues
+from mtlcore.models import groups_of
 from mtlcore.optimizers import Schedule
 from mtlcore.storage import load_checkpoint, save_checkpoint
 from mtlcore.tasks import Task
