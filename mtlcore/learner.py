@@ -26,7 +26,6 @@ __all__ = [
     "Learner",
     "Precision",
     "check_backbone",
-    "groups_of",
 ]
 
 Precision = Literal["fp32", "bf16", "fp16"]

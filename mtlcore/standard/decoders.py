@@ -84,7 +84,7 @@ class FPN(Neck):
             if above is not None:
                 here = here + F.interpolate(above, here.shape[2:], mode="nearest")
             above, maps = here, output(here)
-            for unit in branch:  # type: ignore[union-attr]
+            for unit in branch.children():
                 maps = unit(maps)
                 size = (min(2 * maps.shape[2], height), min(2 * maps.shape[3], width))
                 if tuple(maps.shape[2:]) != size:
@@ -95,7 +95,7 @@ class FPN(Neck):
 
     def last_parameters(self) -> Iterable[Parameter]:
         """Return the parameters of the last unit of every level."""
-        return (p for branch in self.branches for p in branch[-1].parameters())  # type: ignore[index]
+        return (p for branch in self.branches for p in [*branch.children()][-1].parameters())
 
 
 class SegFormerMLP(Neck):
