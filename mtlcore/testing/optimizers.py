@@ -337,8 +337,8 @@ class OptimizerContract:
             optimizer = self.make(learner)
             self._step(learner, optimizer, 0)
             moved = [
-                max(float((p - b).abs().max()) for p, b in zip(part.parameters(), old, strict=True))
-                for part, old in zip((trunk, head), before, strict=True)
+                max(float((p.detach() - b).abs().max()) for p, b in zip(now, old, strict=True))
+                for now, old in zip((trunk.parameters(), head.parameters()), before, strict=True)
             ]
             assert moved[0] < 1e-20, (
                 "a backbone with an lr_scale of almost 0 moves: multiply the rate of a group by "
