@@ -297,36 +297,25 @@ def test_gradients_through_necks_are_those_of_autograd(
     assert_close(gradients_of(learner, batch), expected(learner, batch, SHARED))
 
 
-@pytest.mark.parametrize("necks", [one_for_all, one_for_each])
-def test_with_necks_tasks_are_compared_where_sharing_ends(
-    necks: Callable[[FeatureInfo], Necks],
-) -> None:
-    """Necks of single tasks are behind it: the Gramian is that of the backbone's maps."""
+def test_with_a_neck_for_each_tasks_are_compared_at_the_maps_of_the_backbone() -> None:
     balancer = Watching()
-    learner = learner_of(Supervised, balancer, necks=necks)
+    learner = learner_of(Supervised, balancer, necks=one_for_each)
     batch = double(tiny_batch())
     gradients_of(learner, batch)
     features = learner.model.backbone(batch.inputs, NAMES)
-    shared = learner.model.neck.is_shared
-    read = learner.model.neck(features, NAMES) if shared else features
-    maps = [*read.shared, *(e.prediction for t in NAMES for e in read.early[t])]
-    heads = read if shared else learner.model.neck(features, NAMES)
-    predictions = learner.model.predict(heads, NAMES, batch.inputs.shape[2:])
-    losses = learner._supervised(batch, NAMES, heads, predictions).total
+    maps = [*features.shared, *(e.prediction for t in NAMES for e in features.early[t])]
+    decoded = learner.model.neck(features, NAMES)
+    predictions = learner.model.predict(decoded, NAMES, batch.inputs.shape[2:])
+    losses = learner._supervised(batch, NAMES, decoded, predictions).total
     rows = []
     for task in NAMES:
-        found = torch.autograd.grad(losses[task], maps, retain_graph=True, allow_unused=True)
-        rows.append(
-            torch.cat(
-                [
-                    (torch.zeros_like(x) if g is None else g).flatten()
-                    for x, g in zip(maps, found, strict=True)
-                ]
-            )
+        found = torch.autograd.grad(
+            losses[task], maps, retain_graph=True, allow_unused=True, materialize_grads=True
         )
-    expected_rows = torch.stack(rows)
-    torch.testing.assert_close(balancer.seen, expected_rows @ expected_rows.T)
-    assert float(balancer.seen[0, 1].abs()) > 0
+        rows.append(torch.cat([gradient.flatten() for gradient in found]))
+    gramian = torch.stack(rows) @ torch.stack(rows).T
+    torch.testing.assert_close(balancer.seen, gramian)
+    assert float(gramian[0, 1].abs()) > 0
 
 
 @pytest.mark.parametrize("granularity", ["whole", "parameter", "element"])
