@@ -22,6 +22,7 @@ from mtlcore.plugins import (
     create,
     hookimpl,
 )
+from mtlcore.ranges import Length, Range
 
 if TYPE_CHECKING:
     from mtlcore.runs import run
@@ -36,12 +37,14 @@ __all__ = [
     "EpisodeSamplerSpec",
     "HeadSpec",
     "LauncherSpec",
+    "Length",
     "LoggerSpec",
     "LossSpec",
     "MethodSpec",
     "MetricSpec",
     "NeckSpec",
     "OptimizerSpec",
+    "Range",
     "Task",
     "__version__",
     "create",

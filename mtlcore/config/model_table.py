@@ -10,7 +10,7 @@ import attrs
 from mtlcore.config.reader import ConfigReader
 from mtlcore.config.run_config import Chosen
 from mtlcore.config.schema import BackboneConfig, NeckConfig
-from mtlcore.errors import did_you_mean
+from mtlcore.errors import did_you_mean, shown
 from mtlcore.tasks import Task
 
 #: The name of a neck that is none.
@@ -58,7 +58,7 @@ def read_freeze(reader: ConfigReader, tasks: Sequence[Task]) -> tuple[str, ...]:
     parts = reader.at("model.freeze")
     if not isinstance(parts, list) or not all(isinstance(part, str) for part in parts):
         reader.problems.append(
-            f'model.freeze: expected a list of names, such as ["backbone"], got {parts!r}'
+            f'model.freeze: expected a list of names, such as ["backbone"], got {shown(parts)}'
         )
         return ()
     neck = [] if reader.table("model.neck").get("name") == NO_NECK else ["neck"]

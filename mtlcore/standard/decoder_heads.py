@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from mtlcore.errors import UsageError
 from mtlcore.features import FeatureInfo
 from mtlcore.models import Head, Neck
+from mtlcore.ranges import Channels, Dilations, Fraction
 from mtlcore.standard.decoders import FPN, DPTFusion, SegFormerMLP, UPerNet
 from mtlcore.standard.unet import UNetNeck
 from mtlcore.tasks import Task
@@ -62,9 +63,9 @@ def fpn(
     task: Task,
     features: FeatureInfo,
     *,
-    channels: int = 256,
-    branch: int = 128,
-    dropout: float = 0.0,
+    channels: Channels = 256,
+    branch: Channels = 128,
+    dropout: Fraction = 0.0,
 ) -> DecoderHead:
     """Predict from a feature pyramid of the task's own, see `mtlcore.standard.decoders.FPN`.
 
@@ -82,9 +83,9 @@ def upernet(
     task: Task,
     features: FeatureInfo,
     *,
-    channels: int = 512,
-    pools: tuple[int, ...] = (1, 2, 3, 6),
-    dropout: float = 0.1,
+    channels: Channels = 512,
+    pools: Dilations = (1, 2, 3, 6),
+    dropout: Fraction = 0.1,
 ) -> DecoderHead:
     """Predict by a UPerNet of the task's own, see `mtlcore.standard.decoders.UPerNet`.
 
@@ -99,7 +100,7 @@ def upernet(
 
 
 def segformer_mlp(
-    task: Task, features: FeatureInfo, *, channels: int = 256, dropout: float = 0.1
+    task: Task, features: FeatureInfo, *, channels: Channels = 256, dropout: Fraction = 0.1
 ) -> DecoderHead:
     """Predict by SegFormer's head, see `mtlcore.standard.decoders.SegFormerMLP`.
 
@@ -114,7 +115,7 @@ def segformer_mlp(
     return _with_output(task, SegFormerMLP(features, channels=channels), dropout)
 
 
-def unet(task: Task, features: FeatureInfo, *, dropout: float = 0.0) -> DecoderHead:
+def unet(task: Task, features: FeatureInfo, *, dropout: Fraction = 0.0) -> DecoderHead:
     """Predict by a U-Net decoder of the task's own, see `mtlcore.standard.unet.UNetNeck`.
 
     Args:
@@ -129,10 +130,10 @@ def dpt(
     task: Task,
     features: FeatureInfo,
     *,
-    channels: int = 256,
+    channels: Channels = 256,
     output: Literal["segmentation", "depth"] = "segmentation",
     non_negative: bool = False,
-    dropout: float = 0.1,
+    dropout: Fraction = 0.1,
 ) -> DecoderHead:
     """Predict by DPT's fusion and one of its two outputs.
 

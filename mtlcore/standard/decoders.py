@@ -16,9 +16,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn import Parameter
 
-from mtlcore.errors import MtlError, UsageError
+from mtlcore.errors import UsageError
 from mtlcore.features import FeatureInfo
 from mtlcore.models import Neck
+from mtlcore.ranges import Channels, Dilations
 
 
 def levels_of(features: FeatureInfo, decoder: str) -> tuple[tuple[int, ...], list[int], list[int]]:
@@ -57,7 +58,9 @@ class FPN(Neck):
         UsageError: there is no map, or a number is not positive.
     """
 
-    def __init__(self, features: FeatureInfo, *, channels: int = 256, branch: int = 128) -> None:
+    def __init__(
+        self, features: FeatureInfo, *, channels: Channels = 256, branch: Channels = 128
+    ) -> None:
         super().__init__()
         _check_positive("fpn", channels=channels, branch=branch)
         self._places, inputs, strides = levels_of(features, "fpn")
@@ -113,7 +116,7 @@ class SegFormerMLP(Neck):
         UsageError: there is no map, or the number is not positive.
     """
 
-    def __init__(self, features: FeatureInfo, *, channels: int = 256) -> None:
+    def __init__(self, features: FeatureInfo, *, channels: Channels = 256) -> None:
         super().__init__()
         _check_positive("segformer-mlp", channels=channels)
         self._places, inputs, strides = levels_of(features, "segformer-mlp")
@@ -152,7 +155,7 @@ class UPerNet(Neck):
     """
 
     def __init__(
-        self, features: FeatureInfo, *, channels: int = 512, pools: tuple[int, ...] = (1, 2, 3, 6)
+        self, features: FeatureInfo, *, channels: Channels = 512, pools: Dilations = (1, 2, 3, 6)
     ) -> None:
         super().__init__()
         _check_positive("upernet", channels=channels, pools=min(pools, default=0))
@@ -170,15 +173,10 @@ class UPerNet(Neck):
         """Compute maps of any strides -> (B, channels, H / s, W / s), s the finest one.
 
         Raises:
-            MtlError: a batch of one sample in training, whose pool of one place batch norm cannot
+            ValueError: a batch of one sample in training, whose pool of one place batch norm cannot
                 normalise.
         """
         deepest, *finer = (features[place] for place in self._places)
-        if self.training and 1 in self._pools and len(deepest) == 1:
-            raise MtlError(
-                "upernet cannot train on one sample (batch norm of a pooled map); use "
-                "training.batch_size >= 2, or pools without 1"
-            )
         pooled = [
             _resized(unit(F.adaptive_avg_pool2d(deepest, side)), deepest.shape[2:])
             for unit, side in zip(self.pooled, self._pools, strict=True)
@@ -212,7 +210,7 @@ class DPTFusion(Neck):
         UsageError: there is no map, or the number is not positive.
     """
 
-    def __init__(self, features: FeatureInfo, *, channels: int = 256) -> None:
+    def __init__(self, features: FeatureInfo, *, channels: Channels = 256) -> None:
         super().__init__()
         _check_positive("dpt", channels=channels)
         self._places, inputs, strides = levels_of(features, "dpt")

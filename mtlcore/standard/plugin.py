@@ -94,6 +94,7 @@ def mtl_heads() -> Iterator[HeadSpec]:
         name="conv",
         target="mtlcore.standard.heads:ConvHead",
         task_kinds=("*",),
+        layouts=("map",),
         default_for=_MAPS,
         summary="A 3x3 and a 1x1 convolution on the main map.",
         paper="Liu et al., MTAN, CVPR 2019",
@@ -102,6 +103,7 @@ def mtl_heads() -> Iterator[HeadSpec]:
         name="deeplab",
         target="mtlcore.standard.heads:DeepLabHead",
         task_kinds=("*",),
+        layouts=("map",),
         summary="Pyramid pooling by dilation on the main map; for a ResNet of stride 8 or 16.",
         paper="Chen et al., Rethinking Atrous Convolution (DeepLabV3), 2017",
     )
@@ -109,6 +111,7 @@ def mtl_heads() -> Iterator[HeadSpec]:
         name="linear",
         target="mtlcore.standard.heads:LinearHead",
         task_kinds=("*",),
+        layouts=("vector", "label"),
         default_for=_PER_SAMPLE,
         summary="One linear layer on a vector, or on the mean of a map.",
     )
@@ -116,6 +119,7 @@ def mtl_heads() -> Iterator[HeadSpec]:
         name="fpn",
         target="mtlcore.standard.decoder_heads:fpn",
         task_kinds=("*",),
+        layouts=("map",),
         summary="A decoder of the task's own: a feature pyramid, its levels added up.",
         paper="Kirillov et al., Panoptic Feature Pyramid Networks, CVPR 2019",
     )
@@ -123,6 +127,7 @@ def mtl_heads() -> Iterator[HeadSpec]:
         name="upernet",
         target="mtlcore.standard.decoder_heads:upernet",
         task_kinds=("*",),
+        layouts=("map",),
         summary="A decoder of the task's own: pyramid pooling, then a feature pyramid.",
         paper="Xiao et al., Unified Perceptual Parsing, ECCV 2018",
     )
@@ -130,6 +135,7 @@ def mtl_heads() -> Iterator[HeadSpec]:
         name="segformer-mlp",
         target="mtlcore.standard.decoder_heads:segformer_mlp",
         task_kinds=("*",),
+        layouts=("map",),
         summary="A decoder of the task's own: a linear layer per map, all joined.",
         paper="Xie et al., SegFormer, NeurIPS 2021",
     )
@@ -137,6 +143,7 @@ def mtl_heads() -> Iterator[HeadSpec]:
         name="dpt",
         target="mtlcore.standard.decoder_heads:dpt",
         task_kinds=("*",),
+        layouts=("map",),
         summary="A decoder of the task's own: residual units that add map after map.",
         paper="Ranftl et al., Vision Transformers for Dense Prediction, ICCV 2021",
     )
@@ -144,6 +151,7 @@ def mtl_heads() -> Iterator[HeadSpec]:
         name="unet",
         target="mtlcore.standard.decoder_heads:unet",
         task_kinds=("*",),
+        layouts=("map",),
         summary="A decoder of the task's own: U-Net's, over the maps of any backbone.",
         paper="Ronneberger et al., U-Net, MICCAI 2015",
     )

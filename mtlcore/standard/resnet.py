@@ -22,6 +22,7 @@ from mtlcore.errors import MtlError, describe
 from mtlcore.features import Features
 from mtlcore.loading import Root
 from mtlcore.models import Backbone
+from mtlcore.ranges import Width
 from mtlcore.standard.segnet import scaled
 from mtlcore.tasks import Task
 
@@ -145,7 +146,7 @@ class ResNet(Backbone):
         depth: Literal[18, 34, 50, 101] = 50,
         output_stride: Literal[8, 16, 32] = 32,
         weights: str | None = None,
-        width: float = 1.0,
+        width: Width = 1.0,
         pyramid: bool = False,
     ) -> None:
         super().__init__()

@@ -18,6 +18,7 @@ from torch.nn import Parameter
 from mtlcore.errors import UsageError
 from mtlcore.features import FeatureInfo, Features
 from mtlcore.models import Backbone, Neck
+from mtlcore.ranges import Width
 from mtlcore.standard.decoders import levels_of
 from mtlcore.standard.segnet import scaled
 from mtlcore.tasks import Task
@@ -145,7 +146,7 @@ class UNet(Backbone):
         self,
         tasks: Sequence[Task],
         *,
-        width: float = 1.0,
+        width: Width = 1.0,
         decoder: Literal["per-task", "shared", "none"] = "per-task",
     ) -> None:
         super().__init__()

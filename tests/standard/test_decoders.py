@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from mtlcore.errors import MtlError, UsageError
+from mtlcore.errors import UsageError
 from mtlcore.features import FeatureInfo
 from mtlcore.models import Head, MultiTaskModel, Neck, SharedNeck, count_parameters
 from mtlcore.standard import decoder_heads
@@ -218,8 +218,6 @@ def test_what_cannot_work_is_refused() -> None:
         decoder_heads.dpt(DEPTH, B0, dropout=1)
     with pytest.raises(UsageError, match="channels must be positive, not 0"):
         SegFormerMLP(B0, channels=0)
-    with pytest.raises(MtlError, match=r"batch_size >= 2"):
-        UPerNet(PYRAMIDS[0], channels=4)([torch.rand(1, 8, 2, 2), *[torch.rand(1, 1)] * 2])
 
 
 def test_depth_can_be_kept_from_being_negative() -> None:
