@@ -92,8 +92,8 @@ def test_what_is_in_no_layer_counts_as_nearest_to_the_heads(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("backbone", "said"),
     [
-        ({"lr_scale": 0}, r"model\.backbone: .*lr_scale.* > 0"),
-        ({"layer_decay": 1.5}, r"model\.backbone: .*layer_decay.* <= 1"),
+        ({"lr_scale": 0}, r"model\.backbone\.lr_scale: .* > 0"),
+        ({"layer_decay": 1.5}, r"model\.backbone\.layer_decay: .* <= 1"),
         ({"lr_scale": "small"}, r"model\.backbone\.lr_scale"),
     ],
 )
