@@ -185,9 +185,10 @@ def parameter_table(learner: Learner, depth: int = 1) -> dict[str, object]:
         for name, module in model.backbone.named_modules()
         if name and name.count(".") < depth
     }
+    names = {task.key: task.name for task in model.tasks.values()}
     necks = {
-        f"neck.{name}": count_parameters(module.parameters())
-        for name, module in (model.neck.named_children() if model.neck is not None else ())
+        f"neck.{names.get(key, key)}": count_parameters(module.parameters())
+        for key, module in (model.neck.named_children() if model.neck is not None else ())
     }
     heads = {
         f"heads.{name}": count_parameters(model.head(name).parameters()) for name in model.tasks

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from mtlcore.config import Layer, resolve
 from mtlcore.display import SilentDisplay
-from mtlcore.engine import Session, Training, check, restore
+from mtlcore.engine import Session, Training, check, parameter_table, restore
 from mtlcore.engine.checkpointing import save_last
 from mtlcore.errors import ConfigError, UsageError
 from mtlcore.models import BackboneRates
@@ -242,6 +242,21 @@ def test_a_neck_trains_and_is_counted(tmp_path: Path, per_task: bool) -> None:
     names = moved(start, weights(session))
     necks = {name for name in start if name.startswith("model.neck.")}
     assert len(necks) == (2 if per_task else 1) * 14 and necks <= names
+
+
+def test_a_task_that_joins_brings_its_neck(tmp_path: Path) -> None:
+    model = {"backbone": RESNET, "neck": MLP_NECK | {"per_task": True}}
+    initial = {"new": ["depth"], "train": "heads"}
+    session = session_of(tmp_path, model=model, initial=initial, training={"epochs": 1})
+    start = weights(session)
+    session.directory.open_metrics(0)
+    Training(session).run()
+    session.directory.close()
+    own = {name for name in start if "task_depth" in name and name.startswith("model.")}
+    assert moved(start, weights(session)) == own
+    assert {name.split(".")[1] for name in own} == {"neck", "heads"}
+    table = parameter_table(session.learner)["modules"]
+    assert {"neck.depth", "neck.segmentation", "heads.depth"} <= table.keys()  # type: ignore[attr-defined]
 
 
 def test_a_neck_can_be_frozen_by_name(tmp_path: Path) -> None:
