@@ -32,11 +32,7 @@ class DecoderHead(Head):
 
     def __init__(self, task: Task, decoder: Neck, output: nn.Module) -> None:
         super().__init__()
-        if task.layout != "map":
-            raise UsageError(
-                f"task {task.name!r} has one label per sample; a decoder predicts a map: choose "
-                "the linear head"
-            )
+        _check_layout(task)
         self.decoder = decoder
         self.output = output
         self._stride = decoder.strides[-1]
@@ -76,6 +72,7 @@ def fpn(
         branch: channels of the branch, which the output layer reads.
         dropout: probability of dropping a channel before the output layer.
     """
+    _check_layout(task)
     return _with_output(task, FPN(features, channels=channels, branch=branch), dropout)
 
 
@@ -96,6 +93,7 @@ def upernet(
         pools: sides of the grids to which the deepest map is pooled.
         dropout: probability of dropping a channel before the output layer.
     """
+    _check_layout(task)
     return _with_output(task, UPerNet(features, channels=channels, pools=pools), dropout)
 
 
@@ -112,6 +110,7 @@ def segformer_mlp(
         channels: of every layer; 256 for B0, 768 for the larger ones.
         dropout: probability of dropping a channel before the output layer.
     """
+    _check_layout(task)
     return _with_output(task, SegFormerMLP(features, channels=channels), dropout)
 
 
@@ -123,6 +122,7 @@ def unet(task: Task, features: FeatureInfo, *, dropout: Fraction = 0.0) -> Decod
         features: all maps are read.
         dropout: probability of dropping a channel before the output layer.
     """
+    _check_layout(task)
     return _with_output(task, UNetNeck(features), dropout)
 
 
@@ -177,6 +177,15 @@ def _with_output(task: Task, decoder: Neck, dropout: float) -> DecoderHead:
     _check_dropout(task, dropout)
     output = nn.Conv2d(decoder.out_channels[-1], task.channels, 1)
     return DecoderHead(task, decoder, nn.Sequential(nn.Dropout2d(dropout), output))
+
+
+def _check_layout(task: Task) -> None:
+    """Refuse a task without a value per pixel, before its decoder is made."""
+    if task.layout != "map":
+        raise UsageError(
+            f"task {task.name!r} has one label per sample; a decoder predicts a map: choose the "
+            "linear head"
+        )
 
 
 def _check_dropout(task: Task, dropout: float) -> None:
