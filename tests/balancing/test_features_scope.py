@@ -287,8 +287,22 @@ def test_gradients_are_those_of_autograd(backbone: type[Backbone], cross: bool) 
     assert_close(found, expected(learner, batch, SHARED))
 
 
+class OneMap(Backbone):
+    """A single map, which the backbone may name as its cut."""
+
+    out_channels, strides, says_so = (4,), (1,), True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.trunk = conv(3, 4)
+
+    def forward(self, inputs: Tensor, tasks: Sequence[str]) -> Features:
+        x = self.trunk(inputs)
+        return Features(shared=(x,), cut=(x,) if self.says_so else ())
+
+
 @pytest.mark.parametrize("necks", [one_for_all, one_for_each])
-@pytest.mark.parametrize("backbone", BACKBONES)
+@pytest.mark.parametrize("backbone", [*BACKBONES, OneMap])
 def test_gradients_through_necks_are_those_of_autograd(
     backbone: type[Backbone], necks: Callable[[FeatureInfo], Necks]
 ) -> None:
@@ -341,20 +355,6 @@ def test_micro_batches_add_up(backbone: type[Backbone]) -> None:
     parts = [expected(learner, batch, SHARED) for batch in batches]
     halves = {name: (parts[0][name] + parts[1][name]) / 2 for name in parts[0]}
     assert_close(found, halves)
-
-
-class OneMap(Backbone):
-    """A single map, which the backbone may name as its cut."""
-
-    out_channels, strides, says_so = (4,), (1,), True
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.trunk = conv(3, 4)
-
-    def forward(self, inputs: Tensor, tasks: Sequence[str]) -> Features:
-        x = self.trunk(inputs)
-        return Features(shared=(x,), cut=(x,) if self.says_so else ())
 
 
 def test_on_a_single_map_a_stated_cut_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,17 +8,18 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mtlcore.config import Layer, resolve
 from mtlcore.display import SilentDisplay
 from mtlcore.engine import Session, Training, check, parameter_table, restore
 from mtlcore.engine.checkpointing import save_last
 from mtlcore.errors import ConfigError, UsageError
-from mtlcore.models import BackboneRates
+from mtlcore.models import BackboneRates, Transition
 from mtlcore.plugins import Plugins
+from mtlcore.standard.segnet import SegNet
 from mtlcore.storage import RunDirectory, load_checkpoint
-from mtlcore.testing import TINY_TASKS, TinyBackbone
+from mtlcore.testing import TINY_TASKS, TinyBackbone, tiny_learner
 
 RESNET = {"name": "resnet", "depth": 18, "width": 0.03125, "pyramid": True}
 MLP_NECK = {"name": "segformer-mlp", "channels": 8}
@@ -210,6 +211,45 @@ def test_what_is_frozen_for_good_stays_so(tmp_path: Path) -> None:
     assert all(
         name.startswith("model.heads.task_depth.") for name in moved(start, weights(session))
     )
+
+
+def test_what_never_learnt_does_not_learn_once_it_thaws() -> None:
+    model = tiny_learner().model
+    weight = model.backbone.trunk[0].weight.requires_grad_(False)
+    frozen = model.freeze(["backbone"])
+    assert not any(p.requires_grad for p in model.backbone.parameters())
+    model.thaw(frozen)
+    still = [p for p in model.backbone.parameters() if not p.requires_grad]
+    assert len(still) == 1 and still[0] is weight
+
+
+def test_a_backbone_enters_its_phase_once_it_learns(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[float] = []
+
+    def at_progress(self: SegNet, fraction: float) -> Transition | None:
+        asked.append(fraction)
+        if fraction != 0.5:
+            return None
+        for name, parameter in self.named_parameters():
+            if name.startswith("encoder"):
+                nn.init.constant_(parameter, 0.5)
+        return Transition(reset=tuple(n for n, _ in self.named_parameters() if "encoder" in n))
+
+    monkeypatch.setattr(SegNet, "at_progress", at_progress)
+    # With a rate of zero, what the phase draws is what remains.
+    session = session_of(
+        tmp_path,
+        model={"freeze": ["backbone"]},
+        training={"freeze_until": 0.375},
+        optimizer={"lr": 0.0},
+    )
+    session.directory.open_metrics(0)
+    Training(session).run()
+    session.directory.close()
+    assert asked == [0.375, 0.5, 0.625, 0.75, 0.875]
+    assert all(bool((p == 0.5).all()) for p in session.learner.model.backbone.encoder.parameters())
 
 
 def test_thawing_nothing_is_a_mistake_of_the_configuration(tmp_path: Path) -> None:
