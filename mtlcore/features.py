@@ -4,24 +4,54 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Protocol
 
 import attrs
 from torch import Tensor
 
-__all__ = ["Boundary", "EarlyPrediction", "FeatureInfo", "Features"]
+__all__ = ["Announcing", "Boundary", "EarlyPrediction", "FeatureInfo", "Features"]
+
+
+class Announcing(Protocol):
+    """What says which features it gives: a backbone, or a neck."""
+
+    out_channels: tuple[int, ...]
+    strides: tuple[int, ...]
+    main_map: int
 
 
 @attrs.frozen
 class FeatureInfo:
-    """Channels and strides of the feature maps that a head receives, in their order.
+    """Channels and strides of the features that a head receives, in their order.
 
     Args:
-        channels: of each map.
-        strides: of each map: the height of the input divided by the height of the map.
+        channels: of each map or vector.
+        strides: of each map: the height of the input divided by the height of the map; 0 for a
+            vector (B, C) beside maps, such as the class token of a transformer.
+        main_map: place of the map that a head of a single map reads: the one computed from most of
+            the network. That is the last one where a decoder made it, and the deepest one, 0, of
+            an encoder's pyramid.
     """
 
     channels: tuple[int, ...]
     strides: tuple[int, ...]
+    main_map: int = -1
+
+    @classmethod
+    def of(cls, part: Announcing) -> FeatureInfo:
+        """Return what a backbone or a neck announces."""
+        return cls(tuple(part.out_channels), tuple(part.strides), part.main_map)
+
+    @property
+    def pyramid(self) -> tuple[int, ...]:
+        """Places of all maps, the deepest (largest stride) first; vectors are left out."""
+        places = [place for place, stride in enumerate(self.strides) if stride]
+        return tuple(sorted(places, key=lambda place: -self.strides[place]))
+
+    @property
+    def vector(self) -> int | None:
+        """Place of the last vector beside the maps; None: there is none."""
+        return max((n for n, stride in enumerate(self.strides) if stride == 0), default=None)
 
 
 @dataclass  # not attrs: torch.compile can follow this one
@@ -43,7 +73,8 @@ class Features:
     """What a backbone returns.
 
     Args:
-        shared: maps that all tasks share, the deepest (largest stride) first.
+        shared: maps that all tasks share, the deepest (largest stride) first; a vector (B, C) is
+            announced with the stride 0.
         per_task: task name -> maps of this task alone; its head receives them after the shared
             ones.
         cut: tensors such that every path from a shared parameter to a loss crosses one of them.

@@ -5,7 +5,7 @@ One class is one file: each of its methods is a way into the same module.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, Literal
@@ -21,13 +21,12 @@ from mtlcore.errors import UsageError
 from mtlcore.features import Boundary, Features
 from mtlcore.inputs import Inputs, image_size, input_tensors
 from mtlcore.losses import CrossTaskLoss, Loss, Normalisation, ScalarLoss, TaskLosses, reduce_loss
-from mtlcore.models import Backbone, MultiTaskModel
+from mtlcore.models import SAME_RATES, Backbone, BackboneRates, MultiTaskModel, groups_of
 from mtlcore.teachers import under_autocast
 
 __all__ = [
     "Learner",
     "Precision",
-    "groups_of",
     "uncompiled",
 ]
 
@@ -46,9 +45,11 @@ class Learner(nn.Module):
         normalisation: See `mtlcore.losses.reduce_loss`.
         precision: Arithmetic of backbone and heads; predictions and losses are fp32.
         distributed: The processes that train together.
+        rates: Factors on the learning rates of the backbone.
 
     Raises:
-        UsageError: A part of the model is wrapped in torch's DistributedDataParallel.
+        UsageError: The rates need layers that the backbone does not name, or a part of the model is
+            wrapped in torch's DistributedDataParallel.
 
     Attributes:
         context: What balancers may know of the current step; the training loop keeps it up to date.
@@ -63,6 +64,7 @@ class Learner(nn.Module):
         normalisation: Normalisation = "valid",
         precision: Precision = "fp32",
         distributed: Distributed = SINGLE_PROCESS,
+        rates: BackboneRates = SAME_RATES,
     ) -> None:
         super().__init__()
         self.model = model
@@ -72,6 +74,8 @@ class Learner(nn.Module):
         self.normalisation: Normalisation = normalisation
         self.precision: Precision = precision
         self.context = BalancerContext(tasks=tuple(model.tasks), distributed=distributed)
+        self.rates = rates
+        rates.factors(model.backbone)
         if any(isinstance(module, DistributedDataParallel) for module in self.modules()):
             raise UsageError(
                 "the model is wrapped in DistributedDataParallel, which would not see the "
@@ -280,7 +284,7 @@ class Learner(nn.Module):
             others=[*self.losses.parameters(), *self.cross_task.parameters(),
                     *self.balancing.parameters()],
             scope=self.balancing.scope,
-            last=model.backbone.last_shared_parameters(),
+            last=model.last_shared_parameters(),
             distributed=self.distributed,
             sums_only=self.balancing.finisher is None,
             batches=self.balancing.batches,
@@ -289,23 +293,21 @@ class Learner(nn.Module):
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Return groups for an optimizer: those that components ask for, and the rest first.
 
+        A group with the key "lr_scale" learns at so many times the rate that it would have without.
+
         Raises:
             UsageError: A parameter is in two groups.
         """
         groups = groups_of(module for module in self.modules() if module is not self)
         taken = {id(p) for group in groups for p in group["params"]}
         rest = [p for p in self.parameters() if id(p) not in taken and p.requires_grad]
-        return [{"params": rest}, *groups]
+        return self.rates.applied([{"params": rest}, *groups], self.model.backbone)
 
     def _run(
         self, inputs: Inputs, tasks: Sequence[str], separate: bool = False
     ) -> tuple[Features, dict[str, Tensor], Boundary | None]:
         with under_autocast(inputs, self.dtype):
-            features = self.model.features(inputs, tasks)
-            boundary = None
-            # Early predictions need not come from the stated cut.
-            if separate and (features.early or not features.cut):
-                features, boundary = features.separated()
+            features, boundary = self.model.separable_features(inputs, tasks, separate=separate)
             predictions = self.model.predict(features, tasks, image_size(inputs))
         if self.dtype is not None:
             predictions = {task: prediction.float() for task, prediction in predictions.items()}
@@ -356,35 +358,6 @@ class Learner(nn.Module):
             boundary=boundary,
             early=early,
         )
-
-
-def groups_of(modules: Iterable[nn.Module]) -> list[dict[str, Any]]:
-    """Return the groups of parameters that modules ask for by a method `parameter_groups`.
-
-    Parameters that do not require gradients are left out, and groups that hold no other.
-
-    Args:
-        modules: Those that may have the method; not those inside them.
-
-    Raises:
-        UsageError: A parameter is in two groups.
-    """
-    groups: list[dict[str, Any]] = []
-    owners: dict[int, str] = {}
-    for module in modules:
-        asked = getattr(module, "parameter_groups", None)
-        for group in asked() if callable(asked) else ():
-            learning = [p for p in group["params"] if p.requires_grad]
-            for parameter in learning:
-                if id(parameter) in owners:
-                    raise UsageError(
-                        f"parameter_groups: a parameter of shape {list(parameter.shape)} is in two "
-                        f"groups, of {owners[id(parameter)]} and {type(module).__name__}"
-                    )
-            if learning:
-                owners |= {id(p): type(module).__name__ for p in learning}
-                groups.append({**group, "params": learning})
-    return groups
 
 
 @contextmanager

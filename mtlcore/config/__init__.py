@@ -4,16 +4,25 @@ from mtlcore.config.merging import CORE_DEFAULTS, Layer, file_layer, set_layer
 from mtlcore.config.origins import annotated
 from mtlcore.config.resolver import resolve
 from mtlcore.config.run_config import Chosen, ChosenMetric, RunConfig, TeacherConfig
-from mtlcore.config.schema import AugmentConfig, DataConfig, InitialConfig, TrainingConfig
+from mtlcore.config.schema import (
+    AugmentConfig,
+    BackboneConfig,
+    DataConfig,
+    InitialConfig,
+    NeckConfig,
+    TrainingConfig,
+)
 
 __all__ = [
     "CORE_DEFAULTS",
     "AugmentConfig",
+    "BackboneConfig",
     "Chosen",
     "ChosenMetric",
     "DataConfig",
     "InitialConfig",
     "Layer",
+    "NeckConfig",
     "RunConfig",
     "TeacherConfig",
     "TrainingConfig",

@@ -32,7 +32,8 @@ def check_required(
     """Report components that a selected method requires and the configuration does not use."""
     used = {f"balancers/{chosen.component.spec.name}" for chosen in chain}
     for path, kind in (("episodes", "episode-samplers"), ("optimizer", "optimizers"),
-                       ("model.backbone", "backbones"), ("data", "datasets")):  # fmt: skip
+                       ("model.backbone", "backbones"), ("model.neck", "necks"),
+                       ("data", "datasets")):  # fmt: skip
         used.add(f"{kind}/{name_of(reader.table(path))}")
     for path, kind in (("cross_task", "losses"), ("data.augmentations", "augmentations"),
                        ("loggers", "loggers")):  # fmt: skip

@@ -29,6 +29,7 @@ CORE_DEFAULTS: dict[str, Any] = {
     "data": {"name": "rooms", "train": 1600, "val": 200},
     "model": {
         "backbone": {"name": "segnet", "width": 0.0625},
+        "neck": {"name": "none"},
         "head": {},
         "heads": {},
         "freeze": [],

@@ -17,6 +17,7 @@ _NAMED_IN = {
     "methods": "--plugin",
     "balancers": "balancer.name",
     "backbones": "model.backbone.name",
+    "necks": "model.neck.name",
     "heads": "model.head.name",
     "losses": "losses.TASK.name or cross_task",
     "metrics": "metrics.TASK.name",

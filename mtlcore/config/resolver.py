@@ -15,6 +15,7 @@ import attrs
 from mtlcore.config.balancer_table import check_required, read_balancing
 from mtlcore.config.data_tables import check_inputs, read_data, read_initial, read_tasks
 from mtlcore.config.merging import CORE, CORE_DEFAULTS, Layer, MergedConfig
+from mtlcore.config.model_table import read_backbone, read_freeze, read_neck
 from mtlcore.config.plugin_files import (
     load_plugin_files,
     notes_of_unused_files,
@@ -23,7 +24,7 @@ from mtlcore.config.plugin_files import (
 from mtlcore.config.reader import ConfigReader
 from mtlcore.config.run_config import RunConfig
 from mtlcore.config.schema import TrainingConfig
-from mtlcore.config.task_tables import check_keys, read_freeze, read_metrics, read_per_task
+from mtlcore.config.task_tables import check_keys, read_metrics, read_per_task
 from mtlcore.config.teacher_table import read_teachers
 from mtlcore.errors import ConfigError, did_you_mean
 from mtlcore.plugins import NotPlain, Plugins, Selection, as_plain
@@ -89,9 +90,10 @@ def _read(reader: ConfigReader, selections: Sequence[Selection]) -> RunConfig:
     tasks, declared = read_tasks(reader, data, dataset)
     listed = data is not None and bool(data.augmentations)
     augmentations = reader.components("augmentations", "data.augmentations") if listed else ()
-    backbone = reader.component("backbones", "model.backbone")
+    backbone, rates = read_backbone(reader)
     check_inputs(reader, data, dataset, backbone)
     check_keys(reader, tasks)
+    neck, neck_config = read_neck(reader)
     heads = read_per_task(reader, "heads", tasks, "model.heads", fallback="model.head")
     freeze = read_freeze(reader, tasks)
     losses = read_per_task(reader, "losses", tasks, "losses")
@@ -126,6 +128,9 @@ def _read(reader: ConfigReader, selections: Sequence[Selection]) -> RunConfig:
         dataset=dataset,
         augmentations=augmentations,
         backbone=backbone,
+        rates=rates,
+        neck=neck,
+        neck_per_task=neck_config.per_task,
         heads=heads,
         losses=losses,
         metrics=metrics,

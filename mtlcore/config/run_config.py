@@ -8,7 +8,12 @@ from typing import Any
 
 import attrs
 
-from mtlcore.config.schema import DataConfig, InitialConfig, TrainingConfig
+from mtlcore.config.schema import (
+    BackboneConfig,
+    DataConfig,
+    InitialConfig,
+    TrainingConfig,
+)
 from mtlcore.errors import MtlError, UsageError, exit_told
 from mtlcore.plugins import Component, singular
 from mtlcore.tasks import Task
@@ -100,6 +105,9 @@ class RunConfig:
         dataset: The dataset.
         augmentations: The listed augmentations of training samples, in order.
         backbone: The backbone.
+        rates: Factors on its learning rates.
+        neck: Between backbone and heads; None: there is none.
+        neck_per_task: Whether each task has a neck of its own.
         heads: Task -> its head.
         losses: Task -> its loss.
         metrics: Task -> its metrics.
@@ -140,6 +148,9 @@ class RunConfig:
     initial: InitialConfig | None = None
     freeze: tuple[str, ...] = ()
     teachers: Mapping[str, TeacherConfig] = attrs.field(factory=dict)
+    rates: BackboneConfig = attrs.field(factory=BackboneConfig)
+    neck: Chosen | None = None
+    neck_per_task: bool = False
 
     def resume_command(self, location: str) -> str:
         """Return the command that goes on with the run in a directory or at a URL."""

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 import attrs
 
-from mtlcore.ranges import Count, Length, ProperFraction, Range, Share, Size
+from mtlcore.ranges import Count, Length, Positive, ProperFraction, Range, Share, Size
 
 #: Factors of enlargement: a crop of less than a hundredth shows nothing.
 _Scales = Annotated[tuple[Annotated[float, Range(ge=1, le=100)], ...], Length(ge=1)]
@@ -70,6 +70,33 @@ class DataConfig:
 
 
 @attrs.frozen(kw_only=True)
+class BackboneConfig:
+    """What the core itself reads from `[model.backbone]`; the other keys are the backbone's.
+
+    Args:
+        lr_scale: Factor on the learning rates of the backbone's parameters; the heads (and a neck)
+            learn at `optimizer.lr`.
+        layer_decay: Factor from each layer of the encoder to the one before it: layer k of n,
+            counted from 0 at the input, learns at `lr_scale * layer_decay^(n - k)` times
+            `optimizer.lr`.
+    """
+
+    lr_scale: Positive = 1.0
+    layer_decay: Share = 1.0
+
+
+@attrs.frozen(kw_only=True)
+class NeckConfig:
+    """What the core itself reads from `[model.neck]`; the other keys are the neck's settings.
+
+    Args:
+        per_task: A neck for each task, which only its task's loss trains, instead of one for all.
+    """
+
+    per_task: bool = False
+
+
+@attrs.frozen(kw_only=True)
 class TrainingConfig:
     """How to train, and for how long.
 
@@ -97,6 +124,8 @@ class TrainingConfig:
             trained (it leaves the episodes, its head stays as it is); unset: never.
         patience: Epochs without a better evaluation after which the run ends; unset: never. The
             better one has the lower mean rank of the tasks' first metrics among all evaluations.
+        freeze_until: The fraction of the run after which what `model.freeze` names learns as well;
+            unset: it never does.
         ema: Keep an averaged copy of the model: after each step that was taken, its parameters are
             `ema` times their average and (1 - ema) times the model's, its buffers the model's;
             above 0 and below 1. Unset: keep none.
@@ -118,6 +147,7 @@ class TrainingConfig:
     max_skipped: Count = 10
     task_patience: Count | None = None
     patience: Count | None = None
+    freeze_until: ProperFraction | None = None
     ema: ProperFraction | None = None
     evaluate_ema: bool = attrs.field(default=False)
 

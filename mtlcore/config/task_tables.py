@@ -13,7 +13,7 @@ from mtlcore.errors import UsageError, did_you_mean, shown
 from mtlcore.plugins import HeadSpec
 from mtlcore.tasks import Task
 
-_MODEL_KEYS = ("backbone", "head", "heads", "freeze")
+_MODEL_KEYS = ("backbone", "neck", "head", "heads", "freeze")
 
 
 def check_keys(reader: ConfigReader, tasks: Sequence[Task]) -> None:
@@ -39,30 +39,6 @@ def _of_preset(reader: ConfigReader, path: str) -> bool:
     """Return whether all that is at a path comes from methods that were selected."""
     origins = [reader.merged.origins.get(leaf, "") for leaf in leaves(path, reader.at(path))]
     return all(origin.startswith("plugin ") for origin in origins)
-
-
-def read_freeze(reader: ConfigReader, tasks: Sequence[Task]) -> tuple[str, ...]:
-    """Return the parts of the model that do not learn.
-
-    What lies inside a backbone or head is known when it is made, and checked then.
-    """
-    parts = reader.at("model.freeze")
-    if not isinstance(parts, list) or not all(isinstance(part, str) for part in parts):
-        reader.problems.append(
-            f'model.freeze: expected a list of names, such as ["backbone"], got {shown(parts)}'
-        )
-        return ()
-    heads = {f"heads.{word}" for task in tasks for word in (task.name, task.key)}
-    known = ["backbone", "heads", *(f"heads.{task.name}" for task in tasks)]
-    for part in parts:
-        words = part.split(".")
-        top = ".".join(words[:2]) if words[0] == "heads" else words[0]
-        if tasks and top not in {*known, *heads}:
-            hint = did_you_mean(top, known)
-            reader.problems.append(
-                f"model.freeze: the model has no part {part!r}{hint} (it has: {', '.join(known)})"
-            )
-    return tuple(parts)
 
 
 def read_per_task(

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 
+import attrs
 import torch
 
 from mtlcore.balancing import Balancer, Balancing
@@ -15,7 +17,15 @@ from mtlcore.features import FeatureInfo
 from mtlcore.learner import Learner
 from mtlcore.loading import Augmentation, Loader, PlanReader, Split, draw_regime
 from mtlcore.metrics import Metric, MetricCollection, RegionalMetric
-from mtlcore.models import Backbone, MultiTaskModel, count_parameters
+from mtlcore.models import (
+    Backbone,
+    BackboneRates,
+    MultiTaskModel,
+    NeckPerTask,
+    Necks,
+    SharedNeck,
+    count_parameters,
+)
 from mtlcore.tasks import Task
 
 
@@ -88,13 +98,25 @@ def build_model(config: RunConfig) -> MultiTaskModel:
         UsageError: `model.freeze` names what the model does not have.
     """
     backbone: Backbone = config.backbone.make(config.tasks)
-    features = FeatureInfo(tuple(backbone.out_channels), tuple(backbone.strides))
+    features = FeatureInfo.of(backbone)
+    neck = _necks(config, features)
+    if neck is not None:
+        features = neck.info
     heads = {task.name: config.heads[task.name].make(task, features) for task in config.tasks}
-    model = MultiTaskModel(config.tasks, backbone, heads)
-    model.freeze(config.freeze)
+    model = MultiTaskModel(config.tasks, backbone, heads, neck)
+    if config.training.freeze_until is None:
+        model.freeze(config.freeze)
     if config.initial is not None and config.initial.train == "heads":
         model.freeze(model.parts_of_others(config.learning))
     return model
+
+
+def _necks(config: RunConfig, features: FeatureInfo) -> Necks | None:
+    if config.neck is None:
+        return None
+    if config.neck_per_task:
+        return NeckPerTask(config.tasks, partial(config.neck.make, features))
+    return SharedNeck(config.neck.make(features))
 
 
 def build_learner(config: RunConfig, distributed: Distributed = SINGLE_PROCESS) -> Learner:
@@ -105,15 +127,21 @@ def build_learner(config: RunConfig, distributed: Distributed = SINGLE_PROCESS) 
     """
     model = build_model(config)
     losses = {task.name: config.losses[task.name].make(task) for task in config.tasks}
-    backbone = model.backbone
-    features = FeatureInfo(tuple(backbone.out_channels), tuple(backbone.strides))
+    features = FeatureInfo.of(model.backbone) if model.neck is None else model.neck.info
     with torch.random.fork_rng(devices=[]):  # they leave what model and dropout draw as it was
         cross_task = [chosen.make(config.tasks, features) for chosen in config.cross_task]
     chain: list[Balancer] = [chosen.make() for chosen in config.chain]
     balancing = Balancing(chain, config.update_every)
     how = config.training
     return Learner(
-        model, losses, cross_task, balancing, how.normalisation, how.precision, distributed
+        model,
+        losses,
+        cross_task,
+        balancing,
+        how.normalisation,
+        how.precision,
+        distributed,
+        BackboneRates(**attrs.asdict(config.rates)),
     )
 
 
@@ -157,6 +185,11 @@ def parameter_table(learner: Learner, depth: int = 1) -> dict[str, object]:
         for name, module in model.backbone.named_modules()
         if name and name.count(".") < depth
     }
+    names = {task.key: task.name for task in model.tasks.values()}
+    necks = {
+        f"neck.{names.get(key, key)}": count_parameters(module.parameters())
+        for key, module in (model.neck.named_children() if model.neck is not None else ())
+    }
     heads = {
         f"heads.{name}": count_parameters(model.head(name).parameters()) for name in model.tasks
     }
@@ -164,7 +197,9 @@ def parameter_table(learner: Learner, depth: int = 1) -> dict[str, object]:
         "total": count_parameters(model.parameters()),
         "shared": count_parameters(model.shared_parameters()),
         "tasks": {name: count_parameters(model.task_parameters(name)) for name in model.tasks},
-        "modules": {name: number for name, number in {**backbone, **heads}.items() if number},
+        "modules": {
+            name: number for name, number in {**backbone, **necks, **heads}.items() if number
+        },
         "components": {
             "losses": count_parameters(learner.losses.parameters()),
             "cross_task": count_parameters(learner.cross_task.parameters()),

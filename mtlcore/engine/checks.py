@@ -154,7 +154,7 @@ def check_model(learner: Learner, inputs: Inputs) -> None:
     backbone = learner.model.backbone
     scope = learner.balancing.scope
     if scope == "last_shared" and not any(
-        p.requires_grad for p in backbone.last_shared_parameters()
+        p.requires_grad for p in learner.model.last_shared_parameters()
     ):
         raise UsageError(MISSING[scope])
     modes = [(module, module.training) for module in learner.modules()]

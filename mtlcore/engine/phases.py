@@ -1,4 +1,4 @@
-"""The start of a step: where in the run it stands, and whether the backbone enters a phase."""
+"""The start of a step: where in the run it stands, what thaws, what phase the backbone enters."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ from mtlcore.models import Backbone, Transition
 
 
 def enter_step(session: Session) -> None:
-    """Tell the learner which step comes next, and let the backbone enter a phase that is due."""
+    """Tell the learner which step comes next; let learn, and enter a phase, where it is time."""
     context, progress = session.learner.context, session.progress
     context.step, context.epoch = progress.step, progress.epoch
     context.progress = progress.step / session.total_steps
     context.generator, context.losses = session.balancing_generator, {}
+    _thaw(session, context.progress)
     backbone = session.learner.model.backbone
     # A frozen backbone enters no phase: what that would re-initialise could not learn.
     if type(backbone).at_progress is Backbone.at_progress or session.backbone_is_frozen:
@@ -30,6 +31,24 @@ def enter_step(session: Session) -> None:
             _apply(transition, session, session.frozen)
 
 
+def _thaw(session: Session, progress: float) -> None:
+    """Let learn what was frozen for the first part of the run.
+
+    That is a function of the progress alone: a run that goes on from a checkpoint finds itself on
+    the same side of it.
+    """
+    until, model = session.config.training.freeze_until, session.learner.model
+    if session.thawing is None or until is None or progress < until:
+        return
+    model.thaw(session.thawing)
+    session.thawing = None
+    session.backbone_is_frozen, session.frozen = model.backbone_is_frozen, None
+    session.display.note(
+        f"step {session.progress.step}: {', '.join(session.config.freeze)} "
+        f"{'learns' if len(session.config.freeze) == 1 else 'learn'} from here on"
+    )
+
+
 def _apply(
     transition: Transition, session: Session, frozen: Sequence[tuple[Tensor, Tensor]]
 ) -> None:
@@ -38,9 +57,7 @@ def _apply(
     parameters = dict(model.backbone.named_parameters())
     initialised = [parameters[name] for name in transition.reset]
     if transition.reset_heads:
-        for task in model.tasks:
-            model.head(task).reset_parameters()
-            initialised += list(model.head(task).parameters())
+        initialised += model.reset_heads()
     for tensor, kept in frozen:
         tensor.requires_grad_(False).copy_(kept)
     initialised = [parameter for parameter in initialised if parameter.requires_grad]

@@ -23,6 +23,7 @@ from mtlcore.engine.teachers import Teachers
 from mtlcore.engine.units import fit_units
 from mtlcore.episodes import BatchPlan, EpisodeSampler, in_order
 from mtlcore.learner import Learner
+from mtlcore.models import Frozen
 from mtlcore.optimizers import Optimizer
 from mtlcore.storage import RunDirectory
 from mtlcore.teachers import Teacher
@@ -66,6 +67,7 @@ class Session:
         loader: Loads plans as batches.
         optimizer: Turns a loaded plan into an update.
         progress: Where the run stands; part of every checkpoint.
+        thawing: What learns from `training.freeze_until` on; None where nothing does, or it does.
         backbone_is_frozen: Whether the backbone enters no phase, as it does not learn.
         frozen: Frozen tensors and what they hold, where a phase could change them; None before the
             first step.
@@ -91,8 +93,6 @@ class Session:
         self.splits = open_splits(config)
         torch.manual_seed(config.seed)
         self.learner: Learner = build_learner(config, distributed).to(self.device)
-        self.backbone_is_frozen = self.learner.model.backbone_is_frozen
-        self.frozen: list[tuple[Tensor, Tensor]] | None = None
         sizes = {name: len(split) for name, split in self.splits.items()}
         self.sampler: EpisodeSampler = config.episodes.make(config.learning, sizes)
         self.global_batch_size = config.training.batch_size * distributed.world_size
@@ -129,6 +129,12 @@ class Session:
             # All ranks start from the same weights, and draw dropout each for itself.
             torch.manual_seed(config.seed + distributed.rank)
         self.optimizer: Optimizer = config.optimizer.make(self.learner)
+        self.thawing: Frozen | None = None
+        if config.training.freeze_until is not None:
+            # The optimizer knows what will learn later; it leaves alone what has no gradient.
+            self.thawing = self.learner.model.freeze(config.freeze)
+        self.backbone_is_frozen = self.learner.model.backbone_is_frozen
+        self.frozen: list[tuple[Tensor, Tensor]] | None = None
         self.progress = Progress()
         self._started = time.monotonic()
 

@@ -56,12 +56,15 @@ class Update:
     ) -> None:
         groups = learner.parameter_groups()
         self._schedules = [group.pop("schedule", schedule) for group in groups]
+        scales = [group.pop("lr_scale", 1.0) for group in groups]
         self._torch = make(groups)
-        self._base_rates = [group["lr"] for group in self._torch.param_groups]
+        rates = zip(self._torch.param_groups, scales, strict=True)
+        self._base_rates = [scale * group["lr"] for group, scale in rates]
         self._plateau = Plateau(schedule.patience)
         self._clip = clip
         self._scale = LossScale(dynamic=learner.precision == "fp16")
-        self._gradients = learner.task_gradients(entangled=entangled)
+        self._entangled = entangled
+        self._begin_with(learner)
         # Listed once: walking the modules in every step takes longer than a small model.
         self._parameters = list(learner.parameters())
         # Looking for values that are not finite takes one call for all small gradients; of large
@@ -86,7 +89,6 @@ class Update:
         self._separates = False
         # Gradients of single tasks cannot go through one; the first step tells.
         self._may_be_reentrant = learner.balancing.finisher is not None
-        self._listeners = _listeners(learner)
 
     @property
     def scale(self) -> float:
@@ -100,6 +102,8 @@ class Update:
 
     def begin(self, learner: Learner) -> None:
         """Start a step, before its first forward pass."""
+        if learner.model.changes_of_freezing != self._freezing:
+            self._begin_with(learner)
         self._set_rates(learner.context.progress)
         learner.context.learning_rate = float(self._torch.param_groups[0]["lr"])
         copy_all(self._buffers, self._saved)
@@ -268,6 +272,12 @@ class Update:
         self._torch.load_state_dict(state["torch"])
         self._plateau.load_state_dict(state["plateau"])
         self._scale.load_state_dict(state["scale"])
+
+    def _begin_with(self, learner: Learner) -> None:
+        """Look at what learns: gradients of that are collected, and steps are told to that."""
+        self._freezing = learner.model.changes_of_freezing
+        self._gradients = learner.task_gradients(entangled=self._entangled)
+        self._listeners = _listeners(learner)
 
     def _set_rates(self, progress: float) -> None:
         groups = zip(self._torch.param_groups, self._base_rates, self._schedules, strict=True)

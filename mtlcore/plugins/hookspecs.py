@@ -25,6 +25,7 @@ from mtlcore.plugins.specs import (
     LossSpec,
     MethodSpec,
     MetricSpec,
+    NeckSpec,
     OptimizerSpec,
 )
 
@@ -49,6 +50,28 @@ def mtl_backbones() -> Iterable[BackboneSpec]:
                 name="tiny-unet",
                 target="mtlcore_tiny.unet:TinyUNet",
                 summary="Four stages, half a million parameters.",
+            )
+    """
+    return ()
+
+
+@hookspec
+def mtl_necks() -> Iterable[NeckSpec]:
+    """Yield a `NeckSpec` for each module that turns a backbone's features into others.
+
+    Called when the plugins are loaded. The target is called as `target(features, **settings)` once
+    per run, or once per task where `model.neck.per_task` is set.
+
+    Example::
+
+        from mtlcore import NeckSpec, hookimpl
+
+        @hookimpl
+        def mtl_necks():
+            yield NeckSpec(
+                name="sum",
+                target="mtlcore_tiny.necks:Sum",
+                summary="All maps at the finest stride, added up.",
             )
     """
     return ()

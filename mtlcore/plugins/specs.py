@@ -38,6 +38,7 @@ __all__ = [
     "LossSpec",
     "MethodSpec",
     "MetricSpec",
+    "NeckSpec",
     "OptimizerSpec",
     "Spec",
     "TaskSpec",
@@ -174,6 +175,12 @@ class BackboneSpec(ComponentSpec):
 
 @final
 @attrs.frozen(kw_only=True)
+class NeckSpec(ComponentSpec):
+    """A neck between backbone and heads: called with the features it reads."""
+
+
+@final
+@attrs.frozen(kw_only=True)
 class HeadSpec(TaskSpec):
     """A head: called with its task and the features it reads.
 
@@ -283,6 +290,7 @@ class MethodSpec(Spec):
 KINDS: Mapping[str, tuple[type[Spec], ...]] = MappingProxyType(
     {
         "backbones": (BackboneSpec,),
+        "necks": (NeckSpec,),
         "heads": (HeadSpec,),
         "losses": (LossSpec, CrossTaskLossSpec),
         "metrics": (MetricSpec,),

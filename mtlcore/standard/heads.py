@@ -17,7 +17,7 @@ from mtlcore.tasks import Task
 
 
 class ConvHead(Head):
-    """A 3x3 and a 1x1 convolution on the last map, without an activation between them.
+    """A 3x3 and a 1x1 convolution on the main map, without an activation between them.
 
     The head of MTAN's published code (Liu, Johns and Davison, CVPR 2019, arXiv 1803.10704), except
     that normalising (log-softmax, unit normals) is left to losses and metrics. If the map is
@@ -25,7 +25,7 @@ class ConvHead(Head):
 
     Args:
         task: its `channels` are the outputs.
-        features: the head reads the last map.
+        features: the head reads the main map (`FeatureInfo.main_map`).
 
     Raises:
         UsageError: the task has no value per pixel.
@@ -37,14 +37,15 @@ class ConvHead(Head):
             raise UsageError(
                 f"task {task.name!r} has one label per sample; the conv head predicts a map"
             )
-        channels = features.channels[-1]
-        self.stride = features.strides[-1]
+        self.place = features.main_map
+        channels = features.channels[self.place]
+        self.stride = features.strides[self.place]
         self.hidden = conv(channels, channels)
         self.output = conv(channels, task.channels, kernel=1)
 
     def forward(self, features: Sequence[Tensor]) -> Tensor:
-        """Predict from the last map, (B, c, H / s, W / s) -> (B, task.channels, H, W)."""
-        prediction: Tensor = self.output(self.hidden(features[-1]))
+        """Predict from the main map, (B, c, H / s, W / s) -> (B, task.channels, H, W)."""
+        prediction: Tensor = self.output(self.hidden(features[self.place]))
         if self.stride == 1:
             return prediction
         return F.interpolate(
@@ -57,7 +58,7 @@ class ConvHead(Head):
 
 
 class DeepLabHead(Head):
-    """DeepLabV3's head on the last map: pyramid pooling by dilation, then a 3x3 and a 1x1 layer.
+    """DeepLabV3's head on the main map: pyramid pooling by dilation, then a 3x3 and a 1x1 layer.
 
     Chen et al., "Rethinking Atrous Convolution for Semantic Image Segmentation", 2017 (arXiv
     1706.05587), as in torchvision and Vandenhende et al. 2021: a 1x1 convolution, a dilated 3x3
@@ -68,7 +69,7 @@ class DeepLabHead(Head):
 
     Args:
         task: its `channels` are the outputs.
-        features: the head reads the last map.
+        features: the head reads the main map; of an encoder's pyramid that is the deepest one.
         rates: dilations for a map of stride 8; halve them for stride 16.
         channels: outputs of every branch and hidden layer.
         dropout: probability of dropout before the 3x3 layer.
@@ -97,8 +98,9 @@ class DeepLabHead(Head):
                 f"head of task {task.name!r}: rates {list(rates)} and channels {channels} must be "
                 f"positive, dropout {dropout} from 0 to below 1"
             )
-        inputs = features.channels[-1]
-        self.stride = features.strides[-1]
+        self.place = features.main_map
+        inputs = features.channels[self.place]
+        self.stride = features.strides[self.place]
         self.branches = nn.ModuleList(
             [_unit(inputs, channels), *(_unit(inputs, channels, 3, rate) for rate in rates)]
         )
@@ -110,12 +112,12 @@ class DeepLabHead(Head):
         self.reset_parameters()
 
     def forward(self, features: Sequence[Tensor]) -> Tensor:
-        """Predict from the last map, (B, c, H / s, W / s) -> (B, task.channels, H, W).
+        """Predict from the main map, (B, c, H / s, W / s) -> (B, task.channels, H, W).
 
         Raises:
             ValueError: a batch of one sample in training, whose mean batch norm cannot normalise.
         """
-        maps = features[-1]
+        maps = features[self.place]
         mean: Tensor = self.pooled(maps.mean((2, 3), keepdim=True))
         parts = [*(branch(maps) for branch in self.branches), mean.expand(-1, -1, *maps.shape[2:])]
         joined = self.dropout(self.join(torch.cat(parts, dim=1)))
@@ -148,12 +150,12 @@ def _unit(channels: int, outputs: int, kernel: int = 1, dilation: int = 1) -> nn
 class LinearHead(Head):
     """One linear layer for tasks with a label or a vector per sample.
 
-    It reads the last of the features: a vector as it is, a map by its mean over all pixels, padding
-    included.
+    It reads a vector that stands beside the maps, such as a class token; where there is none, the
+    main of the features: a vector as it is, a map by its mean over all pixels, padding included.
 
     Args:
         task: its `channels` are the outputs.
-        features: the head reads the last map or vector.
+        features: the head reads one map or vector.
 
     Raises:
         UsageError: the task has a value per pixel.
@@ -165,12 +167,14 @@ class LinearHead(Head):
             raise UsageError(
                 f"task {task.name!r} has a value per pixel; the linear head predicts one per sample"
             )
-        self.output = nn.Linear(features.channels[-1], task.channels)
+        vector = features.vector
+        self.place = features.main_map if vector is None else vector
+        self.output = nn.Linear(features.channels[self.place], task.channels)
 
     def forward(self, features: Sequence[Tensor]) -> Tensor:
-        """Predict from the last map (B, c, h, w) or vector (B, c) -> (B, task.channels)."""
-        last = features[-1]
-        prediction: Tensor = self.output(last.mean((2, 3)) if last.dim() == 4 else last)
+        """Predict from a map (B, c, h, w) or a vector (B, c) -> (B, task.channels)."""
+        read = features[self.place]
+        prediction: Tensor = self.output(read.mean((2, 3)) if read.dim() == 4 else read)
         return prediction
 
     def reset_parameters(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from torch import Tensor, nn
+from torch.nn import Parameter
 
 from mtlcore.errors import UsageError
 from mtlcore.features import Features
@@ -45,6 +46,10 @@ class MLP(Backbone):
         for before, after in zip((inputs, *hidden), hidden, strict=False):
             layers += [nn.Linear(before, after), nn.ReLU(inplace=True)]
         self.layers = nn.Sequential(*layers)
+
+    def layer_groups(self) -> list[list[Parameter]]:
+        """Return every linear layer."""
+        return [[*layer.parameters()] for layer in self.layers if isinstance(layer, nn.Linear)]
 
     def forward(self, inputs: Tensor, tasks: Sequence[str]) -> Features:
         """Compute (B, F) -> (B, C).

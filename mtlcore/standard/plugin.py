@@ -18,6 +18,7 @@ from mtlcore.plugins import (
     LoggerSpec,
     LossSpec,
     MetricSpec,
+    NeckSpec,
     OptimizerSpec,
     hookimpl,
 )
@@ -54,6 +55,40 @@ def mtl_backbones() -> Iterator[BackboneSpec]:
 
 
 @hookimpl
+def mtl_necks() -> Iterator[NeckSpec]:
+    yield NeckSpec(
+        name="fpn",
+        target="mtlcore.standard.decoders:FPN",
+        summary="Feature pyramid, its levels brought to the finest stride and added up.",
+        paper="Kirillov et al., Panoptic Feature Pyramid Networks, CVPR 2019",
+    )
+    yield NeckSpec(
+        name="upernet",
+        target="mtlcore.standard.decoders:UPerNet",
+        summary="Pyramid pooling of the deepest map, then a feature pyramid, all levels joined.",
+        paper="Xiao et al., Unified Perceptual Parsing, ECCV 2018",
+    )
+    yield NeckSpec(
+        name="segformer-mlp",
+        target="mtlcore.standard.decoders:SegFormerMLP",
+        summary="A linear layer per map, all joined at the finest stride.",
+        paper="Xie et al., SegFormer, NeurIPS 2021",
+    )
+    yield NeckSpec(
+        name="dpt",
+        target="mtlcore.standard.decoders:DPTFusion",
+        summary="Residual units add map after map, up to half the finest stride.",
+        paper="Ranftl et al., Vision Transformers for Dense Prediction, ICCV 2021",
+    )
+    yield NeckSpec(
+        name="unet",
+        target="mtlcore.standard.unet:UNetNeck",
+        summary="U-Net's decoder over the maps of any backbone.",
+        paper="Ronneberger et al., U-Net, MICCAI 2015",
+    )
+
+
+@hookimpl
 def mtl_heads() -> Iterator[HeadSpec]:
     yield HeadSpec(
         name="conv",
@@ -61,7 +96,7 @@ def mtl_heads() -> Iterator[HeadSpec]:
         task_kinds=("*",),
         layouts=("map",),
         default_for=_MAPS,
-        summary="A 3x3 and a 1x1 convolution on the finest map.",
+        summary="A 3x3 and a 1x1 convolution on the main map.",
         paper="Liu et al., MTAN, CVPR 2019",
     )
     yield HeadSpec(
@@ -69,7 +104,7 @@ def mtl_heads() -> Iterator[HeadSpec]:
         target="mtlcore.standard.heads:DeepLabHead",
         task_kinds=("*",),
         layouts=("map",),
-        summary="Pyramid pooling by dilation on the last map; for a ResNet of stride 8 or 16.",
+        summary="Pyramid pooling by dilation on the main map; for a ResNet of stride 8 or 16.",
         paper="Chen et al., Rethinking Atrous Convolution (DeepLabV3), 2017",
     )
     yield HeadSpec(
@@ -79,6 +114,46 @@ def mtl_heads() -> Iterator[HeadSpec]:
         layouts=("vector", "label"),
         default_for=_PER_SAMPLE,
         summary="One linear layer on a vector, or on the mean of a map.",
+    )
+    yield HeadSpec(
+        name="fpn",
+        target="mtlcore.standard.decoder_heads:fpn",
+        task_kinds=("*",),
+        layouts=("map",),
+        summary="A decoder of the task's own: a feature pyramid, its levels added up.",
+        paper="Kirillov et al., Panoptic Feature Pyramid Networks, CVPR 2019",
+    )
+    yield HeadSpec(
+        name="upernet",
+        target="mtlcore.standard.decoder_heads:upernet",
+        task_kinds=("*",),
+        layouts=("map",),
+        summary="A decoder of the task's own: pyramid pooling, then a feature pyramid.",
+        paper="Xiao et al., Unified Perceptual Parsing, ECCV 2018",
+    )
+    yield HeadSpec(
+        name="segformer-mlp",
+        target="mtlcore.standard.decoder_heads:segformer_mlp",
+        task_kinds=("*",),
+        layouts=("map",),
+        summary="A decoder of the task's own: a linear layer per map, all joined.",
+        paper="Xie et al., SegFormer, NeurIPS 2021",
+    )
+    yield HeadSpec(
+        name="dpt",
+        target="mtlcore.standard.decoder_heads:dpt",
+        task_kinds=("*",),
+        layouts=("map",),
+        summary="A decoder of the task's own: residual units that add map after map.",
+        paper="Ranftl et al., Vision Transformers for Dense Prediction, ICCV 2021",
+    )
+    yield HeadSpec(
+        name="unet",
+        target="mtlcore.standard.decoder_heads:unet",
+        task_kinds=("*",),
+        layouts=("map",),
+        summary="A decoder of the task's own: U-Net's, over the maps of any backbone.",
+        paper="Ronneberger et al., U-Net, MICCAI 2015",
     )
 
 

@@ -106,7 +106,10 @@ _LAYOUTS: dict[int, tuple[type[BasicBlock | Bottleneck], tuple[int, ...]]] = {
 
 
 class ResNet(Backbone):
-    """ResNet without its classifier, shared by all tasks; its one map is that of the last stage.
+    """ResNet without its classifier, shared by all tasks; its map is that of the last stage.
+
+    With `pyramid` it gives the maps of all four stages, the deepest first, for a neck or a head
+    that reads several; a head of one map reads the deepest one then as before.
 
     Inputs are images in [0, 1]; the network subtracts ImageNet's mean and divides by its standard
     deviation itself, with and without pretrained weights. At width 1 it has 11,176,512 parameters
@@ -120,6 +123,7 @@ class ResNet(Backbone):
             a state dict that `torch.load` reads with `weights_only`. The classifier (`fc`) is
             ignored. Unset: random weights, as in torchvision (Kaiming normal, fan out).
         width: factor on all numbers of channels; published weights need 1.
+        pyramid: whether the maps of the first three stages are given as well.
 
     Raises:
         MtlError: the weights cannot be read, or a key is missing, unknown or of another shape.
@@ -132,6 +136,7 @@ class ResNet(Backbone):
     mean: Tensor
     std: Tensor
 
+    main_map = 0
     input_kind = "image"
 
     def __init__(
@@ -142,6 +147,7 @@ class ResNet(Backbone):
         output_stride: Literal[8, 16, 32] = 32,
         weights: str | None = None,
         width: Width = 1.0,
+        pyramid: bool = False,
     ) -> None:
         super().__init__()
         block, counts = _LAYOUTS[depth]
@@ -149,6 +155,7 @@ class ResNet(Backbone):
         self.conv1 = nn.Conv2d(3, inner[0], 7, stride=2, padding=3, bias=False)
         self.bn1 = nn.BatchNorm2d(inner[0])
         channels, reached, dilation = inner[0], 4, 1
+        given: list[tuple[int, int]] = []
         for number, (size, count) in enumerate(zip(inner, counts, strict=True)):
             stride, entering = 1 if number == 0 else 2, dilation
             if reached * stride > output_stride:
@@ -158,7 +165,10 @@ class ResNet(Backbone):
             channels = block.expansion * size
             blocks += [block(channels, size, 1, dilation, dilation) for _ in range(count - 1)]
             setattr(self, f"layer{number + 1}", nn.Sequential(*blocks))
-        self.out_channels, self.strides = (channels,), (output_stride,)
+            given.insert(0, (channels, reached))
+        self._given = len(given) if pyramid else 1
+        self.out_channels = tuple(channels for channels, _ in given[: self._given])
+        self.strides = tuple(stride for _, stride in given[: self._given])
         self.input_multiple = output_stride
         # Not part of the state: files of weights have no such names.
         self.register_buffer("mean", torch.tensor(MEAN).reshape(3, 1, 1), persistent=False)
@@ -170,18 +180,27 @@ class ResNet(Backbone):
             _load_weights(self, weights)
 
     def forward(self, inputs: Tensor, tasks: Sequence[str]) -> Features:
-        """Compute images (B, 3, H, W) in [0, 1] -> (B, C, H / s, W / s), s the output stride."""
+        """Compute the maps (B, c, H / s, W / s) of images (B, 3, H, W) in [0, 1]."""
         maps = (inputs - self.mean) / self.std
         maps = F.relu(self.bn1(self.conv1(maps)), inplace=True)
         maps = F.max_pool2d(maps, 3, stride=2, padding=1)
+        found: list[Tensor] = []
         for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
             maps = stage(maps)
-        return Features(shared=(maps,), cut=(maps,))
+            found.insert(0, maps)
+        # Of several maps, each comes from the next one: the core separates heads where they read.
+        return Features(shared=tuple(found[: self._given]), cut=(maps,) if self._given == 1 else ())
 
     def last_shared_parameters(self) -> Iterable[Parameter]:
         """Return the parameters of the last convolution of the last block."""
         block = self.layer4[-1]
         return block.get_submodule("conv3" if hasattr(block, "conv3") else "conv2").parameters()
+
+    def layer_groups(self) -> list[list[Parameter]]:
+        """Return the stem, and each residual block."""
+        stages = (self.layer1, self.layer2, self.layer3, self.layer4)
+        blocks = [list(block.parameters()) for stage in stages for block in stage]
+        return [[*self.conv1.parameters(), *self.bn1.parameters()], *blocks]
 
 
 def _conv(

@@ -241,3 +241,7 @@ class SegNet(Backbone):
         """Return the parameters of the decoder's last convolution."""
         *_, last = (m for m in self.decoder.levels[0].modules() if isinstance(m, nn.Conv2d))
         return last.parameters()
+
+    def layer_groups(self) -> list[list[Parameter]]:
+        """Return the levels of the encoder."""
+        return [list(level.parameters()) for level in self.encoder.levels]

@@ -8,15 +8,18 @@ usual today. With a decoder per task, tasks part after the encoder, as in IRA (a
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import Parameter
 
-from mtlcore.features import Features
-from mtlcore.models import Backbone
+from mtlcore.errors import UsageError
+from mtlcore.features import FeatureInfo, Features
+from mtlcore.models import Backbone, Neck
 from mtlcore.ranges import Width
+from mtlcore.standard.decoders import levels_of
 from mtlcore.standard.segnet import scaled
 from mtlcore.tasks import Task
 
@@ -53,14 +56,15 @@ class UNetDecoder(nn.Module):
 
     Args:
         channels: per level, shallowest first.
+        ratios: how much finer each level but the deepest is than the next deeper one; None: twice.
     """
 
-    def __init__(self, channels: Sequence[int]) -> None:
+    def __init__(self, channels: Sequence[int], ratios: Sequence[int] | None = None) -> None:
         super().__init__()
         upper, lower = channels[:-1], channels[1:]
         self.up = nn.ModuleList(
-            nn.ConvTranspose2d(below, here, 2, stride=2)
-            for below, here in zip(lower, upper, strict=True)
+            nn.ConvTranspose2d(below, here, ratio, stride=ratio)
+            for below, here, ratio in zip(lower, upper, ratios or [2] * len(upper), strict=True)
         )
         self.levels = nn.ModuleList(_two_convs(2 * here, here) for here in upper)
         _initialise(self)
@@ -74,17 +78,64 @@ class UNetDecoder(nn.Module):
         return decoded
 
 
+class UNetNeck(Neck):
+    """U-Net's decoder over any pyramid; its map has the channels and stride of the finest one.
+
+    A level's convolutions have as many channels as the backbone's map of its stride. On U-Net's own
+    pyramid (1024 to 64 channels, strides 16 to 1) it has the 12,190,400 parameters of its decoder.
+
+    Args:
+        features: all maps are read.
+
+    Raises:
+        UsageError: there are no two maps, or a stride is no multiple of the next finer one.
+    """
+
+    def __init__(self, features: FeatureInfo) -> None:
+        super().__init__()
+        self._places, channels, strides = levels_of(features, "unet")
+        if len(strides) < 2:
+            raise UsageError(
+                "model: the unet decoder joins maps of several strides, and the backbone gives one "
+                "map; let it give a pyramid (resnet: model.backbone.pyramid=true), or leave it out"
+            )
+        if any(deep % fine for deep, fine in pairwise(strides)):
+            raise UsageError(
+                f"model: the unet decoder needs strides that are multiples of the next finer one, "
+                f"and the backbone's are {strides}; choose another decoder (mtl list necks)"
+            )
+        self.out_channels, self.strides = (channels[-1],), (strides[-1],)
+        ratios = [deep // fine for deep, fine in pairwise(strides)]
+        self.decoder = UNetDecoder(channels[::-1], ratios[::-1])
+
+    def forward(self, features: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """Compute maps of several strides -> (B, c, H / s, W / s), s the finest one."""
+        return (self.decoder([features[place] for place in reversed(self._places)]),)
+
+    def reset_parameters(self) -> None:
+        """Re-initialise, as U-Net does."""
+        super().reset_parameters()
+        _initialise(self)
+
+    def last_parameters(self) -> Iterable[Parameter]:
+        """Return the parameters of the last convolution."""
+        return _last_convolution(self.decoder).parameters()
+
+
 class UNet(Backbone):
     """U-Net. Maps: latent (1024 width, stride 16) and decoded (64 width, stride 1).
 
     The decoded map is the task's own where decoders are per task; the latent one is always shared.
+    Without a decoder, maps are those of the encoder's five levels (1024 to 64 width, stride 16 to
+    1), for a neck or a head that reads several.
     At width 1 the encoder has 18,847,168 parameters and a decoder 12,190,400. Weights are drawn as
     the paper says: normal with variance 2 / (inputs of a filter); biases (of the transposed
     convolutions alone) are 0.
 
     Args:
         width: factor on all numbers of channels; 1 is the published size.
-        decoder: "per-task": one each, whose parameters are the task's own; "shared": one for all.
+        decoder: "per-task": one each, whose parameters are the task's own; "shared": one for all;
+            "none": the encoder alone.
     """
 
     strides = STRIDES
@@ -96,15 +147,18 @@ class UNet(Backbone):
         tasks: Sequence[Task],
         *,
         width: Width = 1.0,
-        decoder: Literal["per-task", "shared"] = "per-task",
+        decoder: Literal["per-task", "shared", "none"] = "per-task",
     ) -> None:
         super().__init__()
         channels = [scaled(c, width) for c in CHANNELS]
         self.out_channels = (channels[-1], channels[0])
+        if decoder == "none":
+            self.out_channels, self.main_map = tuple(reversed(channels)), 0
+            self.strides = tuple(2**level for level in reversed(range(len(channels))))
         self.encoder = UNetEncoder(channels)
         self._keys = {task.name: task.key for task in tasks}
         self.decoder = UNetDecoder(channels) if decoder == "shared" else None
-        own = {} if decoder == "shared" else {t.key: UNetDecoder(channels) for t in tasks}
+        own = {t.key: UNetDecoder(channels) for t in tasks} if decoder == "per-task" else {}
         self.decoders = nn.ModuleDict(own)
 
     def forward(self, inputs: Tensor, tasks: Sequence[str]) -> Features:
@@ -115,6 +169,8 @@ class UNet(Backbone):
             # two maps together are crossed exactly once on every path to a loss.
             latent, decoded = maps[-1].view_as(maps[-1]), self.decoder(maps)
             return Features(shared=(latent, decoded), cut=(latent, decoded))
+        if not self.decoders:
+            return Features(shared=tuple(reversed(maps)))
         # The same for the maps that are skipped to the decoders: the next level of the encoder
         # reads the map itself, decoders read the view.
         views = [x.view_as(x) for x in maps]
@@ -123,14 +179,24 @@ class UNet(Backbone):
 
     def task_parameters(self, task: str) -> Iterable[Parameter]:
         """Return the parameters of the task's decoder, if it has one."""
-        return () if self.decoder is not None else self.decoders[self._keys[task]].parameters()
+        return self.decoders[self._keys[task]].parameters() if self.decoders else ()
 
     def last_shared_parameters(self) -> Iterable[Parameter]:
-        """Return the parameters of the last convolution of a shared decoder."""
-        if self.decoder is None:
+        """Return the parameters of the last convolution of a shared decoder, or of the encoder."""
+        if self.decoders:
             return ()
-        *_, last = (m for m in self.decoder.levels[0].modules() if isinstance(m, nn.Conv2d))
-        return last.parameters()
+        last = self.encoder.levels[-1] if self.decoder is None else self.decoder
+        return _last_convolution(last).parameters()
+
+    def layer_groups(self) -> list[list[Parameter]]:
+        """Return the levels of the encoder."""
+        return [list(level.parameters()) for level in self.encoder.levels]
+
+
+def _last_convolution(module: nn.Module) -> nn.Module:
+    part = module.levels[0] if isinstance(module, UNetDecoder) else module
+    *_, last = (m for m in part.modules() if isinstance(m, nn.Conv2d))
+    return last
 
 
 def _two_convs(channels: int, outputs: int) -> nn.Sequential:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from mtlcore.testing.losses import LossContract, ScalarLossContract
     from mtlcore.testing.methods import MethodContract
     from mtlcore.testing.metrics import MetricContract
+    from mtlcore.testing.necks import NeckContract
     from mtlcore.testing.optimizers import OptimizerContract
     from mtlcore.testing.papers import NOT_SAID, PaperContract
     from mtlcore.testing.plugins import assert_plugin_is_light, assert_plugin_is_whole
@@ -51,6 +52,7 @@ __all__ = [
     "LossContract",
     "MethodContract",
     "MetricContract",
+    "NeckContract",
     "OptimizerContract",
     "PaperContract",
     "ScalarLossContract",
@@ -78,6 +80,7 @@ _HOMES = {
     "MethodContract": "methods",
     "MetricContract": "metrics",
     "NOT_SAID": "papers",
+    "NeckContract": "necks",
     "OptimizerContract": "optimizers",
     "PaperContract": "papers",
     "ScalarLossContract": "losses",

@@ -70,7 +70,10 @@ class BackboneContract:
             if not self._reads_images():
                 self._check_channels(backbone, self._names(count))
                 continue
-            for stride in backbone.strides:
+            assert -len(backbone.strides) <= backbone.main_map < len(backbone.strides), (
+                f"main_map is {backbone.main_map}, of {len(backbone.strides)} maps"
+            )
+            for stride in filter(None, backbone.strides):
                 assert backbone.input_multiple % stride == 0, (
                     f"input_multiple {backbone.input_multiple} is no multiple of stride {stride}: "
                     "an input that the model lets pass would not fit"
@@ -81,7 +84,7 @@ class BackboneContract:
                 for task in self._names(count):
                     maps = features.of(task)
                     expected = [
-                        (len(inputs), c, size[0] // s, size[1] // s)
+                        (len(inputs), c, size[0] // s, size[1] // s) if s else (len(inputs), c)
                         for c, s in zip(backbone.out_channels, backbone.strides, strict=True)
                     ]
                     shapes = [tuple(x.shape) for x in maps]
@@ -286,6 +289,19 @@ class BackboneContract:
     def test_its_groups_are_of_its_own_parameters(self) -> None:
         """Otherwise a learning rate is set for what belongs to others, or for nothing."""
         check_groups(self._new())
+
+    def test_layers_are_of_its_own_parameters(self) -> None:
+        """Otherwise rates that fall from layer to layer miss a layer, or hold for two."""
+        backbone = self._new()
+        names = {id(p): name for name, p in backbone.named_parameters()}
+        seen: set[int] = set()
+        for number, layer in enumerate(backbone.layer_groups()):
+            ids = {id(p) for p in layer}
+            assert ids, f"layer group {number} is empty"
+            assert ids <= names.keys(), f"layer group {number} holds what is none of the backbone's"
+            twice = [names[i] for i in ids & seen]
+            assert not twice, f"{twice} are in two layer groups"
+            seen |= ids
 
     def test_state_comes_back(self) -> None:
         """Otherwise a resumed run goes on with another network, or enters its phase again."""

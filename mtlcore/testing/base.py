@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mtlcore.data import safe_target
-from mtlcore.learner import groups_of
 from mtlcore.metrics import MetricValues
+from mtlcore.models import groups_of
 from mtlcore.optimizers import Schedule
 from mtlcore.storage import load_checkpoint, save_checkpoint
 from mtlcore.tasks import Task
@@ -175,9 +175,9 @@ def global_stream_untouched(what: str) -> Iterator[None]:
 def some_maps(
     channels: Sequence[int], strides: Sequence[int], batch: int, size: tuple[int, int]
 ) -> tuple[Tensor, ...]:
-    """Return random maps with these channels and strides, from torch's global generator."""
+    """Return random maps with these channels and strides (0: vectors), from torch's stream."""
     return tuple(
-        torch.randn(batch, c, size[0] // s, size[1] // s)
+        torch.randn(batch, c, size[0] // s, size[1] // s) if s else torch.randn(batch, c)
         for c, s in zip(channels, strides, strict=True)
     )
 

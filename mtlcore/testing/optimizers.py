@@ -16,7 +16,7 @@ from mtlcore.episodes import Episode, LoadedPlan
 from mtlcore.features import Features
 from mtlcore.learner import Learner
 from mtlcore.losses import CrossTaskLoss, Loss
-from mtlcore.models import StepContext
+from mtlcore.models import BackboneRates, StepContext
 from mtlcore.optimizers import Optimizer, StepReport
 from mtlcore.standard.balancers import Uncertainty
 from mtlcore.testing.base import changes, close, same, state_of, through_checkpoint
@@ -310,6 +310,41 @@ class OptimizerContract:
                 report = self._step(learner, optimizer, number)
                 assert report.skipped is None, f"with frozen parts: {report.skipped}"
             assert same(before, [state_of(module) for module in kept]), "frozen tensors changed"
+
+    def test_what_thaws_learns_from_then_on(self) -> None:
+        """Otherwise a backbone that is frozen at first never learns, or the run stops."""
+        for learner in self._learners():
+            model, optimizer = learner.model, self.make(learner)
+            trunk = model.get_submodule("backbone.trunk.0")
+            frozen, before = model.freeze(["backbone.trunk.0"]), state_of(trunk)
+            for number in range(2):
+                report = self._step(learner, optimizer, number)
+                assert report.skipped is None, f"with frozen parts: {report.skipped}"
+            assert same(before, state_of(trunk)), (
+                "frozen tensors changed, as they learnt when the optimizer was made"
+            )
+            model.thaw(frozen)
+            report = self._step(learner, optimizer, 2)
+            assert report.skipped is None, f"after thawing: {report.skipped}"
+            assert changes(before, state_of(trunk)), "what thawed does not learn"
+
+    def test_rates_of_the_backbone_count(self) -> None:
+        """Otherwise `model.backbone.lr_scale` is read and does nothing."""
+        for learner in self._learners() if self.groups_count else ():
+            learner.rates = BackboneRates(lr_scale=1e-30)
+            trunk, head = learner.model.backbone, learner.model.head("depth")
+            before = [[p.detach().clone() for p in part.parameters()] for part in (trunk, head)]
+            optimizer = self.make(learner)
+            self._step(learner, optimizer, 0)
+            moved = [
+                max(float((p.detach() - b).abs().max()) for p, b in zip(now, old, strict=True))
+                for now, old in zip((trunk.parameters(), head.parameters()), before, strict=True)
+            ]
+            assert moved[0] < 1e-20, (
+                "a backbone with an lr_scale of almost 0 moves: multiply the rate of a group by "
+                "its lr_scale (mtlcore.optimizers.Update does)"
+            )
+            assert moved[1] > 0, "the backbone's lr_scale holds for heads as well"
 
     def test_tasks_may_come_late(self) -> None:
         """Otherwise a run whose first batch lacks a task's labels stops at the second."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import attrs
 import pytest
@@ -16,7 +16,7 @@ from mtlcore.errors import UsageError
 from mtlcore.features import EarlyPrediction, FeatureInfo, Features
 from mtlcore.learner import Learner
 from mtlcore.losses import CrossTaskLoss
-from mtlcore.models import Backbone, Head, MultiTaskModel
+from mtlcore.models import Backbone, Head, MultiTaskModel, Neck, NeckPerTask, Necks, SharedNeck
 from mtlcore.optimizers import GradientDescent, Schedule
 from mtlcore.tasks import Task
 from mtlcore.testing import TINY_TASKS, tiny_batch, tiny_learner
@@ -137,6 +137,28 @@ class Supervised(Backbone):
         return self.early[key].parameters()
 
 
+class Mixing(Neck):
+    """Two maps, of which the second comes from the first, from all maps of a backbone."""
+
+    out_channels, strides = (5, 3), (1, 1)
+
+    def __init__(self, features: FeatureInfo) -> None:
+        super().__init__()
+        self.first, self.second = conv(sum(features.channels), 5), conv(5, 3)
+
+    def forward(self, features: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        first = self.first(torch.cat(list(features), 1))
+        return first, self.second(first)
+
+
+def one_for_all(info: FeatureInfo) -> Necks:
+    return SharedNeck(Mixing(info))
+
+
+def one_for_each(info: FeatureInfo) -> Necks:
+    return NeckPerTask(TINY_TASKS, lambda: Mixing(info))
+
+
 BACKBONES = [Pyramid, Attending, Stitched, Tokens, Supervised]
 
 
@@ -151,6 +173,14 @@ class Chosen(GramianBalancer):
         return torch.tensor(
             [[SHARED[t] for t in present], [HEADS[t] for t in present]], dtype=torch.float64
         )
+
+
+class Watching(Chosen):
+    """Keeps the Gramian that it saw."""
+
+    def weights(self, gramian: Tensor, context: BalancerContext | None = None) -> Tensor:
+        self.seen = gramian
+        return super().weights(gramian, context)
 
 
 class Sum(GradientBalancer):
@@ -178,11 +208,20 @@ class Between(CrossTaskLoss):
         return {"between": torch.stack(values).sum()}
 
 
-def learner_of(backbone: type[Backbone], balancer: nn.Module, *, cross: bool = False) -> Learner:
+def learner_of(
+    backbone: type[Backbone],
+    balancer: nn.Module,
+    *,
+    cross: bool = False,
+    necks: Callable[[FeatureInfo], Necks] | None = None,
+) -> Learner:
     torch.manual_seed(0)
     made = backbone()
-    info = FeatureInfo(made.out_channels, made.strides)
-    model = MultiTaskModel(TINY_TASKS, made, {t.name: Reading(t, info) for t in TINY_TASKS})
+    info = FeatureInfo.of(made)
+    neck = necks(info) if necks else None
+    info = neck.info if neck else info
+    heads = {t.name: Reading(t, info) for t in TINY_TASKS}
+    model = MultiTaskModel(TINY_TASKS, made, heads, neck)
     return Learner(
         model,
         {task.name: tiny_learner().losses[task.key] for task in TINY_TASKS},
@@ -248,6 +287,51 @@ def test_gradients_are_those_of_autograd(backbone: type[Backbone], cross: bool) 
     assert_close(found, expected(learner, batch, SHARED))
 
 
+class OneMap(Backbone):
+    """A single map, which the backbone may name as its cut."""
+
+    out_channels, strides, says_so = (4,), (1,), True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.trunk = conv(3, 4)
+
+    def forward(self, inputs: Tensor, tasks: Sequence[str]) -> Features:
+        x = self.trunk(inputs)
+        return Features(shared=(x,), cut=(x,) if self.says_so else ())
+
+
+@pytest.mark.parametrize("necks", [one_for_all, one_for_each])
+@pytest.mark.parametrize("backbone", [*BACKBONES, OneMap])
+def test_gradients_through_necks_are_those_of_autograd(
+    backbone: type[Backbone], necks: Callable[[FeatureInfo], Necks]
+) -> None:
+    learner = learner_of(backbone, Chosen(), cross=True, necks=necks)
+    batch = double(tiny_batch())
+    assert_close(gradients_of(learner, batch), expected(learner, batch, SHARED))
+
+
+def test_with_a_neck_for_each_tasks_are_compared_at_the_maps_of_the_backbone() -> None:
+    balancer = Watching()
+    learner = learner_of(Supervised, balancer, necks=one_for_each)
+    batch = double(tiny_batch())
+    gradients_of(learner, batch)
+    features = learner.model.backbone(batch.inputs, NAMES)
+    maps = [*features.shared, *(e.prediction for t in NAMES for e in features.early[t])]
+    decoded = learner.model.neck(features, NAMES)
+    predictions = learner.model.predict(decoded, NAMES, batch.inputs.shape[2:])
+    losses = learner._supervised(batch, NAMES, decoded, predictions).total
+    rows = []
+    for task in NAMES:
+        found = torch.autograd.grad(
+            losses[task], maps, retain_graph=True, allow_unused=True, materialize_grads=True
+        )
+        rows.append(torch.cat([gradient.flatten() for gradient in found]))
+    gramian = torch.stack(rows) @ torch.stack(rows).T
+    torch.testing.assert_close(balancer.seen, gramian)
+    assert float(gramian[0, 1].abs()) > 0
+
+
 @pytest.mark.parametrize("granularity", ["whole", "parameter", "element"])
 @pytest.mark.parametrize("backbone", BACKBONES)
 def test_gradients_can_be_combined_there(
@@ -273,26 +357,7 @@ def test_micro_batches_add_up(backbone: type[Backbone]) -> None:
     assert_close(found, halves)
 
 
-class OneMap(Backbone):
-    """A single map, which the backbone may name as its cut."""
-
-    out_channels, strides, says_so = (4,), (1,), True
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.trunk = conv(3, 4)
-
-    def forward(self, inputs: Tensor, tasks: Sequence[str]) -> Features:
-        x = self.trunk(inputs)
-        return Features(shared=(x,), cut=(x,) if self.says_so else ())
-
-
 def test_on_a_single_map_a_stated_cut_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Watching(Chosen):
-        def weights(self, gramian: Tensor, context: BalancerContext | None = None) -> Tensor:
-            self.seen = gramian
-            return super().weights(gramian, context)
-
     found = []
     for says_so in (True, False):
         monkeypatch.setattr(OneMap, "says_so", says_so)
@@ -304,11 +369,6 @@ def test_on_a_single_map_a_stated_cut_is_the_same(monkeypatch: pytest.MonkeyPatc
 
 
 def test_rows_of_a_tasks_own_map_are_its_alone() -> None:
-    class Watching(Chosen):
-        def weights(self, gramian: Tensor, context: BalancerContext | None = None) -> Tensor:
-            self.seen = gramian
-            return super().weights(gramian, context)
-
     balancer = Watching()
     gradients_of(learner_of(Stitched, balancer), double(tiny_batch()))
     off = balancer.seen - torch.diag(balancer.seen.diagonal())

@@ -104,6 +104,8 @@ def build(component: Component, settings: dict[str, Any], place: Path) -> None:
                 (kind, *_) = [k for k in TASKS if component.spec.serves(k)]
                 more = (features,) if component.kind == "heads" else ()
                 chosen.make(TASKS[kind], *more)
+        case "necks":
+            chosen.make(FeatureInfo((8, 8), (16, 8), main_map=0))
         case "balancers":
             chosen.make().prepare(DENSE, ())
         case "episode-samplers":
@@ -121,7 +123,7 @@ def build(component: Component, settings: dict[str, Any], place: Path) -> None:
             chosen.make()
 
 
-LARGE = ("backbones", "heads", "losses")
+LARGE = ("backbones", "necks", "heads", "losses")
 DEEPER = [False, pytest.param(True, marks=pytest.mark.slow)]
 COMPONENTS = [c for kind in KINDS if kind != "methods" for c in PLUGINS.all(kind)]
 
@@ -188,6 +190,11 @@ PATHS = [
     "balancer.update_every",
     "balancer.chain",
     "model.backbone",
+    "model.backbone.lr_scale",
+    "model.backbone.layer_decay",
+    "model.neck",
+    "model.neck.name",
+    "model.neck.per_task",
     "model.head",
     "model.head.name",
     "model.heads",

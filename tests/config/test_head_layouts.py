@@ -85,13 +85,15 @@ def test_every_preset_refuses_a_head_of_another_layout(method: str, tmp_path: Pa
 
 @pytest.mark.parametrize(("head", "layouts"), HEADS)
 def test_heads_declare_what_they_predict(head: str, layouts: tuple[str, ...]) -> None:
-    features = FeatureInfo((8,), (4,))
+    features = FeatureInfo((8, 8), (8, 4))
     kinds = {"map": "depth", "vector": "regression", "label": "classification"}
     for layout in LAYOUTS:
         task = Task(name="x", kind=kinds[layout], channels=3)
         make = PLUGINS.get("heads", head).load()
         if layout in layouts:
-            shape = make(task, features).eval()([torch.rand(2, 8, 4, 6)]).shape
+            shape = (
+                make(task, features).eval()([torch.rand(2, 8, 2, 3), torch.rand(2, 8, 4, 6)]).shape
+            )
             assert shape == ((2, 3, 16, 24) if layout == "map" else (2, 3))
         else:
             with pytest.raises(UsageError, match="'x'"):

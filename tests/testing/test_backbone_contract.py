@@ -175,6 +175,20 @@ class GroupsInAnAttribute(TinyBackbone):
         self.parameter_groups = [{"params": [*self.trunk.parameters()], "lr": 0.1}]
 
 
+class ListsALayerTwice(TinyBackbone):
+    def layer_groups(self):
+        return [list(self.trunk.parameters())] * 2
+
+
+class ListsForeignLayers(TinyBackbone):
+    def layer_groups(self):
+        return [list(self.trunk.parameters()), list(nn.Linear(2, 2).parameters())]
+
+
+class PointsBeyondItsMaps(TinyBackbone):
+    main_map = 2
+
+
 class HasAFrozenStem(TinyBackbone):
     """As a good backbone may: no gradient is asked for there."""
 
@@ -296,6 +310,9 @@ class WarmsUpInSteps(TinyBackbone):
 
 
 BACKBONES = [
+    (PointsBeyondItsMaps, "test_maps_are_as_announced", "main_map is 2"),
+    (ListsALayerTwice, "test_layers_are_of_its_own_parameters", "in two layer groups"),
+    (ListsForeignLayers, "test_layers_are_of_its_own_parameters", "none of the backbone's"),
     (PredictsForAll, "test_early_predictions_fit_their_tasks", "early predictions of {'"),
     (PredictsOtherChannels, "test_early_predictions_fit_their_tasks", "has 4 channels"),
     (WeighsByNaN, "test_early_predictions_fit_their_tasks", "the weight nan"),

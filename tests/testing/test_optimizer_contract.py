@@ -177,6 +177,14 @@ class IgnoresGroups(Momentum):
         super().__init__(learner, make)
 
 
+class MissesThawing(Momentum):
+    """Collects the gradients of what learnt when it was made."""
+
+    def step(self, learner, plan):
+        self._update._freezing = learner.model.changes_of_freezing
+        return super().step(learner, plan)
+
+
 class DecaysEverything(Momentum):
     def step(self, learner, plan):
         report = super().step(learner, plan)
@@ -215,7 +223,10 @@ OPTIMIZERS = [
     (LearnsFromValidation, "test_batches_stay_apart", "learns from the validation batch"),
     (HidesTheValidation, "test_batches_stay_apart", "cannot compare the validation batch"),
     (IgnoresGroups, "test_groups_of_components_count", "learning rate of 0 moves"),
+    (SumsByItself, "test_rates_of_the_backbone_count", "almost 0 moves"),
     (DecaysEverything, "test_frozen_parts_stay_as_they_are", "frozen tensors changed"),
+    (DecaysEverything, "test_what_thaws_learns_from_then_on", "frozen tensors changed"),
+    (MissesThawing, "test_what_thaws_learns_from_then_on", "does not require grad"),
     (
         KeepsPoisonedBuffers,
         "test_a_step_that_is_not_finite_changes_nothing",

@@ -213,8 +213,9 @@ class MTML(Optimizer):
     ) -> dict[str, Tensor]:
         """Return what the inner steps change, by name; empty where the support has no label."""
         adapted: dict[str, Tensor] = {}
+        learning = {name: p for name, p in self._inner.items() if p.requires_grad}
         for _ in range(self._inner_steps):
-            at: Mapping[str, Tensor] = {**self._inner, **adapted}
+            at: Mapping[str, Tensor] = {**learning, **adapted}
             found = self._inner_gradient(learner, adapted, [*at.values()], tasks, support)
             rate = self._inner_lr / self._update.scale
             # Autograd sees this subtraction, but through the gradient only in second order. That

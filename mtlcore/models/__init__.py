@@ -1,0 +1,26 @@
+"""Backbones, necks and heads, and the model that runs a backbone with one head per task."""
+
+from mtlcore.models.contracts import AVERAGE, Backbone, Head, Neck, StepContext, Transition
+from mtlcore.models.freezing import Frozen, made_for
+from mtlcore.models.model import MultiTaskModel, count_parameters
+from mtlcore.models.necks import NeckPerTask, Necks, SharedNeck
+from mtlcore.models.rates import SAME_RATES, BackboneRates, groups_of
+
+__all__ = [
+    "AVERAGE",
+    "SAME_RATES",
+    "Backbone",
+    "BackboneRates",
+    "Frozen",
+    "Head",
+    "MultiTaskModel",
+    "Neck",
+    "NeckPerTask",
+    "Necks",
+    "SharedNeck",
+    "StepContext",
+    "Transition",
+    "count_parameters",
+    "groups_of",
+    "made_for",
+]

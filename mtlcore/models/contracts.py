@@ -1,0 +1,234 @@
+"""What backbones, necks and heads are."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Protocol
+
+import attrs
+import torch
+from torch import Tensor, nn
+from torch.nn import Parameter
+
+from mtlcore.features import Features
+from mtlcore.inputs import Inputs
+
+__all__ = ["AVERAGE", "Backbone", "Head", "Neck", "StepContext", "Transition"]
+
+
+#: The name under which the averaged copy of the model teaches.
+AVERAGE = "ema"
+
+
+class StepContext(Protocol):
+    """What backbones, heads and cross-task losses may know of a step that was taken."""
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """All tasks of the run."""
+
+    @property
+    def present(self) -> tuple[str, ...]:
+        """The tasks that had a loss in the step."""
+
+    @property
+    def losses(self) -> Mapping[str, float]:
+        """Mean loss per present task, that of early predictions included."""
+
+    @property
+    def step(self) -> int:
+        """Number of the step, from 0."""
+
+    @property
+    def epoch(self) -> int:
+        """Number of the epoch, from 0."""
+
+    @property
+    def progress(self) -> float:
+        """The fraction of the run that was done before the step, 0 to 1."""
+
+    @property
+    def generator(self) -> torch.Generator | None:
+        """The only source of randomness, on the CPU; the same on every rank."""
+
+
+@attrs.frozen(kw_only=True)
+class Transition:
+    """What a backbone changed in itself at a point of the training.
+
+    Args:
+        reset: names, within the backbone, of the parameters that it re-initialised; the optimizer
+            drops their state.
+        reset_heads: whether the heads are re-initialised as well, and what stands before them.
+        reset_balancer: whether the balancer is reset as well.
+    """
+
+    reset: tuple[str, ...] = ()
+    reset_heads: bool = False
+    reset_balancer: bool = False
+
+
+class Backbone(nn.Module, abc.ABC):
+    """A network from inputs to features, made as `Backbone(tasks, **settings)`.
+
+    Attributes:
+        out_channels: channels of each map in `Features.of(task)`; the same for every task.
+        strides: strides of the same maps; 0 for a vector (B, C) beside maps.
+        main_map: place of the map that heads of a single map read: the last one where a decoder
+            made it, the deepest one, 0, of an encoder's pyramid.
+        input_multiple: number that the height and width of an image must be multiples of;
+            `MultiTaskModel` pads to it.
+        input_kind: what it reads: "image", "vector", "tokens" or any other word that datasets call
+            their inputs by.
+    """
+
+    out_channels: tuple[int, ...]
+    strides: tuple[int, ...]
+    main_map: int = -1
+    input_multiple: int = 1
+    input_kind: str = "image"
+
+    @abc.abstractmethod
+    def forward(self, inputs: Inputs, tasks: Sequence[str]) -> Features:
+        """Compute the features.
+
+        Args:
+            inputs: images (B, 3, H, W), vectors (B, F), or any other tensor or tree of tensors that
+                the dataset makes of a batch.
+            tasks: names of the tasks whose heads will run; what only other tasks need may be
+                left out.
+
+        Returns:
+            The features. In evaluation mode (`self.training` is False) they hold no early
+            predictions and no terms: nobody would look at them.
+        """
+
+    def task_parameters(self, task: str) -> Iterable[Parameter]:
+        """Return the parameters that only this task's loss can reach; all others are shared."""
+        return ()
+
+    def last_shared_parameters(self) -> Iterable[Parameter]:
+        """Return the last shared parameters before the heads, such as those of the last layer.
+
+        Balancers with the scope "last_shared" compare the tasks' gradients at these parameters.
+        If it returns none, such balancers are refused.
+        """
+        return ()
+
+    def layer_groups(self) -> Sequence[Sequence[Parameter]]:
+        """Return the layers of the encoder from the input on, each as its parameters.
+
+        Fine-tuning lowers the learning rate from group to group towards the input
+        (`model.backbone.layer_decay`). What is in no group, such as a decoder, counts as nearest to
+        the heads. If it returns none, such a setting is refused.
+        """
+        return ()
+
+    def at_progress(self, fraction: float) -> Transition | None:
+        """Enter the next phase if it is time; called before every step.
+
+        Whether a phase has begun must be part of the state (a buffer, or `get_extra_state` with
+        JSON values).
+
+        Args:
+            fraction: part of the run that is done, 0 to 1.
+
+        Returns:
+            What the backbone changed in itself, at the one step at which it does; otherwise None.
+        """
+        return None
+
+    def after_step(self, context: StepContext) -> None:
+        """Update the state after a step that was taken, on every process; here, do nothing.
+
+        A skipped step does not call it. What it changes must be part of the state, as buffers or
+        in `get_extra_state`, and alike on every process. Steps call it only where a class
+        overrides it.
+
+        Args:
+            context: What is known of the step.
+        """
+
+
+class Neck(nn.Module, abc.ABC):
+    """A network from the features of a backbone to others: `Neck(features, **settings)`.
+
+    `features` is a `FeatureInfo`. It knows no task: a run has one neck for all tasks, or one for
+    each (`model.neck.per_task`).
+
+    Attributes:
+        out_channels: channels of each map that it returns.
+        strides: strides of the same maps.
+        main_map: place among them of the map that heads of a single map read.
+    """
+
+    out_channels: tuple[int, ...]
+    strides: tuple[int, ...]
+    main_map: int = -1
+
+    @abc.abstractmethod
+    def forward(self, features: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """Compute the maps that heads read.
+
+        Args:
+            features: maps (B, C, H / stride, W / stride) and vectors (B, C), as the `FeatureInfo`
+                says.
+
+        Returns:
+            Maps as `out_channels` and `strides` announce them, the deepest first.
+        """
+
+    def reset_parameters(self) -> None:
+        """Re-initialise all parameters and buffers, as the constructor does.
+
+        Here, every module inside is asked to.
+        """
+        for module in self.modules():
+            reset = getattr(module, "reset_parameters", None)
+            if module is not self and callable(reset):
+                reset()
+
+    def last_parameters(self) -> Iterable[Parameter]:
+        """Return the parameters of the last layer.
+
+        Balancers with the scope "last_shared" compare the tasks' gradients there if all tasks share
+        the neck. If it returns none, such balancers are refused.
+        """
+        return ()
+
+
+class Head(nn.Module, abc.ABC):
+    """A network from a task's features to its prediction: `Head(task, features, **settings)`.
+
+    `features` is a `FeatureInfo`. Predictions are raw (logits, unnormalised normals) and have the
+    resolution of the padded input.
+    """
+
+    @abc.abstractmethod
+    def forward(self, features: Sequence[Tensor]) -> Tensor:
+        """Compute the prediction.
+
+        Args:
+            features: maps (B, C, H / stride, W / stride) or vectors (B, C), as the `FeatureInfo`
+                says.
+
+        Returns:
+            (B, task.channels, H, W) for a task with the layout "map", otherwise
+            (B, task.channels).
+        """
+
+    @abc.abstractmethod
+    def reset_parameters(self) -> None:
+        """Re-initialise all parameters and buffers, as the constructor does."""
+
+    def after_step(self, context: StepContext) -> None:
+        """Update the state after a step that was taken, on every process; here, do nothing.
+
+        A skipped step does not call it. What it changes must be part of the state, as buffers or
+        in `get_extra_state`, and alike on every process. Steps call it only where a class
+        overrides it.
+
+        Args:
+            context: What is known of the step.
+        """
