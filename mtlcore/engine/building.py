@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import attrs
 import torch
 
 from mtlcore.balancing import Balancer, Balancing
@@ -95,6 +96,16 @@ def build_model(config: RunConfig) -> MultiTaskModel:
     if config.initial is not None and config.initial.train == "heads":
         model.freeze(model.parts_of_others(config.learning))
     return model
+
+
+def restoring(config: RunConfig) -> RunConfig:
+    """Return a configuration whose backbone reads no first weights: those of a checkpoint follow.
+
+    So a run can be used and goes on where the file that it began with is not at hand.
+    """
+    first = getattr(config.backbone.component.load(), "first_weights", ())
+    kept = {name: value for name, value in config.backbone.settings.items() if name not in first}
+    return attrs.evolve(config, backbone=attrs.evolve(config.backbone, settings=kept))
 
 
 def build_learner(config: RunConfig, distributed: Distributed = SINGLE_PROCESS) -> Learner:

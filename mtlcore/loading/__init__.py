@@ -15,6 +15,7 @@ from mtlcore.loading.labels import convert
 from mtlcore.loading.loader import Loader, PlanReader, Split, lost_workers_told, stop_at
 from mtlcore.loading.regimes import draw_regime
 from mtlcore.loading.transforms import Augmentation, as_seen_in, turn
+from mtlcore.loading.weights import WeightFile, read_weight_file
 
 __all__ = [
     "Augmentation",
@@ -25,6 +26,7 @@ __all__ = [
     "Root",
     "SampleAugmentation",
     "Split",
+    "WeightFile",
     "as_seen_in",
     "check_split",
     "convert",
@@ -35,6 +37,7 @@ __all__ = [
     "image_tensor",
     "lost_workers_told",
     "open_root",
+    "read_weight_file",
     "stop_at",
     "turn",
     "unit_normals",

@@ -14,7 +14,7 @@ import torch
 from mtlcore.config import Layer, RunConfig, file_layer
 from mtlcore.display import Display, LoggingDisplay, SilentDisplay
 from mtlcore.distributed import Distributed, init_distributed
-from mtlcore.engine import Session, Training, check, parameter_table, restore
+from mtlcore.engine import Session, Training, check, parameter_table, restore, restoring
 from mtlcore.errors import Interrupted, MtlError, Pruned, UsageError, describe
 from mtlcore.plugins import Plugins
 from mtlcore.report import write_report
@@ -132,7 +132,8 @@ def execute(
             return summary or {}
         if config.training.threads is not None:
             torch.set_num_threads(config.training.threads)
-        session = Session(config, directory, display, distributed)
+        built = config if state is None else restoring(config)
+        session = Session(built, directory, display, distributed)
         check(session)
         if distributed.is_main_process:
             directory.loggers = _make_loggers(session)
@@ -199,8 +200,11 @@ def _begin(session: Session, plugins: Plugins, state: dict[str, Any] | None) -> 
     about = provenance(plugins, config, session.device, session.distributed.world_size)
     before = directory.read_json("run.json") or {}
     about["id"] = before.get("id") or uuid.uuid4().hex
-    # A resumed run is given its own settings: where those came from, its first part tells.
-    about["origins"] = (before if state is not None else {}).get("origins", dict(config.origins))
+    # A resumed run is given its own settings and reads no first weights: where those came from,
+    # its first part tells.
+    begun = before if state is not None else {}
+    about["backbone"] = begun.get("backbone", dict(session.learner.model.backbone.facts()))
+    about["origins"] = begun.get("origins", dict(config.origins))
     directory.write_config(config.tree)
     directory.write_json("run.json", {**about, "status": "running", "reason": None})
     directory.loggers.start(
