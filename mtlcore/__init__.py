@@ -21,6 +21,7 @@ from mtlcore.plugins import (
     create,
     hookimpl,
 )
+from mtlcore.ranges import Length, Range
 
 if TYPE_CHECKING:
     from mtlcore.runs import run
@@ -35,11 +36,13 @@ __all__ = [
     "EpisodeSamplerSpec",
     "HeadSpec",
     "LauncherSpec",
+    "Length",
     "LoggerSpec",
     "LossSpec",
     "MethodSpec",
     "MetricSpec",
     "OptimizerSpec",
+    "Range",
     "Task",
     "__version__",
     "create",

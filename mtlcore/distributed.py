@@ -15,7 +15,12 @@ import torch
 from torch import Tensor
 
 from mtlcore.errors import MtlError, describe
-from mtlcore.system import launched_local_rank, launched_rank, launched_world_size
+from mtlcore.system import (
+    launched_local_rank,
+    launched_rank,
+    launched_world_size,
+    stop_from_outside,
+)
 
 __all__ = [
     "SINGLE_PROCESS",
@@ -118,7 +123,9 @@ def init_distributed() -> Iterator[Distributed]:
         return
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     try:
-        torch.distributed.init_process_group(backend)
+        # Until the others come, which may be never.
+        with stop_from_outside():
+            torch.distributed.init_process_group(backend)
     except (RuntimeError, ValueError) as error:
         raise MtlError(
             f"the {world_size} processes of this run do not find each other ({describe(error)}); "

@@ -6,6 +6,7 @@ prints the message without a traceback and leaves with the class's `exit_code`.
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Iterable
 from difflib import get_close_matches
 from textwrap import shorten
@@ -18,7 +19,9 @@ __all__ = [
     "UsageError",
     "describe",
     "did_you_mean",
+    "exit_told",
     "outline",
+    "shown",
 ]
 
 
@@ -78,3 +81,19 @@ def describe(error: BaseException) -> str:
     if text and isinstance(error, MtlError | ImportError):
         return text
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def exit_told(error: SystemExit) -> str:
+    """Return what to say where a component ended the program instead of raising an error."""
+    frames = traceback.extract_tb(error.__traceback__)
+    where = f"{frames[-1].filename}, line {frames[-1].lineno}" if frames else "a component"
+    return f"{where} wants to end the program (exit status {error.code}); it must raise an error"
+
+
+def shown(value: object) -> str:
+    """Return a value as a message quotes it: its repr, cut to a bearable length."""
+    try:
+        text = repr(value)
+    except ValueError:  # Python does not print whole numbers of thousands of digits
+        return "a number that is too long to print"
+    return text if len(text) <= 120 else f"{text[:100]}... ({len(text)} characters)"

@@ -1,4 +1,7 @@
-"""Everything that learns, as one module: model, losses, cross-task losses and balancing."""
+"""Everything that learns, as one module: model, losses, cross-task losses and balancing.
+
+One class is one file: each of its methods is a way into the same module.
+"""
 
 from __future__ import annotations
 
@@ -12,21 +15,21 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from mtlcore.balancing import MISSING, BalancerContext, Balancing, TaskGradients
+from mtlcore.balancing import BalancerContext, Balancing, TaskGradients
 from mtlcore.data import Batch
 from mtlcore.distributed import SINGLE_PROCESS, Distributed
-from mtlcore.errors import UsageError, outline
+from mtlcore.errors import UsageError
 from mtlcore.features import Boundary, Features
-from mtlcore.inputs import Inputs, describe_inputs, image_size, input_tensors, map_inputs
+from mtlcore.inputs import Inputs, image_size, input_tensors
 from mtlcore.losses import CrossTaskLoss, Loss, Normalisation, ScalarLoss, TaskLosses, reduce_loss
-from mtlcore.models import MultiTaskModel
+from mtlcore.models import Backbone, MultiTaskModel
 from mtlcore.teachers import under_autocast
 
 __all__ = [
     "Learner",
     "Precision",
-    "check_backbone",
     "groups_of",
+    "uncompiled",
 ]
 
 Precision = Literal["fp32", "bf16", "fp16"]
@@ -190,6 +193,25 @@ class Learner(nn.Module):
             losses = self.supervised_losses(batch, tasks)
         return {task: float(loss) for task, loss in losses.items()}
 
+    @torch.no_grad()
+    def trains_on(self, inputs: Inputs) -> bool:
+        """Return whether the model can be trained on so few samples; nothing is changed.
+
+        Batch norm needs two values per channel, which the maps of a lone sample may not have. In
+        evaluation mode the answer is always yes.
+
+        Args:
+            inputs: Those of a batch, on the learner's device.
+        """
+        with self.no_trace(inputs), uncompiled(self.model.backbone):
+            try:
+                self._run(inputs, self.tasks)
+            except ValueError as error:  # torch has no type of its own for this
+                if "more than 1 value per channel" not in str(error):
+                    raise
+                return False
+        return True
+
     @property
     def dtype(self) -> torch.dtype | None:
         """Arithmetic of the model under autocast; None: none but its own."""
@@ -198,6 +220,23 @@ class Learner(nn.Module):
     def predict(self, inputs: Inputs, tasks: Sequence[str]) -> dict[str, Tensor]:
         """Return the predictions of the named tasks at the inputs' size, in fp32."""
         return self._run(inputs, tasks)[1]
+
+    def loss_of(
+        self, task: str, prediction: Tensor, target: Tensor, valid: Tensor, **how: Any
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return a task's loss in its standard unit; `how` is that of `reduce_loss`."""
+        loss, prediction, target = self.judged(task, prediction, target)
+        return reduce_loss(loss, prediction, target, valid, **how)
+
+    def judged(
+        self, task: str, prediction: Tensor, target: Tensor
+    ) -> tuple[Loss | ScalarLoss, Tensor, Tensor]:
+        """Return a task's loss, and prediction and target in the unit that it judges."""
+        loss = self.losses[self.model.tasks[task].key]
+        assert isinstance(loss, Loss | ScalarLoss)
+        if (units := self.model.units_of(task)) is not None:
+            prediction, target = units.standard(prediction), units.standard(target)
+        return loss, prediction, target
 
     def losses_at(
         self,
@@ -292,25 +331,18 @@ class Learner(nn.Module):
         pick = partial(_pick, rows=None if len(rows) == len(batch) else rows)
         # Of all tasks of the run, whether they still learn or not.
         labelled = [sum(batch.labelled[task][i] for task in self.tasks) for i in rows]
+        how: dict[str, Any] = {"normalisation": self.normalisation, "labelled": labelled}
         keep_maps = any(b.needs_maps for b in self.balancing.loss_balancers)
         raw, maps, valid = {}, {}, {}
         early: dict[str, Tensor] = {}
         for task in present:
-            loss = self.losses[self.model.tasks[task].key]
-            assert isinstance(loss, Loss | ScalarLoss)
             target, valid[task] = pick(batch.targets[task]), pick(batch.valid[task])
-            judge = partial(
-                reduce_loss,
-                loss,
-                target=target,
-                valid=valid[task],
-                normalisation=self.normalisation,
-                labelled=labelled,
-            )
-            raw[task], values = judge(pick(predictions[task]))
+            labels = (target, valid[task])
+            raw[task], values = self.loss_of(task, pick(predictions[task]), *labels, **how)
             size = tuple(target.shape[-2:])
             for one in self.model.early(features, task, size) if features.early else ():
-                value, on_way = judge(pick(self._in_fp32(one.prediction)))
+                seen = pick(self._in_fp32(one.prediction))
+                value, on_way = self.loss_of(task, seen, *labels, **how)
                 value = one.weight * value
                 early[task] = early[task] + value if task in early else value
                 if keep_maps and values is not None and on_way is not None:
@@ -357,42 +389,14 @@ def groups_of(modules: Iterable[nn.Module]) -> list[dict[str, Any]]:
     return groups
 
 
-def check_backbone(learner: Learner, inputs: Inputs) -> None:
-    """Refuse a backbone that cannot read a sample, or lacks what the balancer's scope needs.
-
-    A compiled backbone is not run, because that would compile it for a single sample.
-
-    Args:
-        learner: The learner whose backbone is checked; it is left as it was.
-        inputs: Those of a batch of any one sample.
-
-    Raises:
-        UsageError: The backbone cannot work.
-    """
-    backbone = learner.model.backbone
-    scope = learner.balancing.scope
-    if scope == "last_shared" and not any(
-        p.requires_grad for p in backbone.last_shared_parameters()
-    ):
-        raise UsageError(MISSING[scope])
-    if backbone._compiled_call_impl is not None:
-        return
-    modes = [(module, module.training) for module in learner.modules()]
-    devices = [_device(inputs)] if _device(inputs).type == "cuda" else []
+@contextmanager
+def uncompiled(backbone: Backbone) -> Iterator[None]:
+    """Let a compiled backbone run as it is written: a few samples are not worth compiling for."""
+    compiled, backbone._compiled_call_impl = backbone._compiled_call_impl, None
     try:
-        with torch.no_grad(), torch.random.fork_rng(devices):
-            learner.eval().model.features(inputs, learner.tasks)
-    except torch.OutOfMemoryError:
-        raise
-    except (RuntimeError, ValueError, IndexError, TypeError, AttributeError, KeyError) as error:
-        sample = map_inputs(lambda tensor: tensor[0], inputs)
-        raise UsageError(
-            f"model.backbone: {type(backbone).__name__} cannot read a sample of shape "
-            f"{describe_inputs(sample)} ({outline(error)}); choose a backbone for such inputs "
-            "(mtl list backbones)"
-        ) from error
-    for module, mode in modes:
-        module.training = mode
+        yield
+    finally:
+        backbone._compiled_call_impl = compiled
 
 
 def _device(inputs: Inputs) -> torch.device:

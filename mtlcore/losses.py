@@ -22,6 +22,7 @@ __all__ = [
     "Normalisation",
     "ScalarLoss",
     "TaskLosses",
+    "loss_sums",
     "reduce_loss",
 ]
 
@@ -47,7 +48,10 @@ class Loss(nn.Module, abc.ABC):
 
 
 class ScalarLoss(nn.Module, abc.ABC):
-    """A loss that is no mean over elements, made as `ScalarLoss(task, **settings)`."""
+    """A loss that is no mean over elements, made as `ScalarLoss(task, **settings)`.
+
+    In evaluation it is asked for one sample at a time, see `loss_sums`.
+    """
 
     @abc.abstractmethod
     def forward(self, prediction: Tensor, target: Tensor, valid: Tensor) -> Tensor:
@@ -197,10 +201,7 @@ def reduce_loss(
             if bool(valid[i].any())
         ]
         return torch.stack(terms).sum() / len(valid), None
-    result = loss.elementwise(prediction, target)
-    values, weight = result if isinstance(result, tuple) else (result, None)
-    kept = values * valid
-    mass = valid.to(values.dtype) if weight is None else weight * valid
+    values, kept, mass = _weighed(loss, prediction, target, valid)
     if normalisation == "valid":
         return kept.sum() / mass.sum(), values
     kept, mass = (part.reshape(len(part), -1).sum(1) for part in (kept, mass))
@@ -209,3 +210,45 @@ def reduce_loss(
     if normalisation == "labelled":
         means = means / means.new_tensor([max(number, 1) for number in labelled])
     return means.mean(), values
+
+
+def loss_sums(
+    loss: Loss | ScalarLoss,
+    prediction: Tensor,
+    target: Tensor,
+    valid: Tensor,
+    labelled: Sequence[bool],
+) -> tuple[Tensor, Tensor]:
+    """Return what a split's loss is made of: the sum of the losses, and that of their weights.
+
+    The quotient of both, each added up over batches, is the same however a split is cut into them.
+    A `ScalarLoss` is taken of every sample by itself, and weighs as much as the sample's valid
+    elements.
+
+    Args:
+        loss: of the task.
+        prediction: raw output of the head, (B, task.channels, ...).
+        target: `(B, *target_shape)`; the task's safe value where it is not valid.
+        valid: `(B, *valid_shape)` boolean, with at least one True.
+        labelled: whether each sample has a valid element.
+
+    Returns:
+        Two scalars in float64.
+    """
+    if isinstance(loss, Loss):
+        _, kept, mass = _weighed(loss, prediction, target, valid)
+        return kept.sum(dtype=torch.float64), mass.sum(dtype=torch.float64)
+    samples = [slice(i, i + 1) for i, has_label in enumerate(labelled) if has_label]
+    values = [loss(prediction[i], target[i], valid[i]).double() for i in samples]
+    masses = [valid[i].sum(dtype=torch.float64) for i in samples]
+    weighed = [value * mass for value, mass in zip(values, masses, strict=True)]
+    return torch.stack(weighed).sum(), torch.stack(masses).sum()
+
+
+def _weighed(
+    loss: Loss, prediction: Tensor, target: Tensor, valid: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the loss of every element, and of the valid ones loss and weight; 0 elsewhere."""
+    result = loss.elementwise(prediction, target)
+    values, weight = result if isinstance(result, tuple) else (result, None)
+    return values, values * valid, valid.to(values.dtype) if weight is None else weight * valid

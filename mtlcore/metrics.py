@@ -5,6 +5,7 @@ from __future__ import annotations
 import abc
 import math
 import statistics
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from typing import final
 
@@ -21,8 +22,10 @@ __all__ = [
     "MetricCollection",
     "MetricValues",
     "RegionalMetric",
+    "beats",
     "delta_m",
     "is_regional",
+    "mean_ranks",
 ]
 
 #: Task -> metric -> value.
@@ -115,6 +118,36 @@ class MetricCollection(Metric):
         """Reset every metric."""
         for metric in self._metrics:
             metric.reset()
+
+
+def mean_ranks(evaluations: Sequence[Mapping[str, float]]) -> list[float]:
+    """Return the mean rank of each of several evaluations, 1 where it is the best of all tasks.
+
+    For each task the evaluations are ranked by its value; equal ones share the mean of their ranks,
+    and NaN is the worst. So tasks count alike whatever the scale and the sign of their values.
+
+    Args:
+        evaluations: Task -> value, of the same tasks in each; lower is better.
+    """
+    totals = [0.0] * len(evaluations)
+    for task in evaluations[0] if evaluations else ():
+        keys = [(math.isnan(values[task]), values[task]) for values in evaluations]
+        keys = [(True, 0.0) if nan else (nan, value) for nan, value in keys]
+        order = sorted(keys)
+        for number, key in enumerate(keys):
+            totals[number] += (bisect_left(order, key) + 1 + bisect_right(order, key)) / 2
+    return [total / len(evaluations[0]) for total in totals]
+
+
+def beats(evaluations: Sequence[Mapping[str, float]], best: int) -> bool:
+    """Return whether the last evaluation has a lower mean rank than an earlier one.
+
+    Args:
+        evaluations: As of `mean_ranks`.
+        best: The number of the earlier one.
+    """
+    ranks = mean_ranks(evaluations)
+    return bool(ranks) and ranks[-1] < ranks[best]
 
 
 _OF_REGION = "/"

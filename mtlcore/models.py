@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import Protocol, Self
+from typing import Protocol, Self, cast
 
 import attrs
 import torch
@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn import Parameter
 
+from mtlcore.data import TargetUnits
 from mtlcore.errors import UsageError, did_you_mean
 from mtlcore.features import EarlyPrediction, Features
 from mtlcore.inputs import Inputs, image_size, map_inputs
@@ -214,6 +215,9 @@ class MultiTaskModel(nn.Module):
         self.tasks = {task.name: task for task in tasks}
         self.backbone = backbone
         self.heads = nn.ModuleDict({task.key: heads[task.name] for task in tasks})
+        self.units = nn.ModuleDict(
+            {task.key: TargetUnits(task.channels) for task in tasks if task.standardise}
+        )
         self._frozen: list[nn.Module] = []
         self._frozen_parameters: set[str] = set()
 
@@ -321,13 +325,13 @@ class MultiTaskModel(nn.Module):
     def predict(
         self, features: Features, tasks: Sequence[str], size: tuple[int, ...]
     ) -> dict[str, Tensor]:
-        """Run the heads of `tasks` and crop maps to `size`, which removes the padding."""
+        """Run heads, crop maps to `size`, which removes the padding; values are in tasks' units."""
         predictions = {}
         for name in tasks:
             prediction: Tensor = self.head(name)(features.of(name))
             if prediction.dim() == 4 and len(size) == 2:
                 prediction = prediction[:, :, : size[0], : size[1]]
-            predictions[name] = prediction
+            predictions[name] = self._in_unit(name, prediction)
         return predictions
 
     def early(self, features: Features, task: str, size: tuple[int, ...]) -> list[EarlyPrediction]:
@@ -349,8 +353,18 @@ class MultiTaskModel(nn.Module):
                         prediction, padded, mode="bilinear", align_corners=False
                     )
                 prediction = prediction[:, :, : size[0], : size[1]]
-            found.append(EarlyPrediction(prediction, early.weight))
+            found.append(EarlyPrediction(self._in_unit(task, prediction), early.weight))
         return found
+
+    def units_of(self, task: str) -> TargetUnits | None:
+        """Return the units of a task; None if its values are learnt as they are."""
+        if not self.tasks[task].standardise:
+            return None
+        return cast(TargetUnits, self.units[self.tasks[task].key])
+
+    def _in_unit(self, task: str, prediction: Tensor) -> Tensor:
+        units = self.units_of(task)
+        return prediction if units is None else units(prediction)
 
     def head(self, task: str) -> Head:
         """Return the head of a task."""

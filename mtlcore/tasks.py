@@ -3,32 +3,52 @@
 from __future__ import annotations
 
 import re
-from typing import Literal
+from typing import Literal, get_args
 
 import attrs
 
 __all__ = [
+    "LAYOUTS",
     "Layout",
     "Task",
+    "Values",
     "task_key",
 ]
 
 Layout = Literal["map", "vector", "label"]
+LAYOUTS: tuple[str, ...] = get_args(Layout)
 
-# Per kind: the layout of a label, its data type, and the value that stands where a label is
-# missing. That value must be harmless in every loss of the kind: masking comes after the
-# arithmetic, and a NaN times zero is NaN. A kind that is not listed is a float map filled with 0.
-_KINDS: dict[str, tuple[Layout, str, tuple[float, ...]]] = {
-    "segmentation": ("map", "int64", (0,)),
-    "depth": ("map", "float32", (1.0,)),
-    "inverse-depth": ("map", "float32", (1.0,)),
-    "normals": ("map", "float32", (0.0, 0.0, -1.0)),
-    "edges": ("map", "float32", (0.0,)),
-    "classification": ("label", "int64", (0,)),
-    "multilabel": ("vector", "float32", (0.0,)),
-    "regression": ("vector", "float32", (0.0,)),
+#: What the values of a kind may be: any finite number, a number above 0, a number from 0 to 1, or
+#: a vector of length 1.
+Values = Literal["finite", "positive", "share", "direction"]
+
+
+@attrs.frozen
+class _Kind:
+    """What is known of a kind of task.
+
+    `safe` stands where a label is missing. It must be harmless in every loss of the kind: masking
+    comes after the arithmetic, and a NaN times zero is NaN.
+    """
+
+    layout: Layout
+    dtype: str
+    safe: tuple[float, ...] = (0.0,)
+    values: Values = "finite"
+
+
+_KINDS = {
+    "segmentation": _Kind("map", "int64", (0,)),
+    "depth": _Kind("map", "float32", (1.0,), "positive"),
+    "inverse-depth": _Kind("map", "float32", (1.0,), "positive"),
+    "normals": _Kind("map", "float32", (0.0, 0.0, -1.0), "direction"),
+    "edges": _Kind("map", "float32", values="share"),
+    "saliency": _Kind("map", "float32", values="share"),
+    "classification": _Kind("label", "int64", (0,)),
+    "multilabel": _Kind("vector", "float32", values="share"),
+    "regression": _Kind("vector", "float32"),
 }
-_UNKNOWN: tuple[Layout, str, tuple[float, ...]] = ("map", "float32", (0.0,))
+_UNKNOWN = _Kind("map", "float32")
 
 
 def task_key(name: str) -> str:
@@ -66,6 +86,8 @@ class Task:
         dtype: of a target, "int64" or "float32". By default that of the kind.
         safe_value: what `collate` writes where a label is missing: one number, or one per channel.
             By default that of the kind.
+        standardise: whether its loss is computed in standard deviations from the mean of the
+            training labels; predictions and metrics stay in its unit. By default for regression.
         ignored: numbers of classes that do not count, such as a background's: `collate` treats
             them as missing labels, and means over classes leave them out.
 
@@ -80,14 +102,18 @@ class Task:
     class_names: tuple[str, ...] = attrs.field(default=())
     unit: str = ""
     layout: Layout = attrs.field(
-        default=attrs.Factory(lambda self: _KINDS.get(self.kind, _UNKNOWN)[0], takes_self=True)
+        default=attrs.Factory(lambda self: _KINDS.get(self.kind, _UNKNOWN).layout, takes_self=True)
     )
     dtype: str = attrs.field(
-        default=attrs.Factory(lambda self: _KINDS.get(self.kind, _UNKNOWN)[1], takes_self=True),
+        default=attrs.Factory(lambda self: _KINDS.get(self.kind, _UNKNOWN).dtype, takes_self=True),
         validator=attrs.validators.in_(("int64", "float32")),
     )
     safe_value: tuple[float, ...] = attrs.field(
-        default=attrs.Factory(lambda self: _KINDS.get(self.kind, _UNKNOWN)[2], takes_self=True)
+        default=attrs.Factory(lambda self: _KINDS.get(self.kind, _UNKNOWN).safe, takes_self=True)
+    )
+
+    standardise: bool = attrs.field(
+        default=attrs.Factory(lambda self: self.kind == "regression", takes_self=True)
     )
 
     @class_names.validator
@@ -119,6 +145,11 @@ class Task:
     def key(self) -> str:
         """The task's key in `nn.ModuleDict` and `nn.ParameterDict`; see `task_key`."""
         return task_key(self.name)
+
+    @property
+    def values(self) -> Values:
+        """What its values may be, where they are no classes: a matter of its kind."""
+        return _KINDS.get(self.kind, _UNKNOWN).values
 
     def target_shape(self, size: tuple[int, ...]) -> tuple[int, ...]:
         """Return the shape of one sample's target.

@@ -21,8 +21,9 @@ from mtlcore.balancing.contracts import (
     LossBalancer,
     RowBalancer,
 )
+from mtlcore.balancing.finite import floats, not_finite
 from mtlcore.balancing.gradients import TaskGradients
-from mtlcore.balancing.graphs import own_leaves
+from mtlcore.balancing.graphs import refuse_reentrant
 from mtlcore.balancing.look_ahead import ValidationLosses
 from mtlcore.balancing.rows import SMALL
 from mtlcore.balancing.tentative import Tentative
@@ -44,5 +45,7 @@ __all__ = [
     "Tentative",
     "ValidationLosses",
     "ValidationProducts",
-    "own_leaves",
+    "floats",
+    "not_finite",
+    "refuse_reentrant",
 ]

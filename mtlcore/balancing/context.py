@@ -107,6 +107,7 @@ class BalancingResult:
             was decided.
         cosines: Cosine of the gradients of each pair of present tasks; empty without a Gramian.
         status: How the balancer's solver ended; after "not finite" the step is skipped.
+        problem: What was not finite, naming the task where it is known; None if all was finite.
         gramian: The (K, K) Gramian that decided; None without one.
     """
 
@@ -114,4 +115,14 @@ class BalancingResult:
     heads: dict[str, float] = attrs.field(factory=dict)
     cosines: dict[tuple[str, str], float] = attrs.field(factory=dict)
     status: Status = "converged"
+    problem: str | None = None
     gramian: Tensor | None = None
+
+    @classmethod
+    def refused(cls, problem: str) -> BalancingResult:
+        """Return the result of a step in which something was not finite.
+
+        Args:
+            problem: What it was.
+        """
+        return cls(status="not finite", problem=problem)

@@ -20,15 +20,25 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial, reduce
 from operator import add
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import Parameter
 
+from mtlcore._deprecation import warn_deprecated
 from mtlcore.balancing.context import BalancerContext, BalancingResult, Granularity, Scope, Status
+from mtlcore.balancing.finite import floats, not_finite
 from mtlcore.balancing.gradients import TaskGradients
-from mtlcore.balancing.graphs import own_leaves
+from mtlcore.balancing.graphs import all_leaves, learning, own_leaves
+from mtlcore.balancing.own_loop import (
+    given_parameters,
+    refuse_several_processes,
+    remembering,
+    scalar_losses,
+    set_aside,
+)
+from mtlcore.balancing.tentative import Tentative
 from mtlcore.data import Batch
 from mtlcore.errors import UsageError
 from mtlcore.metrics import MetricValues
@@ -47,6 +57,7 @@ class Balancer(nn.Module, abc.ABC):
         affine: Whether the result is affine in the losses. If not, gradient accumulation and
             several processes give another result than one large batch.
         generator: Source of randomness without a context; None: torch's global generator.
+        prepared: Names of the tasks that `prepare` was told of.
         batches: Number of independent batches of training samples that a step needs, whose
             gradients `BalancerContext.gramians` compares; more than one only for a
             GramianBalancer. A step learns from the mean of their gradients, unless `weights`
@@ -57,8 +68,15 @@ class Balancer(nn.Module, abc.ABC):
 
     affine: bool = True
     generator: torch.Generator | None = None
+    prepared: frozenset[str] = frozenset()
     batches: int = 1
     validation: Literal["val", "train"] | None = None
+
+    def __init_subclass__(cls, **named: Any) -> None:
+        super().__init_subclass__(**named)
+        # A balancer that makes room for tasks would otherwise weigh the others by 1, or fail.
+        if "prepare" in vars(cls):
+            cls.prepare = remembering(cls.prepare)  # type: ignore[method-assign]
 
     def prepare(self, tasks: Sequence[Task], data: Iterable[Batch] | None = None) -> None:
         """Allocate state for the tasks, before the optimizer is built.
@@ -109,19 +127,26 @@ class Balancer(nn.Module, abc.ABC):
         last_shared_params: Iterable[Parameter] = (),
         more_losses: Sequence[Mapping[str, Tensor]] = (),
         validation: Callable[[], Mapping[str, Tensor]] | None = None,
+        shared: Iterable[Parameter] | None = None,
     ) -> BalancingResult:
         """Balance in a training loop of your own, in place of `sum(losses.values()).backward()`.
 
         Like `backward`, it adds to `.grad`. Parameters that only one loss reaches are found
-        through the graph. A balancer that learns from steps also needs a call of `prepare(tasks)`
-        before the first step and of `after_step(context)` after each step.
+        through the graph; other leaves that require gradients, such as an input, get those of the
+        sum of the losses. A balancer that has `prepare` needs a call of it before the first step,
+        with all tasks, and one that learns from steps a call of `after_step(context)` after each
+        step that was taken.
+
+        Where a loss, a gradient or the balancer's answer is not finite, nothing is written, the
+        status is "not finite" and `problem` says what it was; the step should be skipped, without
+        `after_step`. No losses at all do nothing.
 
         Args:
-            losses: a scalar per task, each with its graph.
+            losses: a scalar per task, each with its graph; a task without labels is left out.
             shared_params: the parameters whose gradients are balanced, such as
                 `trunk.parameters()`; a balancer of losses needs none.
-            context: the step's; its `losses` are filled in. None: a new one that knows these
-                losses only and draws from `self.generator`.
+            context: the step's; its `present` and `losses` are filled in. None: a new one that
+                knows these losses only and draws from `self.generator`.
             features: for a balancer whose scope is "features": the tensors whose gradients are
                 compared, such as the trunk's output. Every path from `shared_params` to a loss
                 must cross exactly one of them.
@@ -131,22 +156,56 @@ class Balancer(nn.Module, abc.ABC):
                 each batch but the first, from a forward pass of its own.
             validation: for a balancer with a validation batch (`validation`): computes a scalar
                 per task, with its graph, at the parameters as they are when it is called.
+            shared: the name that `shared_params` had at first; deprecated.
 
         Returns:
             The weights that were applied, and how the balancer ended.
 
         Raises:
-            UsageError: several losses reach a parameter that is not in `shared_params`, or what
-                the scope needs is missing, or the losses are not of as many batches as it needs.
+            UsageError: several processes train together; the balancer was not prepared; a loss is
+                no scalar with a graph; the losses are not of as many batches as it needs; several
+                losses reach a parameter that is not in `shared_params`; what the scope needs is
+                missing; or, for a balancer of task gradients, a reentrant checkpoint, a function
+                that torch.compile made for one backward pass, or a sparse gradient is in the way.
         """
-        batches = [losses, *more_losses]
+        if shared is not None:
+            warn_deprecated(
+                "balancer.backward(shared=...)", since="0.1", instead="name them shared_params"
+            )
+            shared_params = shared
+        refuse_several_processes()
+        batches = [scalar_losses(batch) for batch in (losses, *more_losses)]
         self._check_batches(len(batches), validation is not None)
+        names = tuple(dict.fromkeys(task for batch in batches for task in batch))
+        self._check_prepared(names)
+        trunk = given_parameters(shared_params, "shared_params")
+        last = given_parameters(last_shared_params, "last_shared_params")
         if context is None:
-            names = tuple(dict.fromkeys(task for batch in batches for task in batch))
-            context = BalancerContext(tasks=names, present=names, generator=self.generator)
-        return self._backward(
-            batches, list(shared_params), context, features, last_shared_params, validation
-        )
+            context = BalancerContext(tasks=names, generator=self.generator)
+        context.present = names
+        if not names:
+            return BalancingResult()
+        problems = [not_finite({"loss": values}) for values in floats(*batches)]
+        problem = next((found for found in problems if found is not None), None)
+        if problem is not None:
+            result = BalancingResult.refused(problem)
+        else:
+            result = self._backward(batches, trunk, context, features, last, validation)
+        if result.status == "not finite":
+            for module in self.modules():
+                if isinstance(module, Tentative):
+                    module.discard()
+        context.gramian = result.gramian
+        return result
+
+    def _check_prepared(self, losses: Iterable[str]) -> None:
+        unknown = [task for task in losses if task not in self.prepared]
+        if unknown and type(self).prepare is not Balancer.prepare:
+            raise UsageError(
+                f"balancer.backward: {type(self).__name__} does not know the task {unknown[0]!r}; "
+                "call balancer.prepare(tasks) once, with a mtlcore.Task for every task, before the "
+                "optimizer is made"
+            )
 
     def _check_batches(self, given: int, validation: bool) -> None:
         name = type(self).__name__
@@ -175,7 +234,7 @@ class Balancer(nn.Module, abc.ABC):
         shared_params: Sequence[Parameter],
         context: BalancerContext,
         features: Sequence[Tensor],
-        last_shared_params: Iterable[Parameter],
+        last_shared_params: Sequence[Parameter],
         validation: Callable[[], Mapping[str, Tensor]] | None,
     ) -> BalancingResult: ...
 
@@ -207,14 +266,23 @@ class LossBalancer(Balancer):
         shared_params: Sequence[Parameter],
         context: BalancerContext,
         features: Sequence[Tensor],
-        last_shared_params: Iterable[Parameter],
+        last_shared_params: Sequence[Parameter],
         validation: Callable[[], Mapping[str, Tensor]] | None,
     ) -> BalancingResult:
         (losses,) = batches
         balanced = self.transform(dict(losses), context)
-        context.losses = {task: float(loss.detach()) for task, loss in losses.items()}
-        torch.stack([*balanced.values()]).sum().backward()  # type: ignore[no-untyped-call]
-        return BalancingResult()
+        # It can be infinite where the loss is not (an overflowing weight).
+        found, context.losses = floats(balanced, losses)
+        problem = not_finite({"balanced loss": found})
+        if problem is not None:
+            return BalancingResult.refused(problem)
+        # What a reentrant checkpoint hides is among those given at best; `backward` reaches it.
+        leaves = learning([*shared_params, *all_leaves(balanced.values())])
+        with set_aside(leaves) as are_finite:
+            torch.autograd.backward([*balanced.values()])
+            if are_finite():
+                return BalancingResult()
+        return BalancingResult.refused("the gradient is not finite")
 
 
 class RowBalancer(Balancer):
@@ -236,24 +304,23 @@ class RowBalancer(Balancer):
         shared_params: Sequence[Parameter],
         context: BalancerContext,
         features: Sequence[Tensor],
-        last_shared_params: Iterable[Parameter],
+        last_shared_params: Sequence[Parameter],
         validation: Callable[[], Mapping[str, Tensor]] | None,
     ) -> BalancingResult:
         shares = Counter(task for losses in batches for task in losses)
         # Tasks are in the mean over the batches that have them.
         parts = [{t: x / n if (n := shares[t]) > 1 else x for t, x in b.items()} for b in batches]
         means = {t: reduce(add, [part[t] for part in parts if t in part]) for t in shares}
-        own = own_leaves(means, shared_params)
+        several = self.scope != "features"
+        own, inputs = own_leaves(means, shared_params, several_passes=several)
         gradients = TaskGradients(
-            shared_params, own, (), self.scope, last_shared_params, batches=self.batches
+            shared_params, own, inputs, self.scope, last_shared_params, batches=self.batches
         )
         for number, part in enumerate(parts):
             gradients.collect_rows(part, cut=features, batch=number)
-        context.losses = {task: float(mean.detach()) for task, mean in means.items()}
-        compute = None if validation is None else lambda: [validation()]
-        result = gradients.apply(self, context, accumulate=True, validation=compute)
-        context.gramian = result.gramian
-        return result
+        (context.losses,) = floats(means)
+        compute = None if validation is None else lambda: [scalar_losses(validation())]
+        return gradients.apply(self, context, accumulate=True, validation=compute)
 
 
 class GramianBalancer(RowBalancer):

@@ -1,5 +1,7 @@
 """The gradients of the tasks: collected as rows, balanced, and written to `.grad`.
 
+One file, as one object goes from collecting to writing.
+
 No other code divides, scales or writes gradients for a balancer. A step collects what its kind of
 balancing needs (a sum, rows or a weighted sum) from one or more batches, and applies it once.
 """
@@ -19,11 +21,12 @@ from mtlcore.balancing.answers import Weights, cosines, split_weights
 from mtlcore.balancing.batches import Batches
 from mtlcore.balancing.context import MISSING, BalancerContext, BalancingResult, Scope, Status
 from mtlcore.balancing.cut import Cut
-from mtlcore.balancing.graphs import gradients, learning
+from mtlcore.balancing.finite import all_finite
+from mtlcore.balancing.graphs import gradients, learning, refuse_sparse
 from mtlcore.balancing.look_ahead import LookAhead, NotFinite, ValidationLosses
 from mtlcore.balancing.products import Row
 from mtlcore.balancing.rows import Key, SharedRows, added, scaled
-from mtlcore.balancing.writing import share_sums, write
+from mtlcore.balancing.writing import gathered, share_sums, write
 from mtlcore.distributed import SINGLE_PROCESS, Distributed
 from mtlcore.errors import UsageError
 from mtlcore.features import Boundary
@@ -97,6 +100,8 @@ class TaskGradients:
         self._cut = Cut()
         self._losses: list[tuple[Key, Tensor]] = []
         self._scale = self._loss_scale = 1.0
+        # Of a run, the first step tells what will come.
+        self._may_be_sparse = True
 
     def collect_sum(self, losses: Sequence[Tensor], retain_graph: bool = False) -> None:
         """Add the gradient of a sum of losses for every parameter, in one backward pass.
@@ -109,6 +114,8 @@ class TaskGradients:
         total = torch.stack([*losses]).sum()
         if self._sums_only:
             total.backward(retain_graph=retain_graph)  # type: ignore[no-untyped-call]
+            if self._may_be_sparse:
+                refuse_sparse(self._all, [p.grad for p in self._all])
         else:
             found = gradients(total, [*self._all, *self._cut.leaves], retain_graph)
             self._add(self._all, found[: len(self._all)])
@@ -137,9 +144,9 @@ class TaskGradients:
         """
         measured: Sequence[Tensor] = self._measured
         if self._scope == "features":
-            if not cut and (boundary is None or not boundary.maps):
-                raise UsageError(MISSING["features"])
             measured = self._cut.extend(cut) if boundary is None else self._cut.separate(boundary)
+            if not measured:
+                raise UsageError(MISSING["features"])
             self._rows.extend(measured)
         elif self._scope == "last_shared":
             self._losses += (((task, batch), loss) for task, loss in losses.items())
@@ -216,7 +223,8 @@ class TaskGradients:
     ) -> BalancingResult:
         """Write `.grad` of every parameter (None if no loss reached it) and clear the rows.
 
-        Nothing is written if the Gramian or the balancer's answer is not finite.
+        Nothing is written if the Gramian or the balancer's answer is not finite; nor, where it is
+        added, if the gradient is not.
 
         Args:
             finisher: The balancer that decides; None if there are no rows.
@@ -240,13 +248,19 @@ class TaskGradients:
             try:
                 result = finisher.decide(self, context)
             except NotFinite:
-                result = BalancingResult(status="not finite")
+                result = BalancingResult.refused("a gradient of the validation batch is not finite")
             context.validation_products = None
         if result.status != "not finite":
             if self._distributed.world_size > 1:
                 share_sums(self._all, self._sums, self._sums_only, self._distributed)
             if not self._sums_only:
-                write(self._all, self._shared, self._direction, self._sums, accumulate)
+                found = gathered(self._shared, self._direction, self._sums)
+                # A run looks itself, at what was written.
+                if accumulate and not all_finite([*found.values()]):
+                    result = BalancingResult.refused("the gradient is not finite")
+                else:
+                    write(self._all, found, accumulate)
+        self._may_be_sparse = False
         self.clear()
         return result
 
@@ -265,10 +279,13 @@ class TaskGradients:
         tasks, gramian = self.gramian()
         entries: list[list[float]] = gramian.tolist()
         if not all(map(math.isfinite, chain(*entries))):
-            return BalancingResult(status="not finite")
+            squares = [row[number] for number, row in enumerate(entries)]
+            broken = [t for t, x in zip(tasks, squares, strict=True) if not math.isfinite(x)]
+            of = f" of {', '.join(broken)}" if broken else ""
+            return BalancingResult.refused(f"the gradient{of} is not finite")
         (shared, heads), (of_tasks, of_heads) = self._split(weights(gramian))
         if not all(map(math.isfinite, chain(shared, heads))):
-            return BalancingResult(status="not finite")
+            return BalancingResult.refused("a weight of the balancer is not finite")
         keys = self._rows.keys
         if self._scope == "shared":
             self._direction = self._rows.direction(shared)
@@ -313,7 +330,7 @@ class TaskGradients:
         if answer is not None:
             own = dict(zip(tasks, answer.tolist(), strict=True))
             if not all(map(math.isfinite, own.values())):
-                return BalancingResult(status="not finite")
+                return BalancingResult.refused("a weight of the balancer is not finite")
         if self._scope == "shared":
             self._direction = direction
         else:
@@ -352,7 +369,10 @@ class TaskGradients:
     ) -> None:
         # On its own, so that what autograd returned is gone before the next pass.
         task, own = key[0], self._own[key[0]]
-        found = gradients(loss, [*measured, *own, *self._others], retain_graph)
+        reached = [*measured, *own, *self._others]
+        found = gradients(loss, reached, retain_graph)
+        if self._may_be_sparse:
+            refuse_sparse(reached, found)
         row, rest = found[: len(measured)], found[len(measured) :]
         self._cut.keep_own(task, row)
         self._rows.add(key, row, rest)

@@ -43,8 +43,9 @@ def cross_products(rows: Row, others: Row) -> Tensor:
 
 
 def _dot(first: Tensor, second: Tensor) -> Tensor:
-    wide = WIDER.get(first.dtype, first.dtype)
-    pieces = pieces_of([first.contiguous(), second.contiguous()])
+    pair = [as_real(x).contiguous() for x in (first, second)]
+    wide = WIDER.get(pair[0].dtype, pair[0].dtype)
+    pieces = pieces_of(pair)
     return torch.stack([torch.dot(a.to(wide), b.to(wide)) for a, b in pieces]).double().sum()
 
 
@@ -55,6 +56,11 @@ def own_products(rows: Sequence[Row], others: Sequence[Row]) -> Tensor:
         parts = [_dot(a, b) for a, b in zip(*pair, strict=True) if a is not None and b is not None]
         found[number] = total(parts, ())
     return found
+
+
+def as_real(values: Tensor) -> Tensor:
+    """Return a complex tensor (...) as a real one (..., 2), a real one as it is."""
+    return torch.view_as_real(values.resolve_conj()) if values.is_complex() else values
 
 
 def total(parts: Sequence[Tensor], shape: tuple[int, ...]) -> Tensor:

@@ -10,7 +10,15 @@ import torch
 from torch import Tensor
 from torch._utils import _unflatten_dense_tensors
 
-from mtlcore.balancing.products import WIDER, Row, cross_products, gramian_of, pieces_of, total
+from mtlcore.balancing.products import (
+    WIDER,
+    Row,
+    as_real,
+    cross_products,
+    gramian_of,
+    pieces_of,
+    total,
+)
 from mtlcore.distributed import Distributed
 
 Key = tuple[str, int]
@@ -31,6 +39,8 @@ class SharedRows:
     their memory. So K rows take K times the memory of the parameters, and the direction takes that
     of the small ones besides: for large ones it is written over the first row.
 
+    A complex number counts as two real ones, so that inner products are real.
+
     Args:
         parameters: what the rows are gradients of; leaves or not.
         capacity: the largest number of rows.
@@ -42,6 +52,7 @@ class SharedRows:
         self._capacity = capacity
         self._buffers: list[_Buffer] | None = None
         self._large = [n for n, p in enumerate(self._parameters) if p.numel() > SMALL]
+        self._complex = any(p.is_complex() for p in self._parameters)
         self._numbers: dict[Key, int] = {}
         self._columns: dict[int, dict[int, Tensor]] = {}
         self._reached: set[int] = set()
@@ -56,6 +67,7 @@ class SharedRows:
         """Rows go on over these, which count as large whatever their size, until `clear`."""
         first = len(self._parameters)
         self._parameters += tensors
+        self._complex = self._complex or any(x.is_complex() for x in tensors)
         self._large += range(first, first + len(tensors))
 
     def add(self, key: Key, row: Row, others: Row = ()) -> None:
@@ -69,6 +81,8 @@ class SharedRows:
         """
         if len(row) < len(self._parameters):
             row = [*[None] * (len(self._parameters) - len(row)), *row]
+        if self._complex:
+            row = [None if gradient is None else as_real(gradient) for gradient in row]
         fresh = key not in self._numbers
         number = self._numbers.setdefault(key, len(self._numbers))
         for buffer in self._small():
@@ -112,7 +126,7 @@ class SharedRows:
             if found:
                 column = self._columns.setdefault(place, {})
                 if number not in column:
-                    column[number] = torch.zeros_like(self._parameters[place], requires_grad=False)
+                    column[number] = torch.zeros_like(self._like(place))
                 summed.append(column[number])
         distributed.all_reduce(summed)
 
@@ -157,7 +171,7 @@ class SharedRows:
         for buffer in self._small():
             parts = buffer.views_of(buffer.direction(weights))
             for place, part in zip(buffer.spans, parts, strict=True):
-                result[place] = part if place in self._reached else None
+                result[place] = self._restored(place, part) if place in self._reached else None
         for place in list(self._columns):
             rows = self._rows_at(place)
             pairs = [(w, row) for w, row in zip(weights, rows, strict=True) if row is not None]
@@ -165,7 +179,7 @@ class SharedRows:
                 pairs[0] = (pairs[0][0], pairs[0][1].clone())
             else:
                 del self._columns[place]
-            result[place] = _weighted(pairs)
+            result[place] = self._restored(place, _weighted(pairs))
         return result
 
     def combined(
@@ -181,15 +195,15 @@ class SharedRows:
         if by_parameter:
             parts = [combine(self._matrix(place)) for place in places]
         else:
-            sizes = [self._parameters[place].numel() for place in places]
+            sizes = [self._like(place).numel() for place in places]
             parts = list(combine(self._whole(places)).split_with_sizes(sizes))
         result: list[Tensor | None] = [None] * len(self._parameters)
         ours = {buffer.memory for buffer in self._small()}
         for place, part in zip(places, parts, strict=True):
-            parameter = self._parameters[place]
+            like = self._like(place)
             # An answer may be one of the rows.
             part = part.clone() if part.untyped_storage().data_ptr() in ours else part
-            result[place] = part.to(parameter.dtype).view(parameter.shape)
+            result[place] = self._restored(place, part.to(like.dtype).view(like.shape))
         return result
 
     def clear(self) -> None:
@@ -202,13 +216,25 @@ class SharedRows:
         # Made with the first row, when parameters are where they will stay.
         if self._buffers is None:
             large, groups = set(self._large), dict[tuple[torch.dtype, torch.device], list[int]]()
-            for place, p in enumerate(self._parameters):
+            for place, p in enumerate(map(self._like, range(len(self._parameters)))):
                 if place not in large:
                     groups.setdefault((p.dtype, p.device), []).append(place)
             self._buffers = [
-                _Buffer(places, self._parameters, self._capacity) for places in groups.values()
+                _Buffer(places, [self._like(place) for place in places], self._capacity)
+                for places in groups.values()
             ]
         return self._buffers
+
+    def _like(self, place: int) -> Tensor:
+        """Return a tensor as its rows have it: real, and no leaf."""
+        return as_real(self._parameters[place].detach())
+
+    def _restored(self, place: int, values: Tensor) -> Tensor:
+        """Return values as those of the parameter, which may be complex."""
+        if not self._parameters[place].is_complex():
+            return values
+        # Its values may begin at an odd place of the buffer, where no complex number can.
+        return torch.complex(*values.unbind(-1))
 
     def _keep(self, column: dict[int, Tensor], number: int, gradient: Tensor) -> None:
         if number in column:
@@ -228,7 +254,7 @@ class SharedRows:
     def _matrix(self, place: int) -> Tensor:
         """(K, P) of one parameter."""
         if place in self._columns:
-            empty = torch.zeros_like(self._parameters[place])
+            empty = torch.zeros_like(self._like(place))
             rows = [empty if row is None else row for row in self._rows_at(place)]
             return torch.stack([row.flatten() for row in rows])
         buffer = next(b for b in self._small() if place in b.spans)
@@ -260,18 +286,17 @@ class _Buffer:
 
     Args:
         places: where among the parameters they stand.
-        parameters: all of them.
+        mine: tensors like them, as rows have them.
         capacity: the largest number of rows.
     """
 
-    def __init__(self, places: Sequence[int], parameters: Sequence[Tensor], capacity: int) -> None:
-        mine = [parameters[place] for place in places]
+    def __init__(self, places: Sequence[int], mine: Sequence[Tensor], capacity: int) -> None:
         sizes = [p.numel() for p in mine]
         ends = list(accumulate(sizes))
         spans = (slice(end - size, end) for end, size in zip(ends, sizes, strict=True))
         self.spans = dict(zip(places, spans, strict=True))
         self._parameters = mine
-        self._values = mine[0].new_empty(capacity, ends[-1], requires_grad=False)
+        self._values = mine[0].new_empty(capacity, ends[-1])
         self._views: dict[int, list[Tensor]] = {}
 
     @property

@@ -12,36 +12,42 @@ from mtlcore.balancing.products import Row
 from mtlcore.distributed import Distributed
 
 
-def write(
-    parameters: Sequence[Parameter],
-    shared: Sequence[Parameter],
-    direction: Row,
-    sums: Mapping[int, Tensor],
-    accumulate: bool,
-) -> None:
-    """Write `.grad` of every parameter; None if no loss reached it.
+def gathered(
+    shared: Sequence[Parameter], direction: Row, sums: Mapping[int, Tensor]
+) -> dict[int, Tensor]:
+    """Return gradients by the `id` of their parameters, each in memory of its own.
 
     Args:
-        parameters: All there are.
-        shared: Those that the direction is of.
-        direction: In memory that is nobody else's; empty if there is none.
-        sums: More gradients, by the `id` of the parameter.
-        accumulate: Add the gradient to what `.grad` holds, in place.
+        shared: The shared parameters.
+        direction: The balanced gradient of each, in memory of its own; empty if there is none.
+        sums: Gradients that are added to it, by the `id` of their parameters.
     """
-    found: dict[int, Tensor | None] = {}
+    found: dict[int, Tensor] = {}
     if direction:
-        found.update(zip(map(id, shared), direction, strict=True))
+        pairs = zip(shared, direction, strict=True)
+        found = {id(p): gradient for p, gradient in pairs if gradient is not None}
     taken: set[int] = set()
     for key, gradient in sums.items():
         seen = found.get(key)
         if seen is not None:
             gradient = seen.add_(gradient)
-        # Autograd may hand out one tensor twice, or an expanded one; `.grad` is edited in
-        # place later (clipping), so each parameter needs memory of its own.
-        elif gradient.data_ptr() in taken or not gradient.is_contiguous():
-            gradient = gradient.clone(memory_format=torch.contiguous_format)
+        # Autograd may hand out one tensor twice, or an expanded or conjugated one; `.grad` is
+        # edited in place later (clipping), so each parameter needs memory of its own.
+        elif gradient.data_ptr() in taken or not gradient.is_contiguous() or gradient.is_conj():
+            gradient = gradient.clone(memory_format=torch.contiguous_format).resolve_conj()
         taken.add(gradient.data_ptr())
         found[key] = gradient
+    return found
+
+
+def write(parameters: Sequence[Parameter], found: Mapping[int, Tensor], accumulate: bool) -> None:
+    """Write gradients to `.grad`; None where there is none.
+
+    Args:
+        parameters: Of which each gets its gradient.
+        found: As of `gathered`.
+        accumulate: Add to what `.grad` holds, in place, and leave alone what has no gradient.
+    """
     there, more = [], []
     for parameter in parameters:
         given = found.get(id(parameter))

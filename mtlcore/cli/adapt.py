@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from mtlcore.cli.components import plugins_of
+from mtlcore.cli.components import TRUST, plugins_of
 from mtlcore.cli.descriptions import table
 from mtlcore.system import is_main_process, stop_at_once
 
@@ -70,6 +70,7 @@ _SCRATCH = ("scratch: final", "epoch", "seconds")
 )
 @click.option("--out", required=True, metavar="DIR", help="Directory or URL of the new run.")
 @click.option("--resume", is_flag=True, help="Resume the run in --out.")
+@TRUST
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON, and no progress.")
 @click.pass_context
 def adapt(
@@ -85,6 +86,7 @@ def adapt(
     scratch: bool,
     out: str,
     resume: bool,
+    trust: bool,
     as_json: bool,
 ) -> None:
     """Add new tasks to a trained RUN.
@@ -96,7 +98,7 @@ def adapt(
         from mtlcore.display import SilentDisplay, make_display
         from mtlcore.runs import ADAPTATION, adapt_run, adapted_config
 
-        plugins = plugins_of(ctx)
+        plugins = plugins_of(ctx, trust)
     new = [name.strip() for word in (*tasks, *more) for name in word.split(",") if name.strip()]
     config = adapted_config(
         plugins,

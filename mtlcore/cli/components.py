@@ -29,20 +29,34 @@ class KindChoice(click.Choice[str]):
         return super().convert(plurals.get(value, value), param, ctx)
 
 
-def plugins_of(ctx: click.Context) -> Plugins:
+#: The option of commands that read the configuration of a run.
+TRUST = click.option(
+    "--trust",
+    is_flag=True,
+    help="Load the plugin files and loggers that a run's configuration names: they are programs.",
+)
+
+
+def plugins_of(ctx: click.Context, trust: bool = False) -> Plugins:
     """Return the plugins that a command works with, scanning for them once.
 
     `ctx.obj` is the `Plugins`, None, or the group's options: `block` (ids) and `strict` (raise
     if any plugin failed).
+
+    Args:
+        ctx: The command's context.
+        trust: Whether what the configuration of a run names is loaded.
     """
-    if isinstance(ctx.obj, Plugins):
-        return ctx.obj
-    options = ctx.obj or {}
-    plugins = Plugins.from_environment(options.get("block", ()))
-    if options.get("strict"):
-        plugins.strict()
-    ctx.obj = plugins
-    return plugins
+    if not isinstance(ctx.obj, Plugins):
+        options = ctx.obj or {}
+        plugins = Plugins.from_environment(options.get("block", ()))
+        if options.get("strict"):
+            plugins.strict()
+        ctx.obj = plugins
+    found: Plugins = ctx.obj
+    if trust:
+        found.trust_runs()
+    return found
 
 
 def _with_files(ctx: click.Context, files: Sequence[str]) -> Plugins:

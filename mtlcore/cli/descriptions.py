@@ -8,16 +8,16 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-import attrs
-
 from mtlcore.errors import UsageError
 from mtlcore.plugins import (
     KINDS,
     REQUIRED,
     Component,
     MethodSpec,
+    NotPlain,
     Plugins,
     Setting,
+    as_plain,
     expanded,
     settings_of,
 )
@@ -154,12 +154,21 @@ def _setting(setting: Setting) -> dict[str, Any]:
 
 def _plain(value: Any) -> Any:
     """Return a default as JSON has it, or its repr where JSON has no such value."""
-    if attrs.has(type(value)):
-        return {key: _plain(item) for key, item in attrs.asdict(value, recurse=False).items()}
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
+    try:
+        plain = as_plain(value)
+    except NotPlain:
         return repr(value)
-    return value if value is None or isinstance(value, bool | int | float | str) else repr(value)
+    return _finite(plain)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_finite(item) for item in value]
+    known = value is None or isinstance(value, bool | int | float | str)
+    return value if known and not _is_unbounded(value) else repr(value)
+
+
+def _is_unbounded(value: Any) -> bool:
+    return isinstance(value, float) and not math.isfinite(value)

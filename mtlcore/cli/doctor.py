@@ -13,6 +13,7 @@ import click
 
 from mtlcore._version import __version__
 from mtlcore.cli.components import plugins_of
+from mtlcore.errors import describe
 from mtlcore.plugins import Plugins
 
 _LIBRARIES = (
@@ -71,9 +72,12 @@ def examine(plugins: Plugins) -> dict[str, Any]:
 
 def _version(name: str) -> str:
     try:
-        return importlib.metadata.version(name)
+        # None where the metadata has no version, or is missing.
+        return importlib.metadata.version(name) or "unknown: its installation is damaged"
     except importlib.metadata.PackageNotFoundError:
         return "not installed (optional)"
+    except Exception as error:  # whatever is wrong with its files
+        return f"unknown: its installation is damaged ({describe(error)})"
 
 
 def _devices() -> list[str]:

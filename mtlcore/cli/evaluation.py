@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from mtlcore.cli.components import plugins_of
+from mtlcore.cli.components import TRUST, plugins_of
 from mtlcore.errors import UsageError, describe
 from mtlcore.system import stop_at_once
 
@@ -27,7 +27,7 @@ _DEVICE = click.option(
 @click.option("--split", default="val", show_default=True, metavar="NAME", help="The split to use.")
 @click.option(
     "--plugin", "files", multiple=True, metavar="FILE", type=click.Path(),
-    help="A plugin file (.py), for components that --set names. Repeatable.",
+    help="A plugin file (.py): of --set's components or the run's own. Repeatable.",
 )  # fmt: skip
 @click.option(
     "--set", "assignments", multiple=True, metavar="PATH=VALUE",
@@ -35,6 +35,7 @@ _DEVICE = click.option(
 )  # fmt: skip
 @_WHICH
 @_DEVICE
+@TRUST
 @click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
 @click.pass_context
 def evaluate(
@@ -45,6 +46,7 @@ def evaluate(
     assignments: tuple[str, ...],
     checkpoint: Any,
     device: str | None,
+    trust: bool,
     as_json: bool,
 ) -> None:
     """Evaluate a trained RUN.
@@ -55,7 +57,7 @@ def evaluate(
         from mtlcore.config import Layer, set_layer
         from mtlcore.runs import evaluate_run, load_run
 
-        plugins = plugins_of(ctx)
+        plugins = plugins_of(ctx, trust)
     changes = [Layer("--plugin", {"plugins": list(files)}), set_layer(assignments)]
     trained = load_run(plugins, run, checkpoint, changes, device)
     metrics, size = evaluate_run(trained, split)
@@ -75,12 +77,15 @@ def evaluate(
 @click.command()
 @click.argument("run")
 @click.argument("images", nargs=-1, required=True, metavar="IMAGE...")
-@click.option("--out", required=True, metavar="DIR", help="Folder to write pictures and arrays to.")
+@click.option(
+    "--out", required=True, metavar="DIR", help="Folder or URL to write pictures and arrays to."
+)
 @click.option(
     "--size", metavar="HEIGHTxWIDTH", help="Size of the network's input.  [default: the run's]"
 )
 @_WHICH
 @_DEVICE
+@TRUST
 @click.pass_context
 def predict(
     ctx: click.Context,
@@ -90,6 +95,7 @@ def predict(
     size: str | None,
     checkpoint: Any,
     device: str | None,
+    trust: bool,
 ) -> None:
     """Predict the tasks of a trained RUN for images.
 
@@ -100,15 +106,15 @@ def predict(
 
         from mtlcore.runs import load_run, predict_image, save_prediction
 
-        plugins = plugins_of(ctx)
+        plugins = plugins_of(ctx, trust)
     network_size = _size(size)
     _check_stems(images)
     trained = load_run(plugins, run, checkpoint, device=device)
-    folder = Path(out)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError(f"{out}: cannot be written ({error.strerror})") from error
+    if "://" not in out:
+        try:
+            Path(out).mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UsageError(f"{out}: cannot be written ({error.strerror})") from error
     for name in images:
         try:
             with fsspec.open(name, "rb") as file:
@@ -122,8 +128,8 @@ def predict(
             raise UsageError(f"{name}: cannot be read ({describe(error)})") from error
         _, predictions = predict_image(trained, data, name, network_size)
         stem = Path(name).stem
-        for path in save_prediction(folder, stem, trained.config.tasks, predictions):
-            click.echo(str(path))
+        for path in save_prediction(out, stem, trained.config.tasks, predictions):
+            click.echo(path)
 
 
 def _check_stems(images: Sequence[str]) -> None:

@@ -6,7 +6,7 @@ import os
 import sys
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import click
@@ -23,22 +23,29 @@ from mtlcore.cli import (
     run,
     studies,
 )
-from mtlcore.errors import Interrupted, MtlError, Pruned
-from mtlcore.system import is_main_process, stop_by_exception
+from mtlcore.errors import Interrupted, MtlError, Pruned, UsageError, describe, exit_told
+from mtlcore.system import is_main_process, out_of_memory, prepare_streams, stop_by_exception
 
 
 class _Group(click.Group):
-    """Turns mtlcore's errors into messages: no traceback unless --traceback."""
+    """Turns errors into messages: no traceback unless --traceback."""
 
     def invoke(self, ctx: click.Context) -> Any:
+        prepare_streams()
         try:
             with stop_by_exception(), _warnings_as_notes():
-                return super().invoke(ctx)
+                _check_folder()
+                result = super().invoke(ctx)
+                # Here, where an error can still be told.
+                sys.stdout.flush()
+                return result
+        except click.ClickException:
+            raise
         except MtlError as error:
             if ctx.params.get("traceback"):
                 raise
             # Processes that train together are all stopped alike: one of them says so.
-            if is_main_process() or not isinstance(error, Interrupted | Pruned):
+            if not isinstance(error, Interrupted | Pruned) or is_main_process():
                 click.echo(f"mtl: {error}", err=True)
             sys.exit(error.exit_code)
         except KeyboardInterrupt:
@@ -48,6 +55,42 @@ class _Group(click.Group):
             # The reader (`mtl list | head`) has what it wanted; not all was written all the same.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             sys.exit(1)
+        except (Exception, SystemExit) as error:
+            told = _told(error)
+            if told is None or ctx.params.get("traceback"):
+                raise
+            click.echo(f"mtl: {told}", err=True)
+            sys.exit(1)
+
+
+def _told(error: BaseException) -> str | None:
+    """Return what to say of an error that may come from anywhere, None where it is a fault."""
+    if isinstance(error, SystemExit):  # mtlcore's own commands raise others
+        return exit_told(error)
+    if memory := out_of_memory(error):
+        return f"the memory of this machine does not suffice ({memory})"
+    if isinstance(error, OSError) and error.filename is None:
+        # Who writes a file tells its name. What is left is a full disk, or a terminal that is gone.
+        with suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return f"standard output cannot be written ({describe(error)})"
+    if isinstance(error, OSError):
+        return describe(error)
+    return None
+
+
+def _check_folder() -> None:
+    """Refuse to work in a folder that is gone: paths mean nothing there.
+
+    Raises:
+        UsageError: The working directory was deleted.
+    """
+    try:
+        os.getcwd()
+    except OSError as error:
+        raise UsageError(
+            "the current folder was deleted or cannot be entered any more; change to another one"
+        ) from error
 
 
 @contextmanager

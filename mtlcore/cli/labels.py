@@ -7,8 +7,6 @@ from pathlib import Path
 
 import click
 
-from mtlcore.errors import UsageError
-
 
 @click.command()
 @click.argument("source", type=click.Path())
@@ -25,12 +23,10 @@ def labels(source: str, tasks: str, out: str) -> None:
     SOURCE is a file of the kind .npy, .pth or .txt.
     """
     from mtlcore.loading import convert
+    from mtlcore.storage import write_output
 
     labelled = convert(Path(source), [task.strip() for task in tasks.split(",") if task.strip()])
-    try:
-        Path(out).write_text(json.dumps(labelled) + "\n", "utf-8")
-    except OSError as error:
-        raise UsageError(f"{out}: cannot be written ({error.strerror})") from error
+    write_output(out, f"{json.dumps(labelled)}\n".encode())
     for task, samples in labelled.items():
         click.echo(f"{task}: {len(samples)} samples")
 

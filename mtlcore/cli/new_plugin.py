@@ -43,6 +43,8 @@ def new_plugin(ctx: click.Context, name: str, kind: str, out: str) -> None:
 
     It is called NAME, installs, passes its tests and trains; change it at will.
     """
+    if "://" in out:
+        raise UsageError(f"--out {out}: a plugin needs a local folder")
     check_name(name, plugins_of(ctx))
     folder = Path(out) / f"{_PREFIX}{name}"
     write(folder, rendered(name, kind))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mtlcore.cli.components import plugins_of
+from mtlcore.cli.components import TRUST, plugins_of
 from mtlcore.system import is_main_process, stop_at_once
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ def _configuration(command: Any) -> Any:
             click.option("--seed", type=int, help="Same as --set seed=INTEGER."),
             click.option("--device", metavar="DEVICE",
                          help="Same as --set device=DEVICE: auto, cpu, cuda or cuda:1."),
+            TRUST,
         )
     ):  # fmt: skip
         command = option(command)
@@ -50,6 +51,7 @@ def run(
     assignments: tuple[str, ...],
     seed: int | None,
     device: str | None,
+    trust: bool,
     out: str | None,
     resume: bool,
     dry_run: bool,
@@ -62,20 +64,21 @@ def run(
     """
     with stop_at_once():
         from mtlcore.display import SilentDisplay, make_display
-        from mtlcore.runs import execute, try_step
-        from mtlcore.storage import next_directory, without_nan
+        from mtlcore.runs import execute, place_of, try_step
+        from mtlcore.storage import without_nan
 
-        found = plugins_of(ctx)
+        found = plugins_of(ctx, trust)
     resolved = _resolve(found, config, plugin, assignments, seed, device, out, resume)
-    location = out or next_directory(resolved.method)
+    if dry_run:
+        if is_main_process():
+            _print_notes(resolved)
+            click.echo(json.dumps(try_step(resolved), indent=2))
+        return
+    location = out or place_of(resolved)
     if not is_main_process():
-        if not dry_run:
-            execute(found, resolved, location, resume, SilentDisplay())
+        execute(found, resolved, location, resume, SilentDisplay())
         return
     _print_notes(resolved)
-    if dry_run:
-        click.echo(json.dumps(try_step(resolved), indent=2))
-        return
     click.echo(f"run: {location}", err=as_json)
     display = SilentDisplay() if as_json else make_display()
     summary = execute(found, resolved, location, resume, display)
@@ -96,13 +99,14 @@ def config_(
     assignments: tuple[str, ...],
     seed: int | None,
     device: str | None,
+    trust: bool,
     as_json: bool,
 ) -> None:
     """Show the configuration of a run and its origins.
 
     The arguments are those of mtl run. Each value is shown with the layer that it comes from.
     """
-    resolved = _resolve(plugins_of(ctx), config, plugin, assignments, seed, device)
+    resolved = _resolve(plugins_of(ctx, trust), config, plugin, assignments, seed, device)
     _print_notes(resolved)
     if as_json:
         click.echo(json.dumps({"config": resolved.tree, "origins": resolved.origins}, indent=2))

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import sys
 from functools import partial
 from typing import Any
 
 import click
 
-from mtlcore.cli.components import plugins_of
+from mtlcore.cli.components import TRUST, plugins_of
 from mtlcore.system import stop_at_once
 
 
@@ -32,9 +31,16 @@ from mtlcore.system import stop_at_once
 @click.option(
     "--prepare", is_flag=True, help="Write the cells and print their directories, but run none."
 )
+@TRUST
 @click.pass_context
 def study_(
-    ctx: click.Context, study: str, out: str, jobs: int, launcher: str | None, prepare: bool
+    ctx: click.Context,
+    study: str,
+    out: str,
+    jobs: int,
+    launcher: str | None,
+    prepare: bool,
+    trust: bool,
 ) -> None:
     """Run a study and print its tables.
 
@@ -46,7 +52,7 @@ def study_(
         from mtlcore.studies import prepare_study, run_study
 
         blocked = ctx.obj.get("block", ()) if isinstance(ctx.obj, dict) else ()
-        plugins = plugins_of(ctx)
+        plugins = plugins_of(ctx, trust)
     if prepare:
         # Notes go elsewhere: the directories are for a program to read.
         note = partial(click.echo, err=True)
@@ -57,7 +63,7 @@ def study_(
     click.echo("\n" + as_markdown(comparison))
     click.echo(f"tables: {out}/table.md, table.csv, table.tex, results.json")
     if any(variant.failed for variant in comparison.variants):
-        sys.exit(1)
+        ctx.exit(1)
 
 
 @click.command()

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from mtlcore.config.merging import name_of
 from mtlcore.config.reader import ConfigReader
 from mtlcore.config.run_config import Chosen
 from mtlcore.plugins import Component, Selection
+from mtlcore.ranges import Count
 
 
 def read_balancing(reader: ConfigReader) -> tuple[tuple[Chosen, ...], int]:
     """Return the chain of balancers, and how many steps lie between updates of their weights."""
     table = reader.table("balancer")
-    every = table.get("update_every", 1)
-    if type(every) is not int or every < 1:
-        reader.problems.append(f"balancer.update_every: expected an integer >= 1, got {every!r}")
-        every = 1
+    every = reader.value("balancer.update_every", Count) if "update_every" in table else 1
     if "chain" not in table:
         chosen = reader.component("balancers", "balancer", core=("update_every",))
         return ((chosen,) if chosen else ()), every
@@ -34,13 +33,13 @@ def check_required(
     used = {f"balancers/{chosen.component.spec.name}" for chosen in chain}
     for path, kind in (("episodes", "episode-samplers"), ("optimizer", "optimizers"),
                        ("model.backbone", "backbones"), ("data", "datasets")):  # fmt: skip
-        used.add(f"{kind}/{reader.table(path).get('name')}")
+        used.add(f"{kind}/{name_of(reader.table(path))}")
     for path, kind in (("cross_task", "losses"), ("data.augmentations", "augmentations"),
                        ("loggers", "loggers")):  # fmt: skip
         tables = reader.at(path)
         for table in tables if isinstance(tables, list) else ():
             if isinstance(table, Mapping):
-                used.add(f"{kind}/{table.get('name')}")
+                used.add(f"{kind}/{name_of(table)}")
     for method in [selection.method for selection in selections if selection.method]:
         for required in method.requires:
             if required not in used:

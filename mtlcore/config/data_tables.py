@@ -11,8 +11,11 @@ import attrs
 from mtlcore.config.reader import ConfigReader
 from mtlcore.config.run_config import Chosen
 from mtlcore.config.schema import DataConfig, InitialConfig
-from mtlcore.errors import ConfigError, MtlError, did_you_mean
+from mtlcore.errors import ConfigError, MtlError, did_you_mean, shown
 from mtlcore.tasks import Task
+
+#: File systems end names at 255 bytes, and those of pictures hold more than the task.
+_LONGEST_NAME = 100
 
 
 def read_data(reader: ConfigReader) -> tuple[DataConfig | None, Chosen | None]:
@@ -61,13 +64,19 @@ def read_tasks(
             reader.problems.append(f"{path}: the dataset declares no such task{hint}")
             continue
         by_name[name] = _ignoring(reader, by_name[name], classes, path)
-    wanted = reader.value("tasks", list) or list(by_name)
+    wanted = reader.value("tasks", list[str]) or list(by_name)
+    for name in sorted({name for name in wanted if wanted.count(name) > 1}):
+        reader.problems.append(f"tasks: names {name!r} more than once; name it once")
     for name in wanted:
         if name not in by_name:
-            hint = did_you_mean(str(name), by_name)
+            hint = did_you_mean(name, by_name)
             reader.problems.append(
                 f"tasks: the dataset {dataset.component.spec.name!r} declares no task "
                 f"{name!r}{hint} (it has: {', '.join(by_name)})"
+            )
+        elif len(name) > _LONGEST_NAME:
+            reader.problems.append(
+                f"tasks: {shown(name)} names files, and is longer than {_LONGEST_NAME} characters"
             )
     names = [name for name in wanted if name in by_name]
     reader.merged.tree["tasks"] = names

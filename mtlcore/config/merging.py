@@ -8,7 +8,6 @@ dropped, except those that most components of the kind share (`CARRIED`).
 from __future__ import annotations
 
 import copy
-import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, final
@@ -16,8 +15,8 @@ from typing import Any, final
 import attrs
 
 from mtlcore.config.schema import DataConfig
-from mtlcore.errors import ConfigError, UsageError
-from mtlcore.storage import flatten
+from mtlcore.errors import ConfigError, UsageError, shown
+from mtlcore.storage import decoded, flatten
 
 #: The origin of the core's own layer.
 CORE = "core"
@@ -46,6 +45,11 @@ CORE_DEFAULTS: dict[str, Any] = {
     "teachers": {},
 }
 
+#: What is a table in every layer; outer ones before those inside.
+_TABLES = (
+    *(key for key, value in CORE_DEFAULTS.items() if isinstance(value, dict)),
+    *(f"model.{key}" for key in ("backbone", "head", "heads")),
+)
 #: Settings that survive a change of the component's name, if the new component has them. Of the
 #: core's own values, those of a plugin's component are not replaced (`ConfigReader`).
 CARRIED: dict[str, frozenset[str]] = {
@@ -67,10 +71,13 @@ class Layer:
     Args:
         origin: The source, for people.
         values: Nested tables, as TOML has them.
+        of_run: Whether it is what a run's directory holds, which may be anybody's: what it names
+            beyond components is loaded only if it was asked for (`Plugins.trust_runs`).
     """
 
     origin: str
     values: Mapping[str, Any]
+    of_run: bool = False
 
 
 def file_layer(path: str) -> Layer:
@@ -80,7 +87,7 @@ def file_layer(path: str) -> Layer:
         UsageError: The file cannot be read, or is not TOML.
     """
     try:
-        return Layer(path, tomllib.loads(Path(path).read_text("utf-8")))
+        return Layer(path, decoded(Path(path).read_bytes(), "TOML"))
     except OSError as error:
         raise UsageError(f"{path}: cannot read the configuration ({error.strerror})") from error
     except ValueError as error:
@@ -101,15 +108,15 @@ def set_layer(assignments: Iterable[str]) -> Layer:
             problems.append(f"--set {assignment}: write it as path=value")
             continue
         try:
-            value = tomllib.loads(f"value = {text}")["value"]
-        except tomllib.TOMLDecodeError:
+            value = decoded(f"value = {text}", "TOML")["value"]
+        except ValueError:
             value = text
         table = values
         *parents, last = path.split(".")
         for parent in parents:
             inner = table.setdefault(parent, {})
             if not isinstance(inner, dict):
-                problems.append(f"--set {assignment}: {parent} was set to {inner!r} before")
+                problems.append(f"--set {assignment}: {parent} was set to {shown(inner)} before")
                 inner = {}
             table = inner
         table[last] = value
@@ -127,6 +134,7 @@ class MergedConfig:
         origins: Path -> where the value comes from.
         carried: Paths of settings that were written for a component of another name.
         notes: One line for each component that a later layer replaced.
+        problems: One line for each value that stands where a table must.
     """
 
     def __init__(self) -> None:
@@ -134,15 +142,32 @@ class MergedConfig:
         self.origins: dict[str, str] = {}
         self.carried: set[str] = set()
         self.notes: list[str] = []
+        self.problems: list[str] = []
 
     def add(self, layer: Layer) -> None:
         """Merge one more layer over the others."""
-        training = layer.values.get("training", {})
+        values = self._with_tables(layer)
+        training = values.get("training", {})
         for this, other in (("epochs", "steps"), ("steps", "epochs")):
             # The length of a run is one choice: the later layer's.
-            if isinstance(training, Mapping) and this in training and other not in training:
+            if this in training and other not in training:
                 self.drop(f"training.{other}")
-        self._merge(self.tree, layer.values, "", layer.origin)
+        self._merge(self.tree, values, "", layer.origin)
+
+    def _with_tables(self, layer: Layer) -> dict[str, Any]:
+        """Return the values of a layer without those that stand where a table must."""
+        values = dict(layer.values)
+        for path in _TABLES:
+            *parents, last = path.split(".")
+            table = values
+            for parent in parents:
+                table = table.get(parent, {})
+            if not isinstance(table.get(last, {}), Mapping):
+                wrong = shown(table.pop(last))
+                self.problems.append(f"{path}: expected a table, got {wrong} ({layer.origin})")
+            elif last in table:
+                table[last] = dict(table[last])
+        return values
 
     def _merge(
         self, table: dict[str, Any], values: Mapping[str, Any], at: str, origin: str
@@ -186,9 +211,9 @@ class MergedConfig:
                 return
             if "chain" in table:
                 links = [link for link in table["chain"] if isinstance(link, Mapping)]
-                replaced = "the chain " + " > ".join(str(link.get("name")) for link in links)
+                replaced = "the chain " + " > ".join(map(name_of, links))
             elif self.origins.get("balancer.name") != CORE:
-                replaced = old
+                replaced = name_of(table)
         if replaced:
             self.notes.append(f"balancer {new} ({origin}) replaces {replaced}")
         self._keep_only(table, "balancer", {"update_every"})
@@ -206,6 +231,12 @@ class MergedConfig:
         table.pop(last, None)
         for dropped in [p for p in self.origins if p == path or p.startswith(path + ".")]:
             del self.origins[dropped]
+
+
+def name_of(table: Mapping[str, Any]) -> str:
+    """Return the component that a table names, as a message has it."""
+    name = table.get("name")
+    return name if isinstance(name, str) else shown(name)
 
 
 def leaves(path: str, value: Any) -> list[str]:

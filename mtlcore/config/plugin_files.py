@@ -9,7 +9,7 @@ import attrs
 
 from mtlcore.config.merging import Layer
 from mtlcore.config.run_config import Chosen, RunConfig
-from mtlcore.errors import ConfigError, UsageError
+from mtlcore.errors import ConfigError, UsageError, shown
 from mtlcore.plugins import PluginInfo, Plugins, Selection
 
 #: Where a run names the component of a kind that it uses.
@@ -36,19 +36,42 @@ def load_plugin_files(
 
     Raises:
         ConfigError: A layer's `plugins` is no list.
-        UsageError: A file does not load.
+        UsageError: A file does not load, or a run names it and nobody asked for it.
     """
     files = [word for word in selected if word.endswith(".py")]
-    for layer in layers:
-        named = layer.values.get("plugins", ())
-        if not isinstance(named, list | tuple):
-            raise ConfigError([f"plugins: expected a list of plugin files, got {named!r}"])
-        for file in map(str, named):
-            info = plugins.load_file(file)
-            if info.status != "ok":
-                raise UsageError(f"plugins ({layer.origin}): {info}") from info.error
-            files.append(file)
-    return list(dict.fromkeys(files))
+    for file in files:
+        plugins.load_file(file)  # whether it did, its selection tells
+    named = [(layer, file) for layer in layers for file in _named(layer)]
+    # What the user names comes first: a run may name it too.
+    for layer, file in sorted(named, key=lambda pair: pair[0].of_run):
+        load = plugins.load_file_of_run if layer.of_run else plugins.load_file
+        info = load(file)
+        if info.status != "ok":
+            raise UsageError(f"plugins ({layer.origin}): {info}") from info.error
+    return list(dict.fromkeys([*files, *(file for _, file in named)]))
+
+
+def _named(layer: Layer) -> list[str]:
+    named = layer.values.get("plugins", ())
+    if not isinstance(named, list | tuple) or not all(isinstance(x, str) for x in named):
+        raise ConfigError([f"plugins: expected a list of plugin files, got {shown(named)}"])
+    return list(named)
+
+
+def refuse_loggers_of_runs(plugins: Plugins, layers: Sequence[Layer]) -> None:
+    """Refuse loggers that a run names and nobody asked for: they write where they are told to.
+
+    Raises:
+        UsageError: There are some.
+    """
+    deciding = [layer for layer in layers if "loggers" in layer.values][-1:]
+    for layer in deciding:
+        if layer.of_run and layer.values["loggers"] and not plugins.trusts_runs:
+            raise UsageError(
+                f"loggers ({layer.origin}): the run's configuration names loggers, which may write "
+                "anywhere. Add --trust if the run is your own or you trust whoever made it, or "
+                "leave them out with --set loggers=[]"
+            )
 
 
 def notes_of_unused_files(

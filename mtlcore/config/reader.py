@@ -5,12 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, final
 
-import attrs
-
 from mtlcore.config.merging import CORE, MergedConfig, leaves
 from mtlcore.config.run_config import Chosen
-from mtlcore.errors import MtlError
-from mtlcore.plugins import REQUIRED, STANDARD, Component, Plugins, settings_of, structure
+from mtlcore.errors import MtlError, shown
+from mtlcore.plugins import (
+    REQUIRED,
+    STANDARD,
+    Component,
+    NotPlain,
+    Plugins,
+    as_plain,
+    convert,
+    settings_of,
+    structure,
+)
 
 
 @final
@@ -30,7 +38,7 @@ class ConfigReader:
 
     def __init__(self, plugins: Plugins, merged: MergedConfig) -> None:
         self.plugins, self.merged = plugins, merged
-        self.problems: list[str] = []
+        self.problems = list(merged.problems)
 
     # Values
 
@@ -47,7 +55,7 @@ class ConfigReader:
         if value is None:
             return {}
         if not isinstance(value, dict):
-            self.problems.append(f"{path}: expected a table, got {value!r}")
+            self.problems.append(f"{path}: expected a table, got {shown(value)}")
             return {}
         return value
 
@@ -61,13 +69,9 @@ class ConfigReader:
         for leaf in leaves(path, table):
             self.merged.origins.setdefault(leaf, origin)
 
-    def value(self, key: str, kind: type) -> Any:
-        """Return a top-level value, which must be of a type; an empty one if it is not."""
-        value = self.merged.tree.get(key)
-        if not isinstance(value, kind) or isinstance(value, bool):
-            self.problems.append(f"{key}: expected {kind.__name__}, got {value!r}")
-            return kind()
-        return value
+    def value(self, path: str, annotation: Any) -> Any:
+        """Return a single value as a type takes it; None if it does not fit."""
+        return convert(self.at(path), annotation, path, self.problems)
 
     # Components
 
@@ -112,7 +116,7 @@ class ConfigReader:
     def find(self, kind: str, name: Any, path: str) -> Component | None:
         """Return the component with a name, imported; None if that fails."""
         if not isinstance(name, str):
-            self.problems.append(f"{path}: name one of mtl list {kind} (got {name!r})")
+            self.problems.append(f"{path}: name one of mtl list {kind} (got {shown(name)})")
             return None
         try:
             component = self.plugins.get(kind, name)
@@ -202,15 +206,13 @@ class ConfigReader:
         for setting in settings_of(target):
             name = setting.name
             if name in names and name not in table and setting.default is not REQUIRED:
-                table[name] = _as_toml(setting.default)
+                try:
+                    table[name] = as_plain(setting.default)
+                except NotPlain as error:
+                    self.problems.append(
+                        f"{path}.{name}: its default {setting.default!r} cannot be kept in "
+                        f"config.toml ({error}); its author must choose another type"
+                    )
+                    continue
                 for leaf in leaves(f"{path}.{name}", table[name]):
                     self.merged.origins.setdefault(leaf, origin)
-
-
-def _as_toml(value: Any) -> Any:
-    """Return a default as TOML would have it."""
-    if attrs.has(type(value)):
-        return {key: _as_toml(inner) for key, inner in attrs.asdict(value).items()}
-    if isinstance(value, tuple | list):
-        return [_as_toml(item) for item in value]
-    return value

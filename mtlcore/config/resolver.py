@@ -5,6 +5,7 @@ All problems are reported at once, each with its path.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -14,14 +15,19 @@ import attrs
 from mtlcore.config.balancer_table import check_required, read_balancing
 from mtlcore.config.data_tables import check_inputs, read_data, read_initial, read_tasks
 from mtlcore.config.merging import CORE, CORE_DEFAULTS, Layer, MergedConfig
-from mtlcore.config.plugin_files import load_plugin_files, notes_of_unused_files
+from mtlcore.config.plugin_files import (
+    load_plugin_files,
+    notes_of_unused_files,
+    refuse_loggers_of_runs,
+)
 from mtlcore.config.reader import ConfigReader
 from mtlcore.config.run_config import RunConfig
 from mtlcore.config.schema import TrainingConfig
 from mtlcore.config.task_tables import check_keys, read_freeze, read_metrics, read_per_task
 from mtlcore.config.teacher_table import read_teachers
 from mtlcore.errors import ConfigError, did_you_mean
-from mtlcore.plugins import Plugins, Selection
+from mtlcore.plugins import NotPlain, Plugins, Selection, as_plain
+from mtlcore.ranges import Name, Seed
 
 
 def resolve(
@@ -40,9 +46,11 @@ def resolve(
 
     Raises:
         ConfigError: The configuration has problems; the error lists all of them.
-        UsageError: A plugin cannot be selected.
+        UsageError: A plugin cannot be selected, or a run names a plugin file or a logger that
+            nobody asked for.
     """
     files = load_plugin_files(plugins, selected, layers)
+    refuse_loggers_of_runs(plugins, layers)
     selections = [plugins.selection(word) for word in selected]
     merged = MergedConfig()
     merged.add(Layer(CORE, CORE_DEFAULTS))
@@ -98,14 +106,16 @@ def _read(reader: ConfigReader, selections: Sequence[Selection]) -> RunConfig:
     loggers = reader.components("loggers", "loggers")
     initial = read_initial(reader, tasks)
     teachers = read_teachers(reader, tasks, partial(resolve, reader.plugins, ()))
-    seed, device = reader.value("seed", int), reader.value("device", str)
-    method = reader.value("method", str)
+    seed, device = reader.value("seed", Seed), reader.value("device", Name)
+    method = reader.value("method", Name)
+    problems += _unsafe_name(method)
     check_required(reader, selections, chain)
+    plain = _plain(tree, problems)
     if problems:
         raise ConfigError(problems)
     assert data and dataset and backbone and episodes and optimizer and training
     return RunConfig(
-        tree=_without_none(tree),
+        tree=plain,
         origins=dict(reader.merged.origins),
         notes=tuple(reader.merged.notes),
         method=method,
@@ -130,6 +140,27 @@ def _read(reader: ConfigReader, selections: Sequence[Selection]) -> RunConfig:
         teachers=teachers,
         freeze=freeze,
     )
+
+
+def _unsafe_name(method: str) -> list[str]:
+    """Return why a method's name cannot be that of a directory; directories of runs bear it."""
+    if not re.search(r"[/\\\x00-\x1f\x7f]", method) and not method.startswith("."):
+        return []
+    return [
+        f"method: {method!r} names directories of runs; leave out slashes, control characters and "
+        "a dot at its beginning"
+    ]
+
+
+def _plain(tree: Mapping[str, Any], problems: list[str]) -> dict[str, Any]:
+    """Return a configuration as TOML has it, without what is None."""
+    plain = {}
+    for key, value in tree.items():
+        try:
+            plain[key] = _without_none(as_plain(value))
+        except NotPlain as error:
+            problems.append(f"{key}: {error}")
+    return plain
 
 
 def _without_none(value: Any) -> Any:

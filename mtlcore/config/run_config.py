@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from typing import Any
 
 import attrs
 
 from mtlcore.config.schema import DataConfig, InitialConfig, TrainingConfig
-from mtlcore.errors import UsageError
+from mtlcore.errors import MtlError, UsageError, exit_told
 from mtlcore.plugins import Component, singular
 from mtlcore.tasks import Task
 
@@ -31,13 +32,16 @@ class Chosen:
 
         Raises:
             UsageError: The component refuses the value of a setting.
+            MtlError: It wants to end the program.
         """
         target = self.component.load()
+        name = f"{singular(self.component.kind)} {self.component.spec.name!r}"
         try:
             return target(*positional, **self.settings, **extra)
         except ValueError as error:
-            name = f"{singular(self.component.kind)} {self.component.spec.name!r}"
             raise UsageError(f"{name}: {error}") from error
+        except SystemExit as error:
+            raise MtlError(f"{name}: {exit_told(error)}") from error
 
 
 @attrs.frozen
@@ -136,6 +140,16 @@ class RunConfig:
     initial: InitialConfig | None = None
     freeze: tuple[str, ...] = ()
     teachers: Mapping[str, TeacherConfig] = attrs.field(factory=dict)
+
+    def resume_command(self, location: str) -> str:
+        """Return the command that goes on with the run in a directory or at a URL."""
+        asked = any(config.tree["plugins"] for config in (self, *self._teaching)) or self.loggers
+        trust = " --trust" if asked else ""
+        return f"mtl run --resume --out {shlex.quote(location)}{trust}"
+
+    @property
+    def _teaching(self) -> tuple[RunConfig, ...]:
+        return tuple(teacher.config for teacher in self.teachers.values())
 
     @property
     def labels(self) -> tuple[Task, ...]:

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import attrs
 
-_POSITIVE = attrs.validators.ge(1)
-_POSITIVE_IF_SET = attrs.validators.optional(_POSITIVE)
+from mtlcore.ranges import Count, Length, ProperFraction, Range, Share, Size
+
+#: Factors of enlargement: a crop of less than a hundredth shows nothing.
+_Scales = Annotated[tuple[Annotated[float, Range(ge=1, le=100)], ...], Length(ge=1)]
+#: Their order alone takes 8 bytes each.
+_Samples = Annotated[int, Range(ge=1, le=100_000_000)]
+#: More processes or threads than this bring a machine down.
+_Parallel = 1024
 
 
 @attrs.frozen(kw_only=True)
@@ -16,12 +22,12 @@ class AugmentConfig:
     """Random augmentation of training samples, the same for every task of a sample.
 
     Args:
-        scales: Factors of enlargement, one drawn for each sample, which is then cropped back to
-            size; its depth is divided by the factor.
+        scales: Factors of enlargement, each at least 1, one drawn for each sample, which is then
+            cropped back to size; its depth is divided by the factor.
         flip: Mirror samples with probability 1/2; the x component of normals is negated.
     """
 
-    scales: tuple[float, ...] = (1.0,)
+    scales: _Scales = (1.0,)
     flip: bool = False
 
 
@@ -51,17 +57,14 @@ class DataConfig:
 
     name: str
     root: str | None = None
-    size: tuple[int, int] | None = None
-    train: int | None = None
-    val: int | None = None
-    train_fraction: float | None = attrs.field(
-        default=None,
-        validator=attrs.validators.optional([attrs.validators.gt(0), attrs.validators.le(1)]),
-    )
+    size: Size | None = None
+    train: _Samples | None = None
+    val: _Samples | None = None
+    train_fraction: Share | None = None
     labels: str = "full"
     ignore_classes: Mapping[str, tuple[str | int, ...]] = attrs.field(factory=dict)
     on_error: Literal["stop", "skip"] = "stop"
-    workers: int = attrs.field(default=1, validator=attrs.validators.ge(0))
+    workers: Annotated[int, Range(ge=0, le=_Parallel)] = 1
     augment: AugmentConfig = AugmentConfig()
     augmentations: tuple[Mapping[str, Any], ...] = ()
 
@@ -77,7 +80,8 @@ class TrainingConfig:
         batch_size: Samples per step and process.
         accumulate: Batches per step, whose gradients are accumulated.
         precision: Arithmetic of backbone and heads; losses are always computed in fp32.
-        compile: Compile the backbone with torch.compile.
+        compile: Compile the backbone with torch.compile; under a balancer of task gradients without
+            torch's cache on disk, which holds code for a single backward pass.
         threads: Number of threads for computing; unset: torch's choice.
         normalisation: A task's loss is the mean over valid elements of the batch ("valid"), or
             over samples of their own means ("sample"), each of which may be divided by the number
@@ -91,8 +95,8 @@ class TrainingConfig:
             run.
         task_patience: Epochs without a lower validation loss after which a task is no longer
             trained (it leaves the episodes, its head stays as it is); unset: never.
-        patience: Epochs without a lower validation score after which the run ends; unset: never.
-            The score is the mean of the tasks' losses, each divided by its first value.
+        patience: Epochs without a better evaluation after which the run ends; unset: never. The
+            better one has the lower mean rank of the tasks' first metrics among all evaluations.
         ema: Keep an averaged copy of the model: after each step that was taken, its parameters are
             `ema` times their average and (1 - ema) times the model's, its buffers the model's;
             above 0 and below 1. Unset: keep none.
@@ -100,24 +104,21 @@ class TrainingConfig:
             epoch are its weights.
     """
 
-    epochs: int | None = attrs.field(default=None, validator=_POSITIVE_IF_SET)
-    steps: int | None = attrs.field(default=None, validator=_POSITIVE_IF_SET)
-    batch_size: int = attrs.field(default=8, validator=_POSITIVE)
-    accumulate: int = attrs.field(default=1, validator=_POSITIVE)
+    epochs: Count | None = None
+    steps: Count | None = None
+    batch_size: Annotated[int, Range(ge=1, le=1_000_000)] = 8
+    accumulate: Annotated[int, Range(ge=1, le=1_000_000)] = 1
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     compile: bool = False
-    threads: int | None = attrs.field(default=None, validator=_POSITIVE_IF_SET)
+    threads: Annotated[int, Range(ge=1, le=_Parallel)] | None = None
     normalisation: Literal["valid", "sample", "labelled"] = "valid"
     sync_buffers: Literal["epoch", "step"] = "epoch"
-    evaluate_every: int | None = attrs.field(default=None, validator=_POSITIVE_IF_SET)
-    average_last: int = attrs.field(default=1, validator=_POSITIVE)
-    max_skipped: int = attrs.field(default=10, validator=_POSITIVE)
-    task_patience: int | None = attrs.field(default=None, validator=_POSITIVE_IF_SET)
-    patience: int | None = attrs.field(default=None, validator=_POSITIVE_IF_SET)
-    ema: float | None = attrs.field(
-        default=None,
-        validator=attrs.validators.optional([attrs.validators.gt(0), attrs.validators.lt(1)]),
-    )
+    evaluate_every: Count | None = None
+    average_last: Count = 1
+    max_skipped: Count = 10
+    task_patience: Count | None = None
+    patience: Count | None = None
+    ema: ProperFraction | None = None
     evaluate_ema: bool = attrs.field(default=False)
 
     @evaluate_ema.validator

@@ -9,7 +9,8 @@ from typing import Any
 from mtlcore.config.merging import leaves
 from mtlcore.config.reader import ConfigReader
 from mtlcore.config.run_config import Chosen, ChosenMetric
-from mtlcore.errors import UsageError, did_you_mean
+from mtlcore.errors import UsageError, did_you_mean, shown
+from mtlcore.plugins import HeadSpec
 from mtlcore.tasks import Task
 
 _MODEL_KEYS = ("backbone", "head", "heads", "freeze")
@@ -48,7 +49,7 @@ def read_freeze(reader: ConfigReader, tasks: Sequence[Task]) -> tuple[str, ...]:
     parts = reader.at("model.freeze")
     if not isinstance(parts, list) or not all(isinstance(part, str) for part in parts):
         reader.problems.append(
-            f'model.freeze: expected a list of names, such as ["backbone"], got {parts!r}'
+            f'model.freeze: expected a list of names, such as ["backbone"], got {shown(parts)}'
         )
         return ()
     heads = {f"heads.{word}" for task in tasks for word in (task.name, task.key)}
@@ -154,9 +155,9 @@ def _regions(
     known = {other.name: other for other in declared if other.dtype == "int64"}
     found = known.get(name) if isinstance(name, str) else None
     if found is None:
-        hint = did_you_mean(str(name), known)
+        hint = did_you_mean(name, known) if isinstance(name, str) else ""
         reader.problems.append(
-            f"{path}.regions: {name!r} is no task of the dataset that has classes{hint} "
+            f"{path}.regions: {shown(name)} is no task of the dataset that has classes{hint} "
             f"(these have: {', '.join(known) or 'none'})"
         )
     elif found.layout == "map" and task.layout != "map":
@@ -175,3 +176,24 @@ def _check_serves(reader: ConfigReader, chosen: Chosen, task: Task, path: str) -
         reader.problems.append(
             f"{path}.name: {spec.name!r} does not serve tasks of kind {task.kind!r}"
         )
+    elif isinstance(spec, HeadSpec) and task.layout not in spec.layouts:
+        heads = [component.spec for component in reader.plugins.all("heads")]
+        others = [
+            head.name
+            for head in heads
+            if isinstance(head, HeadSpec) and head.serves(task.kind) and task.layout in head.layouts
+        ]
+        reader.problems.append(
+            f"{path}.name: {spec.name!r} predicts {_predicted(spec.layouts)}, and the task "
+            f"{task.name!r} has {_predicted([task.layout])}; heads that predict that: "
+            f"{', '.join(others) or 'none'} (--set {path}.name=...)"
+        )
+
+
+def _predicted(layouts: Sequence[str]) -> str:
+    words = {
+        "map": "a value per pixel",
+        "vector": "values per sample",
+        "label": "a class per sample",
+    }
+    return " or ".join(words[layout] for layout in layouts)

@@ -10,7 +10,7 @@ import attrs
 from mtlcore.config.merging import Layer
 from mtlcore.config.reader import ConfigReader
 from mtlcore.config.run_config import RunConfig, TeacherConfig
-from mtlcore.errors import ConfigError, MtlError
+from mtlcore.errors import ConfigError, MtlError, shown
 from mtlcore.storage import trained_config
 from mtlcore.tasks import Task
 
@@ -31,7 +31,9 @@ def read_teachers(
     for name, location in reader.table("teachers").items():
         path = f"teachers.{name}"
         if not isinstance(location, str):
-            reader.problems.append(f"{path}: expected a run's directory or URL, got {location!r}")
+            reader.problems.append(
+                f"{path}: expected a run's directory or URL, got {shown(location)}"
+            )
             continue
         if name == AVERAGE:
             reader.problems.append(
@@ -54,12 +56,15 @@ def read_teachers(
 
 def _layers(reader: ConfigReader, location: str) -> list[Layer]:
     """Return the configuration of a run; data that both use is where this run has it."""
-    # Its own teachers have taught.
-    stored: dict[str, Any] = {**trained_config(location), "teachers": {}}
+    # Its own teachers have taught, and its loggers are told nothing.
+    stored: dict[str, Any] = {**trained_config(location), "teachers": {}, "loggers": []}
     data = reader.table("data")
     moved = {"data": {"root": data["root"]}} if data.get("root") else {}
     same = stored.get("data", {}).get("name") == data.get("name")
-    return [Layer(location, stored), *([Layer("data.root", moved)] if same and moved else [])]
+    return [
+        Layer(location, stored, of_run=True),
+        *([Layer("data.root", moved)] if same and moved else []),
+    ]
 
 
 def _unfit(known: Sequence[Task], tasks: Sequence[Task]) -> list[str]:

@@ -1,38 +1,69 @@
 """Photographs of your own: a directory per kind of label, and a `dataset.toml` that describes them.
 
     size = [96, 128]                      # height, width for the network; default: the images' own
-    image = "{split}/rgb/{name}.png"      # 8-bit PNG, JPEG or .npy
+    image = "{split}/rgb/{name}.{jpg,png}"  # the first of these that there is
     names = "{split}.txt"                 # one name per line; default: every image there is
+    encoding = "cp1252"                   # of lists; default: UTF-8, or as their mark says
 
     [tasks.depth]                         # the task's name
     kind = "depth"
-    file = "{split}/depth/{name}.png"     # 8 or 16-bit PNG, or .npy; where there is none, no label
+    file = "{split}/depth/{name}.png"     # PNG, TIFF or .npy; where there is none, no label
     scale = 0.001                         # value = raw * scale + offset, one number or one each
     offset = 0                            #   per channel
-    invalid = 0                           # raw value of pixels without a label, or one per channel
-    unit = "m"
+    invalid = [0, "nan"]                  # raw values of pixels without a label; of several
+    unit = "m"                            #   channels [0, 0, 0], or a list of such
 
-A segmentation has `classes = ["name", ...]` or `channels`, and only a whole `offset`. Kinds that
-mtlcore does not know are float maps and need `channels`. Normals are scaled to unit length; they
-are expected in the camera's frame: x right, y down, z forward, facing the camera.
+    [tasks.segmentation]
+    kind = "segmentation"
+    file = "{split}/labels/{name}.png"
+    classes = ["road", "sidewalk"]        # pixels 0 and 1, unless there are
+    values = {7 = "road", 8 = "sidewalk", 9 = "sidewalk"}  # or colours, "#804080" = "road"
+
+Where all photographs lie in one folder, without `{split}`, `val = {fraction = 0.2, seed = 0}` keeps
+a part of them for validation, `val = "val.txt"` those that a list names.
+
+A segmentation has `classes`, `values` or `channels`, and only a whole `offset`. Kinds that mtlcore
+does not know are float maps and need `channels`. Normals are scaled to unit length; they are
+expected in the camera's frame: x right, y down, z forward, facing the camera.
+
+A label of another resolution but the same proportions is resized to its photograph by nearest
+pixels (edges that shrink: by their maximum). Where the files of a segmentation of two classes, of
+edges or of saliency hold 0 and 255 alone, 255 is read as 1, and a note says so: some label files of
+the training split are looked at for this when the dataset is opened.
 """
 
 from __future__ import annotations
 
-import re
+import json
 import warnings
 from collections.abc import Sequence
 from typing import Any, final
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
-from torch import Tensor
+import attrs
 
 from mtlcore.data import DataError, Dataset, Sample
-from mtlcore.datasets.folder_description import Description, LabelFiles, load_description
-from mtlcore.loading import MissingFile, Root, decode_image, decode_label, open_root, unit_normals
+from mtlcore.datasets.folder_description import LabelFiles, load_description
+from mtlcore.datasets.folder_files import (
+    listed,
+    names_of_split,
+    paths_of,
+    photograph_paths,
+    read_first,
+)
+from mtlcore.datasets.folder_labels import decode, is_black_and_white, read_planes
+from mtlcore.datasets.folder_values import value_map
+from mtlcore.loading import (
+    MissingFile,
+    Root,
+    decode_image,
+    open_root,
+    resize_label,
+    stored_turned,
+)
 from mtlcore.tasks import Task
+
+# Label files that are looked at for values of 0 and 255 alone: of these sorts so many, and no more.
+_WITH_WHITE, _AT_MOST = 16, 64
 
 
 @final
@@ -57,9 +88,12 @@ class Folder(Dataset):
         self._root = _open_root(root)
         self._split = split
         self._description = load_description(self._root, spec)
-        self._names = _list_names(self._root, self._description, split)
+        self._names, notes = names_of_split(self._root, self._description, split)
+        for note in notes:
+            warnings.warn(note, stacklevel=2)
         self._warn_of_absent_labels()
         self._warn_of_lost_labels()
+        self._labels = [self._as_found(label) for label in self._description.labels]
 
     @classmethod
     def describe(
@@ -84,34 +118,80 @@ class Folder(Dataset):
         Raises:
             DataError: a file is unreadable, or a label has another size than its image.
         """
-        path = self._path(self._description.image, self._names[index])
+        name = self._names[index]
+        paths = photograph_paths(self._description, self._split, name)
+        photograph, path = read_first(self._root, paths)
         key = self._root.where(path)
-        inputs = decode_image(self._root.read_bytes(path), key)
+        inputs = decode_image(photograph, key)
+        size = (inputs.shape[1], inputs.shape[2])
         targets, valid, sources = {}, {}, {}
-        for label in self._description.labels:
-            path = self._path(label.file, self._names[index])
+        for label in self._labels:
             try:
-                data = self._root.read_bytes(path)
+                data, path = read_first(self._root, paths_of(label.file, self._split, name))
             except MissingFile:
                 continue
-            where = self._root.where(path)
-            planes = _planes(label.task, decode_label(data, where), where)
-            if planes.shape[1:] != inputs.shape[1:]:
-                raise DataError(
-                    f"{where}: the label is {_by(planes.shape)} but its image {key} is "
-                    f"{_by(inputs.shape)} (height x width)"
-                )
-            targets[label.task.name], valid[label.task.name] = _decode(label, planes)
-            sources[label.task.name] = where
+            where, task = self._root.where(path), label.task
+            planes = read_planes(label, data, where)
+            pair = decode(label, planes, where)
+            if planes.shape[1:] != size:
+                if not _same_proportions(planes.shape[1:], size):
+                    raise DataError(_other_size(where, planes.shape[1:], key, size, photograph))
+                pair = resize_label(task, *pair, size)
+            targets[task.name], valid[task.name] = pair
+            sources[task.name] = where
         return Sample(inputs=inputs, targets=targets, valid=valid, key=key, sources=sources)
 
-    def _path(self, pattern: str, name: str) -> str:
-        return _fill(pattern, self._split).replace("{name}", name)
+    def _as_found(self, label: LabelFiles) -> LabelFiles:
+        """Return how a label is read, its 255 as 1 if its files hold nothing else but 0."""
+        task = label.task
+        two_classes = task.dtype == "int64" and task.channels == 2
+        one_share = task.values == "share" and task.channels == 1
+        holes = [] if label.invalid is None else label.invalid[:, 0].tolist()
+        if not label.is_plain or not (two_classes or one_share) or 0.0 in holes:
+            return label
+        if not self._are_black_and_white(label):
+            return label
+        names = task.class_names
+        meaning = f"class 1, {names[1]!r}" if names else "1"
+        zero, one = (json.dumps(name, ensure_ascii=False) for name in names or ("", ""))
+        said = f"values = {{0 = {zero}, 255 = {one}}}" if names else f"scale = {1 / 255!r}"
+        declared = " although it is declared invalid, as there would be none else"
+        warnings.warn(
+            f"{self._root.root}: labels of task {task.name!r} hold 0 and 255 alone, and 255 is "
+            f"read as {meaning}{declared if 255.0 in holes else ''} (to say so in the description: "
+            f"tasks.{task.name}.{said})",
+            stacklevel=3,
+        )
+        holes = [hole for hole in holes if hole != 255.0]
+        values = value_map({0.0: 0, 255.0: 1}, holes, task.dtype, found=True)
+        return attrs.evolve(label, values=values)
+
+    def _are_black_and_white(self, label: LabelFiles) -> bool:
+        # What training finds holds for every split: validation may hold no object by chance.
+        try:
+            split = "train"
+            names, _ = names_of_split(self._root, self._description, split)
+        except DataError:
+            split, names = self._split, self._names
+        white = 0
+        for number in range(min(len(names), _AT_MOST)):
+            name = names[number * len(names) // min(len(names), _AT_MOST)]
+            try:
+                data, path = read_first(self._root, paths_of(label.file, split, name))
+                found = is_black_and_white(read_planes(label, data, self._root.where(path)))
+            except DataError:  # there is none, or who reads the sample is told
+                continue
+            if found is False:
+                return False
+            white += found is True
+            if white == _WITH_WHITE:
+                break
+        return white > 0
 
     def _warn_of_absent_labels(self) -> None:
         """Refuse a misspelt pattern, which would look like labels that were never made."""
         for label in self._description.labels:
-            paths = (self._path(label.file, name) for name in self._names)
+            paths = (p for name in self._names for p in paths_of(label.file, self._split, name))
             if not any(map(self._root.exists, paths)):
                 warnings.warn(
                     f"{self._root.root}: no image of split {self._split!r} has a label of task "
@@ -121,15 +201,16 @@ class Folder(Dataset):
 
     def _warn_of_lost_labels(self) -> None:
         """Refuse labels named otherwise than their images, which would count as never made."""
-        image, labels = self._description.image, self._description.labels
-        # A list of names may leave images out, whose labels are not lost.
-        names = self._names if self._description.names is None else self._listed(image)
-        read = {self._path(p, name) for p in (image, *(x.file for x in labels)) for name in names}
+        image, labels, split = self._description.image, self._description.labels, self._split
+        # Lists of names may leave images out, and others are in another split: theirs are not lost.
+        names = listed(self._root, image, split)
+        patterns = (image, *(label.file for label in labels))
+        read = {path for p in patterns for name in names for path in paths_of(p, split, name)}
         for label in labels:
             if not names or ("{split}" in image and "{split}" not in label.file):
                 continue  # nothing to compare with, or labels of all splits lie together
-            files = [self._path(label.file, name) for name in self._listed(label.file)]
-            lost = [file for file in files if file not in read]
+            there = [paths_of(label.file, split, name) for name in self._there(label.file)]
+            lost = [paths[0] for paths in there if not read.intersection(paths)]
             if lost:
                 others = f" ({len(lost)} such files)" if len(lost) > 1 else ""
                 warnings.warn(
@@ -138,75 +219,35 @@ class Folder(Dataset):
                     stacklevel=3,
                 )
 
-    def _listed(self, pattern: str) -> list[str]:
-        try:
-            return _names_in(self._root, _fill(pattern, self._split))
-        except DataError:  # files can be read from places that cannot be listed
-            return []
+    def _there(self, pattern: str) -> list[str]:
+        return listed(self._root, pattern, self._split)
 
 
 def _open_root(root: str | None) -> Root:
     return open_root("folder", root, "the folder they lie in")
 
 
-def _list_names(root: Root, spec: Description, split: str) -> list[str]:
-    if spec.names is not None:
-        lines = root.read_bytes(_fill(spec.names, split)).decode().splitlines()
-        names = [line.strip() for line in lines if line.strip()]
-    else:
-        names = _names_in(root, _fill(spec.image, split))
-    if not names:
-        raise DataError(f"{root.where(_fill(spec.names or spec.image, split))}: no images found")
-    return names
+def _same_proportions(label: Sequence[int], image: Sequence[int]) -> bool:
+    """Whether a label is its image at another resolution, but for rounding of less than a pixel."""
+    return abs(label[0] * image[1] - label[1] * image[0]) < max(image)
 
 
-def _names_in(root: Root, pattern: str) -> list[str]:
-    """Return what stands for `{name}` in a pattern, by the entries of the directory it is in."""
-    before, _, after = pattern.partition("{name}")
-    directory, _, prefix = before.rpartition("/")
-    suffix = after.partition("/")[0]
-    entry = re.compile(re.escape(prefix) + "(.+)" + re.escape(suffix))
-    matches = map(entry.fullmatch, root.list(directory))
-    # Hidden files are no images: archives made on a Mac hold a "._x.png" beside every "x.png".
-    return [match[1] for match in matches if match and not match[0].startswith(".")]
-
-
-def _fill(pattern: str, split: str) -> str:
-    return pattern.replace("{split}", split)
+def _other_size(
+    where: str, label: Sequence[int], key: str, image: Sequence[int], photograph: bytes
+) -> str:
+    turned = stored_turned(photograph)
+    if turned is not None and tuple(label) == turned[1:]:
+        return (
+            f"{where}: the label is {_by(label)}, as its image {key} is stored; its EXIF "
+            f"orientation {turned[0]} shows that as {_by(image)} (height x width), which is what "
+            "the network sees: turn the label too, or save the image upright without EXIF"
+        )
+    return (
+        f"{where}: the label is {_by(label)} but its image {key} is {_by(image)} (height x width), "
+        "which are other proportions; those of the image at another resolution are resized"
+        + (f" (EXIF orientation {turned[0]} turns the image)" if turned else "")
+    )
 
 
 def _by(shape: Sequence[int]) -> str:
     return f"{shape[-2]}x{shape[-1]}"
-
-
-def _planes(task: Task, raw: NDArray[Any], where: str) -> NDArray[Any]:
-    """Return a label's raw values as a view (C, H, W); C is 1 if the target holds class numbers."""
-    planes = raw[None] if raw.ndim == 2 else raw.transpose(2, 0, 1)
-    expected = 1 if task.dtype == "int64" else task.channels
-    if planes.shape[0] != expected:
-        raise DataError(
-            f"{where}: has {planes.shape[0]} channel(s) where task {task.name!r} needs {expected}"
-        )
-    return planes
-
-
-def _decode(label: LabelFiles, planes: NDArray[Any]) -> tuple[Tensor, Tensor]:
-    valid = _known(label.invalid, planes)
-    if label.task.dtype == "int64":
-        classes = planes[0].astype(np.int64) + int(label.offset[0, 0, 0])
-        return torch.from_numpy(classes), torch.from_numpy(valid)
-    values = np.multiply(planes, label.scale, dtype=np.float32, order="C")
-    values += label.offset
-    if label.task.kind == "normals":
-        valid &= unit_normals(values)
-    return torch.from_numpy(values), torch.from_numpy(valid)
-
-
-def _known(invalid: NDArray[np.float64] | None, planes: NDArray[Any]) -> NDArray[np.bool_]:
-    """(H, W): a pixel has no label where every channel holds its invalid value."""
-    if invalid is None:
-        return np.ones(planes.shape[1:], dtype=np.bool_)
-    known = np.zeros(planes.shape[1:], dtype=np.bool_)
-    for plane, value in zip(planes, invalid[:, 0, 0].tolist(), strict=True):
-        known |= ~np.isnan(plane) if np.isnan(value) else plane != value
-    return known

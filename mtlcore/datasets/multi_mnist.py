@@ -14,6 +14,7 @@ from mtlcore.data import DataError, Dataset, Sample
 from mtlcore.datasets.random_numbers import hash_uniform
 from mtlcore.errors import UsageError, describe
 from mtlcore.loading import MissingFile, Root, check_split, image_tensor, open_root
+from mtlcore.ranges import ProperFraction, Seed
 from mtlcore.tasks import Task
 
 CLASS_NAMES = tuple("0123456789")
@@ -56,8 +57,8 @@ class MultiMNIST(Dataset):
         split: str,
         *,
         digits: Literal["train", "t10k"] = "train",
-        val_fraction: float = 1 / 6,
-        seed: int = 0,
+        val_fraction: ProperFraction = 1 / 6,
+        seed: Seed = 0,
     ) -> None:
         files = open_root("multi-mnist", root, "the folder they lie in")
         check_split("multi-mnist", split, self.splits)

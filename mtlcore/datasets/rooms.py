@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, final
+from typing import Annotated, Any, final
 
 import torch
 
@@ -10,6 +10,7 @@ from mtlcore.data import Dataset, Sample
 from mtlcore.datasets.dense_tasks import DEPTH, EDGES, NORMALS, segmentation
 from mtlcore.datasets.rendering import CLASS_NAMES, render
 from mtlcore.loading import check_split, image_tensor
+from mtlcore.ranges import Range, Seed, Size
 from mtlcore.tasks import Task
 
 _SCENES_PER_SPLIT = 1 << 40  # every split has its own range of scene numbers
@@ -44,9 +45,9 @@ class Rooms(Dataset):
         root: str | None,
         split: str,
         *,
-        samples: int,
-        size: tuple[int, int] = (64, 64),
-        seed: int = 0,
+        samples: Annotated[int, Range(ge=1, le=100_000_000)],
+        size: Size = (64, 64),
+        seed: Seed = 0,
     ) -> None:
         check_split("rooms", split, self.splits)
         self._split = split

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Literal
 
@@ -17,7 +18,9 @@ from mtlcore.data import DataError
 from mtlcore.datasets.tables import Column, Table
 from mtlcore.errors import ConfigError, did_you_mean
 
-_YES_OR_NO = {"0": 0.0, "1": 1.0, "false": 0.0, "true": 1.0}
+_YES_OR_NO = {"false": 0.0, "true": 1.0}
+# A column of so many different numbers is told of where no greater share of rows holds words.
+_MANY, _FEW = 10, 0.1
 
 
 @attrs.frozen(kw_only=True)
@@ -31,6 +34,8 @@ class Target:
         classes: of a classification: the texts that stand for its classes, in their order.
         otherwise: the class of any other text; by default any other text is an error.
         unit: of a regression's values.
+        standardise: whether a regression learns standard deviations from the mean of the training
+            labels. Its predictions and metrics are in its unit either way.
     """
 
     kind: Literal["classification", "regression", "multilabel"]
@@ -38,6 +43,7 @@ class Target:
     classes: tuple[str, ...] = ()
     otherwise: str | None = None
     unit: str = ""
+    standardise: bool = True
 
     def __attrs_post_init__(self) -> None:
         if not self.columns:
@@ -59,6 +65,35 @@ class Target:
 
 
 @attrs.frozen
+class Cells:
+    """What the texts of a table mean.
+
+    Args:
+        missing: texts that stand for a missing value, beside the empty text and NaN.
+        decimal: what stands before the decimals of a number.
+    """
+
+    missing: frozenset[str]
+    decimal: str
+
+    def is_missing(self, text: str) -> bool:
+        """Return whether a text stands for a missing value."""
+        return not text or text in self.missing or text.lower() == "nan"
+
+    def number(self, text: str) -> float | None:
+        """Return a finite number, NaN where it is missing, None for any other text."""
+        if self.is_missing(text):
+            return math.nan
+        if self.decimal == ",":
+            text = text.replace(".", "\0").replace(",", ".")
+        try:
+            number = float(text)
+        except ValueError:
+            return None
+        return number if math.isfinite(number) else None
+
+
+@attrs.frozen
 class ColumnFinder:
     """Finds columns by name or number."""
 
@@ -74,6 +109,8 @@ class ColumnFinder:
                 indices.append(names.index(str(column)))
             else:
                 hint = did_you_mean(str(column), names)
+                if len(names) == 1:
+                    hint += "; are its cells separated otherwise (data.delimiter)?"
                 problems.append(
                     f"data.{setting}: {self.table.where} has no column {column!r}{hint} "
                     f"(it has {len(names)}, numbered from 0)"
@@ -107,7 +144,7 @@ class RowEncoder:
         rows: its training rows.
         used: indices of the input columns.
         categorical: indices of columns that are categories even where they look like numbers.
-        missing: texts that stand for a missing value.
+        cells: what texts mean.
 
     Attributes:
         width: number of values in a vector.
@@ -119,23 +156,25 @@ class RowEncoder:
         rows: NDArray[np.int64],
         used: Sequence[int],
         categorical: Sequence[int],
-        missing: frozenset[str],
+        cells: Cells,
     ) -> None:
-        self._missing = missing
+        self._cells = cells
         # Per column of numbers: mean, deviation, and whether it has a flag.
         self._scales: dict[int, tuple[float, float, bool]] = {}
         categories: dict[int, list[str]] = {}
         for i in used:
             column = table.columns[i]
             present = column.used(rows)
-            values = None if i in categorical else _numbers(column, present, missing)
+            values = None if i in categorical else _numbers(column, present, cells)
+            if values is None and i not in categorical:
+                _tell_of_few_words(table, i, rows, cells)
             if values is None or np.isnan(values[present]).all():
                 texts = {self._category(column.texts[k]) for k in present}
                 categories[i] = sorted(texts)
                 continue
-            cells = values[column.codes[rows]]
-            gaps = np.isnan(cells)
-            mean, deviation = float(cells[~gaps].mean()), float(cells[~gaps].std())
+            numbers = values[column.codes[rows]]
+            gaps = np.isnan(numbers)
+            mean, deviation = float(numbers[~gaps].mean()), float(numbers[~gaps].std())
             self._scales[i] = (mean, deviation or 1.0, bool(gaps.any()))
         self._dense = sum(2 if flag else 1 for _, _, flag in self._scales.values())
         places = itertools.count(self._dense)
@@ -152,11 +191,11 @@ class RowEncoder:
         at = 0
         for i, (mean, deviation, flag) in self._scales.items():
             column = table.columns[i]
-            values = _numbers(column, column.used(rows), self._missing)
+            values = _numbers(column, column.used(rows), self._cells)
             if values is None:
                 raise DataError(
                     f"{table.where}: column {table.names[i]!r} holds numbers in training, but "
-                    f"{_odd_text(column, rows, self._missing)!r} here; data.categorical may name it"
+                    f"{_odd_text(column, rows, self._cells)!r} here; data.categorical may name it"
                 )
             scaled = np.nan_to_num((values - mean) / deviation, nan=0.0)
             dense[:, at] = scaled[column.codes[rows]]
@@ -171,35 +210,39 @@ class RowEncoder:
         return dense, places
 
     def _category(self, text: str) -> str:
-        return "" if text in self._missing else text
+        return "" if self._cells.is_missing(text) else text
 
 
-def _numbers(
-    column: Column, present: Sequence[int], missing: frozenset[str]
-) -> NDArray[np.float64] | None:
+def _numbers(column: Column, present: Sequence[int], cells: Cells) -> NDArray[np.float64] | None:
     """Return a number per text, NaN where it is missing; None if a text is no number."""
     values = np.full(len(column.texts), np.nan)
     for k in present:
-        number = to_number(column.texts[k], missing)
+        number = cells.number(column.texts[k])
         if number is None:
             return None
         values[k] = number
     return values
 
 
-def to_number(text: str, missing: frozenset[str]) -> float | None:
-    if not text or text in missing:
-        return math.nan
-    try:
-        number = float(text)
-    except ValueError:
-        return None
-    return None if math.isinf(number) else number
-
-
-def _odd_text(column: Column, rows: NDArray[np.int64], missing: frozenset[str]) -> str:
+def _odd_text(column: Column, rows: NDArray[np.int64], cells: Cells) -> str:
     texts = [column.texts[k] for k in column.used(rows)]
-    return next(text for text in texts if to_number(text, missing) is None)
+    return next(text for text in texts if cells.number(text) is None)
+
+
+def _tell_of_few_words(table: Table, i: int, rows: NDArray[np.int64], cells: Cells) -> None:
+    """Tell of a column of numbers that a few words make one of categories."""
+    column = table.columns[i]
+    counts = np.bincount(column.codes[rows], minlength=len(column.texts))
+    words = [k for k in column.used(rows) if cells.number(column.texts[k]) is None]
+    number = int(counts[words].sum())
+    if number <= _FEW * len(rows) and len(column.used(rows)) - len(words) >= _MANY:
+        warnings.warn(
+            f"{table.where}: column {table.names[i]!r} holds numbers, and in {number} row(s) none, "
+            f"such as {column.texts[words[0]]!r}: it is read as categories; if such a text means "
+            "that a number is missing, data.missing names it; data.categorical names the column if "
+            "not",
+            stacklevel=4,
+        )
 
 
 def read_labels(
@@ -207,27 +250,28 @@ def read_labels(
     rows: NDArray[np.int64],
     columns: Sequence[int],
     target: Target,
-    missing: frozenset[str],
+    cells: Cells,
 ) -> tuple[Tensor, Tensor]:
     """Return targets and masks: (rows,) for classes, otherwise (rows, columns)."""
-    convert = _CONVERSIONS[target.kind](target, missing)
-    cells = np.empty((len(rows), len(columns)))
+    convert = _CONVERSIONS[target.kind](target, cells)
+    found = np.empty((len(rows), len(columns)))
     for at, i in enumerate(columns):
         column = table.columns[i]
         values = np.full(len(column.texts), np.nan)
         for k in column.used(rows):
             text = column.texts[k]
-            value = math.nan if not text or text in missing else convert(text)
+            value = math.nan if not text or text in cells.missing else convert(text)
             if value is None:
                 expected = f"one of {', '.join(map(repr, target.classes))}"
                 raise DataError(
                     f"{table.where}: column {table.names[i]!r} holds {text!r}; a {target.kind} "
-                    f"label is {_EXPECTED.get(target.kind, expected)}"
+                    f"label is {_EXPECTED.get(target.kind, expected)} (data.missing names texts "
+                    "that mean that there is none)"
                 )
             values[k] = value
-        cells[:, at] = values[column.codes[rows]]
-    valid = ~np.isnan(cells)
-    values = np.where(valid, cells, 0)
+        found[:, at] = values[column.codes[rows]]
+    valid = ~np.isnan(found)
+    values = np.where(valid, found, 0)
     if target.kind == "classification":
         return torch.from_numpy(values[:, 0].astype(np.int64)), torch.from_numpy(valid[:, 0])
     return torch.from_numpy(values.astype(np.float32)), torch.from_numpy(valid)
@@ -236,18 +280,33 @@ def read_labels(
 _Convert = Callable[[str], float | None]
 
 
-def _to_class(target: Target, missing: frozenset[str]) -> _Convert:
-    numbers = {text.strip(): float(i) for i, text in enumerate(target.classes)}
-    other = None if target.otherwise is None else numbers[target.otherwise.strip()]
-    return lambda text: numbers.get(text, other)
+def _to_class(target: Target, cells: Cells) -> _Convert:
+    texts = [text.strip() for text in target.classes]
+    by_text = {text: float(i) for i, text in enumerate(texts)}
+    # 1, 1.0 and 01 are one class, unless they are several.
+    numbers = [cells.number(text) for text in texts]
+    by_number = {number: float(i) for i, number in enumerate(numbers) if numbers.count(number) == 1}
+    by_number.pop(None, None)
+    other = None if target.otherwise is None else by_text[target.otherwise.strip()]
+
+    def convert(text: str) -> float | None:
+        if text in by_text:
+            return by_text[text]
+        return math.nan if cells.is_missing(text) else by_number.get(cells.number(text), other)
+
+    return convert
 
 
-def _to_value(target: Target, missing: frozenset[str]) -> _Convert:
-    return lambda text: to_number(text, missing)
+def _to_value(target: Target, cells: Cells) -> _Convert:
+    return cells.number
 
 
-def _to_flag(target: Target, missing: frozenset[str]) -> _Convert:
-    return lambda text: _YES_OR_NO.get(text.lower())
+def _to_flag(target: Target, cells: Cells) -> _Convert:
+    def convert(text: str) -> float | None:
+        number = _YES_OR_NO.get(text.lower(), cells.number(text))
+        return number if number is None or number in (0, 1) or math.isnan(number) else None
+
+    return convert
 
 
 _CONVERSIONS = {"classification": _to_class, "regression": _to_value, "multilabel": _to_flag}

@@ -8,8 +8,9 @@ import hashlib
 import importlib
 import io
 import itertools
+import re
 import zlib
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Literal
 from weakref import WeakValueDictionary
@@ -20,12 +21,34 @@ from numpy.typing import NDArray
 
 from mtlcore.data import DataError
 from mtlcore.errors import ConfigError, UsageError, describe
-from mtlcore.loading import Root
+from mtlcore.loading import Root, marked_encoding
 
 _GZIP, _PARQUET = b"\x1f\x8b", b"PAR1"
+_DELIMITERS = ",;\t|"
+_SAID = re.compile(r"\"?sep=(.)\"?\s*", re.IGNORECASE)  # the first line that Excel may write
+_LOOKED_AT = 100  # lines from which the delimiter is found
+_WITH_COMMA = re.compile(r"[+-]?\d+,\d+(e[+-]?\d+)?", re.IGNORECASE)
+_WITH_POINT = re.compile(r"[+-]?\d*\.\d+(e[+-]?\d+)?", re.IGNORECASE)
 _ROWS_AT_ONCE = 500  # few enough that their texts stay in the processor's cache: twice as fast
 
 ColumnNames = Literal["header", "numbers"] | tuple[str, ...]
+
+
+@attrs.frozen(kw_only=True)
+class Form:
+    """How a CSV file is written; None: as its first lines look.
+
+    Args:
+        columns: where the names come from.
+        delimiter: what stands between cells.
+        decimal: what stands before the decimals of a number.
+        encoding: of the text.
+    """
+
+    columns: ColumnNames = "header"
+    delimiter: str | None = None
+    decimal: Literal[".", ","] | None = None
+    encoding: str | None = None
 
 
 @attrs.frozen
@@ -46,53 +69,105 @@ class Table:
     where: str
     names: tuple[str, ...]
     columns: tuple[Column, ...]
+    decimal: str = "."
 
     def __len__(self) -> int:
         return len(self.columns[0].codes)
 
 
 # Tables that some dataset holds, by their contents: both splits of a run read the same one.
-_held: WeakValueDictionary[tuple[str, bytes, ColumnNames], Table] = WeakValueDictionary()
+_held: WeakValueDictionary[tuple[str, bytes, Form], Table] = WeakValueDictionary()
 
 
-def open_table(root: Root, path: str, columns: ColumnNames) -> Table:
+def open_table(root: Root, path: str, form: Form) -> Table:
     where, data = root.where(path), root.read_bytes(path)
-    key = (where, hashlib.sha256(data).digest(), columns)
+    key = (where, hashlib.sha256(data).digest(), form)
     table = _held.get(key)
     if table is None:
         read = _read_parquet if data.startswith(_PARQUET) else _read_csv
-        table = _held[key] = read(data, where, columns)
+        table = _held[key] = read(data, where, form)
         if not len(table):
             raise DataError(f"{where}: holds no row")
     return table
 
 
-def _read_csv(data: bytes, where: str, columns: ColumnNames) -> Table:
-    stream = io.BytesIO(data)
-    plain = gzip.GzipFile(fileobj=stream) if data.startswith(_GZIP) else stream
-    text = io.TextIOWrapper(plain, encoding="utf-8-sig", newline="")
-    lines = csv.reader(text, skipinitialspace=True, strict=True)
-    rows: Iterator[list[str]] = filter(None, lines)
+def _read_csv(data: bytes, where: str, form: Form) -> Table:
     try:
+        plain = gzip.GzipFile(fileobj=io.BytesIO(data)) if data.startswith(_GZIP) else None
+        encoding = form.encoding or marked_encoding(plain.read(4) if plain else data)
+        source = plain or io.BytesIO(data)
+        source.seek(0)
+        text = io.TextIOWrapper(source, encoding=encoding, newline="")
+        head = [line.removeprefix("\ufeff") for line in itertools.islice(text, _LOOKED_AT)]
+        said = _SAID.fullmatch(head[0]) if head else None
+        if said is not None:
+            del head[0]
+        delimiter = form.delimiter or (said[1] if said else _delimiter(head))
+        lines = csv.reader(
+            itertools.chain(head, text), skipinitialspace=True, strict=True, delimiter=delimiter
+        )
+        rows: Iterator[list[str]] = filter(None, lines)
         first = next(rows, [])
-        names = _names(first, columns)
-        if columns != "header":
+        names = _names(first, form.columns)
+        if form.columns != "header":
             rows = itertools.chain([first], rows)
-        return Table(where, names, tuple(_columns(rows, len(names))))
-    except (csv.Error, UnicodeDecodeError, OSError, EOFError, zlib.error, ValueError) as error:
+        columns = tuple(_columns(rows, len(names), delimiter))
+    except LookupError as error:
+        raise ConfigError([f"data.encoding: {error}"]) from error
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{where}: no CSV table: no text in {error.encoding} (byte "
+            f"{error.object[error.start]:#x}); save it as UTF-8, or name its encoding "
+            "(data.encoding, such as cp1252 or latin-1)"
+        ) from error
+    except (csv.Error, OSError, EOFError, zlib.error, ValueError) as error:
         raise DataError(f"{where}: no CSV table: {error}") from error
+    decimal = form.decimal or _decimal(columns, delimiter)
+    return Table(where, names, columns, decimal)
+
+
+def _delimiter(head: Sequence[str]) -> str:
+    """Return what parts every line into the same number of cells, two or more; else a comma."""
+    found = []
+    for delimiter in _DELIMITERS:
+        try:
+            rows = [*filter(None, csv.reader(head, skipinitialspace=True, delimiter=delimiter))]
+        except csv.Error:
+            continue
+        if len(head) == _LOOKED_AT:
+            del rows[-1:]  # it may end in a line that is not looked at
+        if len({len(row) for row in rows}) != 1 or len(rows[0]) == 1:
+            continue
+        with_comma = [cell.strip() for row in rows for cell in row if "," in cell]
+        # Commas inside the cells of another delimiter are decimal ones, else it is a cell's text.
+        if delimiter == "," or all(map(_WITH_COMMA.fullmatch, with_comma)):
+            found.append(delimiter)
+    return found[-1] if found else ","
+
+
+def _decimal(columns: Sequence[Column], delimiter: str) -> str:
+    """Return a comma where numbers are written with one, and none with a point."""
+    if delimiter == ",":
+        return "."
+    texts = [text for column in columns for text in column.texts]
+    comma = any(map(_WITH_COMMA.fullmatch, texts)) and not any(map(_WITH_POINT.fullmatch, texts))
+    return "," if comma else "."
 
 
 def _names(first: Sequence[str], columns: ColumnNames) -> tuple[str, ...]:
     if columns == "numbers":
         return tuple(map(str, range(len(first))))
     names = tuple(name.strip() for name in (first if columns == "header" else columns))
-    if not names or len(set(names)) != len(names):
-        raise ValueError("its columns' names are not different ones (data.columns)")
+    twice = [name for name, count in Counter(names).items() if name and count > 1]
+    if not names or twice:
+        raise ValueError(
+            f"its columns' names are not different ones, {', '.join(map(repr, twice)) or 'none'} "
+            "(data.columns names them)"
+        )
     return names
 
 
-def _columns(rows: Iterator[list[str]], width: int) -> Iterator[Column]:
+def _columns(rows: Iterator[list[str]], width: int, delimiter: str) -> Iterator[Column]:
     """Return the cells by column; a text is numbered when it is first met."""
     numbering = [defaultdict[str, int](itertools.count().__next__) for _ in range(width)]
     parts: list[list[NDArray[np.int32]]] = [[] for _ in range(width)]
@@ -100,7 +175,10 @@ def _columns(rows: Iterator[list[str]], width: int) -> Iterator[Column]:
     while block := list(itertools.islice(rows, _ROWS_AT_ONCE)):
         if set(map(len, block)) != {width}:
             at = next(i for i, row in enumerate(block) if len(row) != width)
-            raise ValueError(f"row {done + at + 1} has {len(block[at])} cells, not {width}")
+            raise ValueError(
+                f"row {done + at + 1} has {len(block[at])} cells, not {width}, separated by "
+                f"{delimiter!r} (data.delimiter names another one)"
+            )
         for number, part, cells in zip(numbering, parts, zip(*block, strict=True), strict=True):
             part.append(np.fromiter(map(number.__getitem__, cells), np.int32, len(block)))
         done += len(block)
@@ -109,7 +187,7 @@ def _columns(rows: Iterator[list[str]], width: int) -> Iterator[Column]:
         yield _column(number, codes)
 
 
-def _read_parquet(data: bytes, where: str, columns: ColumnNames) -> Table:
+def _read_parquet(data: bytes, where: str, form: Form) -> Table:
     try:
         parquet = importlib.import_module("pyarrow.parquet")
     except ImportError as error:
@@ -117,7 +195,7 @@ def _read_parquet(data: bytes, where: str, columns: ColumnNames) -> Table:
             f"{where}: is a Parquet file, and pyarrow is not installed: "
             "pip install 'mtlcore[parquet]'"
         ) from error
-    if columns != "header":
+    if form.columns != "header":
         raise ConfigError(["data.columns: a Parquet file names its columns itself"])
     try:
         table = parquet.read_table(io.BytesIO(data))

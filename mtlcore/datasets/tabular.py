@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+import warnings
+from collections.abc import Collection, Mapping
 from itertools import chain
-from typing import Any, final
+from typing import Any, Literal, final
 
 import numpy as np
 import torch
@@ -12,16 +14,20 @@ import torch
 from mtlcore.data import DataError, Dataset, Sample
 from mtlcore.datasets.random_numbers import hash_uniform
 from mtlcore.datasets.table_encoding import (
+    Cells,
     ColumnFinder,
     RowEncoder,
     Target,
     input_columns,
     read_labels,
 )
-from mtlcore.datasets.tables import ColumnNames, open_table
+from mtlcore.datasets.tables import ColumnNames, Form, Table, open_table
 from mtlcore.errors import ConfigError, UsageError, did_you_mean
 from mtlcore.loading import open_root
+from mtlcore.ranges import ProperFraction, Seed
 from mtlcore.tasks import Task
+
+_NAMELESS = re.compile(r"|Unnamed: \d+|__index_level_\d+__")
 
 
 @final
@@ -33,7 +39,9 @@ class Tabular(Dataset):
     missing. Other columns are one-hot encoded, and missing is a category of its own. What is a
     number, means, deviations and categories are taken from the training rows alone; a category that
     does not occur there is all zeros. Columns that hold labels are never inputs, whichever tasks a
-    run learns. A missing label is not valid. Spaces around a value are ignored.
+    run learns; columns without a name, in which pandas and R write row numbers, are none either. A
+    missing label is not valid. Spaces around a value are ignored. Classes and flags that are
+    numbers may be written in any way, such as 1.0.
 
     The length of the vectors depends on the training rows; `input_width` returns it for a backbone
     that must be told. (`mlp` names the right number if it was told another.)
@@ -47,6 +55,11 @@ class Tabular(Dataset):
         inputs: input columns, by name or number; unset: all that hold no label.
         categorical: columns that are categories even where they look like numbers.
         ignore: columns that are no inputs.
+        delimiter: what stands between the cells of a CSV file; unset: a comma, semicolon, tab or |,
+            as its first lines look.
+        decimal: what stands before the decimals of a number; unset: a comma where numbers have one
+            and none has a point, and cells are separated otherwise.
+        encoding: of a CSV file, such as "cp1252"; unset: UTF-8, or as its mark says.
         columns: where a CSV file's names come from: its first line ("header"), nowhere ("numbers":
             "0", "1", ...) or this list. Parquet has its own.
         missing: texts that stand for a missing value, beside the empty text and NaN.
@@ -73,15 +86,21 @@ class Tabular(Dataset):
         categorical: tuple[str | int, ...] = (),
         ignore: tuple[str | int, ...] = (),
         columns: ColumnNames = "header",
+        delimiter: str | None = None,
+        decimal: Literal[".", ","] | None = None,
+        encoding: str | None = None,
         missing: tuple[str, ...] = ("?",),
-        val_fraction: float = 0.2,
-        seed: int = 0,
+        val_fraction: ProperFraction = 0.2,
+        seed: Seed = 0,
     ) -> None:
         files = open_root("tabular", root, "the folder they lie in")
         self._check(split, file, targets, val_fraction)
-        unknown = frozenset(missing)
-        train = open_table(files, file.replace("{split}", "train"), columns)
-        table = open_table(files, file.replace("{split}", split), columns)
+        if delimiter is not None and len(delimiter) != 1:
+            raise ConfigError([f"data.delimiter: {delimiter!r} must be one character"])
+        form = Form(columns=columns, delimiter=delimiter, decimal=decimal, encoding=encoding)
+        train = open_table(files, file.replace("{split}", "train"), form)
+        table = open_table(files, file.replace("{split}", split), form)
+        cells = Cells(frozenset(missing), train.decimal)
         if table.names != train.names:
             raise DataError(f"{table.where}: has other columns than {train.where}")
         if "{split}" in file:
@@ -94,15 +113,16 @@ class Tabular(Dataset):
             raise DataError(f"{train.where}: no row is left to train on")
         find = ColumnFinder(train)
         labels = {n: find(t.columns, f"targets.{n}.column") for n, t in targets.items()}
-        used = input_columns(
-            find, inputs, find(ignore, "ignore"), list(chain.from_iterable(labels.values()))
-        )
-        encoder = RowEncoder(train, train_rows, used, find(categorical, "categorical"), unknown)
+        ignored = find(ignore, "ignore")
+        if inputs is None:
+            ignored += self._row_numbers(train, [*ignored, *chain.from_iterable(labels.values())])
+        used = input_columns(find, inputs, ignored, list(chain.from_iterable(labels.values())))
+        encoder = RowEncoder(train, train_rows, used, find(categorical, "categorical"), cells)
         self._table = table  # keeps it for the next split
         self._width = encoder.width
         self._numbers, self._places = encoder.encode(table, self._rows)
         self._labels = {
-            name: read_labels(table, self._rows, labels[name], target, unknown)
+            name: read_labels(table, self._rows, labels[name], target, cells)
             for name, target in targets.items()
         }
 
@@ -120,6 +140,7 @@ class Tabular(Dataset):
                         channels=len(target.classes) or len(target.columns),
                         class_names=target.classes,
                         unit=target.unit,
+                        standardise=target.kind == "regression" and target.standardise,
                     )
                 )
             except ValueError as error:
@@ -148,6 +169,21 @@ class Tabular(Dataset):
             valid={name: valid[index].clone() for name, (_, valid) in self._labels.items()},
             key=f"{self._table.where}:{self._rows[index] + 1}",
         )
+
+    @staticmethod
+    def _row_numbers(table: Table, known: Collection[int]) -> list[int]:
+        """Return columns without a name, in which pandas and R write row numbers; tell of them."""
+        nameless = [
+            i for i, name in enumerate(table.names) if i not in known and _NAMELESS.fullmatch(name)
+        ]
+        for i in nameless:
+            warnings.warn(
+                f"{table.where}: column {i} has no name ({table.names[i]!r}), as row numbers have "
+                "none that pandas and R write; it is no input (data.inputs may list it by its "
+                "number, data.ignore leaves it out without this note)",
+                stacklevel=3,
+            )
+        return nameless
 
     def _check(
         self, split: str, file: str, targets: Mapping[str, Target], val_fraction: float

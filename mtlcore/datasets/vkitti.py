@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Any, final
+from typing import Annotated, Any, final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +13,7 @@ from mtlcore.datasets.dense_tasks import inverse_depth, segmentation
 from mtlcore.datasets.photographs import Label, find_label, make_sample, read_photograph
 from mtlcore.errors import UsageError, did_you_mean
 from mtlcore.loading import MissingFile, check_split, open_root
+from mtlcore.ranges import Length, Range
 from mtlcore.tasks import Task
 
 _COLOURS = {
@@ -64,7 +65,7 @@ class VirtualKITTI(Dataset):
         split: str,
         *,
         variations: tuple[str, ...] | None = None,
-        cameras: tuple[int, ...] = (0,),
+        cameras: Annotated[tuple[Annotated[int, Range(ge=0, le=1)], ...], Length(ge=1)] = (0,),
     ) -> None:
         self._root = open_root("vkitti", root, "the folder that holds Scene01/")
         check_split("vkitti", split, self.splits)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,7 +14,14 @@ from mtlcore.engine.session import Session
 from mtlcore.engine.stopping import Stopping
 from mtlcore.errors import MtlError, outline
 from mtlcore.learner import Learner
-from mtlcore.storage import BEST, save_checkpoint, with_model
+from mtlcore.storage import (
+    BEST,
+    LAST,
+    LastCheckpoint,
+    checked,
+    plain_settings,
+    with_model,
+)
 from mtlcore.system import peak_memory
 
 _PARTS = (
@@ -22,7 +30,13 @@ _PARTS = (
 
 
 def save_last(session: Session) -> None:
-    """Write the checkpoint from which a run goes on as if nothing had happened."""
+    """Write the checkpoint from which a run goes on as if nothing had happened.
+
+    Raises:
+        MtlError: A parameter is not finite, or the file cannot be written; an earlier checkpoint
+            is left as it was.
+    """
+    _refuse_infinite(session)
     ranks = session.distributed.all_gather(_state_of_rank(session))
     if not session.distributed.is_main_process:
         return
@@ -39,22 +53,29 @@ def save_last(session: Session) -> None:
         "ranks": ranks,
         "metrics_length": session.directory.metrics_length(),
         "threads": torch.get_num_threads(),
+        "config": plain_settings(session.config.tree),
     }
     if session.average is not None:
         state["average"] = dict(session.average.model.state_dict())
     if session.teachers.fingerprints:
         state["teachers"] = session.teachers.fingerprints
-    save_checkpoint(session.directory.checkpoint, state)
+    session.directory.save_checkpoint(LAST, state)
     session.directory.upload()
 
 
 def save_best(session: Session) -> None:
-    """Write the learner's weights as those of the best epoch, as they were evaluated."""
+    """Write the learner's weights as those of the best epoch, as they were evaluated.
+
+    Raises:
+        MtlError: A parameter is not finite, or the file cannot be written; an earlier checkpoint
+            is left as it was.
+    """
+    _refuse_infinite(session)
     if session.distributed.is_main_process:
         state = {"learner": dict(session.learner.state_dict())}
         if session.average is not None and session.config.training.evaluate_ema:
             state["learner"] = with_model(state["learner"], session.average.model.state_dict())
-        save_checkpoint(session.directory.path / BEST, state)
+        session.directory.save_checkpoint(BEST, state)
 
 
 def restore(session: Session, state: Mapping[str, Any]) -> None:
@@ -72,6 +93,7 @@ def restore(session: Session, state: Mapping[str, Any]) -> None:
             f"{checkpoint}: holds no {', '.join(missing)}: it is not what a run can go on from; "
             "start one of its own with another --out"
         )
+    checked(state, LastCheckpoint, str(checkpoint))
     _refuse_late_buffers(session, state["learner"])
     session.teachers.recognise(state.get("teachers", {}))
     try:
@@ -83,12 +105,12 @@ def restore(session: Session, state: Mapping[str, Any]) -> None:
         progress = state["progress"]
         stopping = Stopping(**progress.get("stopping", {}))
         session.progress = Progress(**{**progress, "stopping": stopping})
-    except (RuntimeError, KeyError, ValueError, TypeError) as error:
+        session.balancing_generator.set_state(state["random"]["balancing"])
+        rank = session.distributed.rank
+        if rank < len(state["ranks"]):  # the run may have had fewer processes
+            _restore_rank(session, state["ranks"][rank])
+    except Exception as error:  # components read their parts themselves, and raise what they like
         raise MtlError(f"{checkpoint}: belongs to another model: {outline(error)}") from error
-    session.balancing_generator.set_state(state["random"]["balancing"])
-    rank = session.distributed.rank
-    if rank < len(state["ranks"]):  # the run may have had fewer processes
-        _restore_rank(session, state["ranks"][rank])
     if session.average is not None:
         session.average.copy_buffers()  # those of the rank
 
@@ -106,6 +128,30 @@ def _refuse_late_buffers(session: Session, learner: Mapping[str, Any]) -> None:
                 "its first step: make buffers and parameters in `prepare`, or keep tensors that "
                 "are made later in `get_extra_state` (mtlcore.balancing.Tentative does)"
             )
+
+
+def _refuse_infinite(session: Session) -> None:
+    """Keep parameters that are not finite out of checkpoints, which are called good later.
+
+    A step takes back a gradient that is not finite. A finite one may still be too large a step:
+    on every rank alike, as they have the same parameters.
+    """
+    parameters = dict(session.learner.named_parameters())
+    if session.average is not None:
+        named = session.average.model.named_parameters()
+        parameters |= {f"average.{name}": parameter for name, parameter in named}
+    norms = torch._foreach_norm([p.detach() for p in parameters.values()], ord=math.inf)
+    largest = torch.stack([norm.float() for norm in norms]).tolist()
+    wrong = [name for name, norm in zip(parameters, largest, strict=True) if not norm < math.inf]
+    if not wrong:
+        return
+    checkpoint = session.directory.checkpoint
+    more = f" and {len(wrong) - 1} more" if len(wrong) > 1 else ""
+    kept = f"The last good checkpoint is {checkpoint}; try" if checkpoint.exists() else "Try"
+    raise MtlError(
+        f"stopped at step {session.progress.step}: {wrong[0]}{more} {'are' if more else 'is'} no "
+        f"longer finite. {kept} a lower optimizer.lr, or set optimizer.clip"
+    )
 
 
 def average_buffers(learner: Learner) -> None:

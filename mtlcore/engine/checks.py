@@ -2,28 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
-from mtlcore.balancing import Balancing, GradientBalancer
+import torch
+
+from mtlcore.balancing import MISSING, Balancing, GradientBalancer
 from mtlcore.config import RunConfig
 from mtlcore.data import DataError, Sample, collate
 from mtlcore.engine.building import make_metrics
 from mtlcore.engine.session import Session
 from mtlcore.episodes import EpisodeSampler
-from mtlcore.errors import MtlError, UsageError
-from mtlcore.inputs import image_size
-from mtlcore.learner import Learner, check_backbone
+from mtlcore.errors import UsageError, outline
+from mtlcore.features import Features
+from mtlcore.inputs import Inputs, describe_inputs, image_size, input_tensors, map_inputs
+from mtlcore.learner import Learner, uncompiled
 from mtlcore.loading import stop_at
-from mtlcore.models import Backbone
+from mtlcore.models import MultiTaskModel
 from mtlcore.optimizers import Optimizer
+from mtlcore.tasks import Task
 
 
 def check(session: Session) -> None:
     """Refuse what can be known to fail before the first step.
 
     Raises:
-        UsageError: too small an input, a backbone that cannot read it or has not the place that
-            the balancer compares at, a balancer that cannot work in several processes, metrics of
+        UsageError: batches of one sample that batch norm cannot train on, a backbone that cannot
+            read an input or has not the place that the balancer compares at, a head that does not
+            fit it or its task, a balancer that cannot work in several processes, metrics of
             a task that cannot stand together, an optimizer without the query batches it needs, a
             balancer without the independent batches it needs, a model of which too much is frozen,
             or a teacher that cannot read the inputs.
@@ -36,13 +42,9 @@ def check(session: Session) -> None:
     _check_batches(session.optimizer, session.learner.balancing, session.config)
     sample = _first_readable(session)
     batch = collate([sample], session.config.tasks, session.splits["train"].collate_inputs)
-    check_size(
-        image_size(batch.inputs),
-        session.config.training.batch_size,
-        session.learner.model.backbone,
-    )
     inputs = batch.to(session.device).inputs
-    check_backbone(session.learner, inputs)
+    check_model(session.learner, inputs)
+    _check_lone_samples(session, inputs)
     session.teachers.check(inputs)
 
 
@@ -101,6 +103,24 @@ def _check_frozen(learner: Learner, learning: Sequence[str]) -> None:
         )
 
 
+def _check_lone_samples(session: Session, inputs: Inputs) -> None:
+    """Refuse batches of one sample, if none of them could be trained on."""
+    samples = min(session.config.training.batch_size, len(session.splits["train"]))
+    learner = session.learner
+    if samples > 1 or learner.views > 1:
+        return
+    was_training = learner.training
+    learner.train()
+    fine = learner.trains_on(inputs)
+    learner.train(was_training)
+    if not fine:
+        raise UsageError(
+            "training.batch_size: batches hold one sample, of whose maps batch norm sees a single "
+            f"value per channel (inputs are {describe_inputs(inputs)}); it needs batches of two or "
+            "more, or larger maps (data.size, a head other than deeplab)"
+        )
+
+
 def _check_queries(optimizer: Optimizer, sampler: EpisodeSampler, config: RunConfig) -> None:
     if optimizer.needs_queries and not sampler.has_queries:
         raise UsageError(
@@ -120,20 +140,62 @@ def _check_batches(optimizer: Optimizer, balancing: Balancing, config: RunConfig
     )
 
 
-def check_size(size: Sequence[int], batch: int, backbone: Backbone) -> None:
-    """Raise an error if the deepest map is a single pixel of a single sample.
+def check_model(learner: Learner, inputs: Inputs) -> None:
+    """Refuse a model that cannot predict from a sample, or lacks what the balancer's scope needs.
 
     Args:
-        size: height and width of the inputs; others have none.
-        batch: number of samples.
-        backbone: whose strides are looked at.
+        learner: The learner whose model is checked; it is left as it was.
+        inputs: Those of a batch of any one sample.
 
     Raises:
-        MtlError: it is; batch norm would have a single value per channel.
+        UsageError: The backbone cannot read it, or a head cannot read the backbone's maps or
+            predicts something of another shape than its task has.
     """
-    stride = max(backbone.strides)
-    if batch == 1 and len(size) == 2 and all(-(-side // stride) <= 1 for side in size):
-        raise MtlError(
-            f"data.size {list(size)} leaves a deepest map of one pixel at stride {stride}: batch "
-            "norm cannot train on one sample of it; use larger images or training.batch_size >= 2"
+    backbone = learner.model.backbone
+    scope = learner.balancing.scope
+    if scope == "last_shared" and not any(
+        p.requires_grad for p in backbone.last_shared_parameters()
+    ):
+        raise UsageError(MISSING[scope])
+    modes = [(module, module.training) for module in learner.modules()]
+    devices = {x.device for x in input_tensors(inputs) if x.is_cuda}
+    sample = describe_inputs(map_inputs(lambda tensor: tensor[0], inputs))
+    with torch.no_grad(), torch.random.fork_rng([*devices]), uncompiled(backbone):
+        with _explained(
+            f"model.backbone: {type(backbone).__name__} cannot read a sample of shape {sample}",
+            "choose a backbone for such inputs (mtl list backbones)",
+        ):
+            features = learner.eval().model.features(inputs, learner.tasks)
+        for task in learner.model.tasks.values():
+            _check_head(learner.model, task, features, image_size(inputs))
+    for module, mode in modes:
+        module.training = mode
+
+
+def _check_head(
+    model: MultiTaskModel, task: Task, features: Features, size: tuple[int, ...]
+) -> None:
+    name = type(model.head(task.name)).__name__
+    others = "choose another head or backbone (mtl list heads, mtl list backbones)"
+    with _explained(
+        f"model.heads.{task.name}: {name} cannot read the maps of {type(model.backbone).__name__}",
+        others,
+    ):
+        predicted = tuple(model.predict(features, [task.name], size)[task.name].shape[1:])
+    expected = (task.channels, *(size if task.layout == "map" else ()))
+    if predicted != expected and (task.layout != "map" or len(size) == 2):
+        raise UsageError(
+            f"model.heads.{task.name}: {name} predicts {list(predicted)} for a sample, and the "
+            f"task has {list(expected)}; {others}"
         )
+
+
+@contextmanager
+def _explained(problem: str, remedy: str) -> Iterator[None]:
+    """Turn what a module raises at inputs that it cannot work with into a message."""
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise
+    except (RuntimeError, ValueError, IndexError, TypeError, AttributeError, KeyError) as error:
+        raise UsageError(f"{problem} ({outline(error)}); {remedy}") from error

@@ -12,7 +12,7 @@ from mtlcore.distributed import SINGLE_PROCESS, Distributed
 from mtlcore.engine.constant_baselines import ConstantFit, Extent
 from mtlcore.inputs import Inputs, image_size
 from mtlcore.learner import Learner
-from mtlcore.losses import Loss, ScalarLoss, reduce_loss
+from mtlcore.losses import loss_sums
 from mtlcore.metrics import Metric, MetricValues
 from mtlcore.tasks import Task
 
@@ -28,7 +28,10 @@ def evaluate(
     distributed: Distributed = SINGLE_PROCESS,
     predict: Callable[[Inputs, Sequence[str]], dict[str, Tensor]] | None = None,
 ) -> MetricValues:
-    """Return per task its metrics, and as "loss" its raw loss pooled over the valid elements.
+    """Return per task its metrics, and as "loss" its raw loss pooled over the split.
+
+    That is the mean over all valid elements by their weights, whatever the batches; of a loss that
+    is no mean over elements, the mean over samples by their numbers of valid elements.
 
     Args:
         learner: In evaluation mode meanwhile, and afterwards in the state it had before.
@@ -40,8 +43,8 @@ def evaluate(
             copy.
     """
     tasks = tuple(learner.model.tasks)
-    sums = {task: torch.zeros((), dtype=torch.float64, device=device) for task in tasks}
-    counts = dict.fromkeys(tasks, 0)
+    # Per task, the sum of losses and that of their weights.
+    sums = {task: torch.zeros(2, dtype=torch.float64, device=device) for task in tasks}
     was_training = learner.training
     learner.eval()
     try:
@@ -53,11 +56,9 @@ def evaluate(
             predictions = (predict or learner.predict)(here.inputs, present)
             for task in present:
                 target, valid = here.targets[task], here.valid[task]
-                loss = learner.losses[learner.model.tasks[task].key]
-                assert isinstance(loss, Loss | ScalarLoss)
-                value, _ = reduce_loss(loss, predictions[task], target, valid)
-                sums[task] += value.double() * here.count[task]
-                counts[task] += here.count[task]
+                loss, seen, true = learner.judged(task, predictions[task], target)
+                found = loss_sums(loss, seen, true, valid, here.labelled[task])
+                sums[task] += torch.stack(found)
                 metrics[task].see(here)
                 metrics[task].update(predictions[task], target, valid)
     finally:
@@ -68,10 +69,9 @@ def evaluate(
         for task in tasks:
             merged[task].merge(other[task])
     values = {task: merged[task].compute() for task in tasks}
-    pooled = distributed.all_reduce_floats([float(sums[task]) for task in tasks])
-    numbers = distributed.all_reduce_floats([counts[task] for task in tasks])
-    for task, total, number in zip(tasks, pooled, numbers, strict=True):
-        values[task] = {**values[task], "loss": total / number if number else float("nan")}
+    pooled = distributed.all_reduce_floats([x for task in tasks for x in sums[task].tolist()])
+    for task, total, mass in zip(tasks, pooled[::2], pooled[1::2], strict=True):
+        values[task] = {**values[task], "loss": total / mass if mass else float("nan")}
     return values
 
 

@@ -25,11 +25,12 @@ class Progress:
         seconds: of training before this process.
         step_seconds: of the steps that were timed, evaluations and saving apart, and their number.
         peak_memory: in bytes, the most that any process of this run has needed.
-        skipped: steps that learnt nothing, and how many of them were the last ones in a row.
+        skipped: steps that were skipped, and how many of them were the last ones in a row.
+        learnt: steps that had a loss to learn from.
         window: sums of what was measured since the last record, as metric -> task -> [sum, n].
         losses: the same of this epoch's losses.
         evaluations: epoch and metrics of each evaluation, in order.
-        best: epoch, score and metrics of the best evaluation.
+        best: epoch and metrics of the best evaluation, and by which of them it was chosen.
         stopping: which tasks learn no more, and what that is decided by.
     """
 
@@ -42,6 +43,7 @@ class Progress:
     peak_memory: int = 0
     skipped: int = 0
     skipped_in_a_row: int = 0
+    learnt: int = 0
     window: dict[str, dict[str, list[float]]] = attrs.field(factory=dict)
     losses: dict[str, list[float]] = attrs.field(factory=dict)
     evaluations: list[tuple[int, MetricValues]] = attrs.field(factory=list)
@@ -55,6 +57,7 @@ class Progress:
 
     def measure_step(self, report: StepReport) -> None:
         """Take in what a step that was taken has to say."""
+        self.learnt += bool(report.losses or report.cross)
         self.measure("loss", report.losses)
         _add(self.losses, report.losses)
         if report.early:

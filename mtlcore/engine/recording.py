@@ -67,6 +67,30 @@ class Recorder:
             ),
         )
 
+    def refuse_idleness(self, *, finished: bool) -> None:
+        """Let a run fail that has learnt nothing.
+
+        Args:
+            finished: Whether the run is at its end. Before, steps without any label are enough,
+                as the next epoch has the same samples; skipped ones may yet learn.
+
+        Raises:
+            MtlError: No step had a loss to learn from.
+        """
+        config, progress = self._session.config, self._session.progress
+        if progress.learnt or (progress.skipped and not finished):
+            return
+        if progress.skipped == progress.step:
+            why = "all of them were skipped, for the reasons above"
+        else:
+            why = f"no training sample has a label of {', '.join(config.learning)}"
+            if config.data.labels != "full":
+                why += (
+                    f". data.labels = {config.data.labels!r} says which samples have one: are its "
+                    "names those of the samples' files, without folder and ending?"
+                )
+        raise MtlError(f"nothing was learnt in {progress.step} steps: {why}")
+
     def stops(self, epoch: int, stops: Iterable[Stop]) -> None:
         """Write and tell which tasks stop learning after an epoch, or that the run ends."""
         stops = list(stops)

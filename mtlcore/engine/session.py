@@ -16,9 +16,11 @@ from mtlcore.display import Display
 from mtlcore.distributed import SINGLE_PROCESS, Distributed
 from mtlcore.engine.averaging import AveragedModel
 from mtlcore.engine.building import build_learner, make_loader, open_splits, pick_device
+from mtlcore.engine.compiling import compile_backbone
 from mtlcore.engine.planning import Planning
 from mtlcore.engine.progress import Progress
 from mtlcore.engine.teachers import Teachers
+from mtlcore.engine.units import fit_units
 from mtlcore.episodes import BatchPlan, EpisodeSampler, in_order
 from mtlcore.learner import Learner
 from mtlcore.optimizers import Optimizer
@@ -108,7 +110,7 @@ class Session:
         self.balancing_generator = torch.Generator().manual_seed(2 * config.seed + 1)
         self.loader = make_loader(config, self.splits, self.learner.views)
         if config.training.compile:
-            self.learner.model.backbone.compile()
+            compile_backbone(self.learner)
         self.learner.balancing.prepare(config.tasks, _LazyBatches(self._batches_for_balancers))
         self.learner.to(self.device)
         decay = config.training.ema
@@ -122,6 +124,7 @@ class Session:
         )
         for name in self.teachers.unused:
             display.warn(f"teachers.{name}: nobody asks for this teacher")
+        self._fit_units()
         if not distributed.is_main_process:
             # All ranks start from the same weights, and draw dropout each for itself.
             torch.manual_seed(config.seed + distributed.rank)
@@ -149,6 +152,16 @@ class Session:
         epochs, steps = self.config.training.epochs, self.config.training.steps
         limits = [epochs, None if steps is None else -(-steps // self.steps_per_epoch)]
         return min(limit for limit in limits if limit is not None)
+
+    def _fit_units(self) -> None:
+        """Let the labels of the training split say what the standard unit of a task is."""
+        names = [task.name for task in self.config.tasks if task.standardise]
+        if names:
+            plans, used = self.fitting_plans()
+            self.display.note(
+                f"standardising {', '.join(names)} by the labels of {used} training samples"
+            )
+            fit_units(self.learner.model, self.loader.batches(plans))
 
     def _batches_for_balancers(self) -> Iterator[Batch]:
         plans, used = self.fitting_plans()

@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM and `request_stop` while a run trains: the state is saved, then it ends.
+"""Ctrl-C, SIGTERM, SIGHUP and `request_stop` while a run trains: the state is saved, then it ends.
 
 After a signal the step is finished, after a request the epoch.
 """
@@ -13,7 +13,7 @@ from typing import final
 from mtlcore.engine.session import Session
 from mtlcore.errors import Interrupted, MtlError, Pruned
 from mtlcore.storage import take_stop_request
-from mtlcore.system import STOPPING, handled
+from mtlcore.system import HANGUP, STOPPING, handled
 
 
 class StopRequested(Exception):
@@ -47,7 +47,9 @@ class StopRequest:
             if self._session.distributed.world_size > 1:
                 return
             for other in STOPPING:
-                signal.signal(other, before[other])
+                # A terminal that closes sends its signal twice: itself, and by its shell.
+                if other != HANGUP:
+                    signal.signal(other, before[other])
             # A print that the signal interrupted refuses a second one.
             with suppress(RuntimeError):
                 self._session.display.note("stopping after this step; once more stops at once")
@@ -77,7 +79,7 @@ class StopRequest:
     def interruption(self) -> MtlError:
         """Return the error that tells how to go on from what was saved."""
         session = self._session
-        go_on = f"Go on with: mtl run --resume --out {session.directory.location}"
+        go_on = f"Go on with: {session.config.resume_command(session.directory.location)}"
         if self._reason is not None:
             return Pruned(
                 f"asked to stop after epoch {session.progress.epoch} of {session.epochs} "

@@ -1,5 +1,8 @@
 """Early stopping: a task leaves the episodes, or the run ends, when validation gets no better.
 
+A task is judged by its validation loss, and a run by the mean rank of its tasks' first metrics:
+neither depends on the scale or the sign of a loss.
+
 Patience counts epochs, as in the MTML paper (35 for a task, 50 for the run), whatever the number of
 epochs between evaluations: the first evaluation so many epochs after the best one decides.
 """
@@ -11,6 +14,8 @@ from collections.abc import Mapping
 from typing import final
 
 import attrs
+
+from mtlcore.metrics import beats
 
 
 @attrs.frozen
@@ -33,9 +38,10 @@ class Stopping:
 
     Args:
         best: task -> epoch and value of its lowest validation loss.
-        best_score: epoch and value of the lowest score of the run.
-        held: stopped task -> its validation loss when it stopped, which stands for it in the score
-            from then on, whatever the others' learning does to it.
+        evaluations: epoch of each evaluation, and what was compared of it: task -> value.
+        best_evaluation: number of the best of them; None while all values were NaN.
+        held: stopped task -> the value that stands for it from then on, whatever the others'
+            learning does to it.
         stopped: stopped task -> the epoch after which it learnt no more.
         ended: the epoch after which the run ended early.
         reset_due: the backbone has entered a phase in this epoch: from the next epoch on all tasks
@@ -43,7 +49,8 @@ class Stopping:
     """
 
     best: dict[str, tuple[int, float]] = attrs.field(factory=dict)
-    best_score: tuple[int, float] | None = None
+    evaluations: list[tuple[int, dict[str, float]]] = attrs.field(factory=list)
+    best_evaluation: int | None = None
     held: dict[str, float] = attrs.field(factory=dict)
     stopped: dict[str, int] = attrs.field(factory=dict)
     ended: int | None = None
@@ -53,7 +60,7 @@ class Stopping:
         self,
         epoch: int,
         losses: Mapping[str, float],
-        units: Mapping[str, float],
+        values: Mapping[str, float],
         *,
         task_patience: int | None,
         patience: int | None,
@@ -66,7 +73,7 @@ class Stopping:
         Args:
             epoch: that was evaluated.
             losses: validation losses of the tasks that the run learns.
-            units: what they were at the first evaluation.
+            values: of the same tasks, what the run is judged by; lower is better.
             task_patience: epochs that a task has; None: it is never stopped.
             patience: epochs that the run has; None: it ends only when no task is left.
         """
@@ -78,37 +85,33 @@ class Stopping:
                 self.best[task] = (epoch, loss)
             if self._waited(epoch, self.best.get(task), task_patience):
                 self.stopped[task] = epoch
-                self.held[task] = loss if math.isfinite(loss) else self.best[task][1]
+                self.held[task] = self._last_known(task, values[task])
                 stops.append(Stop(task, self.best[task][0]))
-        total = score({**losses, **self.held}, units)
-        if math.isfinite(total) and (self.best_score is None or total < self.best_score[1]):
-            self.best_score = (epoch, total)
-        if self._waited(epoch, self.best_score, patience):
-            assert self.best_score is not None
-            stops.append(Stop(None, self.best_score[0]))
+        self.evaluations.append((epoch, {**values, **self.held}))
+        self._compare()
+        best = None if self.best_evaluation is None else self.evaluations[self.best_evaluation]
+        if self._waited(epoch, best, patience):
+            assert best is not None
+            stops.append(Stop(None, best[0]))
         elif set(losses) <= set(self.stopped):
             stops.append(Stop(None, None))
         if stops and stops[-1].task is None:
             self.ended = epoch
         return stops
 
+    def _compare(self) -> None:
+        values = [values for _, values in self.evaluations]
+        if self.best_evaluation is not None:
+            better = beats(values, self.best_evaluation)
+        else:
+            better = not all(map(math.isnan, values[-1].values()))
+        if better:
+            self.best_evaluation = len(values) - 1
+
+    def _last_known(self, task: str, value: float) -> float:
+        known = [value, *(values[task] for _, values in reversed(self.evaluations))]
+        return next((x for x in known if not math.isnan(x)), math.nan)
+
     @staticmethod
-    def _waited(epoch: int, best: tuple[int, float] | None, patience: int | None) -> bool:
+    def _waited(epoch: int, best: tuple[int, object] | None, patience: int | None) -> bool:
         return patience is not None and best is not None and epoch - best[0] >= patience
-
-
-def score(losses: Mapping[str, float], units: Mapping[str, float]) -> float:
-    """Return the mean validation loss of tasks, each in its own unit; infinite if there is none.
-
-    Losses of tasks differ by orders of magnitude: in their own units they count alike.
-
-    Args:
-        losses: task -> loss.
-        units: task -> loss that counts 1; a task whose unit is not finite and positive is left out.
-    """
-    terms = [
-        loss / units[task]
-        for task, loss in losses.items()
-        if math.isfinite(units[task]) and units[task] > 0
-    ]
-    return sum(terms) / len(terms) if terms else math.inf

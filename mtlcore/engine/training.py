@@ -9,6 +9,8 @@ from typing import final
 import attrs
 
 from mtlcore.engine.checkpointing import average_buffers, save_last
+from mtlcore.engine.compiling import backward_passes_allowed
+from mtlcore.engine.lone_samples import LoneSamples
 from mtlcore.engine.phases import enter_step
 from mtlcore.engine.recording import Recorder
 from mtlcore.engine.session import Session
@@ -34,6 +36,7 @@ class Training:
         self._stop = StopRequest(session)
         self._recorder = Recorder(session)
         self._validation = Validation(session, self._recorder, self._stop)
+        self._lone = LoneSamples(session)
         self._is_warm = False
 
     def run(self) -> None:
@@ -42,7 +45,8 @@ class Training:
         Raises:
             Interrupted: A signal asked to stop; everything is saved.
             Pruned: `request_stop` asked for it; everything is saved.
-            MtlError: Too many steps in a row had no finite loss or gradient.
+            MtlError: Too many steps in a row had no finite loss or gradient, parameters are no
+                longer finite, or nothing was learnt.
         """
         session = self.session
         with self._stop.listening(), lost_workers_told():
@@ -54,6 +58,7 @@ class Training:
                     save_last(session)
                 while not self._is_finished():
                     self._epoch()
+                    self._recorder.refuse_idleness(finished=self._is_finished())
                 skipped = session.distributed.all_gather(session.loader.skipped)
                 session.loader.skipped = [message for rank in skipped for message in rank]
             except StopRequested:
@@ -86,8 +91,13 @@ class Training:
         enter_step(session)
         if loaded is None:
             return StepReport(losses={}, skipped="none of its samples can be read")
-        batches = tuple(batch.to(session.device) for batch in loaded.batches)
-        return session.optimizer.step(session.learner, attrs.evolve(loaded, batches=batches))
+        batches = tuple(self._lone.without(b.to(session.device)) for b in loaded.batches)
+        if not self._several_processes and not any(map(len, batches)):
+            return StepReport(
+                losses={}, skipped="one sample is left of the batch, too few for batch norm"
+            )
+        with backward_passes_allowed(session.learner):
+            return session.optimizer.step(session.learner, attrs.evolve(loaded, batches=batches))
 
     def finish_step(self, report: StepReport) -> None:
         """Count and record a step, show it, and tell the sampler of it."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import final
 
 from mtlcore.data import Batch
@@ -13,9 +13,8 @@ from mtlcore.engine.recording import Recorder
 from mtlcore.engine.seeding import seeded
 from mtlcore.engine.session import Session
 from mtlcore.engine.stop_request import StopRequest
-from mtlcore.engine.stopping import score
 from mtlcore.episodes import BatchPlan, in_order
-from mtlcore.metrics import MetricValues
+from mtlcore.metrics import MetricValues, beats
 
 
 @final
@@ -30,6 +29,10 @@ class Validation:
 
     def __init__(self, session: Session, recorder: Recorder, stop: StopRequest) -> None:
         self._session, self._recorder, self._stop = session, recorder, stop
+        made = make_metrics(session.config)
+        # Of each task that learns, the name of its first metric, and whether higher is better.
+        self._first = {t: next(iter(made[t].higher_is_better.items()))
+                       for t in session.config.learning}  # fmt: skip
 
     def fit_constants(self) -> dict[str, MetricValues]:
         """Return the metrics of the best constant predictors, fitted on training labels."""
@@ -69,8 +72,7 @@ class Validation:
             )
         self._recorder.evaluation(metrics)
         progress.evaluations.append((progress.epoch, metrics))
-        losses = self._losses(metrics)
-        self._keep_best(metrics, losses)
+        self._keep_best(metrics)
         self._tell(metrics)
         return metrics
 
@@ -82,8 +84,8 @@ class Validation:
         epoch = progress.epoch + 1
         stops = progress.stopping.update(
             epoch,
-            self._losses(metrics),
-            self._losses(progress.evaluations[0][1]),
+            {task: metrics[task]["loss"] for task in self._session.config.learning},
+            self._compared(metrics),
             task_patience=training.task_patience,
             patience=training.patience,
         )
@@ -97,23 +99,30 @@ class Validation:
         session.learner.balancing.after_evaluation(learning)
         session.sampler.after_evaluation(learning)
 
-    def _keep_best(self, metrics: MetricValues, losses: Mapping[str, float]) -> None:
+    def _keep_best(self, metrics: MetricValues) -> None:
         progress = self._session.progress
-        value = score(losses, self._losses(progress.evaluations[0][1]))
-        # Also where the score is not a number, which is lower than nothing.
-        if progress.best is not None and not value < progress.best["score"]:
+        values = [self._compared(values) for _, values in progress.evaluations]
+        epochs = [epoch + 1 for epoch, _ in progress.evaluations]
+        if progress.best is not None and not beats(values, epochs.index(progress.best["epoch"])):
             return
         progress.best = {
             "epoch": progress.epoch + 1,
             "split": "val",
-            "score": value,
+            "by": [f"{task}.{name}" for task, (name, _) in self._first.items()],
             "metrics": metrics,
         }
         save_best(self._session)
 
-    def _losses(self, metrics: MetricValues) -> dict[str, float]:
-        """Return the validation losses of the tasks that learn."""
-        return {task: metrics[task]["loss"] for task in self._session.config.learning}
+    def _compared(self, metrics: MetricValues) -> dict[str, float]:
+        """Return what evaluations are compared by: first metrics, negated where higher is better.
+
+        Of the tasks that learn. They are compared by ranks, so that neither the scale nor the sign
+        of a metric counts.
+        """
+        return {
+            task: -metrics[task][name] if higher else metrics[task][name]
+            for task, (name, higher) in self._first.items()
+        }
 
     def _plans(self) -> list[BatchPlan]:
         size = len(self._session.splits["val"])

@@ -1,20 +1,26 @@
 """Reading files, augmenting samples and loading batches."""
 
 from mtlcore.loading.augmentations import BatchAugmentation, SampleAugmentation, image_of
+from mtlcore.loading.decoding import (
+    decode_image,
+    decode_label,
+    image_tensor,
+    is_array,
+    stored_turned,
+    unit_normals,
+)
 from mtlcore.loading.files import (
     MissingFile,
     Root,
     check_split,
-    decode_image,
-    decode_label,
-    image_tensor,
+    decode_text,
+    marked_encoding,
     open_root,
-    unit_normals,
 )
 from mtlcore.loading.labels import convert
 from mtlcore.loading.loader import Loader, PlanReader, Split, lost_workers_told, stop_at
 from mtlcore.loading.regimes import draw_regime
-from mtlcore.loading.transforms import Augmentation, as_seen_in, turn
+from mtlcore.loading.transforms import Augmentation, as_seen_in, resize_label, turn
 from mtlcore.loading.weights import WeightFile, read_weight_file
 
 __all__ = [
@@ -32,13 +38,18 @@ __all__ = [
     "convert",
     "decode_image",
     "decode_label",
+    "decode_text",
     "draw_regime",
     "image_of",
     "image_tensor",
+    "is_array",
     "lost_workers_told",
+    "marked_encoding",
     "open_root",
     "read_weight_file",
+    "resize_label",
     "stop_at",
+    "stored_turned",
     "turn",
     "unit_normals",
 ]

@@ -1,4 +1,4 @@
-"""Reading files by fsspec, and decoding images and labels.
+"""Reading files by fsspec.
 
 Local paths, `zip://`, `memory://`, `https://` and everything else that fsspec opens will do.
 Files from a network are kept in `$MTLCORE_CACHE` (default `~/.cache/mtlcore`) and never fetched
@@ -8,19 +8,14 @@ twice; they are not checked for a newer version.
 from __future__ import annotations
 
 import builtins
+import codecs
 import hashlib
-import io
 import os
+import re
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, final
-
-import numpy as np
-import torch
-from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
-from torch import Tensor
 
 from mtlcore.data import DataError
 from mtlcore.errors import UsageError, describe, did_you_mean
@@ -29,16 +24,13 @@ __all__ = [
     "MissingFile",
     "Root",
     "check_split",
-    "decode_image",
-    "decode_label",
-    "image_tensor",
-    "unit_normals",
+    "decode_text",
+    "marked_encoding",
+    "open_root",
 ]
 
 _NEAR = ("file", "local", "memory")  # protocols that need no cache
 _OWN_CACHES = ("simplecache", "filecache", "blockcache", "cached")
-_NPY = b"\x93NUMPY"  # the name of a file is not asked: in a URL it need not come last
-_EIGHT_BIT_MODES = ("L", "LA", "P", "RGB", "RGBA")
 
 
 class MissingFile(DataError):
@@ -48,6 +40,8 @@ class MissingFile(DataError):
 @final
 class Root:
     """A folder: a local path or an fsspec URL, also a chained one (`zip://sub::file.zip`).
+
+    No path with `..` leads out of it; symbolic links in it are followed.
 
     The file system is opened on first use, and again in each forked or spawned process, because
     processes must not share connections. Spawned processes do not see a `memory://` root.
@@ -77,6 +71,7 @@ class Root:
             MissingFile: there is no such file, or no such root.
             DataError: it cannot be read, with the reason.
         """
+        self._refuse_way_out(relative)
         try:
             filesystem, base = self._open()
             path = _join(base, relative)
@@ -96,6 +91,7 @@ class Root:
         Raises:
             DataError: the file system cannot tell; the message says why.
         """
+        self._refuse_way_out(relative)
         try:
             filesystem, base = self._open()
             return bool(filesystem.exists(_join(base, relative)))
@@ -111,6 +107,7 @@ class Root:
             MissingFile: there is no such directory, or no such root.
             DataError: it cannot be listed, with the reason.
         """
+        self._refuse_way_out(relative_dir)
         try:
             filesystem, base = self._open()
             path = _join(base, relative_dir)
@@ -143,9 +140,21 @@ class Root:
             self._opened = (os.getpid(), *url_to_fs(_with_local_archive(self.root)))
         return self._opened[1:]
 
+    def _refuse_way_out(self, relative: str) -> None:
+        """Refuse a path with `..`: lists and descriptions that come with data are not trusted."""
+        if ".." in re.split(r"[/\\]", relative):
+            raise DataError(
+                f"{self.where(relative)}: leads out of the data's folder {self.root}; name files "
+                "inside of it, or give the folder above as data.root"
+            )
+
     def _explain(self, relative: str, error: Exception) -> DataError:
         if not isinstance(error, FileNotFoundError | NotADirectoryError):
             return DataError(f"{self.where(relative)}: {describe(error)}")
+        if _protocol(self.root) in ("file", "local") and (
+            link := _broken_link(self.where(relative))
+        ):
+            return DataError(f"{link}: is a link to {os.readlink(link)}, which does not exist")
         if relative and not _is_far(self.root):
             try:
                 filesystem, base = self._open()
@@ -175,92 +184,41 @@ def open_root(dataset: str, root: str | None, folder: str) -> Root:
     return Root(root)
 
 
-def decode_label(data: bytes, where: str) -> NDArray[Any]:
-    """Return the raw values of a label: PNG (8 or 16 bits) or .npy.
+def marked_encoding(data: bytes) -> str:
+    """Return the encoding that the mark at the beginning of a text says; UTF-8 without one."""
+    marks = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF32_LE, "utf-32"),
+             (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))  # fmt: skip
+    return next((name for mark, name in marks if data.startswith(mark)), "utf-8")
+
+
+def decode_text(data: bytes, where: str, encoding: str | None = None) -> str:
+    """Return the text of a file: UTF-8, UTF-16 with its mark, or the encoding that is named.
 
     Args:
-        data: contents of the file.
+        data: contents of the file; a mark of its encoding at the beginning is left out.
         where: its path, for messages.
-
-    Returns:
-        (H, W) or (H, W, C) in the file's own data type; indices where a PNG has a palette.
+        encoding: such as "cp1252" or "latin-1"; None: as the mark says, UTF-8 without one.
 
     Raises:
-        DataError: truncated or not an image, JPEG (its compression changes labels), or 16-bit
-            colour (Pillow would silently drop half of each value).
+        UsageError: there is no such encoding.
+        DataError: the contents are not of that encoding.
     """
-    if data.startswith(_NPY):
-        return _decode_npy(data, where)
-    with _pillow(data, where) as image:
-        if image.format == "JPEG":
-            raise DataError(f"{where}: JPEG changes the values of a label; store it as PNG or .npy")
-        if image.format == "PNG" and data[24] == 16 and data[25] != 0:
-            raise DataError(f"{where}: 16-bit colour PNG is not supported; store it as .npy")
-        return np.asarray(_loaded(image, where))
+    try:
+        return data.decode(encoding or marked_encoding(data)).removeprefix("\ufeff")
+    except LookupError as error:
+        raise UsageError(f"encoding: {error}; there are utf-8, cp1252, latin-1, ...") from error
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise DataError(
+            f"{where}: line {line} is no text in {error.encoding} (byte {data[error.start]:#x}); "
+            'save it as UTF-8, or name its encoding (encoding = "cp1252", or "latin-1", ...)'
+        ) from error
 
 
-def decode_image(data: bytes, where: str) -> Tensor:
-    """Return an input image: JPEG or PNG of 8 bits, or .npy (uint8, or float in [0, 1]).
-
-    Pixels are taken as stored: a rotation in the EXIF data is not applied, because labels lie on
-    the stored pixels.
-
-    Args:
-        data: contents of the file.
-        where: its path, for messages.
-
-    Returns:
-        (3, H, W) float32 in [0, 1].
-
-    Raises:
-        DataError: truncated or not an image, or not of 8 bits.
-    """
-    if data.startswith(_NPY):
-        return image_tensor(_decode_npy(data, where), where)
-    with _pillow(data, where) as image:
-        if image.mode not in _EIGHT_BIT_MODES:
-            raise DataError(
-                f"{where}: mode {image.mode}; an image must be grey or RGB of 8 bits per channel"
-            )
-        loaded = _loaded(image, where)
-        colours = loaded if loaded.mode == "RGB" else loaded.convert("RGB")
-        return image_tensor(np.asarray(colours), where)
-
-
-def image_tensor(pixels: NDArray[Any], where: str) -> Tensor:
-    """Convert pixels to a (3, H, W) float32 tensor in [0, 1].
-
-    Args:
-        pixels: (H, W, 3), (H, W, 1) or (H, W); uint8, or float in [0, 1].
-        where: path of the image, for messages.
-
-    Raises:
-        DataError: another shape, or floats that are plainly not in [0, 1].
-    """
-    if pixels.ndim == 2:
-        pixels = pixels[..., None]
-    if pixels.ndim != 3 or pixels.shape[2] not in (1, 3):
-        raise DataError(f"{where}: an image of shape {pixels.shape}; (H, W, 3) was expected")
-    planes = pixels.transpose(2, 0, 1)
-    if pixels.dtype == np.uint8:
-        values = np.divide(planes, np.float32(255), dtype=np.float32, order="C")
-    else:
-        values = planes.astype(np.float32, order="C")
-        low, high = (float(values.min()), float(values.max())) if values.size else (0.0, 0.0)
-        if low < -0.5 or high > 1.5:  # resampling may overshoot a little
-            raise DataError(
-                f"{where}: image values from {low:g} to {high:g}; {pixels.dtype} images must be "
-                "in [0, 1]"
-            )
-    return torch.from_numpy(values).expand(3, -1, -1)
-
-
-def unit_normals(normals: NDArray[np.float32]) -> NDArray[np.bool_]:
-    """Scale (3, H, W) normals to unit length in place; return (H, W), where they are not zero."""
-    length = np.sqrt(np.einsum("chw,chw->hw", normals, normals))
-    known: NDArray[np.bool_] = length > 1e-6
-    np.divide(normals, length, out=normals, where=known)
-    return known
+def _broken_link(path: str) -> Path | None:
+    """Return the link on the way to a path that leads nowhere, if there is one."""
+    local = Path(path.partition("://")[2] or path)
+    return next((p for p in (local, *local.parents) if p.is_symlink() and not p.exists()), None)
 
 
 def _join(base: str, relative: str) -> str:
@@ -296,7 +254,13 @@ def _cached(filesystem: Any, path: str, url: str) -> Path:
     fsspec's own simplecache downloads under the final name, where another worker would find half a
     file, and an interrupted run would leave one for ever.
     """
-    folder = Path(os.environ.get("MTLCORE_CACHE") or "~/.cache/mtlcore").expanduser() / "files"
+    try:
+        cache = Path(os.environ.get("MTLCORE_CACHE") or "~/.cache/mtlcore").expanduser()
+    except RuntimeError as error:
+        raise UsageError(
+            "there is no home directory for what is downloaded; set MTLCORE_CACHE to a folder"
+        ) from error
+    folder = cache / "files"
     copy = folder / hashlib.sha256(url.encode()).hexdigest()[:40]
     if copy.exists():
         return copy
@@ -309,36 +273,6 @@ def _cached(filesystem: Any, path: str, url: str) -> Path:
     finally:
         Path(partial).unlink(missing_ok=True)
     return copy
-
-
-def _decode_npy(data: bytes, where: str) -> NDArray[Any]:
-    try:
-        array: NDArray[Any] = np.load(io.BytesIO(data), allow_pickle=False)
-    except Exception as error:  # whatever is in the file, the file is at fault
-        raise DataError(f"{where}: cannot be read: {describe(error)}") from error
-    if array.dtype.kind not in "biuf" or array.ndim not in (2, 3):
-        raise DataError(
-            f"{where}: an array of {array.dtype} and shape {array.shape}; numbers of shape (H, W) "
-            "or (H, W, C) were expected"
-        )
-    return array
-
-
-def _pillow(data: bytes, where: str) -> Image.Image:
-    try:
-        return Image.open(io.BytesIO(data))
-    except UnidentifiedImageError as error:
-        raise DataError(f"{where}: neither an image nor .npy ({len(data)} bytes)") from error
-    except Exception as error:
-        raise DataError(f"{where}: cannot be read: {describe(error)}") from error
-
-
-def _loaded(image: Image.Image, where: str) -> Image.Image:
-    try:
-        image.load()
-    except Exception as error:
-        raise DataError(f"{where}: cannot be read: {describe(error)}") from error
-    return image
 
 
 def check_split(dataset: str, split: str, splits: Sequence[str]) -> None:

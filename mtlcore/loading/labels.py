@@ -2,31 +2,20 @@
 
 Two forms are in use: a matrix of zeros and ones (samples x tasks, MTPSL's for NYUv2 and Cityscapes)
 and a dictionary task -> list of image names (for PASCAL-Context), which is a pickle inside an .npy
-file. Only here is it read, and with nothing allowed in it but numpy arrays and plain values.
+file. Only here is it read, and as nothing but plain values (`pickled_labels`).
 """
 
 from __future__ import annotations
 
 import io
-import pickle
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from mtlcore.errors import UsageError, describe
-
-# What a pickled numpy array or scalar needs, in numpy's old and new places.
-_ALLOWED = {
-    (module, name)
-    for package in ("numpy.core", "numpy._core")
-    for module, name in (
-        (f"{package}.multiarray", "_reconstruct"),
-        (f"{package}.multiarray", "scalar"),
-        (f"{package}.numeric", "_frombuffer"),
-    )
-} | {("numpy", "ndarray"), ("numpy", "dtype"), ("_codecs", "encode")}
+from mtlcore.loading.pickled_labels import read_pickled
 
 
 def convert(path: Path, tasks: Sequence[str]) -> dict[str, list[int | str]]:
@@ -51,7 +40,8 @@ def convert(path: Path, tasks: Sequence[str]) -> dict[str, list[int | str]]:
                 f"{path}: has no {', '.join(missing)}; its tasks are {', '.join(map(str, content))}"
             )
         return {str(task): _names(content[task]) for task in tasks or content}
-    if content.ndim != 2 or not np.isin(content, (0, 1)).all():
+    is_matrix = isinstance(content, np.ndarray) and content.ndim == 2
+    if not is_matrix or not np.isin(content, (0, 1)).all():
         raise UsageError(f"{path}: expected a matrix of zeros and ones, or a dictionary")
     if content.shape[1] != len(tasks):
         raise UsageError(
@@ -78,18 +68,23 @@ def _read(path: Path) -> Any:
         if not dtype.hasobject:
             file.seek(0)
             return np.load(file, allow_pickle=False)
-        array = _Careful(file).load()
-    return array.item()
-
-
-class _Careful(pickle.Unpickler):
-    """Refuses whatever is not an array: a pickle may run any code."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in _ALLOWED:
-            raise pickle.UnpicklingError(f"it wants to run {module}.{name}")
-        return super().find_class(module, name)
+        found = read_pickled(file)
+    # An array without dimensions, which holds the dictionary.
+    return found[0] if isinstance(found, list) and len(found) == 1 else found
 
 
 def _names(samples: Any) -> list[int | str]:
-    return [x if isinstance(x, int) else str(x) for x in np.asarray(samples).ravel().tolist()]
+    listed = samples if isinstance(samples, list) else np.asarray(samples).ravel().tolist()
+    return [x if isinstance(x, int) else _text(x) for x in _flat(listed)]
+
+
+def _flat(samples: list[Any]) -> Iterator[Any]:
+    for sample in samples:
+        if isinstance(sample, list):
+            yield from _flat(sample)
+        else:
+            yield sample
+
+
+def _text(sample: Any) -> str:
+    return sample.decode("utf-8", "replace") if isinstance(sample, bytes) else str(sample)

@@ -6,7 +6,6 @@ Published regimes (Li, Liu and Bilen, MTPSL, CVPR 2022): "one" keeps one label o
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
@@ -15,7 +14,9 @@ from typing import final
 import attrs
 import torch
 
-from mtlcore.errors import UsageError
+from mtlcore.errors import ConfigError, UsageError
+from mtlcore.plugins import convert
+from mtlcore.storage import decoded
 
 _RATIOS = re.compile(r"\s*([a-z][a-z0-9_]*)\s*=\s*([0-9.]+)\s*")
 
@@ -70,7 +71,7 @@ def draw_regime(
     if labels == "random":
         return _between(tasks, samples, generator)
     if labels.endswith(".json"):
-        return _read(labels, tasks)
+        return _read(labels, tasks, samples)
     return _ratios(labels, tasks, samples, generator)
 
 
@@ -128,13 +129,22 @@ def _ratios(
     )
 
 
-def _read(path: str, tasks: Sequence[str]) -> LabelRegime:
+def _read(path: str, tasks: Sequence[str], samples: int) -> LabelRegime:
     try:
-        content = json.loads(Path(path).read_text("utf-8"))
+        tree = decoded(Path(path).read_bytes(), "JSON")
     except (OSError, ValueError) as error:
         raise UsageError(f"data.labels: {path}: cannot be read ({error})") from error
-    if not isinstance(content, dict) or not all(isinstance(x, list) for x in content.values()):
-        raise UsageError(f"data.labels: {path}: expected task -> list of samples")
+    problems: list[str] = []
+    content = convert(tree, dict[str, list[int | str]], "", problems)
+    if problems:
+        raise ConfigError(f"data.labels: {path}: {p.removeprefix(': ')}" for p in problems)
+    for task, chosen in content.items():
+        for sample in chosen:
+            if isinstance(sample, int) and not 0 <= sample < samples:
+                raise UsageError(
+                    f"data.labels: {path}: {task}: there is no sample {sample}; the training split "
+                    f"has {samples}, numbered from 0"
+                )
     missing = [task for task in tasks if task not in content]
     if missing:
         raise UsageError(f"data.labels: {path}: says nothing about {', '.join(missing)}")

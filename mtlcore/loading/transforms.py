@@ -26,6 +26,7 @@ __all__ = [
     "as_seen_in",
     "flip",
     "resize",
+    "resize_label",
     "turn",
     "zoom",
 ]
@@ -98,15 +99,27 @@ def resize(sample: Sample, tasks: Sequence[Task], size: Size) -> Sample:
     height, width = _image_size(sample, "data.size")
     if (height, width) == tuple(size):
         return sample
-    shrinks = size[0] <= height and size[1] <= width
 
     def change(task: Task, target: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
-        if shrinks and _rule(task).keeps_thin_lines:
-            return _pool(target, valid, size)
-        box = (0, 0, height, width)
-        return _nearest(target, box, size), _nearest(valid, box, size)
+        return resize_label(task, target, valid, size)
 
     return _apply(sample, tasks, _bilinear(sample.inputs, size), change)
+
+
+def resize_label(task: Task, target: Tensor, valid: Tensor, size: Size) -> tuple[Tensor, Tensor]:
+    """Resize a map and its mask as `resize` does.
+
+    Args:
+        task: whose label it is.
+        target: (..., H, W).
+        valid: (H, W).
+        size: the new height and width.
+    """
+    height, width = valid.shape
+    if size[0] <= height and size[1] <= width and _rule(task).keeps_thin_lines:
+        return _pool(target, valid, size)
+    box = (0, 0, height, width)
+    return _nearest(target, box, size), _nearest(valid, box, size)
 
 
 def flip(sample: Sample, tasks: Sequence[Task]) -> Sample:

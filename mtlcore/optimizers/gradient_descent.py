@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
+from mtlcore.balancing import floats, not_finite
 from mtlcore.data import Batch
 from mtlcore.episodes import LoadedPlan
 from mtlcore.errors import UsageError
@@ -17,7 +18,7 @@ from mtlcore.learner import Learner
 from mtlcore.metrics import MetricValues
 from mtlcore.optimizers.contract import Optimizer, StepReport
 from mtlcore.optimizers.schedules import Schedule
-from mtlcore.optimizers.update import Update, floats, not_finite
+from mtlcore.optimizers.update import Update
 
 
 @final
@@ -178,7 +179,7 @@ def shares_of(
                 task: _mass(learner, batch, task) / masses[group, task] / having[task]
                 for task in batch.present(tasks)
             },
-            len(batch) / samples,
+            len(batch) / max(samples, 1),  # no process may have a sample that it can read
         )
         for (batch, tasks), group in zip(used, groups, strict=True)
     ]

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any, Literal, final
 
 import attrs
+
+from mtlcore.metrics import beats
+from mtlcore.ranges import Fraction, Natural, NonNegative, Positive
 
 
 @final
@@ -18,16 +22,17 @@ class Schedule:
         at: For "step": the fractions of the run at which the rate is multiplied by `gamma`.
         gamma: For "step" and "plateau": the factor.
         power: For "poly": the exponent of (1 - progress).
-        patience: For "plateau": evaluations without a lower validation loss before the rate falls.
+        patience: For "plateau": evaluations without a better one before the rate falls; the better
+            one has the lower mean rank of the tasks' validation losses.
         warmup: Fraction of the run over which the rate rises linearly from zero.
     """
 
     name: Literal["constant", "step", "cosine", "poly", "plateau"] = "constant"
-    at: tuple[float, ...] = (0.5,)
-    gamma: float = 0.5
-    power: float = 0.9
-    patience: int = 10
-    warmup: float = 0.0
+    at: tuple[Fraction, ...] = (0.5,)
+    gamma: Positive = 0.5
+    power: NonNegative = 0.9
+    patience: Natural = 10
+    warmup: Fraction = 0.0
 
     def factor(self, progress: float) -> float:
         """Return the factor on the base rate when the fraction `progress` of the run is done."""
@@ -47,8 +52,12 @@ class Schedule:
 class Plateau:
     """Counts evaluations without improvement, as torch's `ReduceLROnPlateau` does.
 
+    Of several tasks, an evaluation improves on the best one where its losses have the lower mean
+    rank among all evaluations (see `mtlcore.metrics.mean_ranks`): a sum of losses would follow the
+    task with the largest one.
+
     Args:
-        patience: Evaluations without a lower loss that are waited for.
+        patience: Evaluations without improvement that are waited for.
 
     Attributes:
         falls: How often the rate has fallen.
@@ -56,13 +65,15 @@ class Plateau:
 
     def __init__(self, patience: int) -> None:
         self._patience = patience
-        self._best, self._waited = math.inf, 0
+        self._evaluations: list[dict[str, float]] = []
+        self._best, self._waited = 0, 0
         self.falls = 0
 
-    def update(self, loss: float) -> None:
-        """Count an evaluation by its loss."""
-        if loss < self._best:
-            self._best, self._waited = loss, 0
+    def update(self, losses: Mapping[str, float]) -> None:
+        """Count an evaluation by the losses of its tasks."""
+        self._evaluations.append(dict(losses))
+        if len(self._evaluations) == 1 or beats(self._evaluations, self._best):
+            self._best, self._waited = len(self._evaluations) - 1, 0
             return
         self._waited += 1
         if self._waited > self._patience:
@@ -70,8 +81,14 @@ class Plateau:
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state as a JSON tree."""
-        return {"best": self._best, "waited": self._waited, "falls": self.falls}
+        return {
+            "evaluations": list(self._evaluations),
+            "best": self._best,
+            "waited": self._waited,
+            "falls": self.falls,
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what `state_dict` returned."""
+        self._evaluations = list(state["evaluations"])
         self._best, self._waited, self.falls = state["best"], state["waited"], state["falls"]

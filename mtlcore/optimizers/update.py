@@ -11,7 +11,14 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
-from mtlcore.balancing import SMALL, BalancingResult, ValidationLosses
+from mtlcore.balancing import (
+    SMALL,
+    BalancingResult,
+    ValidationLosses,
+    floats,
+    not_finite,
+    refuse_reentrant,
+)
 from mtlcore.learner import Learner
 from mtlcore.losses import CrossTaskLoss, TaskLosses
 from mtlcore.metrics import MetricValues
@@ -58,8 +65,10 @@ class Update:
         # Listed once: walking the modules in every step takes longer than a small model.
         self._parameters = list(learner.parameters())
         # Looking for values that are not finite takes one call for all small gradients; of large
-        # ones on a processor, norms are read faster.
-        self._large = [p for p in self._parameters if not p.is_cuda and p.numel() > SMALL]
+        # ones on a processor, norms are read faster; of complex ones, only they are known.
+        self._large = [
+            p for p in self._parameters if p.is_complex() or (not p.is_cuda and p.numel() > SMALL)
+        ]
         large = set(map(id, self._large))
         self._small = [p for p in self._parameters if id(p) not in large]
         self._found = torch.zeros((), device=self._parameters[0].device)
@@ -75,6 +84,8 @@ class Update:
         self._problem: str | None = None
         self._weights: Mapping[str, list[float]] | None = None
         self._separates = False
+        # Gradients of single tasks cannot go through one; the first step tells.
+        self._may_be_reentrant = learner.balancing.finisher is not None
         self._listeners = _listeners(learner)
 
     @property
@@ -137,6 +148,9 @@ class Update:
             self._cross[name] = self._cross.get(name, 0.0) + part * value
         if problem is not None:
             return False
+        if self._may_be_reentrant:
+            refuse_reentrant(losses.balanced)
+            self._may_be_reentrant = False
         terms = {t: _times(loss, self.scale * shares[t]) for t, loss in losses.balanced.items()}
         extra = [_times(term, self.scale * part) for term in losses.cross.values()]
         if learner.balancing.finisher is None:
@@ -188,7 +202,9 @@ class Update:
             # What balancers balance has the early predictions in it.
             learner.context.losses = {t: loss + early.get(t, 0.0) for t, loss in losses.items()}
             result, finite = self._balance(learner, validation)
-            skipped = None if finite else self._problem or "the gradient is not finite"
+            skipped = None
+            if not finite:
+                skipped = self._problem or result.problem or "the gradient is not finite"
         if skipped is not None:
             self._gradients.clear()
             learner.balancing.after_skipped_step()
@@ -235,8 +251,8 @@ class Update:
             self._torch.state.pop(parameter, None)
 
     def after_evaluation(self, metrics: MetricValues) -> None:
-        """Hand the sum of the validation losses to the plateau schedule."""
-        self._plateau.update(sum(values["loss"] for values in metrics.values()))
+        """Hand the validation losses to the plateau schedule."""
+        self._plateau.update({task: values["loss"] for task, values in metrics.items()})
 
     def state_dict(self) -> dict[str, Any]:
         """Return moments, plateau and loss scale."""
@@ -314,22 +330,6 @@ def _listeners(learner: Learner) -> list[Callable[[StepContext], None]]:
         for part in parts
         if type(part).after_step not in idle and not learner.model.is_frozen(part)
     ]
-
-
-def floats(*groups: Mapping[str, Tensor]) -> list[dict[str, float]]:
-    """Return the values of several groups of scalars, with one transfer from the device."""
-    tensors = [value.detach() for group in groups for value in group.values()]
-    values = iter(torch.stack(tensors).tolist() if tensors else [])
-    return [{name: next(values) for name in group} for group in groups]
-
-
-def not_finite(values: Mapping[str, Mapping[str, float]]) -> str | None:
-    """Describe the first value that is not finite, by kind and name; None if all are finite."""
-    for kind, named in values.items():
-        for name, value in named.items():
-            if not math.isfinite(value):
-                return f"the {kind} of {name} is {value}"
-    return None
 
 
 def _summed(parts: Iterable[Mapping[str, float]]) -> dict[str, float]:

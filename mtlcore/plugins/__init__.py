@@ -4,6 +4,7 @@ from mtlcore.plugins.catalogue import KNOWN
 from mtlcore.plugins.components import Component, PluginInfo, Selection
 from mtlcore.plugins.hookspecs import hookimpl
 from mtlcore.plugins.manager import STANDARD, Plugins, create
+from mtlcore.plugins.plain_values import NotPlain, as_plain
 from mtlcore.plugins.settings import REQUIRED, Setting, expanded, settings_of
 from mtlcore.plugins.specs import (
     KINDS,
@@ -24,7 +25,7 @@ from mtlcore.plugins.specs import (
     hook_name,
     singular,
 )
-from mtlcore.plugins.structuring import structure
+from mtlcore.plugins.structuring import convert, structure
 
 __all__ = [
     "KINDS",
@@ -44,12 +45,15 @@ __all__ = [
     "LossSpec",
     "MethodSpec",
     "MetricSpec",
+    "NotPlain",
     "OptimizerSpec",
     "PluginInfo",
     "Plugins",
     "Selection",
     "Setting",
     "Spec",
+    "as_plain",
+    "convert",
     "create",
     "expanded",
     "hook_name",

@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 from zlib import crc32
 
 import attrs
@@ -22,10 +22,10 @@ from mtlcore._version import __version__
 from mtlcore.errors import MtlError, describe, did_you_mean
 from mtlcore.plugins import hookspecs
 from mtlcore.plugins.components import Component, PluginInfo
+from mtlcore.plugins.foreign import called
 from mtlcore.plugins.specs import KINDS, hook_name, singular
 
 _HOOK_KINDS = {hook_name(kind): kind for kind in KINDS}
-_T = TypeVar("_T")
 
 
 def load_plugin(
@@ -49,7 +49,7 @@ def load_plugin(
             return attrs.evolve(info, status="incompatible", reason=reason), []
         if namesake and namesake.status == "ok":
             raise MtlError(f"has the same id as another, from {namesake.distribution}: rename one")
-        module = _guarded("failed to import", load)
+        module = called("failed to import", load)
         info = attrs.evolve(info, seconds=time.perf_counter() - started)
         components = _collect(info, module)
     except Exception as error:
@@ -126,14 +126,7 @@ def _checked(info: PluginInfo, kind: str, records: list[Any]) -> list[Component]
 
 def _yielded(hook: str, function: Callable[..., Any]) -> list[Any]:
     # A generator raises when it is walked, not when it is called.
-    return _guarded(f"failed in {hook}()", lambda: list(function()))
-
-
-def _guarded(what: str, call: Callable[[], _T]) -> _T:
-    try:
-        return call()
-    except (Exception, SystemExit) as error:
-        raise MtlError(f"{what}: {describe(error)}") from error
+    return called(f"failed in {hook}()", lambda: list(function()))
 
 
 def _unmet(requires: Iterable[str]) -> str:

@@ -10,6 +10,7 @@ import importlib
 import importlib.metadata
 import os
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self, final
 
@@ -17,7 +18,7 @@ import attrs
 from packaging.utils import canonicalize_name
 
 from mtlcore._version import __version__
-from mtlcore.errors import ConfigError, MtlError, UsageError
+from mtlcore.errors import ConfigError, MtlError, UsageError, describe
 from mtlcore.plugins.components import Component, PluginInfo, Selection
 from mtlcore.plugins.loading import import_file, load_plugin
 from mtlcore.plugins.not_found import not_found
@@ -50,6 +51,8 @@ class Plugins:
     ) -> None:
         self._allow = None if allow is None else frozenset(allow)
         self._block = frozenset(block)
+        #: Whether plugin files and loggers are used that the configuration of a run names.
+        self.trusts_runs = False
         if STANDARD in self._block:
             raise UsageError(f"--no-plugin {STANDARD}: the core's own components always load")
         self._infos: list[PluginInfo] = []
@@ -58,7 +61,7 @@ class Plugins:
         own = PluginInfo(STANDARD, "mtlcore", __version__)
         self._load(own, lambda: importlib.import_module("mtlcore.standard.plugin"))
         if entry_points is None:
-            entry_points = importlib.metadata.entry_points(group="mtlcore")
+            entry_points = self._installed_entry_points()
         for entry in sorted(entry_points, key=lambda entry: entry.name):
             self._load_entry_point(entry)
         for file in files:
@@ -75,6 +78,13 @@ class Plugins:
     def infos(self) -> tuple[PluginInfo, ...]:
         """Every plugin found, working or not, in the order of loading."""
         return tuple(self._infos)
+
+    def trust_runs(self) -> None:
+        """Use the plugin files and loggers that the configuration of a run names, from now on.
+
+        They are programs, and the directory of a run may be anybody's.
+        """
+        self.trusts_runs = True
 
     def all(self, kind: str) -> list[Component]:
         """Return every component of a kind, in the order of loading."""
@@ -187,15 +197,51 @@ class Plugins:
 
     def load_file(self, path: str) -> PluginInfo:
         """Load a plugin file, once; if it fails, the reason is in the returned info."""
-        file = Path(path).expanduser().resolve()
+        file = _resolved(path)
         if file not in self._files:
-            info = PluginInfo(file.stem.replace("_", "-"), path)
+            info = PluginInfo(_id_of(file), path)
             self._files[file] = self._load(info, lambda: import_file(file))
         return self._files[file]
 
+    def load_file_of_run(self, path: str) -> PluginInfo:
+        """Load a plugin file that the configuration of a run names, if that was asked for.
+
+        Raises:
+            UsageError: Nobody named the file or trusts the run, or its plugin is not to be loaded.
+        """
+        file = _resolved(path)
+        plugin = _id_of(file)
+        if file not in self._files and plugin in self._block:
+            raise UsageError(
+                f"{path}: the run's configuration names this plugin file, and --no-plugin {plugin} "
+                "blocks it; without it, the run's components are missing"
+            )
+        if file not in self._files and not self.trusts_runs:
+            raise UsageError(
+                f"{path}: the run's configuration names this plugin file, a program that would run "
+                "with your rights. Read it, or know who made the run, and add --trust (mtl eval "
+                "takes --plugin FILE too)"
+            )
+        return self.load_file(path)
+
+    def _installed_entry_points(self) -> list[importlib.metadata.EntryPoint]:
+        """Return the entry points of all distributions, one by one: any may be damaged."""
+        found: list[importlib.metadata.EntryPoint] = []
+        for dist in importlib.metadata.distributions():
+            try:
+                found += dist.entry_points.select(group="mtlcore")
+            except Exception as error:
+                place = Path(str(getattr(dist, "_path", "an unnamed distribution")))
+                reason = f"has entry points that cannot be read ({describe(error)}): {place}"
+                info = PluginInfo(place.stem, status="failed", reason=reason, error=error)
+                self._infos.append(info)
+        return found
+
     def _load_entry_point(self, entry: importlib.metadata.EntryPoint) -> None:
-        dist = entry.dist
-        info = PluginInfo(entry.name, dist.name, dist.version) if dist else PluginInfo(entry.name)
+        info, requires = _described(entry)
+        if info.status != "ok":
+            self._infos.append(info)
+            return
         if entry.name == STANDARD or any(_same(info, earlier) for earlier in self._infos):
             return  # the core's own components, or a second dist-info of one distribution
         if entry.name in self._block:
@@ -204,7 +250,7 @@ class Plugins:
             reason = "is not in the allow list (MTL_PLUGINS)"
             self._infos.append(attrs.evolve(info, status="blocked", reason=reason))
         else:
-            self._load(info, entry.load, (dist.requires if dist else None) or ())
+            self._load(info, entry.load, requires)
 
     def _load(
         self, info: PluginInfo, load: Callable[[], Any], requires: Iterable[str] = ()
@@ -235,6 +281,35 @@ def create(kind: str, name: str, *positional: Any, **settings: Any) -> Any:
     if problems:
         raise ConfigError(problems)
     return target(*positional, **values)
+
+
+def _described(entry: importlib.metadata.EntryPoint) -> tuple[PluginInfo, tuple[str, ...]]:
+    """Return what is known of a plugin before it is loaded, and what its distribution requires."""
+    dist = entry.dist
+    if dist is None:
+        return PluginInfo(entry.name), ()
+    try:
+        name, version = dist.metadata["Name"], dist.metadata["Version"]
+        requires = tuple(dist.requires or ())
+        problem = "" if name and version else "it has no name or no version"
+    except Exception as error:  # whatever is wrong with its files
+        problem = describe(error)
+    if problem:
+        place = getattr(dist, "_path", "unknown")
+        reason = f"is in a damaged distribution ({problem}): install it again, or delete {place}"
+        return PluginInfo(entry.name, status="failed", reason=reason), ()
+    return PluginInfo(entry.name, name, version), requires
+
+
+def _resolved(path: str) -> Path:
+    file = Path(path)
+    with suppress(RuntimeError):  # there is no home directory
+        file = file.expanduser()
+    return file.resolve()
+
+
+def _id_of(file: Path) -> str:
+    return file.stem.replace("_", "-")
 
 
 def _same(one: PluginInfo, other: PluginInfo) -> bool:

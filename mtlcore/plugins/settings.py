@@ -14,6 +14,7 @@ import types
 from collections.abc import Iterable
 from enum import Enum
 from typing import (
+    Annotated,
     Any,
     Final,
     Literal,
@@ -28,6 +29,7 @@ from typing import (
 import attrs
 
 from mtlcore.errors import MtlError
+from mtlcore.ranges import Length, Range
 
 
 class _Required(Enum):
@@ -57,7 +59,7 @@ class Setting:
 
     @property
     def type(self) -> str:
-        """Its type as people read it, such as `float | None` or `'a' | 'b'`."""
+        """Its type as people read it, such as `float > 0 | None` or `'a' | 'b'`."""
         return type_name(self.annotation)
 
 
@@ -106,7 +108,10 @@ def expanded(settings: Iterable[Setting]) -> tuple[Setting, ...]:
 
 
 def type_name(annotation: Any) -> str:
-    """Return a type as people read it."""
+    """Return a type as people read it, with its range."""
+    kind, marks = unmarked(annotation)
+    if marks:
+        return " ".join([type_name(kind), *map(str, marks)])
     origin, args = get_origin(annotation), get_args(annotation)
     if annotation in (None, types.NoneType):
         return "None"
@@ -120,8 +125,17 @@ def type_name(annotation: Any) -> str:
     return str(getattr(annotation, "__name__", annotation))
 
 
+def unmarked(annotation: Any) -> tuple[Any, tuple[Range | Length, ...]]:
+    """Return a type without its marks, and those of them that limit its values."""
+    if get_origin(annotation) is not Annotated:
+        return annotation, ()
+    kind, *marks = get_args(annotation)
+    return kind, tuple(mark for mark in marks if isinstance(mark, Range | Length))
+
+
 def _record(annotation: Any) -> Any:
     """Return the attrs class an annotation is, or allows beside None."""
+    annotation, _ = unmarked(annotation)
     options = [a for a in get_args(annotation) or (annotation,) if a is not types.NoneType]
     return options[0] if len(options) == 1 and attrs.has(options[0]) else None
 
@@ -157,7 +171,9 @@ def _hints(owner: Any, names: Iterable[str]) -> dict[str, Any]:
             own = inspect.get_annotations(part)
             namespace = getattr(part, "__globals__", None) or vars(sys.modules[part.__module__])
             wanted = {name: own[name] for name in names if name in own}
-            hints |= get_type_hints(types.SimpleNamespace(__annotations__=wanted), namespace)
+            hints |= get_type_hints(
+                types.SimpleNamespace(__annotations__=wanted), namespace, include_extras=True
+            )
     except NameError as error:
         raise MtlError(f"{owner.__module__}.{owner.__qualname__}: annotation: {error}") from error
     return hints

@@ -18,7 +18,9 @@ from typing import Any, final
 
 import attrs
 
-from mtlcore.errors import MtlError, describe
+from mtlcore.errors import MtlError
+from mtlcore.plugins.foreign import called
+from mtlcore.tasks import LAYOUTS
 
 __all__ = [
     "ANY_KIND",
@@ -79,6 +81,11 @@ def _check_default_for(record: Any, _: attrs.Attribute[Any], kinds: tuple[str, .
         raise ValueError(f"{record}: default_for has {', '.join(wrong)}, not among its task_kinds")
 
 
+def _check_layouts(record: Spec, _: attrs.Attribute[Any], layouts: tuple[str, ...]) -> None:
+    if not layouts or not set(layouts) <= set(LAYOUTS):
+        raise ValueError(f"{record}: layouts {list(layouts)}: name some of {', '.join(LAYOUTS)}")
+
+
 def _check_requires(record: Spec, _: attrs.Attribute[Any], requires: tuple[str, ...]) -> None:
     for name in requires:
         kind, _slash, component = name.partition("/")
@@ -134,11 +141,10 @@ class ComponentSpec(Spec, ABC):
         if not isinstance(self.target, str):
             return self.target
         module, _, path = self.target.partition(":")
-        try:
-            return reduce(getattr, path.split("."), import_module(module))
-        except Exception as error:
-            reason = describe(error)
-            raise MtlError(f"{self}: cannot load target '{self.target}': {reason}") from error
+        return called(
+            f"{self}: cannot load target '{self.target}'",
+            lambda: reduce(getattr, path.split("."), import_module(module)),
+        )
 
 
 @attrs.frozen(kw_only=True)
@@ -169,7 +175,16 @@ class BackboneSpec(ComponentSpec):
 @final
 @attrs.frozen(kw_only=True)
 class HeadSpec(TaskSpec):
-    """A head: called with its task and the features it reads."""
+    """A head: called with its task and the features it reads.
+
+    Args:
+        layouts: The layouts of labels that it predicts (see `Task.layout`): "map" for a value per
+            pixel, "vector" and "label" for one per sample. Tasks of others are refused.
+    """
+
+    layouts: tuple[str, ...] = attrs.field(
+        default=LAYOUTS, converter=_words, validator=_check_layouts
+    )
 
 
 @final

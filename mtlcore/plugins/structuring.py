@@ -1,19 +1,28 @@
 """Checking what users give for settings, and converting it to the types of the annotations.
 
-The check is strict: a string is never taken for a number.
+The check is strict: a string is never taken for a number, and a number lies in the range that its
+annotation declares (`mtlcore.ranges`).
 """
 
 from __future__ import annotations
 
-import sys
+import math
 import types
 from collections.abc import Collection, Hashable, Mapping, Sequence
 from typing import Any, Literal, NoReturn, TypeVar, Union, get_args, get_origin
 
 import attrs
 
-from mtlcore.errors import did_you_mean
-from mtlcore.plugins.settings import REQUIRED, Setting, record_settings, settings_of, type_name
+from mtlcore.errors import did_you_mean, shown
+from mtlcore.plugins.settings import (
+    REQUIRED,
+    Setting,
+    record_settings,
+    settings_of,
+    type_name,
+    unmarked,
+)
+from mtlcore.ranges import ANY_NUMBER, Range
 
 _K = TypeVar("_K", bound=Hashable)
 
@@ -40,6 +49,18 @@ def structure(
     return _structure(settings, given, path, problems, others)
 
 
+def convert(value: Any, annotation: Any, path: str, problems: list[str]) -> Any:
+    """Return one value as a type takes it; None, with a problem more, where it does not fit.
+
+    Args:
+        value: What the user wrote.
+        annotation: The type, with its range.
+        path: The value's path, for messages.
+        problems: Receives one line, `path: message`, per problem.
+    """
+    return _convert_all({path: (value, annotation, path)}, problems).get(path)
+
+
 class _Mismatch(Exception):
     def __init__(self, *problems: str) -> None:
         self.problems = problems
@@ -53,7 +74,7 @@ def _structure(
     others: Collection[str] = (),
 ) -> dict[str, Any]:
     if not isinstance(given, Mapping):
-        problems.append(f"{path}: expected a table of settings, got {given!r}")
+        problems.append(f"{path}: expected a table of settings, got {shown(given)}")
         return {}
     known = {setting.name: setting for setting in settings}
     names = [*known, *others]
@@ -87,8 +108,24 @@ def _convert_all(items: Mapping[_K, tuple[Any, Any, str]], problems: list[str]) 
     return converted
 
 
-def _convert(value: Any, kind: Any, path: str) -> Any:
+def _convert(value: Any, annotation: Any, path: str) -> Any:
     """Return the value as the kind, or raise _Mismatch with all that is wrong."""
+    kind, marks = unmarked(annotation)
+    if kind in (int, float) and not any(isinstance(mark, Range) for mark in marks):
+        marks = (*marks, ANY_NUMBER)
+    try:
+        converted = _convert_type(value, kind, path)
+    except _Mismatch as mismatch:
+        # A type that does not fit is refused with its range.
+        if mismatch.problems[0].startswith(f"{path}: expected"):
+            _refuse(value, annotation, path)
+        raise
+    return (
+        converted if all(converted in mark for mark in marks) else _refuse(value, annotation, path)
+    )
+
+
+def _convert_type(value: Any, kind: Any, path: str) -> Any:
     origin = get_origin(kind) or kind
     fits: Any
     if origin in (Union, types.UnionType):
@@ -105,7 +142,7 @@ def _convert(value: Any, kind: Any, path: str) -> Any:
     elif origin is Literal:
         fits = any(type(value) is type(a) and value == a for a in get_args(kind))
     elif origin is float:
-        fits = type(value) is float or (type(value) is int and abs(value) < sys.float_info.max)
+        fits = type(value) is float or (type(value) is int and value in ANY_NUMBER)
         value = float(value) if fits else value
     elif origin in (bool, int, str, types.NoneType):
         fits = type(value) is origin
@@ -117,15 +154,20 @@ def _convert(value: Any, kind: Any, path: str) -> Any:
 
 
 def _refuse(value: Any, kind: Any, path: str) -> NoReturn:
-    choices = get_args(kind) if get_origin(kind) is Literal else ()
-    hint = did_you_mean(str(value), map(str, choices))
-    raise _Mismatch(f"{path}: expected {type_name(kind)}, got {value!r}{hint}")
+    plain, _ = unmarked(kind)
+    choices = get_args(plain) if get_origin(plain) is Literal else ()
+    hint = did_you_mean(value, map(str, choices)) if isinstance(value, str) else ""
+    if type(value) is float and value not in ANY_NUMBER:
+        hint = " (NaN is no number)" if math.isnan(value) else " (not finite in single precision)"
+    elif type(value) is int and value not in ANY_NUMBER:
+        hint = " (it has more than 64 bits)"
+    raise _Mismatch(f"{path}: expected {type_name(kind)}, got {shown(value)}{hint}")
 
 
 def _union(value: Any, kind: Any, path: str) -> Any:
     inner: list[_Mismatch] = []
     # 3 is an int before it is a float.
-    for member in sorted(get_args(kind), key=lambda member: member is not type(value)):
+    for member in sorted(get_args(kind), key=lambda member: unmarked(member)[0] is not type(value)):
         try:
             return _convert(value, member, path)
         except _Mismatch as mismatch:

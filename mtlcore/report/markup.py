@@ -1,11 +1,18 @@
-"""HTML and SVG put together so that text can never be taken for markup."""
+"""HTML and SVG put together so that text can never be taken for markup.
+
+Pages are shown to others: no text names a home directory.
+"""
 
 from __future__ import annotations
 
 import html
+import os
+import re
 from collections.abc import Iterable, Sequence
 from typing import final
 
+# In a path, not in the middle of a word or an address.
+_HOMES = re.compile(r"(?<![\w.-])(?:/home|/Users|[A-Za-z]:[\\/]Users)[\\/][^\s/\\\"'<>:,;]+")
 _VOID = ("br", "img", "meta")
 
 
@@ -26,7 +33,7 @@ def element(tag: str, *children: str, **attributes: str | float | None) -> Marku
             None leaves an attribute out.
     """
     parts = [
-        f' {name.rstrip("_").replace("_", "-")}="{html.escape(str(value))}"'
+        f' {name.rstrip("_").replace("_", "-")}="{_escaped(value)}"'
         for name, value in attributes.items()
         if value is not None
     ]
@@ -36,9 +43,19 @@ def element(tag: str, *children: str, **attributes: str | float | None) -> Marku
 
 def joined(parts: Iterable[str]) -> Markup:
     """Return parts one after the other, escaped unless `Markup`."""
-    return Markup(
-        "".join(part if isinstance(part, Markup) else html.escape(part) for part in parts)
-    )
+    return Markup("".join(map(_escaped, parts)))
+
+
+def without_home(text: str) -> str:
+    """Return a text with `~` for home directories: that of this user, and any below `/home`."""
+    home = os.path.expanduser("~")
+    if len(home) > 1 and home != "~":
+        text = re.sub(rf"{re.escape(home)}(?![\w.-])", "~", text)
+    return _HOMES.sub("~", text)
+
+
+def _escaped(value: object) -> str:
+    return value if isinstance(value, Markup) else html.escape(without_home(str(value)))
 
 
 def table(

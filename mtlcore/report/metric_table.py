@@ -161,7 +161,9 @@ def result_notes(summary: Mapping[str, Any], rows: Sequence[ResultRow]) -> list[
     notes.append(f"final metrics: {over} on {split}")
     best = summary.get("best") or {}
     if best.get("epoch") is not None:
-        notes.append(f"best epoch: {best['epoch']}, chosen on {best.get('chosen_on', split)}")
+        by = best.get("chosen_by") or []
+        how = f" by {'the mean rank of ' if len(by) > 1 else ''}{', '.join(by)}" if by else ""
+        notes.append(f"best epoch: {best['epoch']}, chosen on {best.get('chosen_on', split)}{how}")
     notes.append(f"parameters: {summary['parameters']['total']:,}")
     notes.append(f"time: {timedelta(seconds=round(summary['seconds']))}")
     if summary.get("skipped_steps"):

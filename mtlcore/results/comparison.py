@@ -108,7 +108,7 @@ class Comparison:
 
     @property
     def chosen_on(self) -> str:
-        """The split whose losses chose the best epoch."""
+        """The split whose metrics chose the best epoch."""
         return ", ".join(sorted({str(run.summary["best"]["chosen_on"]) for run in self.runs}))
 
     def spread(self, variant: Variant, task: str, metric: str) -> Spread | None:

@@ -60,7 +60,10 @@ def _models(variant: Variant) -> str:
 
 
 def _note_of_metrics(comparison: Comparison) -> str:
-    chosen = f"the best epoch is the one with the lowest losses on {comparison.chosen_on}"
+    chosen = (
+        "the best epoch is the one with the best mean rank of the tasks' first metrics on "
+        f"{comparison.chosen_on}"
+    )
     if comparison.epoch == "best":
         return (
             f"Metrics on val, at the best epoch of each run; {chosen}, so that they flatter "

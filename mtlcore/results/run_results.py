@@ -7,7 +7,7 @@ from typing import Any, Literal, final
 
 import attrs
 
-from mtlcore.errors import UsageError
+from mtlcore.errors import MtlError, UsageError
 from mtlcore.metrics import MetricValues
 from mtlcore.results.targets import Reached, Target
 from mtlcore.storage import Record, RunFiles, open_run, or_nan
@@ -68,7 +68,7 @@ class RunResult:
 
         Args:
             epoch: "last" for the mean over the last `training.average_last` evaluations, "best"
-                for the evaluation with the lowest validation losses.
+                for the best evaluation (`best` of the summary).
         """
         values: MetricValues = self.summary["final" if epoch == "last" else "best"]["val"]
         return values
@@ -96,7 +96,7 @@ class RunResult:
 
     @property
     def best_epoch(self) -> float:
-        """The epoch, from 1, with the lowest validation losses; NaN where there was none."""
+        """The epoch, from 1, of the best evaluation; NaN where there was none."""
         return or_nan(self.summary["best"]["epoch"])
 
     def reached(self, target: Target) -> Reached | None:
@@ -127,4 +127,20 @@ def read_run(location: str) -> RunResult:
             f"{files.location}: is not finished ({f'{status}: {reason}' if reason else status}); "
             f"go on with it by mtl run --resume --out {files.location}, or leave it out"
         )
-    return RunResult(files)
+    result = RunResult(files)
+    _refuse_gaps(result)
+    return result
+
+
+def _refuse_gaps(run: RunResult) -> None:
+    """Check that the files of a run are about the same tasks and metrics."""
+    summary, place = run.summary, f"{run.location}/summary.json"
+    final, best = summary["final"].get("val", {}), summary["best"]["val"]
+    for task in run.tasks:
+        for key, table in (("final.val", final), ("best.val", best),
+                           ("higher_is_better", summary["higher_is_better"])):  # fmt: skip
+            if task not in table:
+                raise MtlError(f"{place}: {key} has no {task!r}, which config.toml names a task")
+        for metric in final[task]:
+            if metric not in best[task]:
+                raise MtlError(f"{place}: best.val.{task} has no {metric!r}, which final has")

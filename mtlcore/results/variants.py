@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import math
 import statistics
@@ -14,7 +13,7 @@ import attrs
 from mtlcore.errors import UsageError
 from mtlcore.metrics import MetricValues
 from mtlcore.results.run_results import Epoch, RunResult, read_run
-from mtlcore.storage import RunFiles, StoredCell
+from mtlcore.storage import RunFiles, StoredCell, plain_settings
 
 #: The name of a variant of one run per task where nobody named it.
 SINGLE_TASK = "single-task"
@@ -102,7 +101,7 @@ class Variant:
 
     @property
     def best_epoch(self) -> float:
-        """The epoch with the lowest validation losses, as a mean over the runs."""
+        """The epoch of the best evaluation, as a mean over the runs."""
         return self._over_seeds(lambda runs: statistics.fmean(run.best_epoch for run in runs))
 
     def _over_seeds(self, cost: Callable[[Sequence[RunResult]], float]) -> float:
@@ -185,7 +184,7 @@ def _by_seed(runs: Iterable[RunResult]) -> dict[int, tuple[RunResult, ...]]:
 
 def _config_without(run: RunResult, paths: Iterable[str]) -> str:
     """Return the configuration without some settings, as a text that equal ones share."""
-    tree = copy.deepcopy(dict(run.config))
+    tree = plain_settings(run.config)
     for path in paths:
         *parents, last = path.split(".")
         table = tree

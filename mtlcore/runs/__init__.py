@@ -2,7 +2,7 @@
 
 from mtlcore.runs.adaptation import ADAPTATION, adapt_run, adapted_config
 from mtlcore.runs.configuration import configure
-from mtlcore.runs.execution import execute, run, try_step
+from mtlcore.runs.execution import execute, place_of, run, try_step
 from mtlcore.runs.parameters import count_method_parameters, describe_backbone
 from mtlcore.runs.trained import evaluate_run, load_run, predict_image, save_prediction
 from mtlcore.storage import request_stop
@@ -17,6 +17,7 @@ __all__ = [
     "evaluate_run",
     "execute",
     "load_run",
+    "place_of",
     "predict_image",
     "request_stop",
     "run",

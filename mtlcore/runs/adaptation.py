@@ -58,7 +58,7 @@ def adapted_config(
         ConfigError: the whole is not a configuration.
     """
     stored = trained_config(run)
-    source = resolve(plugins, (), [Layer(run, stored)])
+    source = resolve(plugins, (), [Layer(run, {**stored, "loggers": []}, of_run=True)])
     known, new = [task.name for task in source.tasks], list(dict.fromkeys(new))
     if not new:
         raise UsageError("--tasks: name at least one task that joins")
@@ -93,7 +93,8 @@ def adapted_config(
         )
     if fraction is not None:
         values["data"] = {"train_fraction": fraction}
-    layers = [Layer(run, stored), Layer("adapt", values), *([changes] if changes else [])]
+    own = Layer(run, stored, of_run=True)
+    layers = [own, Layer("adapt", values), *([changes] if changes else [])]
     config = resolve(plugins, (), layers)
     return attrs.evolve(config, notes=(*notes, *config.notes))
 

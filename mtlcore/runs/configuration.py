@@ -36,7 +36,8 @@ def configure(
         resume: Whether to go on with the run in `out`.
 
     Raises:
-        UsageError: `out` is missing, or there is no run to go on with and nothing to start.
+        UsageError: `out` is missing, there is no run to go on with and nothing to start, or the
+            run names a plugin file or a logger that nobody asked for.
         ConfigError: The configuration has problems.
     """
     if resume and not out:
@@ -48,7 +49,7 @@ def configure(
             f"--resume --out {out}: no run there to go on with (it has no config.toml); is that "
             "its name? With a plugin, a file or --set a run starts where there is none yet"
         )
-    layers = [Layer("the run", stored)] if stored else []
+    layers = [Layer("the run", stored, of_run=True)] if stored else []
     if config is not None:
         layers.append(config)
     layers += [set_layer(assignments), Layer("options", options or {})]

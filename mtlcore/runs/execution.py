@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 import uuid
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import closing, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,7 +15,7 @@ from mtlcore.config import Layer, RunConfig, file_layer
 from mtlcore.display import Display, LoggingDisplay, SilentDisplay
 from mtlcore.distributed import Distributed, init_distributed
 from mtlcore.engine import Session, Training, check, parameter_table, restore, restoring
-from mtlcore.errors import Interrupted, MtlError, Pruned, UsageError, describe
+from mtlcore.errors import Interrupted, MtlError, Pruned, UsageError, describe, exit_told
 from mtlcore.plugins import Plugins
 from mtlcore.report import write_report
 from mtlcore.runs.configuration import configure
@@ -25,14 +25,16 @@ from mtlcore.runs.summary import summarise
 from mtlcore.storage import (
     Loggers,
     RunDirectory,
+    RunFiles,
     RunInfo,
     RunOutcome,
     changed_settings,
+    flatten,
     load_checkpoint,
     next_directory,
     stored_config,
 )
-from mtlcore.system import is_main_process
+from mtlcore.system import is_main_process, out_of_memory
 
 #: Settings that may change where a run goes on.
 _OF_THE_MACHINE = ("device", "data.root", "data.workers", "training.threads", "loggers")
@@ -44,6 +46,7 @@ def run(
     plugins: list[str] | None = None,
     out: str | None = None,
     resume: bool = False,
+    trust: bool = False,
     display: Display | None = None,
 ) -> dict[str, Any]:
     """Run a whole configuration and return its summary.
@@ -54,6 +57,8 @@ def run(
         out: directory or fsspec URL; None: `runs/<method>-<n>`.
         resume: go on with what `out` holds; without a configuration and plugins with its own, as
             `mtl run --resume --out DIR` does.
+        trust: load the plugin files and loggers that the configuration of a run names, which is
+            that of `out` or of a teacher: they are programs.
         display: shows the progress; None: what a terminal would show is logged to `mtlcore`, by
             the main process alone.
 
@@ -61,6 +66,8 @@ def run(
         MtlError: the run failed; the message says why and what is saved.
     """
     found = Plugins.from_environment()
+    if trust:
+        found.trust_runs()
     if not isinstance(config, RunConfig):
         layer = None
         if isinstance(config, Mapping):
@@ -68,12 +75,20 @@ def run(
         elif config is not None:
             layer = file_layer(str(config))
         config = configure(found, plugins or (), layer, out=out, resume=resume)
-    location = out or next_directory(config.method)
+    location = out or place_of(config)
     if display is None:
         display = LoggingDisplay() if is_main_process() else SilentDisplay()
     for note in config.notes:
         display.warn(note)
     return execute(found, config, location, resume, display)
+
+
+def place_of(config: RunConfig) -> str:
+    """Make a directory below `runs` for a run that was given none, and return it.
+
+    Of several processes that train together, the main one makes it; the others write nothing.
+    """
+    return next_directory(config.method) if is_main_process() else f"runs/{config.method}"
 
 
 def try_step(config: RunConfig) -> dict[str, Any]:
@@ -85,8 +100,11 @@ def try_step(config: RunConfig) -> dict[str, Any]:
     Raises:
         MtlError: Whatever would stop the run at its first step.
     """
-    with tempfile.TemporaryDirectory(prefix="mtl-dry-run-") as place:
-        session = Session(config, RunDirectory(place, resume=True), SilentDisplay())
+    with (
+        tempfile.TemporaryDirectory(prefix="mtl-dry-run-") as place,
+        closing(RunDirectory(place, resume=True)) as directory,
+    ):
+        session = Session(config, directory, SilentDisplay())
         check(session)
         _make_loggers(session)
         _start(session)
@@ -124,25 +142,91 @@ def execute(
         UsageError: The directory is not empty, or holds a run of other settings.
         MtlError: The run failed.
     """
-    with init_distributed() as distributed, _directory(location, resume, distributed) as directory:
+    with (
+        _memory_told(location),
+        init_distributed() as distributed,
+        _directory(location, resume, distributed) as directory,
+    ):
+        _refuse_different(config, distributed)
         state = distributed.broadcast(lambda: _checkpoint(directory, config) if resume else None)
         summary = directory.read_json("summary.json") if state else None
         if distributed.any_of([summary is not None])[0]:
             display.note(f"{location}: this run is finished, nothing to do")
             return summary or {}
+        if directory.taken_from is not None:
+            display.warn(
+                f"{location}: {directory.taken_from} has written there and did not say that it "
+                "ended; if it still goes on, it stops at its next upload"
+            )
         if config.training.threads is not None:
             torch.set_num_threads(config.training.threads)
         built = config if state is None else restoring(config)
         session = Session(built, directory, display, distributed)
+        _refuse_other_data(session)
         check(session)
         if distributed.is_main_process:
             directory.loggers = _make_loggers(session)
         about = _begin(session, plugins, state)
-        with _failure_recorded(directory, about):
+        with _failure_recorded(session, about):
             with display:
                 display.start(session.total_steps, session.progress.step, _title(session))
                 Training(session).run()
             return _finish(session, about) if distributed.is_main_process else {}
+
+
+@contextmanager
+def _memory_told(location: str) -> Iterator[None]:
+    """Explain errors of memory that is used up.
+
+    Raises:
+        MtlError: There was one.
+    """
+    try:
+        yield
+    except Exception as error:
+        said = out_of_memory(error)
+        if said is None:
+            raise
+        whose = "GPU" if isinstance(error, torch.OutOfMemoryError) else "machine"
+        raise MtlError(
+            f"the memory of this {whose} does not suffice ({said}). Lower training.batch_size "
+            "(training.accumulate keeps the size of a step), data.size, data.workers or the "
+            f"model's width, or set training.precision=bf16. What is saved is in {location}"
+        ) from error
+
+
+def _refuse_different(config: RunConfig, distributed: Distributed) -> None:
+    """Refuse processes that were started with different settings: they would wait for each other.
+
+    Raises:
+        UsageError: Their configurations differ; every process says in what.
+    """
+    own = {k: v for k, v in flatten(config.tree).items() if not _is_of_the_machine(k)}
+    every = distributed.all_gather(own)
+    for rank, other in enumerate(every):
+        differing = changed_settings(every[0], other)
+        if differing:
+            raise UsageError(
+                f"the processes of this run have different settings: those of rank {rank} differ "
+                f"from those of rank 0 in {', '.join(differing)}; start all with the same command"
+            )
+
+
+def _refuse_other_data(session: Session) -> None:
+    """Refuse processes that see different data: their plans would name different samples.
+
+    Raises:
+        UsageError: A split has not the same number of samples for all.
+    """
+    own = {name: len(split) for name, split in session.splits.items()}
+    every = session.distributed.all_gather(own)
+    for rank, other in enumerate(every):
+        for name in own:
+            if other.get(name) != every[0][name]:
+                raise UsageError(
+                    f"data: rank {rank} finds {other.get(name)} samples in the split {name!r} and "
+                    f"rank 0 {every[0][name]}; give all processes the same data"
+                )
 
 
 @contextmanager
@@ -170,11 +254,7 @@ def _checkpoint(directory: RunDirectory, config: RunConfig) -> dict[str, Any] | 
             f"{directory.location}/config.toml: is missing, so that the run cannot go on; put it "
             "back, or start a run of its own with another --out"
         )
-    changed = [
-        path
-        for path in changed_settings(stored, config.tree)
-        if path not in _OF_THE_MACHINE and not path.startswith("teachers.")
-    ]
+    changed = _changed(stored, config)
     if changed:
         raise UsageError(
             f"{directory.location}: --resume goes on with the run's own settings, and these "
@@ -182,7 +262,25 @@ def _checkpoint(directory: RunDirectory, config: RunConfig) -> dict[str, Any] | 
             f"another --out (only {', '.join(_OF_THE_MACHINE)} and the places of teachers may "
             "change)"
         )
-    return load_checkpoint(directory.checkpoint)
+    state = load_checkpoint(directory.checkpoint)
+    began = state.get("config")  # a checkpoint of an earlier version has none
+    edited = _changed(began, config) if isinstance(began, dict) else []
+    if edited:
+        raise UsageError(
+            f"{directory.location}/config.toml: was edited after the run began: "
+            f"{', '.join(edited)}. Its checkpoint was trained otherwise: put the values back, or "
+            "start a run of its own with another --out"
+        )
+    return state
+
+
+def _changed(stored: Mapping[str, Any], config: RunConfig) -> list[str]:
+    """Return the paths at which a configuration differs where a run may not change."""
+    return [path for path in changed_settings(stored, config.tree) if not _is_of_the_machine(path)]
+
+
+def _is_of_the_machine(path: str) -> bool:
+    return path in _OF_THE_MACHINE or path.startswith("teachers.")
 
 
 def _begin(session: Session, plugins: Plugins, state: dict[str, Any] | None) -> dict[str, Any]:
@@ -198,7 +296,7 @@ def _begin(session: Session, plugins: Plugins, state: dict[str, Any] | None) -> 
     kept = state["metrics_length"] if state and session.distributed.is_main_process else 0
     directory.open_metrics(kept)
     about = provenance(plugins, config, session.device, session.distributed.world_size)
-    before = directory.read_json("run.json") or {}
+    before = RunFiles(str(directory.path)).provenance
     about["id"] = before.get("id") or uuid.uuid4().hex
     # A resumed run is given its own settings and reads no first weights: where those came from,
     # its first part tells.
@@ -267,8 +365,9 @@ def _finish(session: Session, about: Mapping[str, Any]) -> dict[str, Any]:
 
 
 @contextmanager
-def _failure_recorded(directory: RunDirectory, about: Mapping[str, Any]) -> Iterator[None]:
+def _failure_recorded(session: Session, about: Mapping[str, Any]) -> Iterator[None]:
     """Let run.json say why the run ended before its time."""
+    directory = session.directory
     try:
         yield
     except BaseException as error:
@@ -285,15 +384,10 @@ def _failure_recorded(directory: RunDirectory, about: Mapping[str, Any]) -> Iter
         if isinstance(error, KeyboardInterrupt):
             raise Interrupted(
                 "stopped at once; go on from the last checkpoint with: "
-                f"mtl run --resume --out {directory.location}"
+                f"{session.config.resume_command(directory.location)}"
             ) from error
-        if isinstance(error, torch.OutOfMemoryError):
-            said = str(error).partition(". ")[0]
-            raise MtlError(
-                f"the GPU's memory does not suffice ({said}). Lower training.batch_size "
-                "(training.accumulate keeps the size of a step) or data.size, or set "
-                f"training.precision=bf16. What is saved is in {directory.checkpoint}"
-            ) from error
+        if isinstance(error, SystemExit):
+            raise MtlError(exit_told(error)) from error
         raise
 
 

@@ -22,7 +22,7 @@ def summarise(session: Session) -> dict[str, Any]:
         "final_split": "val",
         "averaged_over": len(last),
         "best": {"epoch": best.get("epoch"), "chosen_on": best.get("split"),
-                 "val": best.get("metrics", {})},
+                 "chosen_by": best.get("by"), "val": best.get("metrics", {})},
         "constants": progress.constants or {},
         "higher_is_better": {
             task: {**metrics[task].higher_is_better, "loss": False} for task in metrics

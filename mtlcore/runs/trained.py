@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import attrs
 import numpy as np
@@ -30,7 +29,7 @@ from mtlcore.loading import decode_image
 from mtlcore.metrics import MetricValues
 from mtlcore.plugins import Plugins
 from mtlcore.report import colour
-from mtlcore.storage import Which, read_weights, trained_config, written_whole
+from mtlcore.storage import Which, read_weights, trained_config, write_output
 from mtlcore.tasks import Task
 
 # Of a trained run's configuration; "plugins" are the files that the others name things of.
@@ -70,7 +69,8 @@ def load_run(
         device: None: the run's.
 
     Raises:
-        UsageError: no run there, or changes to what was trained.
+        UsageError: no run there, changes to what was trained, or a run that names plugin files
+            which `plugins` is not to load (`Plugins.trust_runs`).
         MtlError: a checkpoint that is missing, damaged or of another model.
     """
     other = sorted({key for layer in changes for key in layer.values} - _CHANGEABLE)
@@ -79,9 +79,9 @@ def load_run(
             f"--set {other[0]}: a trained run takes changes of [data] and [metrics] only; start a "
             "run of its own"
         )
-    # Who has learnt needs no teacher any more.
-    stored = {**trained_config(location), "teachers": {}}
-    config = resolve(plugins, (), [Layer(location, stored), *changes])
+    # Who has learnt needs no teacher any more, and nothing is logged.
+    stored = {**trained_config(location), "teachers": {}, "loggers": []}
+    config = resolve(plugins, (), [Layer(location, stored, of_run=True), *changes])
     wanted = pick_device(device or config.device)
     learner = build_learner(restoring(config))
     learner.balancing.prepare(config.tasks, None)
@@ -167,30 +167,35 @@ def _kind_of_inputs(config: RunConfig) -> str:
 
 
 def save_prediction(
-    folder: Path, stem: str, tasks: Sequence[Task], predictions: dict[str, torch.Tensor]
-) -> list[Path]:
-    """Write each task's raw array (`stem.task.npy`) and, for maps, a picture (`stem.task.png`)."""
+    folder: str | Path, stem: str, tasks: Sequence[Task], predictions: dict[str, torch.Tensor]
+) -> list[str]:
+    """Write each task's raw array (`stem.task.npy`) and, for maps, a picture (`stem.task.png`).
+
+    Args:
+        folder: path or fsspec URL.
+        stem: what the names of the files begin with.
+        tasks: the tasks.
+        predictions: task -> its prediction, as of `predict_image`.
+
+    Returns:
+        The places of the files.
+
+    Raises:
+        MtlError: one cannot be written.
+    """
     from PIL import Image
 
     written = []
     for task in tasks:
         prediction = predictions[task.name]
-        written.append(_write(folder / f"{stem}.{task.name}.npy", prediction.numpy()))
+        place = f"{str(folder).rstrip('/')}/{stem}.{task.name}"
+        buffer = io.BytesIO()
+        np.save(buffer, prediction.numpy())
+        write_output(f"{place}.npy", buffer.getvalue())
+        written.append(f"{place}.npy")
         if task.layout == "map":
-            picture = Image.fromarray(colour(task, prediction, None))
-            written.append(_write(folder / f"{stem}.{task.name}.png", picture))
+            buffer = io.BytesIO()
+            Image.fromarray(colour(task, prediction, None)).save(buffer, "PNG")
+            write_output(f"{place}.png", buffer.getvalue())
+            written.append(f"{place}.png")
     return written
-
-
-def _write(path: Path, content: Any) -> Path:
-    buffer = io.BytesIO()
-    if isinstance(content, np.ndarray):
-        np.save(buffer, content)
-    else:
-        content.save(buffer, "PNG")
-    try:
-        with written_whole(path) as partial:
-            partial.write_bytes(buffer.getvalue())
-    except OSError as error:
-        raise MtlError(f"{path}: cannot be written ({error.strerror})") from error
-    return path

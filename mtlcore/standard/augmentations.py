@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, final
+from typing import Annotated, Any, final
 
 import attrs
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from mtlcore.data import Sample
 from mtlcore.loading import BatchAugmentation, SampleAugmentation, image_of, turn
+from mtlcore.ranges import Fraction, Positive, Range
 from mtlcore.tasks import Task
 
 _LUMA = (0.299, 0.587, 0.114)  # of red, green and blue (ITU-R BT.601)
@@ -40,9 +41,9 @@ class Photometric(SampleAugmentation):
         self,
         tasks: Sequence[Task],
         *,
-        brightness: float = 0.125,
-        contrast: float = 0.5,
-        saturation: float = 0.5,
+        brightness: Fraction = 0.125,
+        contrast: Fraction = 0.5,
+        saturation: Fraction = 0.5,
     ) -> None:
         ranges = {"brightness": brightness, "contrast": contrast, "saturation": saturation}
         for name, value in ranges.items():
@@ -87,8 +88,8 @@ class Rotate(SampleAugmentation):
         self,
         tasks: Sequence[Task],
         *,
-        degrees: float = 20.0,
-        scales: tuple[float, float] = (1.0, 1.0),
+        degrees: Annotated[float, Range(ge=0, le=180)] = 20.0,
+        scales: tuple[Positive, Positive] = (1.0, 1.0),
     ) -> None:
         if not 0 <= degrees <= 180:
             raise ValueError(f"degrees {degrees} must lie between 0 and 180")
@@ -126,7 +127,7 @@ class CutMix(BatchAugmentation):
         ValueError: the probability is not in [0, 1].
     """
 
-    def __init__(self, tasks: Sequence[Task], *, probability: float = 1.0) -> None:
+    def __init__(self, tasks: Sequence[Task], *, probability: Fraction = 1.0) -> None:
         if not 0 <= probability <= 1:
             raise ValueError(f"probability {probability} must lie between 0 and 1")
         self._tasks, self._probability = tuple(tasks), probability

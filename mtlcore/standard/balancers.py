@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from mtlcore.balancing import BalancerContext, LossBalancer
 from mtlcore.data import Batch
 from mtlcore.errors import MtlError, UsageError
+from mtlcore.ranges import Count, LearningRate, NonNegative, Positive, Range
 from mtlcore.tasks import Task
 
 
@@ -29,7 +30,7 @@ class Fixed(LossBalancer):
         weights: task name -> weight; a task that is not named has the weight 1.
     """
 
-    def __init__(self, *, weights: dict[str, float]) -> None:
+    def __init__(self, *, weights: dict[str, NonNegative]) -> None:
         super().__init__()
         self._weights = dict(weights)
 
@@ -53,6 +54,8 @@ class Fixed(LossBalancer):
         return dict(self._weights)
 
 
+#: e^-s fits into single precision.
+LogVariance = Annotated[float, Range(ge=-80, le=80)]
 Form = Literal["kendall", "mtml", "half-log", "revised"]
 
 
@@ -75,7 +78,11 @@ class Uncertainty(LossBalancer):
     """
 
     def __init__(
-        self, *, form: Form = "kendall", initial: float = 0.0, lr: float | None = None
+        self,
+        *,
+        form: Form = "kendall",
+        initial: Annotated[float, Range(ge=-80, le=80)] = 0.0,
+        lr: LearningRate | None = None,
     ) -> None:
         super().__init__()
         self._form, self._initial, self._lr = form, initial, lr
@@ -128,7 +135,7 @@ class DWA(LossBalancer):
         window: number of steps in a period; unset: an epoch.
     """
 
-    def __init__(self, *, temperature: float = 2.0, window: int | None = None) -> None:
+    def __init__(self, *, temperature: Positive = 2.0, window: Count | None = None) -> None:
         super().__init__()
         if temperature <= 0:
             raise UsageError(f"balancer.temperature: {temperature} is not above 0")

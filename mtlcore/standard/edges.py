@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mtlcore.metrics import Metric
+from mtlcore.ranges import Decay
 from mtlcore.tasks import Task
 
 _Mask = NDArray[np.bool_]
@@ -124,7 +125,7 @@ class EdgesODS(Metric):
     higher_is_better: Mapping[str, bool] = {"ods_f": True}
     _THRESHOLDS = 99
 
-    def __init__(self, task: Task, *, tolerance: float = 0.0075) -> None:
+    def __init__(self, task: Task, *, tolerance: Decay = 0.0075) -> None:
         if not 0 <= tolerance < 1:
             raise ValueError(f"tolerance {tolerance} must be from 0 to below 1")
         self._tolerance = tolerance

@@ -8,9 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mtlcore.errors import MtlError, UsageError
+from mtlcore.errors import UsageError
 from mtlcore.features import FeatureInfo
 from mtlcore.models import Head
+from mtlcore.ranges import Channels, Dilations, Fraction
 from mtlcore.standard.segnet import conv, initialise
 from mtlcore.tasks import Task
 
@@ -25,10 +26,17 @@ class ConvHead(Head):
     Args:
         task: its `channels` are the outputs.
         features: the head reads the last map.
+
+    Raises:
+        UsageError: the task has no value per pixel.
     """
 
     def __init__(self, task: Task, features: FeatureInfo) -> None:
         super().__init__()
+        if task.layout != "map":
+            raise UsageError(
+                f"task {task.name!r} has one label per sample; the conv head predicts a map"
+            )
         channels = features.channels[-1]
         self.stride = features.strides[-1]
         self.hidden = conv(channels, channels)
@@ -75,9 +83,9 @@ class DeepLabHead(Head):
         task: Task,
         features: FeatureInfo,
         *,
-        rates: tuple[int, ...] = (12, 24, 36),
-        channels: int = 256,
-        dropout: float = 0.5,
+        rates: Dilations = (12, 24, 36),
+        channels: Channels = 256,
+        dropout: Fraction = 0.5,
     ) -> None:
         super().__init__()
         if task.layout != "map":
@@ -105,14 +113,9 @@ class DeepLabHead(Head):
         """Predict from the last map, (B, c, H / s, W / s) -> (B, task.channels, H, W).
 
         Raises:
-            MtlError: a batch of one sample in training, whose mean batch norm cannot normalise.
+            ValueError: a batch of one sample in training, whose mean batch norm cannot normalise.
         """
         maps = features[-1]
-        if self.training and len(maps) == 1:
-            raise MtlError(
-                "the deeplab head cannot train on one sample (batch norm of a pooled map); "
-                "use training.batch_size >= 2"
-            )
         mean: Tensor = self.pooled(maps.mean((2, 3), keepdim=True))
         parts = [*(branch(maps) for branch in self.branches), mean.expand(-1, -1, *maps.shape[2:])]
         joined = self.dropout(self.join(torch.cat(parts, dim=1)))

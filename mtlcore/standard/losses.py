@@ -11,6 +11,7 @@ from torch import Tensor
 
 from mtlcore.errors import UsageError
 from mtlcore.losses import Loss, ScalarLoss
+from mtlcore.ranges import NonNegative, Positive, ProperFraction
 from mtlcore.tasks import Task
 
 # Predicted normals shorter than this are divided by it instead of by their length. The gradient
@@ -35,7 +36,7 @@ class CrossEntropy(Loss):
 
     class_weights: Tensor | None
 
-    def __init__(self, task: Task, *, class_weights: tuple[float, ...] | None = None) -> None:
+    def __init__(self, task: Task, *, class_weights: tuple[Positive, ...] | None = None) -> None:
         super().__init__()
         weights = None if class_weights is None else _checked_weights(task, class_weights)
         # A setting, not a state: it comes from the configuration and not from a checkpoint.
@@ -80,7 +81,7 @@ class Focal(Loss):
         UsageError: `gamma` is negative.
     """
 
-    def __init__(self, task: Task, *, gamma: float = 2.0) -> None:
+    def __init__(self, task: Task, *, gamma: NonNegative = 2.0) -> None:
         super().__init__()
         if not 0 <= gamma < math.inf:
             raise UsageError(f"gamma of task {task.name!r} must not be negative, it is {gamma}")
@@ -98,6 +99,7 @@ class Focal(Loss):
 class L1(Loss):
     """`|d^ - d|`, for depth and regression, in the task's unit (Liu et al. 2019, MTAN, eq. 3).
 
+    A standardised task (`Task.standardise`) is judged in standard deviations, as by every loss.
     Over the channels of a map it is the mean; the values of a vector stay apart.
     """
 
@@ -143,7 +145,7 @@ class Huber(Loss):
         UsageError: `delta` is not positive.
     """
 
-    def __init__(self, task: Task, *, delta: float = 0.5) -> None:
+    def __init__(self, task: Task, *, delta: Positive = 0.5) -> None:
         super().__init__()
         if not 0 < delta < math.inf:
             raise UsageError(f"delta of task {task.name!r} must be positive, not {delta}")
@@ -232,7 +234,7 @@ class BinaryCrossEntropy(Loss):
         self,
         task: Task,
         *,
-        positive_weight: float = 0.95,
+        positive_weight: ProperFraction = 0.95,
         divide_by: Literal["weight", "number"] = "weight",
     ) -> None:
         super().__init__()
@@ -311,7 +313,7 @@ class HuDepth(ScalarLoss):
         UsageError: `a` is not positive.
     """
 
-    def __init__(self, task: Task, *, a: float = 0.5, from_zero: bool = False) -> None:
+    def __init__(self, task: Task, *, a: Positive = 0.5, from_zero: bool = False) -> None:
         super().__init__()
         if not 0 < a < math.inf:
             raise UsageError(f"a of task {task.name!r} must be positive, not {a}")

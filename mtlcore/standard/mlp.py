@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from mtlcore.errors import UsageError
 from mtlcore.features import Features
 from mtlcore.models import Backbone
+from mtlcore.ranges import Channels, Layers
 from mtlcore.tasks import Task
 
 
@@ -30,7 +31,7 @@ class MLP(Backbone):
     input_kind = "vector"
 
     def __init__(
-        self, tasks: Sequence[Task], *, inputs: int, hidden: tuple[int, ...] = (128, 64)
+        self, tasks: Sequence[Task], *, inputs: Channels, hidden: Layers = (128, 64)
     ) -> None:
         super().__init__()
         if not hidden or min(inputs, *hidden) < 1:

@@ -6,17 +6,18 @@ import torch
 
 from mtlcore.learner import Learner
 from mtlcore.optimizers import GradientDescent, Schedule
+from mtlcore.ranges import Decay, LearningRate, NonNegative, Positive
 
 
 def adam(
     learner: Learner,
     *,
-    lr: float = 1e-3,
-    betas: tuple[float, float] = (0.9, 0.999),
-    eps: float = 1e-8,
-    weight_decay: float = 0.0,
+    lr: LearningRate = 1e-3,
+    betas: tuple[Decay, Decay] = (0.9, 0.999),
+    eps: Positive = 1e-8,
+    weight_decay: NonNegative = 0.0,
     schedule: Schedule = Schedule(),
-    clip: float | None = None,
+    clip: Positive | None = None,
 ) -> GradientDescent:
     """Train with Adam (Kingma & Ba 2015).
 
@@ -41,12 +42,12 @@ def adam(
 def adamw(
     learner: Learner,
     *,
-    lr: float = 1e-3,
-    betas: tuple[float, float] = (0.9, 0.999),
-    eps: float = 1e-8,
-    weight_decay: float = 1e-2,
+    lr: LearningRate = 1e-3,
+    betas: tuple[Decay, Decay] = (0.9, 0.999),
+    eps: Positive = 1e-8,
+    weight_decay: NonNegative = 1e-2,
     schedule: Schedule = Schedule(),
-    clip: float | None = None,
+    clip: Positive | None = None,
 ) -> GradientDescent:
     """Train with AdamW: weight decay apart from the gradient (Loshchilov & Hutter 2019).
 
@@ -71,12 +72,12 @@ def adamw(
 def sgd(
     learner: Learner,
     *,
-    lr: float = 1e-2,
-    momentum: float = 0.0,
+    lr: LearningRate = 1e-2,
+    momentum: Decay = 0.0,
     nesterov: bool = False,
-    weight_decay: float = 0.0,
+    weight_decay: NonNegative = 0.0,
     schedule: Schedule = Schedule(),
-    clip: float | None = None,
+    clip: Positive | None = None,
 ) -> GradientDescent:
     """Train with stochastic gradient descent.
 

@@ -59,6 +59,7 @@ def mtl_heads() -> Iterator[HeadSpec]:
         name="conv",
         target="mtlcore.standard.heads:ConvHead",
         task_kinds=("*",),
+        layouts=("map",),
         default_for=_MAPS,
         summary="A 3x3 and a 1x1 convolution on the finest map.",
         paper="Liu et al., MTAN, CVPR 2019",
@@ -67,6 +68,7 @@ def mtl_heads() -> Iterator[HeadSpec]:
         name="deeplab",
         target="mtlcore.standard.heads:DeepLabHead",
         task_kinds=("*",),
+        layouts=("map",),
         summary="Pyramid pooling by dilation on the last map; for a ResNet of stride 8 or 16.",
         paper="Chen et al., Rethinking Atrous Convolution (DeepLabV3), 2017",
     )
@@ -74,6 +76,7 @@ def mtl_heads() -> Iterator[HeadSpec]:
         name="linear",
         target="mtlcore.standard.heads:LinearHead",
         task_kinds=("*",),
+        layouts=("vector", "label"),
         default_for=_PER_SAMPLE,
         summary="One linear layer on a vector, or on the mean of a map.",
     )

@@ -21,6 +21,7 @@ from mtlcore.errors import MtlError
 from mtlcore.features import Features
 from mtlcore.loading import WeightFile, read_weight_file
 from mtlcore.models import Backbone
+from mtlcore.ranges import Width
 from mtlcore.standard.segnet import scaled
 from mtlcore.tasks import Task
 
@@ -141,7 +142,7 @@ class ResNet(Backbone):
         depth: Literal[18, 34, 50, 101] = 50,
         output_stride: Literal[8, 16, 32] = 32,
         weights: str | None = None,
-        width: float = 1.0,
+        width: Width = 1.0,
     ) -> None:
         super().__init__()
         block, counts = _LAYOUTS[depth]

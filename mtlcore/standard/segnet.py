@@ -21,6 +21,7 @@ from torch.nn import Parameter
 
 from mtlcore.features import Features
 from mtlcore.models import Backbone
+from mtlcore.ranges import Width
 from mtlcore.tasks import Task
 
 FILTERS = (64, 128, 256, 512, 512)
@@ -154,7 +155,7 @@ class SegNetEncoder(nn.Module):
         channels: of the input.
     """
 
-    def __init__(self, width: float = 1.0, rest: Sequence[int] = REST, channels: int = 3) -> None:
+    def __init__(self, width: Width = 1.0, rest: Sequence[int] = REST, channels: int = 3) -> None:
         super().__init__()
         filters = filters_of(width)
         inputs = (channels, *filters[:-1])
@@ -181,7 +182,7 @@ class SegNetDecoder(nn.Module):
         rest: conv units per level after its first one.
     """
 
-    def __init__(self, width: float = 1.0, rest: Sequence[int] = REST) -> None:
+    def __init__(self, width: Width = 1.0, rest: Sequence[int] = REST) -> None:
         super().__init__()
         filters = filters_of(width)
         outputs = (filters[0], *filters[:-1])
@@ -226,7 +227,7 @@ class SegNet(Backbone):
     input_multiple = STRIDES[0]
     input_kind = "image"
 
-    def __init__(self, tasks: Sequence[Task], *, width: float = 1.0) -> None:
+    def __init__(self, tasks: Sequence[Task], *, width: Width = 1.0) -> None:
         super().__init__()
         self.out_channels = (scaled(FILTERS[-1], width), scaled(FILTERS[0], width))
         self.encoder = SegNetEncoder(width)

@@ -16,6 +16,7 @@ from torch.nn import Parameter
 
 from mtlcore.features import Features
 from mtlcore.models import Backbone
+from mtlcore.ranges import Width
 from mtlcore.standard.segnet import scaled
 from mtlcore.tasks import Task
 
@@ -94,7 +95,7 @@ class UNet(Backbone):
         self,
         tasks: Sequence[Task],
         *,
-        width: float = 1.0,
+        width: Width = 1.0,
         decoder: Literal["per-task", "shared"] = "per-task",
     ) -> None:
         super().__init__()

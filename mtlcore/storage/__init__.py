@@ -3,15 +3,26 @@
 from mtlcore.storage.checkpoints import load_checkpoint, save_checkpoint, written_whole
 from mtlcore.storage.json_values import or_nan, without_nan
 from mtlcore.storage.loggers import Loggers, RunInfo, RunLogger, RunOutcome
-from mtlcore.storage.run_directory import BEST, LAST, RunDirectory, changed_settings, next_directory
+from mtlcore.storage.outputs import write_output
+from mtlcore.storage.reading import checked, decoded
+from mtlcore.storage.run_directory import (
+    BEST,
+    LAST,
+    RunDirectory,
+    changed_settings,
+    next_directory,
+    plain_settings,
+)
 from mtlcore.storage.run_files import (
     Pictures,
     Record,
     RunFiles,
     SamplePictures,
     open_run,
+    place_inside,
     stored_config,
 )
+from mtlcore.storage.schemas import LastCheckpoint
 from mtlcore.storage.stop_requests import request_stop, take_stop_request
 from mtlcore.storage.study_files import STUDY, StoredCell, StoredStudy, stored_study
 from mtlcore.storage.trained_runs import Which, model_of, read_weights, trained_config, with_model
@@ -21,6 +32,7 @@ __all__ = [
     "BEST",
     "LAST",
     "STUDY",
+    "LastCheckpoint",
     "Loggers",
     "Pictures",
     "Record",
@@ -34,12 +46,16 @@ __all__ = [
     "StoredStudy",
     "Which",
     "changed_settings",
+    "checked",
+    "decoded",
     "flatten",
     "load_checkpoint",
     "model_of",
     "next_directory",
     "open_run",
     "or_nan",
+    "place_inside",
+    "plain_settings",
     "read_weights",
     "request_stop",
     "save_checkpoint",
@@ -49,5 +65,6 @@ __all__ = [
     "trained_config",
     "with_model",
     "without_nan",
+    "write_output",
     "written_whole",
 ]

@@ -14,7 +14,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mtlcore.errors import MtlError, describe
+from mtlcore.errors import MtlError, describe, shown
+from mtlcore.storage.reading import decoded
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -82,9 +83,11 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
             f"(its format is {header.get('format', 'not named')}, expected {_FORMAT})"
         )
     try:
-        state: dict[str, Any] = _unpack(json.loads(header["tree"]), tensors)
-    except (KeyError, ValueError) as error:
+        state = _unpack(decoded(header["tree"], "JSON"), tensors)
+    except (KeyError, ValueError, TypeError, RecursionError) as error:
         raise MtlError(f"{path}: not a readable checkpoint ({describe(error)})") from error
+    if not isinstance(state, dict):
+        raise MtlError(f"{path}: not a readable checkpoint (its tree is {shown(state)})")
     return state
 
 

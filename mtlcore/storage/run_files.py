@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import base64
-import json
-import tomllib
 from collections.abc import Mapping
 from functools import cached_property
-from typing import Any, final
+from pathlib import Path
+from typing import Any, TypeVar, cast, final
 
 import attrs
 
 from mtlcore.errors import MtlError, UsageError, describe
 from mtlcore.storage.json_values import or_nan, with_nan
+from mtlcore.storage.reading import checked, decoded
+from mtlcore.storage.schemas import MetricsLine, Provenance, SampleIndex, StoredConfig, Summary
+
+_T = TypeVar("_T")
 
 CONFIG, PROVENANCE, SUMMARY = "config.toml", "run.json", "summary.json"
 METRICS = "metrics.jsonl"
+_PNG = b"\x89PNG\r\n\x1a\n"
 SAMPLES = "report/samples"
 
 #: A line of metrics.jsonl: step, epoch, split, task, metric, value, seconds.
@@ -83,19 +87,26 @@ class RunFiles:
         config = stored_config(self.location)
         if config is None:
             raise UsageError(f"{self.location}: is neither a run (it has no {CONFIG}) nor a study")
+        checked(config, StoredConfig, f"{self.location}/{CONFIG}")
         return config
 
     @cached_property
     def provenance(self) -> Mapping[str, Any]:
         """How the run came about and what became of it, `run.json`; empty without the file."""
-        return read_json(f"{self.location}/{PROVENANCE}") or {}
+        return _json_of(self.location, PROVENANCE, Provenance) or {}
 
     @cached_property
     def summary(self) -> Mapping[str, Any] | None:
         """The results, `summary.json`, with NaN for metrics that are null; None until the end."""
-        summary = read_json(f"{self.location}/{SUMMARY}")
-        if summary is None:
+        content = _json_of(self.location, SUMMARY, Summary)
+        if content is None:
             return None
+        summary = cast(dict[str, Any], content)
+        if content["final_split"] not in content["final"]:
+            raise MtlError(
+                f"{self.location}/{SUMMARY}: final_split is {content['final_split']!r}, and final "
+                f"has {', '.join(content['final']) or 'nothing'}"
+            )
         for table, key in ((summary, "final"), (summary, "constants"), (summary["best"], "val")):
             if key in table:
                 table[key] = with_nan(table[key])
@@ -109,7 +120,7 @@ class RunFiles:
             MtlError: A finished run lacks the file.
         """
         place = f"{self.location}/{METRICS}"
-        content = read(place)
+        content = _read_of(self.location, METRICS)
         if content is None:
             if self.summary is not None:
                 raise MtlError(f"{place}: is missing")
@@ -118,23 +129,24 @@ class RunFiles:
         if self.summary is None:
             lines.pop()  # the run may be in the middle of writing it
         try:
-            records = [json.loads(line) for line in lines if line]
+            tree = [decoded(line, "JSON") for line in lines if line]
         except ValueError as error:
             raise MtlError(f"{place}: not JSON lines ({error})") from error
+        records = checked(tree, list[MetricsLine], place)
         return tuple({**record, "value": or_nan(record["value"])} for record in records)
 
     @cached_property
     def pictures(self) -> Pictures | None:
         """The pictures of samples; None where the run wrote none."""
-        folder = f"{self.location}/{SAMPLES}"
-        index = read_json(f"{folder}/index.json")
+        index = _json_of(self.location, f"{SAMPLES}/index.json", SampleIndex)
         if index is None:
             return None
         samples = [
             SamplePictures(
                 key=sample["key"],
                 pictures={
-                    name: _data_uri(f"{folder}/{file}") for name, file in sample["pictures"].items()
+                    name: _data_uri(self.location, file)
+                    for name, file in sample["pictures"].items()
                 },
                 scales={task: (low, high) for task, (low, high) in sample["scales"].items()},
             )
@@ -167,9 +179,9 @@ def stored_config(location: str) -> Mapping[str, Any] | None:
         MtlError: It is damaged.
     """
     place = f"{location}/{CONFIG}"
-    content = read(place)
+    content = _read_of(location, CONFIG)
     try:
-        return None if content is None else tomllib.loads(content.decode())
+        return None if content is None else cast(dict[str, Any], decoded(content, "TOML"))
     except ValueError as error:
         raise MtlError(f"{place}: not TOML ({error})") from error
 
@@ -192,25 +204,70 @@ def read(place: str) -> bytes | None:
     return content
 
 
-def read_json(place: str) -> dict[str, Any] | None:
-    """Return the table in a JSON file at a path or URL, None where there is no file.
+def read_json(place: str, schema: type[_T]) -> _T | None:
+    """Return the content of a JSON file at a path or URL, None where there is no file.
+
+    Args:
+        place: The path or URL.
+        schema: What it holds.
 
     Raises:
         UsageError: It cannot be read.
         MtlError: It is damaged.
     """
     content = read(place)
-    if content is None:
-        return None
+    return None if content is None else _tree_of(place, content, schema)
+
+
+def _tree_of(place: str, content: bytes, schema: type[_T]) -> _T:
     try:
-        table: dict[str, Any] = json.loads(content)
+        tree = decoded(content, "JSON")
     except ValueError as error:
         raise MtlError(f"{place}: not JSON ({error})") from error
-    return table
+    return checked(tree, schema, place)
 
 
-def _data_uri(place: str) -> str:
-    content = read(place)
+def place_inside(location: str, name: str) -> str:
+    """Return the place of a file in the directory of a run or a study, which may be anybody's.
+
+    Raises:
+        MtlError: A symbolic link leads out of the directory.
+    """
+    place = f"{location.rstrip('/')}/{name}"
+    if "://" not in location:
+        folder, file = Path(location).resolve(), Path(place).resolve()
+        if not file.is_relative_to(folder):
+            raise MtlError(
+                f"{place}: leads out of the run's directory; nothing is read or written there"
+            )
+    return place
+
+
+def _read_of(location: str, name: str) -> bytes | None:
+    """Return the content of a file of a run, None where there is none.
+
+    Raises:
+        UsageError: It cannot be read.
+        MtlError: A symbolic link leads out of the run's directory.
+    """
+    return read(place_inside(location, name))
+
+
+def _json_of(location: str, name: str, schema: type[_T]) -> _T | None:
+    content = _read_of(location, name)
+    return None if content is None else _tree_of(f"{location}/{name}", content, schema)
+
+
+def _data_uri(location: str, file: Any) -> str:
+    """Return a picture as text; only a PNG beside the index is taken for one."""
+    name = f"{SAMPLES}/{file}"
+    if not isinstance(file, str) or "/" in file or "\\" in file or file in ("", ".", ".."):
+        raise MtlError(
+            f"{location}/{SAMPLES}/index.json: names the picture {file!r}, which is none beside it"
+        )
+    content = _read_of(location, name)
     if content is None:
-        raise MtlError(f"{place}: is missing")
+        raise MtlError(f"{location}/{name}: is missing")
+    if not content.startswith(_PNG):
+        raise MtlError(f"{location}/{name}: is no PNG picture")
     return f"data:image/png;base64,{base64.b64encode(content).decode()}"

@@ -6,6 +6,7 @@ import json
 
 from mtlcore.errors import MtlError, UsageError, describe
 from mtlcore.storage.run_files import open_run, read_json
+from mtlcore.storage.schemas import StopRequest
 
 #: The file that asks a run to stop, and says why.
 STOP = "stop.json"
@@ -48,7 +49,7 @@ def take_stop_request(location: str) -> str | None:
         MtlError: The request cannot be read or deleted.
     """
     place = f"{location.rstrip('/')}/{STOP}"
-    request = read_json(place)
+    request = read_json(place, StopRequest)
     if request is None:
         return None
     import fsspec
@@ -58,4 +59,4 @@ def take_stop_request(location: str) -> str | None:
         filesystem.rm_file(path)
     except Exception as error:  # a network's file system raises what its libraries raise
         raise MtlError(f"{place}: cannot be deleted ({describe(error)})") from error
-    return str(request.get("reason"))
+    return request["reason"]

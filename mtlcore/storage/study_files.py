@@ -8,6 +8,7 @@ import attrs
 
 from mtlcore.errors import MtlError
 from mtlcore.storage.run_files import read_json
+from mtlcore.storage.schemas import StudyFile
 
 #: The file in which a study describes itself.
 STUDY = "study.json"
@@ -73,29 +74,33 @@ def stored_study(location: str) -> StoredStudy | None:
         MtlError: It is damaged.
     """
     location = location.rstrip("/")
-    content = read_json(f"{location}/{STUDY}")
+    content = read_json(f"{location}/{STUDY}", StudyFile)
     if content is None:
         return None
-    try:
-        return StoredStudy(
-            name=content["name"],
-            baseline=content["baseline"],
-            delta_m=content["delta_m"],
-            epoch=content["epoch"],
-            targets=tuple(content["targets"]),
-            notes=tuple(content["notes"]),
-            threads=int(content["threads"]),
-            cells=tuple(
-                StoredCell(
-                    variant=cell["variant"],
-                    seed=cell["seed"],
-                    group=None if cell["group"] is None else tuple(cell["group"]),
-                    location=f"{location}/{cell['location']}",
-                    status=cell["status"],
-                    reason=cell["reason"],
-                )
-                for cell in content["cells"]
-            ),
-        )
-    except KeyError as error:
-        raise MtlError(f"{location}/{STUDY}: has no {error}") from error
+    return StoredStudy(
+        name=content["name"],
+        baseline=content["baseline"],
+        delta_m=content["delta_m"],
+        epoch=content["epoch"],
+        targets=tuple(content["targets"]),
+        notes=tuple(content["notes"]),
+        threads=content["threads"],
+        cells=tuple(
+            StoredCell(
+                variant=cell["variant"],
+                seed=cell["seed"],
+                group=None if cell["group"] is None else tuple(cell["group"]),
+                location=_inside(location, cell["location"]),
+                status=cell["status"],
+                reason=cell["reason"],
+            )
+            for cell in content["cells"]
+        ),
+    )
+
+
+def _inside(location: str, cell: str) -> str:
+    """Return the directory of a cell; a study may be anybody's, and its cells lie in it."""
+    if ".." in cell.split("/"):
+        raise MtlError(f"{location}/{STUDY}: the cell {cell!r} leads out of the study's directory")
+    return f"{location}/{cell}"

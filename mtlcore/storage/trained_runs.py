@@ -9,7 +9,7 @@ from typing import Any, Literal
 from mtlcore.errors import MtlError, UsageError, describe
 from mtlcore.storage.checkpoints import load_checkpoint
 from mtlcore.storage.run_directory import BEST, LAST
-from mtlcore.storage.run_files import stored_config
+from mtlcore.storage.run_files import RunFiles, stored_config
 
 Which = Literal["best", "last"]
 
@@ -45,7 +45,7 @@ def read_weights(location: str, which: Which) -> tuple[str, dict[str, Any]]:
     if not isinstance(weights, dict):
         raise MtlError(f"{path}: holds no weights")
     # Those of the best epoch are the averaged ones already.
-    training = (stored_config(location) or {}).get("training", {})
+    training = RunFiles(location).config.get("training", {})
     if training.get("evaluate_ema") and "average" in state:
         weights = with_model(weights, state["average"])
     return path, weights

@@ -66,7 +66,10 @@ def run_study(
         chosen = _chosen_launcher(plugins, study, launcher)
         state.write()
         _warn_of_threads(state.cells, jobs, display)
-        _run_cells(state, chosen.make(folder, lock), blocked, display)
+        options = [word for plugin in blocked for word in ("--no-plugin", plugin)]
+        trust = ("--trust",) if plugins.trusts_runs else ()
+        command = (*options, "run", *trust)
+        _run_cells(state, chosen.make(folder, lock), command, display)
     comparison = compare([str(folder)])
     write_tables(comparison, folder)
     return comparison
@@ -105,7 +108,7 @@ def _warn_of_threads(cells: Sequence[Cell], jobs: int, display: StudyDisplay) ->
 
 
 def _run_cells(
-    state: StudyState, launcher: Launcher, blocked: Sequence[str], display: StudyDisplay
+    state: StudyState, launcher: Launcher, command: Sequence[str], display: StudyDisplay
 ) -> None:
     by_location = {cell.location: cell for cell in state.cells}
     waiting = [cell for cell in state.cells if cell.status not in ("finished", "pruned")]
@@ -127,7 +130,7 @@ def _run_cells(
                 for cell in _ready(waiting, by_location)[: state.jobs - len(running)]:
                     waiting.remove(cell)
                     running.add(cell.location)
-                    _start(cell, state, launcher, blocked)
+                    _start(cell, state, launcher, command)
                     outlook.started(str(cell), cell.kind)
                 for cell_exit in _wait(launcher) if running else ():
                     running.remove(cell_exit.location)
@@ -189,19 +192,18 @@ def _fail_without_source(cell: Cell, cells: Mapping[str, Cell], state: StudyStat
     state.write()
 
 
-def _start(cell: Cell, state: StudyState, launcher: Launcher, blocked: Sequence[str]) -> None:
+def _start(cell: Cell, state: StudyState, launcher: Launcher, command: Sequence[str]) -> None:
     directory = state.folder / cell.location
     config = write_configuration(state.folder, cell)
     cell.status, cell.reason = "running", None
     state.write()
     # Cells that are not to outlive the study heed the end of their standard input.
     module = "mtlcore" if launcher.outlives else "mtlcore.cli.study_cell"
-    options = [word for plugin in blocked for word in ("--no-plugin", plugin)]
     launcher.start(
         CellCommand(
             location=cell.location,
-            arguments=(sys.executable, "-m", module, *options,
-                       "run", str(config), "--out", str(directory), "--resume"),
+            arguments=(sys.executable, "-m", module, *command,
+                       str(config), "--out", str(directory), "--resume"),
             log=directory / LOG,
             threads=cell.config.training.threads or 1,
         )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, final
@@ -11,11 +10,13 @@ from typing import Any, final
 import attrs
 
 from mtlcore.config import CORE_DEFAULTS
-from mtlcore.errors import ConfigError, UsageError, did_you_mean
+from mtlcore.errors import ConfigError, UsageError, did_you_mean, shown
 from mtlcore.plugins import structure
+from mtlcore.ranges import Name, Seed
 from mtlcore.results import SINGLE_TASK, Epoch, Target, find_definition
+from mtlcore.storage import decoded
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,99}")
 
 
 @final
@@ -34,8 +35,8 @@ class StudySettings:
         launcher: What starts the cells: its `name` and its settings.
     """
 
-    name: str
-    seeds: tuple[int, ...]
+    name: Name
+    seeds: tuple[Seed, ...]
     baseline: str | None = None
     delta_m: str = "mtan"
     epoch: Epoch = "last"
@@ -125,7 +126,7 @@ def read_study(path: str) -> Study:
         ConfigError: The file has mistakes; the error lists all of them.
     """
     try:
-        tree = tomllib.loads(Path(path).read_text("utf-8"))
+        tree = decoded(Path(path).read_bytes(), "TOML")
     except OSError as error:
         raise UsageError(f"{path}: cannot read the study ({error.strerror})") from error
     except ValueError as error:
@@ -155,10 +156,12 @@ def read_study(path: str) -> Study:
 
 def _read_variant(name: str, table: Any, path: str, problems: list[str]) -> StudyVariant:
     if not isinstance(table, Mapping):
-        problems.append(f"{path}: expected a table, got {table!r}")
+        problems.append(f"{path}: expected a table, got {shown(table)}")
         table = {}
     if not _NAME.fullmatch(name):
-        problems.append(f"{path}: a variant's name is letters, digits and any of _ . + -")
+        problems.append(
+            f"{path}: a variant's name is letters, digits and any of _ . + -, at most 100"
+        )
     plugins = table.get("plugins", [])
     if not isinstance(plugins, list) or not all(isinstance(word, str) for word in plugins):
         problems.append(f"{path}.plugins: expected a list of names as for --plugin")
@@ -166,7 +169,7 @@ def _read_variant(name: str, table: Any, path: str, problems: list[str]) -> Stud
     groups = _read_groups(table.get("groups"), path, problems)
     single_task = table.get("single_task", name == SINGLE_TASK and groups is None)
     if not isinstance(single_task, bool):
-        problems.append(f"{path}.single_task: expected true or false, got {single_task!r}")
+        problems.append(f"{path}.single_task: expected true or false, got {shown(single_task)}")
     elif single_task and groups is not None:
         problems.append(f"{path}.single_task: groups say already which tasks share a model")
     start = table.get("starts_from")
@@ -206,7 +209,9 @@ def _read_groups(groups: Any, path: str, problems: list[str]) -> tuple[tuple[str
             '[["segmentation", "depth"], ["normals"]]'
         )
     elif not all(isinstance(name, str) for name in names) or len(set(names)) < len(names):
-        problems.append(f"{path}.groups: expected the names of tasks, each once, got {groups!r}")
+        problems.append(
+            f"{path}.groups: expected the names of tasks, each once, got {shown(groups)}"
+        )
     else:
         return tuple(tuple(group) for group in groups)
     return None

@@ -1,7 +1,9 @@
-"""How much memory a process has needed."""
+"""How much memory a process has needed, and errors that say that there is no more."""
 
 from __future__ import annotations
 
+import errno
+import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,6 +12,11 @@ if TYPE_CHECKING:
     import torch
 
 _STATUS = Path("/proc/self/status")
+_NO_MEMORY = re.compile(
+    r"can't allocate memory|not enough memory|Cannot allocate memory|bad allocation|std::bad_alloc"
+    r"|unable to mmap|storage size calculation overflowed",
+    re.IGNORECASE,
+)
 
 
 def peak_memory(device: torch.device) -> int:
@@ -33,3 +40,18 @@ def peak_memory(device: torch.device) -> int:
         return 0
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else 1024 * peak
+
+
+def out_of_memory(error: BaseException) -> str | None:
+    """Return what an error says of memory that is used up, None where it is about something else.
+
+    torch raises its errors of the processor's memory as plain `RuntimeError`s.
+    """
+    said = str(error).partition("\n")[0].partition(". ")[0].strip()
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return said or "an allocation failed"
+    if isinstance(error, RuntimeError) and _NO_MEMORY.search(str(error)):
+        return said
+    if isinstance(error, OSError) and error.errno == errno.ENOMEM:
+        return said
+    return None

@@ -1,5 +1,6 @@
 """What a run gives a balancer of losses, and records and draws of its weights."""
 
+import inspect
 import json
 from collections import Counter
 from xml.etree import ElementTree
@@ -72,7 +73,8 @@ def reads(monkeypatch):
 
     def loaded(self, path):
         info = load(self, path)
-        modules.append(self.get("balancers", "reader").load().prepare.__globals__)
+        prepare = self.get("balancers", "reader").load().prepare
+        modules.append(inspect.unwrap(prepare).__globals__)
         return info
 
     monkeypatch.setattr(Plugins, "load_file", loaded)

@@ -21,8 +21,8 @@ from mtlcore.balancing import (
 )
 from mtlcore.balancing import rows as rows_module
 from mtlcore.balancing.rows import SharedRows
+from mtlcore.engine.checks import check_model
 from mtlcore.errors import UsageError
-from mtlcore.learner import check_backbone
 from mtlcore.standard.resnet import ResNet
 from mtlcore.standard.segnet import SegNet
 from mtlcore.standard.unet import UNet
@@ -462,20 +462,20 @@ def test_a_whole_learner_on_its_features():
 def test_a_scope_that_the_backbone_lacks_is_refused():
     learner, inputs = tiny_learner([Given("features")]), tiny_batch(1).inputs
     before = {name: buffer.clone() for name, buffer in learner.named_buffers()}
-    check_backbone(learner, inputs)
+    check_model(learner, inputs)
     assert learner.model.training and learner.model.backbone.trunk.training
     assert all(torch.equal(buffer, before[name]) for name, buffer in learner.named_buffers())
     learner = tiny_learner([Given("last_shared")])
     with pytest.raises(UsageError, match=r"scope 'last_shared' .*last_shared_parameters"):
-        check_backbone(learner, inputs)
+        check_model(learner, inputs)
     with pytest.raises(UsageError, match="last_shared_parameters"):
         learner.task_gradients()
-    check_backbone(tiny_learner([]), inputs)
+    check_model(tiny_learner([]), inputs)
 
 
 def test_a_backbone_that_cannot_read_the_samples_is_refused():
     with pytest.raises(UsageError, match=r"TinyBackbone cannot read a sample of shape \[5\] \("):
-        check_backbone(tiny_learner([]), torch.zeros(1, 5))
+        check_model(tiny_learner([]), torch.zeros(1, 5))
 
 
 @pytest.mark.parametrize(

@@ -247,7 +247,7 @@ mount --bind run run && mount -o remount,bind,ro run || exit 1
 "{sys.executable}" commands.py 2>&1 >/dev/null
 """,
     )
-    assert [part.splitlines()[0] for part in parts[1:]] == ["2", "1", "2"]
+    assert [part.splitlines()[0] for part in parts[1:]] == ["2", "2", "2"]
     refused = [parts[0], *("\n".join(part.splitlines()[1:]) for part in parts[1:3])]
     for text, name in zip(refused, ("disk/run", "run/", "disk/out"), strict=True):
         place.assert_message(text, [name, "cannot be written", "Read-only"])

@@ -139,7 +139,7 @@ def test_all_problems_are_reported_at_once(plugins: Plugins) -> None:
     for line in (
         "optimzer: unknown; did you mean 'optimizer'?",
         "optimizer.leraning_rate: unknown setting",
-        "training.epochs: expected int | None, got 'three'",
+        "training.epochs: expected int >= 1 | None, got 'three'",
         "model.backbone.name: no backbone 'segnot'; did you mean 'segnet'?",
         "balancer.temprature: unknown setting; did you mean 'temperature'?",
         "tasks: the dataset 'rooms' declares no task 'depht'; did you mean 'depth'?",
@@ -160,6 +160,13 @@ def test_components_of_every_place_are_asked_for_their_settings(plugins: Plugins
     assert "losses.depth.positive_weight: unknown setting" in problems(
         plugins, "losses.depth.positive_weight=0.8"
     )
+
+
+def test_scales_are_factors_of_enlargement(plugins: Plugins) -> None:
+    for wrong in ("[0.5, 1.0, 1.5]", "[]", "[nan, 1.0, 2.0]", "[1.0, inf]", "[-1.0]"):
+        assert "data.augment: scales" in problems(plugins, f"data.augment.scales={wrong}")
+    scales = "data.augment.scales=[1.0, 1.2, 1.5, 3.0]"
+    assert resolved(plugins, scales).data.augment.scales == (1.0, 1.2, 1.5, 3.0)
 
 
 def test_an_assignment_without_a_value_is_refused() -> None:

@@ -343,10 +343,10 @@ def test_a_truncated_file_is_named_with_the_reason(root, kind):
 
 
 def test_a_label_of_another_size_tells_both(root):
-    (root / "train/depth/01.png").write_bytes(encode(np.ones((6, 8), np.uint16), "png"))
+    (root / "train/depth/01.png").write_bytes(encode(np.ones((5, 9), np.uint16), "png"))
     with pytest.raises(DataError) as caught:
         Folder(str(root), "train")[1]
-    for part in (f"{root}/train/depth/01.png: ", "6x8", f"{root}/train/rgb/01.png", "12x16"):
+    for part in (f"{root}/train/depth/01.png: ", "5x9", f"{root}/train/rgb/01.png", "12x16"):
         assert part in str(caught.value)
 
 

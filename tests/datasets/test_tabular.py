@@ -271,7 +271,7 @@ def test_other_files_are_refused(root):
     for data, message in (
         (b"", r"train.csv: no CSV table: its columns"),
         (TRAIN.partition("\n")[0].encode(), r"train.csv: holds no row"),
-        (b"\xff\xfe\x00", r"train.csv: no CSV table: .*utf-8"),
+        (b"\xff\xfe\x00", r"train.csv: no CSV table: .*utf-"),
         (gzip.compress(TRAIN.encode())[:-12], r"train.csv: no CSV table: "),
         (TRAIN.replace("age", "years").encode(), r"val.csv: has other columns than .*train.csv"),
     ):

@@ -101,6 +101,7 @@ def test_one_process_of_several_speaks(tmp_path: Path, monkeypatch: pytest.Monke
         "mtlcore.runs.execution.execute",
         lambda plugins, config, location, resume, display: displays.append(type(display)) or {},
     )
+    monkeypatch.setenv("WORLD_SIZE", "2")
     for rank in ("0", "1"):
         monkeypatch.setenv("RANK", rank)
         mtlcore.run(TINY, out=str(tmp_path / "run"))

@@ -12,7 +12,9 @@ import torch
 from torch import Tensor, nn
 
 PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "own-loop.md"
-MODEL, PLAIN, LIGHTNING = re.findall(r"```python\n(.*?)```", PAGE.read_text("utf-8"), re.DOTALL)
+MODEL, PLAIN, LIGHTNING, GUARDED = re.findall(
+    r"```python\n(.*?)```", PAGE.read_text("utf-8"), re.DOTALL
+)
 EPOCHS = 12
 
 
@@ -80,3 +82,20 @@ def test_a_lightning_module_learns_what_the_plain_loop_learns(
         page["result"].weights["depth"], rel=1e-6
     )
     assert not list(tmp_path.iterdir())
+
+
+def test_a_loss_that_is_not_finite_is_skipped_as_the_page_says(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    page = run_plain()
+    before = [p.detach().clone() for p in page["model"].parameters()]
+    page["optimizer"].zero_grad()
+    for factor in (float("nan"), 1.0):
+        found = page["model"].losses(page["batch"])
+        page["losses"] = {**found, "segmentation": factor * found["segmentation"]}
+        capsys.readouterr()
+        exec(GUARDED, page)
+        said = capsys.readouterr().out
+        after = [p.detach() for p in page["model"].parameters()]
+        same = all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
+        assert (said == "skipped: the loss of segmentation is nan\n", same) == (factor != 1,) * 2

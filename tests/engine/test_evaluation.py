@@ -12,10 +12,37 @@ import torch
 from mtlcore.data import Batch
 from mtlcore.engine import evaluate
 from mtlcore.learner import Learner
+from mtlcore.losses import Loss
 from mtlcore.metrics import Metric, MetricValues
+from mtlcore.standard.losses import Cosine, CrossEntropy, HuDepth
 from mtlcore.standard.metrics import DepthMetric, NormalsMetric, SegmentationMetric
 from mtlcore.testing import TINY_TASKS, tiny_batch, tiny_learner
 from mtlcore.testing.base import same, state_of
+
+
+class Weighted(Loss):
+    """Elements count as much as their labels."""
+
+    def elementwise(self, prediction, target):
+        weight = target.abs().sum(1)
+        return (prediction - target).abs().sum(1) * weight, weight
+
+
+LOSSES = {
+    "mean": lambda: None,
+    "weighted": lambda: {
+        "segmentation": CrossEntropy(
+            TINY_TASKS[0], class_weights=(0.1, 5.0, 1.0, 2.0)[: TINY_TASKS[0].channels]
+        ),
+        "depth": Weighted(),
+        "normals": Cosine(TINY_TASKS[2]),
+    },
+    "scalar": lambda: {
+        "segmentation": CrossEntropy(TINY_TASKS[0]),
+        "depth": HuDepth(TINY_TASKS[1]),
+        "normals": Cosine(TINY_TASKS[2]),
+    },
+}
 
 
 def figures(learner: Learner, batches: Sequence[Batch | None]) -> MetricValues:
@@ -43,11 +70,13 @@ def part(batch: Batch, begin: int, end: int) -> Batch:
     )
 
 
-def test_losses_and_metrics_are_over_the_split_not_over_batches() -> None:
+@pytest.mark.parametrize("kind", LOSSES)
+def test_losses_and_metrics_are_over_the_split_not_over_batches(kind: str) -> None:
     """Batches of other sizes, one of them unreadable: the same figures."""
-    learner, whole = tiny_learner(), tiny_batch(5)
+    learner, whole = tiny_learner(losses=LOSSES[kind]()), tiny_batch(5)
     whole.valid["depth"][1:4] = False
     whole.valid["depth"][0, 1:] = False  # a few pixels of the first sample, many of the last
+    whole.labelled["depth"] = (True, False, False, False, True)
     whole = part(whole, 0, 5)
     expected = figures(learner, [whole])
     found = figures(learner, [part(whole, 0, 4), None, part(whole, 4, 5)])

@@ -350,7 +350,9 @@ def test_predict_reads_images(config: Callable[..., dict[str, Any]], tmp_path: P
     values = config("sentences", "reader")
     values["training"]["epochs"] = 1
     mtlcore.run(values, out=str(tmp_path / "run"))
-    trained = load_run(Plugins(allow=()), str(tmp_path / "run"), "last")
+    plugins = Plugins(allow=())
+    plugins.trust_runs()
+    trained = load_run(plugins, str(tmp_path / "run"), "last")
     with pytest.raises(UsageError, match=r"predict: reads images.*tokens.*sentences"):
         predict_image(trained, b"", "x.png", None)
 

@@ -190,7 +190,8 @@ def test_a_signal_finishes_the_step_saves_and_says_how_to_go_on(
     assert "Traceback" not in stopped.stderr
     about = json.loads((work / out / "run.json").read_text())
     assert about["status"] == "interrupted"
-    # The advice printed is enough: no other argument.
-    again = here("run", "--resume", "--out", out)
+    # The advice printed is enough: no other argument. The run's plugin file asks for trust.
+    assert stopped.stderr.rstrip().endswith("--trust")
+    again = here("run", "--resume", "--out", out, "--trust")
     assert again.exit_code == 0, again.stderr
     assert_same(work / out, uninterrupted)

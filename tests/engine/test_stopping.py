@@ -14,23 +14,30 @@ import torch
 
 import mtlcore
 from mtlcore.display import Display
-from mtlcore.engine.stopping import Stop, Stopping, score
+from mtlcore.engine.stopping import Stop, Stopping
 from mtlcore.errors import ConfigError, MtlError
+from mtlcore.metrics import beats, mean_ranks
 from mtlcore.storage import load_checkpoint, save_checkpoint
-
-UNITS = {"a": 1.0, "b": 10.0}
 
 
 def feed(
-    losses: dict[str, list[float]], *, every: int = 1, **patience: int | None
+    losses: dict[str, list[float]],
+    values: dict[str, list[float]] | None = None,
+    *,
+    every: int = 1,
+    **patience: int | None,
 ) -> tuple[Stopping, dict[int, list[Stop]]]:
-    """The state after a run with these validation losses, and what stopped after which epoch."""
+    """The state after a run with these validation losses, and what stopped after which epoch.
+
+    The run is judged by other values of the tasks, or by the losses.
+    """
     rules = {"task_patience": None, "patience": None, **patience}
     stopping, stops = Stopping(), {}
     for number in range(len(next(iter(losses.values())))):
         epoch = every * (number + 1)
         now = {task: values[number] for task, values in losses.items()}
-        found = stopping.update(epoch, now, {t: UNITS[t] for t in now}, **rules)
+        judged = {task: rows[number] for task, rows in (values or losses).items()}
+        found = stopping.update(epoch, now, judged, **rules)
         if found:
             stops[epoch] = found
         if stopping.ended is not None:
@@ -65,37 +72,53 @@ def test_patience_counts_epochs_not_evaluations() -> None:
     assert stops == {20: [Stop("a", 10)]}
 
 
-def test_the_run_is_judged_by_tasks_in_their_own_units() -> None:
-    # b's loss is ten times a's: in plain sums, its progress would hide that both together stall.
-    losses = {"a": [1, 1.5, 1.6, 1.7], "b": [10, 9, 8, 7]}
-    assert score({"a": 1.5, "b": 9}, UNITS) == pytest.approx(1.2)
-    _, stops = feed(losses, patience=2)
+@pytest.mark.parametrize("unit", [1.0, 1e6, -1.0])
+def test_the_run_is_judged_by_ranks(unit: float) -> None:
+    # What a gains after the second epoch, b loses.
+    a, b = [3, 2, 1, 1.5, 9], [9, 8, 8.5, 9, 9]
+    # The scale of a task says nothing, nor does its sign.
+    values = {"a": [x - 1.75 for x in a], "b": [abs(unit) * x - 5 for x in b]}
+    if unit < 0:
+        values = {task: [math.atan(x) for x in rows] for task, rows in values.items()}
+    _, stops = feed({"a": a, "b": b}, values, patience=3)
+    assert stops == {5: [Stop(None, 2)]}
+
+
+def test_the_run_is_not_judged_by_losses() -> None:
+    losses = {"a": [3.0, 2.0, 1.0], "b": [3.0, 2.0, 1.0]}
+    _, stops = feed(losses, {"a": [1, 2, 3], "b": [1, 2, 3]}, patience=2)
     assert stops == {3: [Stop(None, 1)]}
 
 
-def test_an_equal_score_is_no_improvement() -> None:
+def test_an_equal_evaluation_is_no_improvement() -> None:
     _, stops = feed({"a": [1, 1, 1], "b": [10, 10, 10]}, patience=2)
     assert stops == {3: [Stop(None, 1)]}
 
 
-def test_a_task_without_a_unit_is_left_out_of_the_score() -> None:
-    losses = {"a": 3.0, "b": 5.0}
-    for unit in (0.0, -1.0, math.nan, math.inf):
-        assert score(losses, {"a": 2.0, "b": unit}) == 1.5
-    assert score(losses, {"a": 0.0, "b": 0.0}) == math.inf
+def test_nothing_known_is_worse_than_anything() -> None:
+    nothing = [math.nan] * 3
+    losses = {"a": [1.0, 2.0, 3.0], "b": nothing}
+    _, stops = feed(losses, {"a": [math.nan, 5, 4], "b": nothing}, patience=2)
+    assert stops == {}
+    stopping, stops = feed(losses, {"a": nothing, "b": nothing}, patience=1)
+    assert (stops, stopping.best_evaluation) == ({}, None)
+
+
+def test_the_best_of_several_evaluations_has_the_lowest_mean_rank() -> None:
+    a, b = [3.0, 1.0, 2.0, 2.0], [-5.0, math.nan, -math.inf, -5.0]
+    evaluations = [dict(zip("ab", values, strict=True)) for values in zip(a, b, strict=True)]
+    assert mean_ranks(evaluations) == [(4 + 2.5) / 2, (1 + 4) / 2, (2.5 + 1) / 2, 2.5]
+    assert beats(evaluations[:3], 0) and beats(evaluations[:3], 1) and not beats(evaluations, 2)
+    assert mean_ranks([]) == []
 
 
 def test_a_stopped_task_is_held_at_what_it_was() -> None:
     # After a has stopped, the others' learning makes it worse; the run goes on all the same.
     losses = {"a": [1, 2, 2, 50, 99, 99], "b": [9, 8, 7, 6, 5, 4]}
     stopping, stops = feed(losses, task_patience=2, patience=2)
-    assert stops[3][0] == Stop("a", 1)
-    assert stopping.held == {"a": 2}
-    # 2 + .7 in units is more than 1 + .9: three epochs without a better score than the first.
-    assert stops[3][-1] == Stop(None, 1)
-    calm = {"a": [1, 1, 1, 50, 99, 99], "b": losses["b"]}
-    stopping, stops = feed(calm, task_patience=2, patience=2)
     assert stops == {3: [Stop("a", 1)]}
+    assert stopping.held == {"a": 2}
+    assert stopping.evaluations[-1] == (6, {"a": 2, "b": 4})
     assert stopping.ended is None
 
 
@@ -103,8 +126,10 @@ def test_what_is_not_finite_is_no_improvement() -> None:
     losses = {"a": [2, math.nan, math.inf, math.nan], "b": [math.nan] * 4}
     stopping, stops = feed(losses, task_patience=3, patience=9)
     assert stops == {4: [Stop("a", 1)]}
-    assert stopping.held == {"a": 2}  # and b, which nothing is known of, is left alone
-    # What is held is the loss when it stopped, which may be worse than its best one.
+    assert stopping.held == {"a": math.inf}  # and b, which nothing is known of, is left alone
+    stopping, _ = feed({"a": [2, 4, math.nan]}, task_patience=2)
+    assert stopping.held == {"a": 4}
+    # What is held is the value when it stopped, which may be worse than its best one.
     stopping, _ = feed({"a": [2, 4, 5], "b": [9, 8, 7]}, task_patience=2)
     assert stopping.held == {"a": 5}
 
@@ -322,5 +347,5 @@ def test_it_is_said_on_the_display(tmp_path: Path) -> None:
 
 
 def test_a_patience_of_nothing_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="'patience' must be >= 1: 0"):
+    with pytest.raises(ConfigError, match=r"patience: expected int >= 1 .*got 0"):
         run(tmp_path / "run", patience=0)

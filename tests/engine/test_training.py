@@ -87,14 +87,17 @@ def test_a_plateau_is_one_of_validation_losses(tmp_path: Path) -> None:
     """Worked out again from what the run has written down."""
     out, schedule = tmp_path / "run", {"name": "plateau", "patience": 0, "gamma": 0.5}
     run(out, {"name": "adamw", "lr": 0.05, "schedule": schedule}, epochs=8, evaluate_every=1)
-    losses: dict[int, float] = {}
+    losses: dict[int, list[float]] = {}
     for epoch, loss in recorded(out, "val", "loss"):
-        losses[epoch] = losses.get(epoch, 0.0) + loss
-    best, rate, expected = float("inf"), 0.05, []
-    for epoch in range(1, 9):
+        losses.setdefault(epoch, []).append(loss)
+    rate, expected, best = 0.05, [0.05, 0.05], 0
+    for epoch in range(2, 9):
         expected += [rate, rate]
-        rate = rate if losses[epoch] < best else rate / 2
-        best = min(best, losses[epoch])
+        seen = [dict(enumerate(losses[e])) for e in range(1, epoch + 1)]
+        ranks = [
+            sum(1 + sum(o[t] < s[t] for o in seen) for t in s) for s in seen
+        ]  # no two losses are the same
+        best, rate = (epoch - 1, rate) if ranks[-1] < ranks[best] else (best, rate / 2)
     assert expected[-1] < 0.05, "it never fell: the test shows nothing"
     rates = [found for _, found in recorded(out, "train", "learning_rate")]
     assert rates == pytest.approx(expected)
@@ -124,19 +127,30 @@ def test_skipped_steps_end_a_run_where_they_follow_one_another(
             run(tmp_path / "together", max_skipped=2)
 
 
+def test_the_best_epoch_is_chosen_by_ranks_of_first_metrics(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a loss that crosses zero, as hu-depth's does, and of metrics of any scale."""
+    told = iter(
+        {"depth": {"abs_error": error, "loss": loss}, "segmentation": {"miou": iou, "loss": 1.0}}
+        for error, loss, iou in (
+            (9.0, 0.01, 0.2),
+            (7.0, -1.5, 0.1),
+            (8.0, 0.001, 0.3),
+            (6.0, 5.0, 0.3),
+        )
+    )
+    monkeypatch.setattr(validation, "evaluate", lambda *_: next(told))
+    found = run(tmp_path / "run", evaluate_every=1, epochs=4)["best"]
+    assert (found["epoch"], found["chosen_by"]) == (4, ["segmentation.miou", "depth.abs_error"])
+
+
 def test_of_equal_evaluations_the_first_is_the_best(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(validation, "score", lambda *_: 1.0)
+    figures = {"depth": {"abs_error": 1.0, "loss": 1.0}, "segmentation": {"miou": 0.5, "loss": 1.0}}
+    monkeypatch.setattr(validation, "evaluate", lambda *_: figures)
     assert run(tmp_path / "run", evaluate_every=1)["best"]["epoch"] == 1
-
-
-def test_of_others_it_is_the_one_with_the_lowest_score(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    scores = iter([3.0, 1.0, 2.0])
-    monkeypatch.setattr(validation, "score", lambda *_: next(scores))
-    assert run(tmp_path / "run", evaluate_every=1, epochs=3)["best"]["epoch"] == 2
 
 
 @pytest.mark.parametrize(("heads", "balancer"), [(True, False), (False, True)])

@@ -75,7 +75,7 @@ class Numbered(Dataset):
         targets = {
             "segmentation": torch.full(SIZE, index),
             "scene": torch.tensor(index),
-            "objects": torch.full((2,), float(index)),
+            "objects": torch.full((2,), index / 8),
         }
         valid = {
             "segmentation": everywhere,
@@ -332,7 +332,7 @@ def test_cutmix_pastes_pixels_and_labels_of_one_other_image() -> None:
             assert torch.equal(mixed.targets["depth"][0][known], 1.0 + classes[known])
             assert (mixed.targets["depth"][0][~known] == 1.0).all(), "the safe value"
             assert int(mixed.targets["scene"]) in (number, other)
-            assert mixed.targets["objects"].tolist() == [float(mixed.targets["scene"])] * 2
+            assert mixed.targets["objects"].tolist() == [float(mixed.targets["scene"]) / 8] * 2
 
 
 def test_the_label_of_an_image_is_drawn_by_the_boxs_share() -> None:

@@ -34,7 +34,7 @@ def numbered():
         "segmentation": number,
         "depth": plane,
         "normals": torch.cat([-plane, plane, plane]),
-        "edges": plane,
+        "edges": plane / number.numel(),
         "heat": plane.expand(2, -1, -1),
         "scene": torch.tensor(3),
         "pose": torch.arange(4.0),
@@ -54,7 +54,7 @@ def numbers(sample):
         "segmentation": targets["segmentation"].float(),
         "depth": targets["depth"][0] * scale,
         "normals": targets["normals"][0] * sign,
-        "edges": targets["edges"][0],
+        "edges": targets["edges"][0] * SIZE[0] * SIZE[1],
         "heat": targets["heat"][1],
     }
 

@@ -94,10 +94,22 @@ def test_a_plateau_is_torchs(patience: int) -> None:
     for number, loss in enumerate(
         30 / (1 + number // 9) + draw for number, draw in enumerate(draws)
     ):
-        ours.update(loss)
+        ours.update({"depth": loss})
         theirs.step(loss)
         assert 0.5**ours.falls == optimizer.param_groups[0]["lr"], number
     assert ours.falls > 2
+
+
+def test_a_plateau_follows_all_tasks_alike() -> None:
+    """The large loss of one does not hide that the others have stopped; nor does a task without."""
+    plateau = Plateau(0)
+    for large, small in zip((900, 1000, 800, 810), (3.0, 1.0, 2.0, 2.5), strict=True):
+        plateau.update({"price": large, "rooms": small, "view": small, "unknown": math.nan})
+    assert plateau.falls == 2
+    alone = Plateau(0)
+    for loss in (3.0, 2.0, 1.0):
+        alone.update({"known": loss, "unknown": math.nan})
+    assert alone.falls == 0
 
 
 def test_a_plateau_lowers_the_rate_of_the_steps_after_it() -> None:

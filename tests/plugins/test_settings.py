@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import attrs
 import pytest
 
+from mtlcore import Length, Range
 from mtlcore.errors import MtlError
 from mtlcore.plugins import REQUIRED, expanded, settings_of, structure
+from mtlcore.ranges import Count
 
 if TYPE_CHECKING:
     from nowhere import Task
@@ -77,6 +80,9 @@ class Balancer(Base):
         colour: Colour = Colour.RED,
         names: Sequence[str] = (),
         free: Any = None,
+        share: Annotated[float, Range(gt=0, le=1)] | None = None,
+        bound: Annotated[float, Range(gt=0, le=math.inf)] = math.inf,
+        sizes: Annotated[tuple[Count, ...], Length(ge=1)] = (1,),
         unannotated=3,
         **rest: int,
     ) -> None:
@@ -167,6 +173,9 @@ def test_an_annotation_that_cannot_be_resolved_is_the_authors_error():
         ("scale", "float | 'auto'"),
         ("names", "Sequence[str]"),
         ("free", "Any"),
+        ("share", "float > 0 and <= 1 | None"),
+        ("bound", "float > 0 or inf"),
+        ("sizes", "tuple[int >= 1, ...] of length >= 1"),
     ],
 )
 def test_types_are_shown_as_people_read_them(name, shown):
@@ -208,6 +217,10 @@ def test_nested_records_are_expanded():
         ({"colour": Colour.RED}, Colour.RED),
         ({"names": ["a"]}, ["a"]),
         ({"free": {"x": [1]}}, {"x": [1]}),
+        ({"share": 1}, 1.0),
+        ({"share": None}, None),
+        ({"bound": math.inf}, math.inf),
+        ({"sizes": [3, 2]}, (3, 2)),
         ({"schedule": {"power": 2}}, Schedule(power=2.0)),
         ({"schedule": Schedule(power=3.0)}, Schedule(power=3.0)),
         ({"schedule": None}, None),
@@ -231,6 +244,22 @@ def test_what_is_not_given_is_left_out():
         ({"rate": "3"}, "balancer.rate: expected float, got '3'"),
         ({"rate": True}, "balancer.rate: expected float, got True"),
         ({"rate": 10**400}, "balancer.rate: expected float, got 1000"),
+        (
+            {"rate": 10**5000},
+            "balancer.rate: expected float, got a number that is too",
+        ),
+        ({"rate": math.nan}, "balancer.rate: expected float, got nan (NaN is no number)"),
+        ({"rate": -math.inf}, "balancer.rate: expected float, got -inf (not finite in single"),
+        ({"rate": 1e39}, "balancer.rate: expected float, got 1e+39 (not finite in single"),
+        ({"count": 2**63}, "balancer.count: expected int, got 9223372036854775808 (it has more"),
+        ({"clip": math.nan}, "balancer.clip: expected float | None, got nan"),
+        ({"weights": {"depth": math.nan}}, "balancer.weights.depth: expected float, got nan"),
+        ({"share": 0}, "balancer.share: expected float > 0 and <= 1 | None, got 0"),
+        ({"share": "1"}, "balancer.share: expected float > 0 and <= 1 | None, got '1'"),
+        ({"bound": 0}, "balancer.bound: expected float > 0 or inf, got 0"),
+        ({"sizes": []}, "balancer.sizes: expected tuple[int >= 1, ...] of length >= 1, got []"),
+        ({"sizes": [1, 0]}, "balancer.sizes[1]: expected int >= 1, got 0"),
+        ({"schedule": {"steps": [2**70]}}, "balancer.schedule.steps[0]: expected int, got"),
         ({"count": 3.5}, "balancer.count: expected int, got 3.5"),
         ({"count": True}, "balancer.count: expected int, got True"),
         ({"count": "3"}, "balancer.count: expected int, got '3'"),

@@ -278,7 +278,7 @@ def test_what_is_recorded_of_balancing_is_drawn(tmp_path: Path) -> None:
     assert any(label.startswith("Learning rate") for label in labels)
     assert "degenerate in 3 of 59 steps" in page.text
     assert "skipped steps: 2" in page.text
-    assert "samples that could not be read: a" in page.text
+    assert "samples left out: a" in page.text
 
 
 def test_text_of_others_stays_text(tmp_path: Path) -> None:

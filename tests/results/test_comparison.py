@@ -79,18 +79,24 @@ def write_run(
     """A finished run as `mtl run` leaves it: all that a comparison reads."""
     place.mkdir(parents=True)
     config = {
-        "method": method, "seed": seed, "tasks": list(metrics), "data": {"workers": seed},
+        "method": method, "seed": seed, "tasks": list(metrics),
+        "data": {"name": "rooms", "workers": seed},
         "model": {"heads": {task: {"name": "conv"} for task in metrics}},
         "losses": {task: {"name": task} for task in metrics}, "metrics": {},
         "optimizer": {"lr": lr}, "training": {"threads": 1 + seed},
     }  # fmt: skip
     summary = {
         "final": {"val": {task: {**values, "loss": 1.0} for task, values in metrics.items()}},
+        "final_split": "val",
         "averaged_over": 1,
         "best": {"epoch": 3 + seed, "chosen_on": "val", "val": best or metrics},
         "higher_is_better": {task: {**higher_is_better[task], "loss": False} for task in metrics},
         "units": {"depth": "m"},
+        "constants": {},
         "parameters": {"total": 100},
+        "epochs": 1,
+        "steps": 1,
+        "seconds": 1.0,
         "seconds_per_step": costs[0],
         "peak_memory": costs[1],
     }
@@ -409,7 +415,7 @@ def test_the_markdown_says_it_all(three_seeds: list[str]) -> None:
     assert row_of(text, "All tasks", "equal (baseline)")[-1] == "3"
     assert "positive is better" in text
     assert "3 seeds (0, 1, 2)" in text
-    assert "lowest losses on val" in text
+    assert "best mean rank of the tasks' first metrics on val" in text
     widths = {len(line) for line in text.split("## segmentation\n")[1].splitlines()[1:4]}
     assert len(widths) == 1, "columns are aligned"
 

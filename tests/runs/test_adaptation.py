@@ -178,13 +178,15 @@ def test_the_best_epoch_is_that_of_the_tasks_that_learn(
     adapt: Command, run: Path, tmp_path: Path
 ) -> None:
     adapt(run, tmp_path / "out", "--train", "new", "--set=training.epochs=4")
-    losses = {
+    summary = json.loads((tmp_path / "out/summary.json").read_text())
+    first = next(iter(summary["higher_is_better"]["edges"]))
+    values = {
         x["epoch"]: x["value"]
         for x in figures(tmp_path / "out")
-        if (x["split"], x["task"], x["metric"]) == ("val", "edges", "loss")
+        if (x["split"], x["task"], x["metric"]) == ("val", "edges", first)
     }
-    summary = json.loads((tmp_path / "out/summary.json").read_text())
-    assert summary["best"]["epoch"] == min(losses, key=lambda epoch: losses[epoch])
+    assert summary["best"]["epoch"] == max(values, key=lambda epoch: values[epoch])
+    assert summary["best"]["chosen_by"] == [f"edges.{first}"]
 
 
 def test_the_balancer_keeps_what_it_knows(run: Path, small: dict[str, Any]) -> None:
@@ -281,7 +283,7 @@ def test_a_run_with_episodes_of_its_own_is_adapted_by_joint_ones(
     own = {"plugins": [str(tmp_path / "own.py")], "episodes": {"name": "pairs"}}
     source = tmp_path / "source"
     mtlcore.run({**small, **own, "optimizer": {"name": "own", "lr": 0.004}}, out=str(source))
-    result = adapt(source, tmp_path / "out")
+    result = adapt(source, tmp_path / "out", "--trust")
     assert "optimizer adamw (adapt) replaces own" in result.stderr
     config = tomllib.loads((tmp_path / "out/config.toml").read_text())
     assert config["episodes"]["name"] == "joint"

@@ -24,8 +24,18 @@ from mtlcore.storage import (
 
 SUMMARY = {
     "final": {"val": {"depth": {"abs_error": None, "loss": 0.5}}},
-    "best": {"epoch": None, "val": {"depth": {"abs_error": 0.25, "loss": None}}},
+    "best": {
+        "epoch": None,
+        "chosen_on": "val",
+        "val": {"depth": {"abs_error": 0.25, "loss": None}},
+    },
     "constants": {"global": {"depth": {"abs_error": None}}},
+    "final_split": "val",
+    "averaged_over": 1,
+    "higher_is_better": {"depth": {"abs_error": False, "loss": False}},
+    "parameters": {"total": 100},
+    "epochs": 1,
+    "steps": 2,
     "seconds": 3.0,
 }
 STUDY: dict[str, Any] = {
@@ -46,7 +56,9 @@ def run(tmp_path: Path) -> Path:
     """A finished run."""
     place = tmp_path / "run"
     place.mkdir()
-    (place / "config.toml").write_text('seed = 3\ntasks = ["depth"]\n[data]\nname = "x"\n')
+    (place / "config.toml").write_text(
+        'method = "equal"\nseed = 3\ntasks = ["depth"]\n[data]\nname = "x"\n'
+    )
     (place / "run.json").write_text(json.dumps({"status": "finished"}))
     lines = [json.dumps(record(step, value)) for step, value in ((1, 0.5), (2, None))]
     (place / "metrics.jsonl").write_text("\n".join(lines) + "\n")

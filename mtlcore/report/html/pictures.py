@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 
 from mtlcore.report.html.page import paragraph
 from mtlcore.report.markup import Markup, element, joined, scrolling
 from mtlcore.storage import Pictures, SamplePictures
+
+_COLOUR = re.compile(r"#[0-9a-f]{6}")  # anything else might be more than a colour
 
 #: How pictures are to be read.
 HATCHED = (
@@ -94,7 +97,7 @@ def _panels(
 
 
 def _picture(uri: str | None, alt: str) -> Markup:
-    return element("span", "none") if uri is None else element("img", src=uri, alt=alt)
+    return element("span", "none") if uri is None else element("img", src=Markup(uri), alt=alt)
 
 
 def _classes(task: str, colours: Mapping[str, str]) -> Markup:
@@ -105,5 +108,6 @@ def _classes(task: str, colours: Mapping[str, str]) -> Markup:
             name,
         )
         for name, colour in colours.items()
+        if _COLOUR.fullmatch(colour)
     ]
     return element("ul", element("li", f"Classes of {task}:"), *swatches, class_="classes")

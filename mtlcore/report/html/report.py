@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from mtlcore.report.html.run_page import run_page
 from mtlcore.report.html.study_page import study_page
 from mtlcore.results import compare
-from mtlcore.storage import open_run, stored_study
+from mtlcore.storage import open_run, place_inside, stored_study
 
 
 def make_report(places: Sequence[str]) -> str:
@@ -26,6 +26,9 @@ def make_report(places: Sequence[str]) -> str:
 
 
 def default_place(place: str) -> str:
-    """Return where the page of a run or a study belongs."""
-    folder = place.rstrip("/")
-    return f"{folder}/index.html" if stored_study(place) else f"{folder}/report/index.html"
+    """Return where the page of a run or a study belongs.
+
+    Raises:
+        MtlError: A symbolic link leads out of its directory there.
+    """
+    return place_inside(place, "index.html" if stored_study(place) else "report/index.html")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 from mtlcore.report.charts.run_charts import learning_charts, step_charts, task_heading, task_looks
@@ -85,7 +84,7 @@ def _results(run: RunFiles) -> Markup:
         )
     titles = ["metric", "model", "best constant", "best per pixel"]
     skipped = summary.get("skipped_samples") or []
-    samples = [f"samples that could not be read: {', '.join(skipped)}"] if skipped else []
+    samples = [f"samples left out: {', '.join(skipped)}"] if skipped else []
     return joined(
         [
             table("Final metrics; arrows point to what is better", titles, cells),
@@ -164,7 +163,7 @@ def _parameters(run: RunFiles) -> Markup:
 def _configuration(run: RunFiles) -> Markup:
     origins = run.provenance.get("origins", {})
     rows = [
-        [path, value, *([without_home(origins.get(path, ""))] if origins else [])]
+        [path, value, *([origins.get(path, "")] if origins else [])]
         for path, value in settings_of(run.config).items()
     ]
     titles = ["setting", "value", *(["from"] if origins else [])]
@@ -180,17 +179,11 @@ def _provenance(run: RunFiles) -> Markup:
         if isinstance(value, Mapping):
             rows += [[f"{name} {key}", str(inner)] for key, inner in value.items()]
         elif isinstance(value, list):
-            rows.append([name, without_home(" ".join(map(str, value)))])
+            rows.append([name, " ".join(map(str, value))])
         else:
             rows.append([name, str(value)])
     content = table("How the run came about", ["what", "value"], rows, numbers_from=9)
     return element("div", content, class_="long") if rows else Markup()
-
-
-def without_home(text: str) -> str:
-    """Return a text without the home directory's name, as a report is shown to others."""
-    home = str(Path.home())
-    return text.replace(home, "~") if len(home) > 1 else text
 
 
 def _toml(value: Any) -> str:

@@ -11,7 +11,7 @@ from mtlcore.report.charts.series import Along, Key, series
 from mtlcore.report.html.figures import figures, legend
 from mtlcore.report.html.page import Section, alert, page, paragraph, remarks
 from mtlcore.report.html.pictures import HATCHED, task_panels
-from mtlcore.report.html.run_page import duration, settings_of, solver_note, without_home
+from mtlcore.report.html.run_page import duration, settings_of, solver_note
 from mtlcore.report.markup import Markup, element, items, joined, table
 from mtlcore.results import Comparison, RunResult, Variant, notes_of, tables_of
 from mtlcore.storage import Pictures
@@ -47,7 +47,7 @@ def _lead(comparison: Comparison) -> Markup:
         )
     ]
     failures = [
-        f"{variant.name}, {cell.label}: {without_home(cell.reason)}"
+        f"{variant.name}, {cell.label}: {cell.reason}"
         for variant in comparison.variants
         for cell in variant.failed
     ]

@@ -227,6 +227,7 @@ def toy(x: Tensor) -> dict[str, Tensor]:
 
 
 def descended(balancer: ParetoMTL, seed: int, steps: int = 60) -> Tensor:
+    balancer.prepare([Task(name=name, kind="depth", channels=1) for name in "ab"])
     generator = torch.Generator().manual_seed(seed)
     x = Parameter(torch.rand(20, generator=generator, dtype=torch.float64) - 0.5)
     for step in range(steps):

@@ -164,6 +164,20 @@ def test_gradient_checkpointing_computes_maps_again(model: str) -> None:
         torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-5)
 
 
+def test_layers_from_the_input_on() -> None:
+    backbone = made(model="test_resnet")
+    groups = backbone.layer_groups()
+    ids = [id(p) for group in groups for p in group]
+    assert len(groups) == 5 and sorted(ids) == sorted(map(id, backbone.encoder.parameters()))
+    assert groups[0][0] is next(backbone.encoder.parameters())
+
+
+def test_heads_of_one_map_look_at_what_most_of_the_network_made() -> None:
+    assert made(model="test_resnet").main_map == 0
+    assert made(model="test_vit", channels=4).main_map == -1  # made of the last block, as all are
+    assert made(model="test_vit", channels=4, pyramid="dpt").main_map == 0
+
+
 def test_frozen_norm_neither_learns_nor_counts() -> None:
     backbone = made(model="test_resnet", freeze_norm=True).train()
     norms = [m for m in backbone.modules() if isinstance(m, nn.BatchNorm2d)]

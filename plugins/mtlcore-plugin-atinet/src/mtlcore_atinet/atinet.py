@@ -15,6 +15,7 @@ from torch.nn import Parameter
 
 from mtlcore.features import Features
 from mtlcore.models import Backbone, Transition
+from mtlcore.ranges import Fraction, Width
 from mtlcore.standard.segnet import (
     FILTERS,
     STRIDES,
@@ -102,8 +103,8 @@ class ATINet(Backbone):
         self,
         tasks: Sequence[Task],
         *,
-        width: float = 1.0,
-        distil_from: float = 0.5,
+        width: Width = 1.0,
+        distil_from: Fraction = 0.5,
         decoder_input: Literal["distilled", "encoder"] = "distilled",
         reset: Literal["paper", "released", "none"] = "paper",
         reset_balancer: bool = False,

@@ -10,6 +10,7 @@ from torch.nn import Parameter
 
 from mtlcore.features import Features
 from mtlcore.models import Backbone
+from mtlcore.ranges import Width
 from mtlcore.standard.segnet import FILTERS, STRIDES, SegNetDecoder, SegNetEncoder, scaled
 from mtlcore.tasks import Task
 from mtlcore_atinet.gates import Gates
@@ -31,7 +32,7 @@ class PADNet(Backbone):
     input_multiple = STRIDES[0]
     input_kind = "image"
 
-    def __init__(self, tasks: Sequence[Task], *, width: float = 1.0) -> None:
+    def __init__(self, tasks: Sequence[Task], *, width: Width = 1.0) -> None:
         super().__init__()
         self.out_channels = (scaled(FILTERS[-1], width), scaled(FILTERS[0], width))
         self._keys = {task.name: task.key for task in tasks}

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from mtlcore.features import Features
 from mtlcore.models import Backbone
+from mtlcore.ranges import Width
 from mtlcore.standard.segnet import (
     FILTERS,
     REST,
@@ -38,7 +39,7 @@ class DeepSegNet(Backbone):
     input_multiple = STRIDES[0]
     input_kind = "image"
 
-    def __init__(self, tasks: Sequence[Task], *, width: float = 1.0) -> None:
+    def __init__(self, tasks: Sequence[Task], *, width: Width = 1.0) -> None:
         super().__init__()
         self.out_channels = (scaled(FILTERS[-1], width), scaled(FILTERS[0], width))
         self.encoder = SegNetEncoder(width, _DEEP)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Literal, final
+from typing import Annotated, Any, Literal, final
 
 import attrs
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from mtlcore.balancing import BalancerContext, LossBalancer
 from mtlcore.data import Batch
 from mtlcore.errors import UsageError, did_you_mean
+from mtlcore.ranges import Count, Decay, Positive, ProperFraction, Range
 from mtlcore.tasks import Task
 from mtlcore_ira.bins import Bins, fit_bins
 from mtlcore_ira.weights import ClassWeights, EpsMode, RatioAux, Rule
@@ -105,18 +107,18 @@ class IRA(LossBalancer):
         *,
         main: str,
         auxiliary: tuple[str, ...] | None = None,
-        alpha: float = 2e-4,
-        betas: tuple[float, float] = (0.9, 0.999),
-        eps: float = 1e-8,
+        alpha: Positive = 2e-4,
+        betas: tuple[Decay, Decay] = (0.9, 0.999),
+        eps: Positive = 1e-8,
         eps_mode: EpsMode = "literal",
         ratio_aux: RatioAux = "unweighted",
-        clip: float = 10.0,
-        every: int = 1,
-        smoothing: float = 0.0,
+        clip: Annotated[float, Range(gt=0, le=math.inf)] = 10.0,
+        every: Count = 1,
+        smoothing: Decay = 0.0,
         reference: Literal["after-warmup", "start"] = "after-warmup",
-        warmup: float = 0.0,
-        swap_at: float | None = None,
-        bins: int = 10,
+        warmup: Decay = 0.0,
+        swap_at: ProperFraction | None = None,
+        bins: Annotated[int, Range(ge=2, le=1_000_000)] = 10,
     ) -> None:
         super().__init__()
         _check(alpha=(alpha, alpha > 0), eps=(eps, eps > 0), every=(every, every >= 1),

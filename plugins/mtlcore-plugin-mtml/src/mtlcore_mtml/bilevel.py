@@ -25,6 +25,7 @@ from mtlcore.optimizers import (
     not_finite,
     shares_of,
 )
+from mtlcore.ranges import Count, Decay, LearningRate, NonNegative, Positive
 
 _NORMS = (
     nn.BatchNorm1d,
@@ -105,14 +106,14 @@ class MTML(Optimizer):
         self,
         learner: Learner,
         *,
-        lr: float = 1e-3,
-        betas: tuple[float, float] = (0.9, 0.999),
-        eps: float = 1e-8,
-        weight_decay: float = 1e-2,
+        lr: LearningRate = 1e-3,
+        betas: tuple[Decay, Decay] = (0.9, 0.999),
+        eps: Positive = 1e-8,
+        weight_decay: NonNegative = 1e-2,
         schedule: Schedule = Schedule(),
-        clip: float | None = None,
-        inner_lr: float = 1e-2,
-        inner_steps: int = 1,
+        clip: Positive | None = None,
+        inner_lr: Positive = 1e-2,
+        inner_steps: Count = 1,
         inner_scope: Scope = "all",
         second_order: bool = False,
         restore: bool = True,

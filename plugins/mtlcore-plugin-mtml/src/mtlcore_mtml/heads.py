@@ -10,6 +10,7 @@ from torch import Tensor
 from mtlcore.errors import UsageError
 from mtlcore.features import FeatureInfo
 from mtlcore.models import Head
+from mtlcore.ranges import Channels, Dilations, Fraction
 from mtlcore.standard.heads import DeepLabHead
 from mtlcore.tasks import Task
 
@@ -38,10 +39,10 @@ class RepeatedDeepLab(Head):
         task: Task,
         features: FeatureInfo,
         *,
-        outputs: int = 3,
-        rates: tuple[int, ...] = (12, 24, 36),
-        channels: int = 256,
-        dropout: float = 0.5,
+        outputs: Channels = 3,
+        rates: Dilations = (12, 24, 36),
+        channels: Channels = 256,
+        dropout: Fraction = 0.5,
     ) -> None:
         super().__init__()
         if outputs < 1:

@@ -41,6 +41,7 @@ def mtl_heads() -> Iterator[HeadSpec]:
         name="deeplab-repeated",
         target="mtlcore_mtml.heads:RepeatedDeepLab",
         task_kinds=("segmentation", "depth", "inverse-depth", "normals", "edges", "saliency"),
+        layouts=("map",),
         summary="DeepLab's head with several outputs per channel, of which the mean counts.",
         paper=_PAPER,
     )

@@ -17,6 +17,7 @@ from mtlcore.episodes import (
     shuffled_batches,
 )
 from mtlcore.errors import UsageError
+from mtlcore.ranges import Count, ProperFraction
 
 
 class TaskPowerset(EpisodeSampler):
@@ -48,8 +49,8 @@ class TaskPowerset(EpisodeSampler):
         tasks: Sequence[str],
         splits: Mapping[str, int],
         *,
-        episodes: int | None = None,
-        query: float = 0.25,
+        episodes: Count | None = None,
+        query: ProperFraction = 0.25,
     ) -> None:
         if len(tasks) < 2:
             raise UsageError(

@@ -12,6 +12,7 @@ from torch import Tensor
 from mtlcore.data import Batch
 from mtlcore.features import FeatureInfo, Features
 from mtlcore.loading import as_seen_in
+from mtlcore.ranges import NonNegative
 from mtlcore.tasks import Task
 from mtlcore_mtpsl import encoding
 from mtlcore_mtpsl.pairs import images
@@ -34,7 +35,7 @@ class Consistency(WeightedLoss):
     """
 
     def __init__(
-        self, tasks: Sequence[Task], features: FeatureInfo, *, weight: float = 1.0
+        self, tasks: Sequence[Task], features: FeatureInfo, *, weight: NonNegative = 1.0
     ) -> None:
         super().__init__(weight, views=2)
         self._tasks = {task.name: task for task in tasks}

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from mtlcore.data import Batch
 from mtlcore.features import FeatureInfo, Features
+from mtlcore.ranges import NonNegative
 from mtlcore.tasks import Task
 from mtlcore_mtpsl.joint import JointSpace, Mapped
 from mtlcore_mtpsl.mapping import distance
@@ -61,9 +62,9 @@ class Contrastive(WeightedLoss):
         tasks: Sequence[Task],
         features: FeatureInfo,
         *,
-        weight: float = 1.0,
+        weight: NonNegative = 1.0,
         form: Literal["absolute", "relative"] = "absolute",
-        margin: float = 0.5,
+        margin: NonNegative = 0.5,
         views: Literal[1, 2] = 2,
         mapping: Rates = Rates(),
         film: Rates = Rates(),
@@ -130,7 +131,7 @@ class Discriminator(WeightedLoss):
         tasks: Sequence[Task],
         features: FeatureInfo,
         *,
-        weight: float = 1.0,
+        weight: NonNegative = 1.0,
         views: Literal[1, 2] = 2,
         mapping: Rates = Rates(),
         film: Rates = Rates(),

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from mtlcore.data import Batch
 from mtlcore.features import FeatureInfo, Features
 from mtlcore.losses import Loss, reduce_loss
+from mtlcore.ranges import NonNegative
 from mtlcore.standard.heads import ConvHead
 from mtlcore.standard.losses import L1, BinaryCrossEntropy, Cosine, CrossEntropy
 from mtlcore.standard.segnet import FILTERS, SegNetDecoder, SegNetEncoder, scaled
@@ -154,7 +155,7 @@ class DirectMap(_MapLoss):
         tasks: Sequence[Task],
         features: FeatureInfo,
         *,
-        weight: float = 1.0,
+        weight: NonNegative = 1.0,
         views: Literal[1, 2] = 2,
         mapping: Rates = Rates(),
     ) -> None:
@@ -206,7 +207,7 @@ class PerceptualMap(_MapLoss):
         tasks: Sequence[Task],
         features: FeatureInfo,
         *,
-        weight: float = 1.0,
+        weight: NonNegative = 1.0,
         views: Literal[1, 2] = 2,
         mapping: Rates = Rates(),
     ) -> None:

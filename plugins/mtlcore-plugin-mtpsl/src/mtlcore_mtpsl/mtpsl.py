@@ -9,6 +9,7 @@ from torch import Tensor
 
 from mtlcore.data import Batch
 from mtlcore.features import FeatureInfo, Features
+from mtlcore.ranges import NonNegative, Width
 from mtlcore.tasks import Task
 from mtlcore_mtpsl.joint import JointSpace
 from mtlcore_mtpsl.mapping import Code, Encoder, distance, joint_feature
@@ -70,12 +71,12 @@ class MTPSL(WeightedLoss):
         tasks: Sequence[Task],
         features: FeatureInfo,
         *,
-        weight: float = 1.0,
-        regulariser: float = 0.5,
+        weight: NonNegative = 1.0,
+        regulariser: NonNegative = 0.5,
         normalisation: Normalisation = "sum",
         code: Code = "same",
         views: Literal[1, 2] = 2,
-        width: float | None = None,
+        width: Width | None = None,
         encoder: Encoder = "segnet",
         mapping: Rates = Rates(),
         film: Rates = Rates(),

@@ -9,6 +9,7 @@ import attrs
 from torch.nn import Parameter
 
 from mtlcore.optimizers import Schedule
+from mtlcore.ranges import LearningRate
 
 
 @attrs.frozen(kw_only=True)
@@ -20,7 +21,7 @@ class Rates:
         schedule: of this rate; unset: the run's.
     """
 
-    lr: float | None = None
+    lr: LearningRate | None = None
     schedule: Schedule | None = None
 
     def group(self, parameters: Iterable[Parameter]) -> dict[str, Any]:

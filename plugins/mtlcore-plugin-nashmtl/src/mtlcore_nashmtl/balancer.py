@@ -8,6 +8,7 @@ from torch import Tensor
 
 from mtlcore.balancing import BalancerContext, GramianBalancer, Status
 from mtlcore.errors import UsageError
+from mtlcore.ranges import Positive
 from mtlcore_nashmtl.solver import Array, bargain
 
 
@@ -42,7 +43,7 @@ class NashMTL(GramianBalancer):
 
     affine = False
 
-    def __init__(self, *, max_norm: float | None = None, weigh_heads: bool = False) -> None:
+    def __init__(self, *, max_norm: Positive | None = None, weigh_heads: bool = False) -> None:
         super().__init__()
         if max_norm is not None and not max_norm > 0:
             raise UsageError(f"balancer.max_norm: {max_norm} is not above 0")

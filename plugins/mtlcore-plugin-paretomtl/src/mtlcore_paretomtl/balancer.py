@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from functools import cache
 from itertools import combinations_with_replacement
 from math import comb
+from typing import Annotated
 
 import numpy as np
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor
 from mtlcore.balancing import BalancerContext, GramianBalancer, Status
 from mtlcore.data import Batch
 from mtlcore.errors import UsageError
+from mtlcore.ranges import Fraction, Natural, Range
 from mtlcore.tasks import Task
 from mtlcore_paretomtl.solver import Array, shortest
 
@@ -85,9 +87,9 @@ class ParetoMTL(GramianBalancer):
     def __init__(
         self,
         *,
-        preferences: int = 5,
-        preference: int | None = None,
-        initial: float = 0.2,
+        preferences: Annotated[int, Range(ge=2, le=10_000)] = 5,
+        preference: Natural | None = None,
+        initial: Fraction = 0.2,
         weigh_heads: bool = False,
     ) -> None:
         super().__init__()

@@ -67,6 +67,7 @@ class TimmBackbone(Backbone):
     """
 
     first_weights = ("weights",)
+    main_map: int
     mean: Tensor
     std: Tensor
 
@@ -103,6 +104,8 @@ class TimmBackbone(Backbone):
         self.encoder = encoder
         self.pyramid: Pyramid | None = None
         self.input_multiple = math.lcm(*(stride for _, stride in stages))
+        # Where heads of a single map look: at what most of the network has made.
+        self.main_map = -1 if scales and pyramid == "simple" else 0
         if scales:
             made = SimplePyramid if pyramid == "simple" else DPTPyramid
             self.pyramid = made(stages[0][0], channels, tuple(scales.values()))
@@ -148,6 +151,12 @@ class TimmBackbone(Backbone):
         last = self.encoder if self.pyramid is None else self.pyramid.levels[-1]
         *_, layer = (m for m in last.modules() if any(True for _ in m.parameters(recurse=False)))
         return layer.parameters(recurse=False)
+
+    def layer_groups(self) -> Sequence[Sequence[Parameter]]:
+        """Return the encoder's layers from the input on, as timm groups them."""
+        grouped = timm().models.group_parameters(self.encoder, self.encoder.group_matcher())
+        named = dict(self.encoder.named_parameters())
+        return [[named[name] for name in grouped[number]] for number in sorted(grouped)]
 
     def facts(self) -> Mapping[str, str]:
         """Return the model, its weights with their hash, their licence and the normalisation."""

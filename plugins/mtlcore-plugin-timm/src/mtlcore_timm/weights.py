@@ -49,7 +49,8 @@ def load_weights(encoder: nn.Module, file: WeightFile, channels: int) -> list[st
     """Load a file into an encoder that is whole but for its classifier.
 
     The names may be timm's, those of a release that timm knows how to convert, timm's behind a
-    common prefix, or foreign ones in a file that keeps the order, of tensors of the encoder's shapes one by one.
+    common prefix, or foreign ones, where a file that keeps the order has tensors of the encoder's
+    shapes, one by one.
 
     Args:
         encoder: Of timm; `num_classes` is 0.

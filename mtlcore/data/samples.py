@@ -16,6 +16,7 @@ import attrs
 import torch
 from torch import Tensor
 
+from mtlcore.data.targets import values_of_kind
 from mtlcore.errors import MtlError
 from mtlcore.inputs import (
     Inputs,
@@ -228,7 +229,7 @@ def collate(
     Raises:
         DataError: inputs are no tensors, not finite, differ in shape where they are stacked, or
             have not the samples along their first dimension afterwards; or a label does not fit its
-            task (its shape, a class out of range, NaN or infinity where it is valid).
+            task: its shape, or a valid value that its kind does not have (`values_of_kind`).
     """
     for sample in samples:
         _check_inputs(sample)
@@ -365,29 +366,20 @@ def _checked(sample: Sample, task: Task, size: tuple[int, ...]) -> tuple[Tensor,
     safe = safe_target(task, size)
     if task.name not in sample.targets:
         return safe, torch.zeros(task.valid_shape(size), dtype=torch.bool)
-    target, valid = sample.targets[task.name], sample.valid[task.name]
+    target, valid = sample.targets[task.name], sample.valid.get(task.name)
     where = sample.sources.get(task.name, sample.key)
+    if not isinstance(target, Tensor) or not isinstance(valid, Tensor) or valid.dtype != torch.bool:
+        found = [f"{type(x).__name__} {getattr(x, 'dtype', '')}".strip() for x in (target, valid)]
+        raise DataError(
+            f"{where}: {task.name} label must be a tensor with a boolean one in `valid`, not "
+            f"{found[0]} with {found[1]}"
+        )
     if target.shape != safe.shape or valid.shape != task.valid_shape(size):
         raise DataError(
             f"{where}: {task.name} label has shape {tuple(target.shape)} (mask "
             f"{tuple(valid.shape)}) where {tuple(safe.shape)} was expected"
         )
-    mask = valid if task.layout != "map" or target.shape == valid.shape else valid.unsqueeze(0)
-    target = torch.where(mask, target.to(safe.dtype), safe)
-    if task.dtype == "int64":
-        low, high = (int(target.min()), int(target.max())) if target.numel() else (0, 0)
-        if low < 0 or high >= task.channels:
-            raise DataError(
-                f"{where}: {task.name} label {low if low < 0 else high} is out of range; "
-                f"the task has classes 0 to {task.channels - 1} "
-                "(declare other values as invalid)"
-            )
-        if task.ignored:
-            valid = valid & ~torch.isin(target, torch.tensor(task.ignored))
-            target = torch.where(valid, target, safe)
-    elif not bool(torch.isfinite(target).all()):
-        raise DataError(
-            f"{where}: {task.name} label is NaN or infinite where it is marked valid "
-            "(declare such values as invalid)"
-        )
-    return target, valid
+    try:
+        return values_of_kind(task, target, valid, safe)
+    except ValueError as error:
+        raise DataError(f"{where}: {task.name} label {error}") from error

@@ -1,0 +1,141 @@
+"""One label file of a folder of photographs: from bytes to a target and its mask."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from mtlcore.data import DataError
+from mtlcore.datasets.folder_description import LabelFiles
+from mtlcore.datasets.folder_values import ValueMap, packed, shown
+from mtlcore.loading import decode_label, is_array, unit_normals
+
+
+def read_planes(label: LabelFiles, data: bytes, where: str) -> NDArray[Any]:
+    """Return a label's raw values as (C, H, W); C is 1 for classes, 3 where colours stand for them.
+
+    Transparency is left out, three equal channels count as one, and an array may have its channels
+    first.
+
+    Raises:
+        DataError: the file is unreadable, or has other channels.
+    """
+    colours = label.values is not None and label.values.colours
+    raw = decode_label(data, where, colours=colours)
+    wanted = 3 if colours else 1 if label.task.dtype == "int64" else label.task.channels
+    if raw.ndim == 2:
+        return (
+            np.broadcast_to(raw, (3, *raw.shape)) if colours else _counted(raw[None], label, where)
+        )
+    first = raw.shape[0] == wanted and raw.shape[2] != wanted and raw.shape[2] > 4
+    planes = raw if first else raw.transpose(2, 0, 1)
+    if len(planes) != wanted and not is_array(data) and len(planes) in (2, 4):
+        planes = planes[:-1]  # how opaque a pixel is says nothing of its label
+    if wanted == 1 and len(planes) == 3 and _all_equal(planes):
+        planes = planes[:1]
+    return _counted(planes, label, where)
+
+
+def decode(label: LabelFiles, planes: NDArray[Any], where: str) -> tuple[Tensor, Tensor]:
+    """Return the target and its mask.
+
+    Raises:
+        DataError: a value that `values` does not name, or normals without a sign.
+    """
+    if label.values is not None:
+        return _mapped(label, label.values, planes, where)
+    valid = _known(label.invalid, planes)
+    if label.task.dtype == "int64":
+        offset = int(label.offset[0, 0, 0])
+        # Numbers that are not whole are left to who refuses them.
+        classes = planes[0] if planes.dtype.kind == "f" else planes[0].astype(np.int64)
+        return torch.from_numpy(_native(classes) + offset), torch.from_numpy(valid)
+    if label.task.kind == "normals" and planes.dtype.kind in "bu" and not label.offset.any():
+        most = np.iinfo(planes.dtype).max if planes.dtype.kind == "u" else 1
+        raise DataError(
+            f"{where}: holds {planes.dtype}, in which no normal has a negative component; say in "
+            f"dataset.toml how its numbers become -1 to 1: tasks.{label.task.name}.scale = "
+            f"{2 / most!r} and offset = -1 if 0 to {most} are meant"
+        )
+    with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is told by `collate`
+        values = np.multiply(planes, label.scale, dtype=np.float32, order="C")
+        values += label.offset
+    if label.task.kind == "normals":
+        valid &= unit_normals(values)
+    return torch.from_numpy(values), torch.from_numpy(valid)
+
+
+def is_black_and_white(planes: NDArray[Any]) -> bool | None:
+    """Whether a label holds nothing but 0 and 255; None if it holds 0 alone."""
+    values = planes[0]
+    white = values == 255
+    if not bool(np.all(white | (values == 0))):
+        return False
+    return True if bool(white.any()) else None
+
+
+def _native(values: NDArray[Any]) -> NDArray[Any]:
+    """Return values in the byte order of this machine, in which alone torch takes them."""
+    return np.ascontiguousarray(values, dtype=values.dtype.newbyteorder("="))
+
+
+def _all_equal(planes: NDArray[Any]) -> bool:
+    return bool((planes[1:] == planes[0]).all())
+
+
+def _counted(planes: NDArray[Any], label: LabelFiles, where: str) -> NDArray[Any]:
+    task = label.task
+    expected = 1 if task.dtype == "int64" else task.channels
+    if label.values is not None and label.values.colours:
+        expected = 3
+    if len(planes) == expected:
+        return planes
+    count = f"has {len(planes)} channel(s) where task {task.name!r} needs {expected}"
+    if expected == 1 and task.dtype == "int64" and len(planes) == 3:
+        colours = ", ".join(f"{text} = ..." for text in shown(packed(planes), colours=True))
+        raise DataError(
+            f"{where}: {count}: its pixels are colours, not class numbers; give each colour its "
+            f"class in dataset.toml, tasks.{task.name}.values = {{{colours}}}"
+        )
+    raise DataError(f"{where}: {count}; convert it to {expected} (a grey image has 1, RGB has 3)")
+
+
+def _mapped(
+    label: LabelFiles, values: ValueMap, planes: NDArray[Any], where: str
+) -> tuple[Tensor, Tensor]:
+    results, valid, unknown = values(planes)
+    if label.invalid is not None and bool(unknown.any()):
+        unknown &= _known(label.invalid, planes)  # NaN, which no map has
+    if bool(unknown.any()):
+        odd = shown((packed(planes) if values.colours else planes[0])[unknown], values.colours)
+        key = f"tasks.{label.task.name}"
+        if values.found:
+            raise DataError(
+                f"{where}: {label.task.name} label {odd[0]} beside 0 and 255, which were read as 0 "
+                f"and 1 because the first files hold nothing else; say what each value means: "
+                f"{key}.values or .scale, and .invalid for no label"
+            )
+        raise DataError(
+            f"{where}: {label.task.name} label {odd[0]} has no entry in {key}.values; give it a "
+            f'class there ({odd[0]} = "..."), or declare that it means no label ({key}.invalid = '
+            f"[{', '.join(odd)}], beside those that are there)"
+        )
+    target = torch.from_numpy(results)
+    if label.task.dtype != "int64":
+        target = target.unsqueeze(0)
+    return target, torch.from_numpy(valid)
+
+
+def _known(invalid: NDArray[np.float64] | None, planes: NDArray[Any]) -> NDArray[np.bool_]:
+    """(H, W): a pixel has no label where every channel holds its value of one of the (K, C)."""
+    known = np.ones(planes.shape[1:], dtype=np.bool_)
+    for values in () if invalid is None else invalid.tolist():
+        other = np.zeros(planes.shape[1:], dtype=np.bool_)
+        for plane, value in zip(planes, values, strict=True):
+            other |= ~np.isnan(plane) if np.isnan(value) else plane != value
+        known &= other
+    return known

@@ -1,0 +1,70 @@
+"""What tests of any tree and any command line share: valid inputs with something changed."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+
+#: What files and command lines of strangers have in the place of what belongs there.
+WRONG: list[Any] = [
+    None, True, False, 0, -1, 1, 3.5, 2**70, 10**400, -0.0, 1e300, math.nan, math.inf, -math.inf,
+    "", "x", "\x00", "\ud800", "../../x", "a" * 300, "<b>", "ä", "-1", "nan", [], {}, [[]], [None],
+    {"": {}}, {"x": None}, [1, 2, 3], ["depth", "depth"], [[[[1]]]], {"name": "equal"},
+]  # fmt: skip
+
+# The same examples each time: what breaks here breaks everywhere.
+for name, number in {"fast": 60, "deep": 300}.items():
+    settings.register_profile(
+        name, max_examples=number, deadline=None, derandomize=True, database=None,
+        suppress_health_check=list(HealthCheck),
+    )  # fmt: skip
+
+
+def _places(tree: Any, at: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    yield at
+    lists = enumerate(tree) if isinstance(tree, list) else ()
+    for key, inner in tree.items() if isinstance(tree, dict) else lists:
+        yield from _places(inner, (*at, key))
+
+
+def _mutate(tree: Any, draw: Callable[[Any], Any]) -> Any:
+    tree = copy.deepcopy(tree)
+    for _ in range(draw(st.integers(1, 3))):
+        place = draw(st.sampled_from(list(_places(tree))))
+        wrong = copy.deepcopy(draw(st.sampled_from(WRONG)))
+        if not place:
+            tree = wrong if draw(st.integers(0, 3)) == 0 else tree
+            continue
+        table = tree
+        for key in place[:-1]:
+            table = table[key]
+        match draw(st.sampled_from(["replace", "replace", "remove", "rename", "add"])):
+            case "replace":
+                table[place[-1]] = wrong
+            case "remove":
+                del table[place[-1]]
+            case "rename" if isinstance(table, dict):
+                table[draw(st.sampled_from(["", "name", "x", "depth", "\ud800"]))] = table.pop(
+                    place[-1]
+                )
+            case _ if isinstance(table, list):
+                table.append(wrong)
+            case _:
+                table[draw(st.sampled_from(["", "name", "x", "$tensor", "$dict"]))] = wrong
+    return tree
+
+
+@pytest.fixture(scope="session")
+def mutated() -> Callable[[Any], st.SearchStrategy[Any]]:
+    """A strategy of a tree with up to three things changed: `data.draw(mutated(tree))`."""
+
+    def strategy(tree: Any) -> st.SearchStrategy[Any]:
+        return st.composite(lambda draw: _mutate(tree, draw))()
+
+    return strategy
