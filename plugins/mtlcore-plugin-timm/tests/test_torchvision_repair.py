@@ -19,12 +19,12 @@ assert "torchvision" in __name__
 __version__ = "9.9"
 """
 #: What torchvision does where its library has not defined the operators.
-BROKEN = '''
+BROKEN = """
 @torch.library.register_fake("torchvision::nms")
 def nms(dets, scores, iou_threshold): ...
 @torch.library.register_fake("torchvision::qnms")
 def qnms(dets, scores, iou_threshold): ...
-'''
+"""
 CODE = """
 import sys
 from mtlcore_timm.library import torchvision_repaired

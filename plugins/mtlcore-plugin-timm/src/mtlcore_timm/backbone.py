@@ -148,8 +148,8 @@ class TimmBackbone(Backbone):
 
     def last_shared_parameters(self) -> Iterable[Parameter]:
         """Return the parameters of the last layer, of a pyramid the one of its finest map."""
-        last = self.encoder if self.pyramid is None else self.pyramid.levels[-1]
-        *_, layer = (m for m in last.modules() if any(True for _ in m.parameters(recurse=False)))
+        part: nn.Module = self.encoder if self.pyramid is None else self.pyramid
+        *_, layer = (m for m in part.modules() if any(True for _ in m.parameters(recurse=False)))
         return layer.parameters(recurse=False)
 
     def layer_groups(self) -> Sequence[Sequence[Parameter]]:

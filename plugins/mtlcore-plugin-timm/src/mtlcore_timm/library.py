@@ -62,9 +62,11 @@ def torchvision_repaired() -> torch.library.Library | None:
     for name in [name for name in sys.modules if name.partition(".")[0] == "torchvision"]:
         del sys.modules[name]
     # Definitions last as long as this object does, which the cache keeps.
-    library = torch.library.Library("torchvision", "FRAGMENT")
+    library: torch.library.Library = torch.library.Library(  # type: ignore[no-untyped-call]
+        "torchvision", "FRAGMENT"
+    )
     for name in ("nms", "qnms"):
-        library.define(name + _BOXES)
+        library.define(name + _BOXES)  # type: ignore[no-untyped-call]
     import torchvision
 
     _LOGGER.warning(
