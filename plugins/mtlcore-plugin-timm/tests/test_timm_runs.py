@@ -34,13 +34,21 @@ def test_a_run_tells_its_weights_and_is_used_without_the_file(
     mtl: Any, weights: Path, tmp_path: Path
 ) -> None:
     out = str(tmp_path / "run")
-    options = of("test_resnet", f"--set=model.backbone.weights={weights}", f"--out={out}")
+    options = of(
+        "test_resnet", f"--set=model.backbone.weights={weights}", "--set=tasks=['depth']",
+        f"--out={out}",
+    )  # fmt: skip
     done = mtl("run", *options)
     assert done.exit_code == 0, done.output
     about = json.loads((tmp_path / "run" / "run.json").read_text())["backbone"]
     assert about["model"] == "test_resnet.r160_in1k"
     assert about["weights"] == str(weights) and len(about["weights_sha256"]) == 64
     weights.unlink()
+    joined = mtl(
+        "adapt", out, "--tasks=normals", "--train=heads", f"--out={tmp_path / 'more'}",
+        "--set=training.steps=1",
+    )  # fmt: skip
+    assert joined.exit_code == 0, joined.output
     judged = mtl("eval", out)
     assert judged.exit_code == 0, judged.output
     (tmp_path / "run" / "summary.json").unlink()

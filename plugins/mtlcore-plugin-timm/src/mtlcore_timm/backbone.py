@@ -95,7 +95,14 @@ class TimmBackbone(Backbone):
         self.freeze_norm = freeze_norm
         encoder = _create(model, drop_path, in_chans)
         about: Mapping[str, Any] = encoder.pretrained_cfg
-        self._facts = _facts(about, weights, encoder, in_chans)
+        self._facts = _facts(about, weights)
+        # On the meta device there is nothing to load into.
+        if weights is not None and not any(p.is_meta for p in encoder.parameters()):
+            file = find_weights(weights, encoder)
+            unused = load_weights(encoder, file, in_chans)
+            self._facts |= file.facts
+            if unused:
+                self._facts["weights_unused"] = ", ".join(unused)
         stages = [(info["num_chs"], info["reduction"]) for info in encoder.feature_info]
         plain = len(stages) > 1 and len({stride for _, stride in stages}) == 1
         scales = levels(stages[0][1]) if plain and pyramid != "none" else {}
@@ -327,25 +334,15 @@ def _indices(
     return found
 
 
-def _facts(
-    about: Mapping[str, Any], weights: str | None, encoder: nn.Module, in_chans: int
-) -> dict[str, str]:
-    """Load the weights, if there are any; return what there is to tell."""
-    name = f"{about.get('architecture')}.{about.get('tag')}".removesuffix(".").removesuffix(".None")
+def _facts(about: Mapping[str, Any], weights: str | None) -> dict[str, str]:
+    """Return what timm knows of a model, and of the weights that it publishes for it."""
+    name = f"{about.get('architecture')}.{about.get('tag') or ''}".removesuffix(".")
     facts = {
         "model": name,
         "normalisation": f"mean {tuple(about['mean'])}, std {tuple(about['std'])}",
     }
     if about.get("license") and weights in (None, "pretrained"):
         facts["licence"] = f"{about['license']} (timm's weights of this name)"
-    # On the meta device there is nothing to load into.
-    if weights is None or any(p.is_meta for p in encoder.parameters()):
-        return facts
-    file = find_weights(weights, encoder)
-    unused = load_weights(encoder, file, in_chans)
-    facts |= file.facts
-    if unused:
-        facts["weights_unused"] = ", ".join(unused)
     return facts
 
 

@@ -93,24 +93,34 @@ def load_weights(encoder: nn.Module, file: WeightFile, channels: int) -> list[st
 
 def _from_hub(repository: str, filename: str | None) -> tuple[str, str]:
     """Return the path of a file in the hub's cache, where it is downloaded to, and its name."""
-    import huggingface_hub as hub
+    names = (filename,) if filename else _HUB_FILES
+    for name in names:
+        path = _download(repository, name)
+        if path is not None:
+            return path, name
+    raise MtlError(
+        f"model.backbone.weights: {repository} on the Hugging Face hub holds no "
+        f"{' and no '.join(names)}; give the path of a file"
+    )
+
+
+def _download(repository: str, filename: str) -> str | None:
+    """Return the path of a file of the hub; None where the repository has no such file."""
+    import huggingface_hub as hub  # late: one need not download anything
     from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
     name, _, revision = repository.partition("@")
-    names = (filename,) if filename else _HUB_FILES
-    for file in names:
-        try:
-            return hub.hf_hub_download(name, file, revision=revision or None), file
-        except Exception as error:  # its libraries raise what they like where there is no network
-            absent = isinstance(error, EntryNotFoundError)
-            if absent and not isinstance(error, LocalEntryNotFoundError) and file != names[-1]:
-                continue
-            raise MtlError(
-                f"model.backbone.weights: {file} of {repository} cannot be downloaded from the "
-                f"Hugging Face hub ({describe(error)}). Without a network, set "
-                "model.backbone.weights to the path of a file with the same weights"
-            ) from error
-    raise AssertionError("the last file is found or raises")
+    try:
+        path: str = hub.hf_hub_download(name, filename, revision=revision or None)
+    except Exception as error:  # its libraries raise what they like where there is no network
+        if isinstance(error, EntryNotFoundError) and not isinstance(error, LocalEntryNotFoundError):
+            return None
+        raise MtlError(
+            f"model.backbone.weights: {filename} of {repository} cannot be downloaded from the "
+            f"Hugging Face hub ({describe(error)}). Without a network, set model.backbone.weights "
+            "to the path of a file with the same weights"
+        ) from error
+    return path
 
 
 def _renamed(file: WeightFile, encoder: nn.Module, own: Mapping[str, Tensor]) -> dict[str, Tensor]:
