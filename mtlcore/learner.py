@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any, Literal
 
-import attrs
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
@@ -127,11 +126,12 @@ class Learner(nn.Module):
         needed = {*present, *(task for loss in cross_task for task in loss.needs(batch, tasks))}
         running = [task for task in tasks if task in needed]
         features, predictions, boundary = self._run(batch.inputs, running, separate)
-        losses = self._supervised(batch, present, features, predictions)
+        losses = self._supervised(batch, present, features, predictions, boundary)
         maps = losses.maps
         self.context.present = present
         self.context.maps, self.context.batch = maps, batch.first_views() if maps else None
-        cross = {name: self._in_fp32(term) for name, term in features.terms.items()}
+        cross = losses.cross
+        cross |= {name: self._in_fp32(term) for name, term in features.terms.items()}
         for loss in cross_task:
             terms: dict[str, Tensor] = loss(batch, features, predictions)
             if twice := sorted(cross.keys() & terms.keys()):
@@ -140,12 +140,8 @@ class Learner(nn.Module):
                     "or the backbone has"
                 )
             cross |= terms
-        return attrs.evolve(
-            losses,
-            balanced=self.balancing.transform(dict(losses.total), self.context),
-            cross=cross,
-            boundary=boundary,
-        )
+        losses.balanced.update(self.balancing.transform(dict(losses.total), self.context))
+        return losses
 
     @contextmanager
     def no_trace(self, inputs: Inputs) -> Iterator[None]:
@@ -324,8 +320,9 @@ class Learner(nn.Module):
         present: Sequence[str],
         features: Features,
         predictions: Mapping[str, Tensor],
+        boundary: Boundary | None = None,
     ) -> TaskLosses:
-        """Return the losses of single tasks, not balanced yet."""
+        """Return the losses of single tasks, not balanced yet and without terms."""
         # Supervised losses see view 0 only; indexing is skipped where there is no other.
         rows = [i for i, view in enumerate(batch.view) if view == 0]
         pick = partial(_pick, rows=None if len(rows) == len(batch) else rows)
@@ -356,6 +353,7 @@ class Learner(nn.Module):
             count={task: batch.count[task] for task in present},
             maps=maps,
             cut=features.cut,
+            boundary=boundary,
             early=early,
         )
 

@@ -1,5 +1,7 @@
 """What a setting takes beyond its type: marks on annotations, which every check of settings reads.
 
+An optimizer with a rate that is not negative::
+
     def adam(learner: Learner, *, lr: Annotated[float, Range(ge=0)] = 1e-3) -> Optimizer: ...
 
 A number without a mark is finite in single precision, and a whole one fits into 64 bits.

@@ -29,7 +29,7 @@ from safetensors.torch import save_file
 import mtlcore
 from mtlcore.config import Layer, resolve
 from mtlcore.data import DataError
-from mtlcore.datasets.tables import open_table
+from mtlcore.datasets.tables import Form, open_table
 from mtlcore.errors import ConfigError, MtlError, UsageError
 from mtlcore.loading import Root, convert, decode_image, decode_label
 from mtlcore.plugins import Plugins
@@ -478,7 +478,7 @@ def test_label_splits_that_are_published_are_read(protocol: int, tmp_path: Path)
 def test_tables_are_texts(tmp_path: Path, sprung: Path) -> None:
     (tmp_path / "table.csv").write_bytes(pickle.dumps(Trap(sprung)))
     with pytest.raises(MtlError):
-        open_table(Root(str(tmp_path)), "table.csv", "first line")
+        open_table(Root(str(tmp_path)), "table.csv", Form())
     assert not sprung.exists()
 
 

@@ -108,7 +108,7 @@ def _read(reader: ConfigReader, selections: Sequence[Selection]) -> RunConfig:
     teachers = read_teachers(reader, tasks, partial(resolve, reader.plugins, ()))
     seed, device = reader.value("seed", Seed), reader.value("device", Name)
     method = reader.value("method", Name)
-    problems += _unsafe_name(method)
+    problems += _unsafe_name(method) if method else []
     check_required(reader, selections, chain)
     plain = _plain(tree, problems)
     if problems:

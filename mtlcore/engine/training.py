@@ -6,8 +6,6 @@ import time
 from collections.abc import Sequence
 from typing import final
 
-import attrs
-
 from mtlcore.engine.checkpointing import average_buffers, save_last
 from mtlcore.engine.compiling import backward_passes_allowed
 from mtlcore.engine.lone_samples import LoneSamples
@@ -97,7 +95,8 @@ class Training:
                 losses={}, skipped="one sample is left of the batch, too few for batch norm"
             )
         with backward_passes_allowed(session.learner):
-            return session.optimizer.step(session.learner, attrs.evolve(loaded, batches=batches))
+            plan = LoadedPlan(batches, loaded.episodes, loaded.validation)
+            return session.optimizer.step(session.learner, plan)
 
     def finish_step(self, report: StepReport) -> None:
         """Count and record a step, show it, and tell the sampler of it."""

@@ -217,7 +217,8 @@ class Update:
             learner.context.reevaluate = None
             for after_step in self._listeners:
                 after_step(learner.context)
-        self._torch.zero_grad(set_to_none=True)
+        for parameter in self._parameters:
+            parameter.grad = None
         return StepReport(
             losses=losses,
             cross=self._cross,

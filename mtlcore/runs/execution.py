@@ -253,8 +253,7 @@ def _checkpoint(directory: RunDirectory, config: RunConfig) -> dict[str, Any] | 
             f"{directory.location}/config.toml: is missing, so that the run cannot go on; put it "
             "back, or start a run of its own with another --out"
         )
-    changed = _changed(stored, config)
-    if changed:
+    if changed := _changed(stored, config):
         raise UsageError(
             f"{directory.location}: --resume goes on with the run's own settings, and these "
             f"differ: {', '.join(changed)}. Leave them out, or start a run of its own with "
@@ -263,18 +262,15 @@ def _checkpoint(directory: RunDirectory, config: RunConfig) -> dict[str, Any] | 
         )
     state = load_checkpoint(directory.checkpoint)
     began = state.get("config")  # a checkpoint of an earlier version has none
-    edited = _changed(began, config) if isinstance(began, dict) else []
-    if edited:
+    if isinstance(began, dict) and (edited := _changed(began, config)):
         raise UsageError(
             f"{directory.location}/config.toml: was edited after the run began: "
-            f"{', '.join(edited)}. Its checkpoint was trained otherwise: put the values back, or "
-            "start a run of its own with another --out"
+            f"{', '.join(edited)}. Put them back, or start a run of its own with another --out"
         )
     return state
 
 
 def _changed(stored: Mapping[str, Any], config: RunConfig) -> list[str]:
-    """Return the paths at which a configuration differs where a run may not change."""
     return [path for path in changed_settings(stored, config.tree) if not _is_of_the_machine(path)]
 
 

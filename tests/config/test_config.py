@@ -164,7 +164,7 @@ def test_components_of_every_place_are_asked_for_their_settings(plugins: Plugins
 
 def test_scales_are_factors_of_enlargement(plugins: Plugins) -> None:
     for wrong in ("[0.5, 1.0, 1.5]", "[]", "[nan, 1.0, 2.0]", "[1.0, inf]", "[-1.0]"):
-        assert "data.augment: scales" in problems(plugins, f"data.augment.scales={wrong}")
+        assert "data.augment.scales" in problems(plugins, f"data.augment.scales={wrong}")
     scales = "data.augment.scales=[1.0, 1.2, 1.5, 3.0]"
     assert resolved(plugins, scales).data.augment.scales == (1.0, 1.2, 1.5, 3.0)
 

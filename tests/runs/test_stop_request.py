@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -134,6 +135,6 @@ def test_only_a_running_run_is_asked(whole: Path, tmp_path: Path) -> None:
     assert not (whole / "stop.json").exists()
     with pytest.raises(UsageError, match="nothing: is neither a run"):
         request_stop(str(tmp_path / "nothing"), "no more")
-    (tmp_path / "config.toml").touch()
+    shutil.copy(whole / "config.toml", tmp_path)
     with pytest.raises(UsageError, match="it is not begun"):
         request_stop(str(tmp_path), "no more")
