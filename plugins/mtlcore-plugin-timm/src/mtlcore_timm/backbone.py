@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Literal, Self, final
+from typing import Annotated, Any, Literal, Self, final
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,7 @@ from torch.nn import Parameter
 from mtlcore.errors import UsageError, describe, did_you_mean
 from mtlcore.features import Features
 from mtlcore.models import Backbone
+from mtlcore.ranges import Channels, Range
 from mtlcore.tasks import Task
 from mtlcore_timm.library import timm
 from mtlcore_timm.plain import DPTPyramid, Pyramid, SimplePyramid, levels
@@ -79,11 +80,11 @@ class TimmBackbone(Backbone):
         weights: str | None = None,
         out_indices: tuple[int, ...] | None = None,
         pyramid: Literal["simple", "dpt", "none"] = "simple",
-        channels: int = 256,
-        drop_path: float = 0.0,
+        channels: Channels = 256,
+        drop_path: Annotated[float, Range(ge=0, lt=1)] = 0.0,
         gradient_checkpointing: bool = False,
         freeze_norm: bool = False,
-        in_chans: int = 3,
+        in_chans: Channels = 3,
     ) -> None:
         super().__init__()
         if channels < 1 or in_chans < 1 or not 0 <= drop_path < 1:
