@@ -132,6 +132,10 @@ COVER = covering(POSSIBLE, pairs_of)
 # What a component is tried with
 
 
+#: Settings that make a backbone small which has no width.
+NARROW = {"timm": {"model": "test_resnet"}}
+
+
 def required(kind: str, name: str, tasks: Sequence[str]) -> dict[str, Any]:
     """Values of the settings that have no default."""
     known = {"inputs": 3, "main": tasks[0], "weights": {tasks[0]: 2.0}}
@@ -156,7 +160,9 @@ def sampler_of(optimizer: str) -> str:
 def configuration(combination: Combination, place: Path) -> RunConfig:
     settings = {s.name for s in settings_of(PLUGINS.get("backbones", combination.backbone).load())}
     reads_vectors = "inputs" in settings
-    narrow = {"width": 0.03125} if "width" in settings and not reads_vectors else {}
+    narrow: dict[str, Any] = NARROW.get(combination.backbone, {})
+    if "width" in settings and not reads_vectors:
+        narrow = {"width": 0.03125}
     tasks = VECTORS if reads_vectors else IMAGES
     data: dict[str, Any] = {"name": "rooms", "size": [64, 32]}
     if reads_vectors:

@@ -125,7 +125,7 @@ def list_(ctx: click.Context, kind: str | None, files: tuple[str, ...], as_json:
     "overrides",
     multiple=True,
     metavar="PATH=VALUE",
-    help="For methods: count the parameters with this value. Repeatable.",
+    help="For methods and backbones: build the network with this value. Repeatable.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
 @click.pass_context
@@ -139,7 +139,8 @@ def show(
 ) -> None:
     """Show a component's origin, paper and settings.
 
-    For a method, show its preset and how many parameters its network has.
+    For a method, show its preset, how many parameters its network has, and what its backbone
+    computes; the latter for a backbone, too, where --set gives it settings.
     """
     data = show_data(_with_files(ctx, files), kind, name, overrides)
     if as_json:
@@ -177,7 +178,8 @@ def _print_plugins(data: list[dict[str, Any]]) -> None:
 
 
 def _print_component(data: dict[str, Any]) -> None:
-    fields = [key for key in data if key not in ("about", "settings", "preset", "parameters")]
+    apart = ("about", "settings", "preset", "parameters", "backbone")
+    fields = [key for key in data if key not in apart]
     texts = {key: _text(data[key]) for key in fields}
     for line in table([(f"{key}:", text) for key, text in texts.items() if text]):
         click.echo(line)
@@ -196,6 +198,10 @@ def _print_component(data: dict[str, Any]) -> None:
         click.echo("\n# parameters")
         parameters = flatten(data["parameters"])
         for line in table([(f"{key} =", _text(value)) for key, value in parameters.items()]):
+            click.echo(line)
+    if "backbone" in data:
+        click.echo("\n# backbone")
+        for line in table([(f"{key} =", _text(value)) for key, value in data["backbone"].items()]):
             click.echo(line)
 
 

@@ -64,11 +64,14 @@ def show_data(
         plugins: Where the component is looked up.
         kind: One of `KINDS`.
         name: The component's name, or `plugin/name`.
-        overrides: `path=value` assignments under which a method's parameters are counted.
+        overrides: `path=value` assignments under which a method's parameters are counted and a
+            backbone is built to be described.
     """
     component = plugins.get(kind, name)
-    if overrides and kind != "methods":
-        raise UsageError(f"--set: only methods are shown under other settings, not {kind}")
+    if overrides and kind not in ("methods", "backbones"):
+        raise UsageError(
+            f"--set: only methods and backbones are shown under other settings, not {kind}"
+        )
     spec = component.spec
     data: dict[str, Any] = {
         "kind": kind,
@@ -90,6 +93,9 @@ def show_data(
     data["target"] = _target(spec)
     data["about"] = about(target)
     data["settings"] = settings_data(target)
+    if overrides and kind == "backbones":
+        chosen = f"model.backbone.name={component.full_name}"
+        data["backbone"] = _backbone(plugins, [], [chosen, *overrides])
     return data
 
 
@@ -109,7 +115,16 @@ def method_details(plugins: Plugins, component: Component, overrides: list[str])
 
     preset = component.load()
     counted = count_method_parameters(plugins, component.full_name, overrides)
-    return {"preset": preset, "parameters": counted}
+    backbone = _backbone(plugins, [component.full_name], overrides)
+    return {"preset": preset, "parameters": counted, "backbone": backbone}
+
+
+def _backbone(
+    plugins: Plugins, selected: Sequence[str], overrides: Sequence[str]
+) -> dict[str, object]:
+    from mtlcore.runs import describe_backbone  # late: it imports torch
+
+    return describe_backbone(plugins, selected, overrides)
 
 
 def table(rows: Iterable[Sequence[str]], width: int | None = None) -> Iterator[str]:

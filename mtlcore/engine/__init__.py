@@ -2,11 +2,13 @@
 
 from mtlcore.engine.building import (
     build_learner,
+    build_model,
     make_loader,
     make_metrics,
     open_split,
     parameter_table,
     pick_device,
+    restoring,
 )
 from mtlcore.engine.checkpointing import restore
 from mtlcore.engine.checks import check
@@ -18,6 +20,7 @@ __all__ = [
     "Session",
     "Training",
     "build_learner",
+    "build_model",
     "check",
     "evaluate",
     "make_loader",
@@ -26,4 +29,5 @@ __all__ = [
     "parameter_table",
     "pick_device",
     "restore",
+    "restoring",
 ]

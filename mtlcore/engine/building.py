@@ -119,6 +119,16 @@ def _necks(config: RunConfig, features: FeatureInfo) -> Necks | None:
     return SharedNeck(config.neck.make(features))
 
 
+def restoring(config: RunConfig) -> RunConfig:
+    """Return a configuration whose backbone reads no first weights: those of a checkpoint follow.
+
+    So a run can be used and goes on where the file that it began with is not at hand.
+    """
+    first = getattr(config.backbone.component.load(), "first_weights", ())
+    kept = {name: value for name, value in config.backbone.settings.items() if name not in first}
+    return attrs.evolve(config, backbone=attrs.evolve(config.backbone, settings=kept))
+
+
 def build_learner(config: RunConfig, distributed: Distributed = SINGLE_PROCESS) -> Learner:
     """Return the model with its losses and the balancing.
 

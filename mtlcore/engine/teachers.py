@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from mtlcore.config import RunConfig
-from mtlcore.engine.building import build_model
+from mtlcore.engine.building import build_model, restoring
 from mtlcore.errors import MtlError, UsageError, outline
 from mtlcore.inputs import Inputs, describe_inputs
 from mtlcore.learner import Learner
@@ -127,7 +127,7 @@ def _load(config: RunConfig, name: str) -> tuple[MultiTaskModel, str]:
     path, weights = read_weights(teacher.location, "best")
     state = model_of(weights)
     with torch.random.fork_rng(devices=[]):  # what the learner draws stays as it was
-        model = build_model(teacher.config)
+        model = build_model(restoring(teacher.config))
     try:
         model.load_state_dict(state)
     except (RuntimeError, KeyError) as error:

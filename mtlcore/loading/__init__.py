@@ -21,6 +21,7 @@ from mtlcore.loading.labels import convert
 from mtlcore.loading.loader import Loader, PlanReader, Split, lost_workers_told, stop_at
 from mtlcore.loading.regimes import draw_regime
 from mtlcore.loading.transforms import Augmentation, as_seen_in, resize_label, turn
+from mtlcore.loading.weights import WeightFile, read_weight_file
 
 __all__ = [
     "Augmentation",
@@ -31,6 +32,7 @@ __all__ = [
     "Root",
     "SampleAugmentation",
     "Split",
+    "WeightFile",
     "as_seen_in",
     "check_split",
     "convert",
@@ -44,6 +46,7 @@ __all__ = [
     "lost_workers_told",
     "marked_encoding",
     "open_root",
+    "read_weight_file",
     "resize_label",
     "stop_at",
     "stored_turned",

@@ -81,6 +81,8 @@ class Backbone(nn.Module, abc.ABC):
             `MultiTaskModel` pads to it.
         input_kind: what it reads: "image", "vector", "tokens" or any other word that datasets call
             their inputs by.
+        first_weights: names of settings that say with which weights it begins, such as a path; they
+            keep their defaults where the weights of a checkpoint follow.
     """
 
     out_channels: tuple[int, ...]
@@ -88,6 +90,7 @@ class Backbone(nn.Module, abc.ABC):
     main_map: int = -1
     input_multiple: int = 1
     input_kind: str = "image"
+    first_weights: tuple[str, ...] = ()
 
     @abc.abstractmethod
     def forward(self, inputs: Inputs, tasks: Sequence[str]) -> Features:
@@ -124,6 +127,14 @@ class Backbone(nn.Module, abc.ABC):
         the heads. If it returns none, such a setting is refused.
         """
         return ()
+
+    def facts(self) -> Mapping[str, str]:
+        """Return what people should know of the network beyond its settings; here, nothing.
+
+        Such as where its weights came from (`weights`, `weights_sha256`), their `licence` and what
+        inputs are normalised by. `run.json` keeps them, and `mtl show` prints them.
+        """
+        return {}
 
     def at_progress(self, fraction: float) -> Transition | None:
         """Enter the next phase if it is time; called before every step.

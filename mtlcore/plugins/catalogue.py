@@ -13,4 +13,5 @@ KNOWN: Mapping[str, tuple[str, ...]] = {
     "nashmtl": ("nash-mtl",),
     "paretomtl": ("pareto-mtl",),
     "pcgrad": (),
+    "timm": (),
 }

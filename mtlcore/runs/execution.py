@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import tempfile
-import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager, nullcontext, suppress
 from pathlib import Path
@@ -19,7 +18,7 @@ from mtlcore.errors import Interrupted, MtlError, Pruned, UsageError, describe, 
 from mtlcore.plugins import Plugins
 from mtlcore.report import write_report
 from mtlcore.runs.configuration import configure
-from mtlcore.runs.initial import load_initial
+from mtlcore.runs.initial import begins_with, load_initial
 from mtlcore.runs.provenance import provenance
 from mtlcore.runs.summary import summarise
 from mtlcore.storage import (
@@ -104,7 +103,7 @@ def try_step(config: RunConfig) -> dict[str, Any]:
         tempfile.TemporaryDirectory(prefix="mtl-dry-run-") as place,
         closing(RunDirectory(place, resume=True)) as directory,
     ):
-        session = Session(config, directory, SilentDisplay())
+        session = Session(begins_with(config), directory, SilentDisplay())
         check(session)
         _make_loggers(session)
         _start(session)
@@ -160,7 +159,8 @@ def execute(
             )
         if config.training.threads is not None:
             torch.set_num_threads(config.training.threads)
-        session = Session(config, directory, display, distributed)
+        built = begins_with(config, resumed=state is not None)
+        session = Session(built, directory, display, distributed)
         _refuse_other_data(session)
         check(session)
         if distributed.is_main_process:
@@ -290,11 +290,8 @@ def _begin(session: Session, plugins: Plugins, state: dict[str, Any] | None) -> 
     # The metrics of other ranks are thrown away.
     kept = state["metrics_length"] if state and session.distributed.is_main_process else 0
     directory.open_metrics(kept)
-    about = provenance(plugins, config, session.device, session.distributed.world_size)
     before = RunFiles(str(directory.path)).provenance
-    about["id"] = before.get("id") or uuid.uuid4().hex
-    # A resumed run is given its own settings: where those came from, its first part tells.
-    about["origins"] = (before if state is not None else {}).get("origins", dict(config.origins))
+    about = provenance(plugins, session, before, resumed=state is not None)
     directory.write_config(config.tree)
     directory.write_json("run.json", {**about, "status": "running", "reason": None})
     directory.loggers.start(

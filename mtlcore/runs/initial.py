@@ -11,11 +11,23 @@ from typing import Any
 from torch import Tensor
 
 from mtlcore.config import RunConfig
+from mtlcore.engine import restoring
 from mtlcore.errors import UsageError
 from mtlcore.learner import Learner
 from mtlcore.models import made_for
 from mtlcore.storage import read_weights, trained_config
 from mtlcore.tasks import task_key
+
+
+def begins_with(config: RunConfig, *, resumed: bool = False) -> RunConfig:
+    """Return what a run is built from: no file of weights is read that a run's replace.
+
+    Args:
+        config: The run's configuration.
+        resumed: Whether a checkpoint of the run's own follows.
+    """
+    initial = config.initial is not None and config.initial.run is not None
+    return restoring(config) if resumed or initial else config
 
 
 def load_initial(learner: Learner, config: RunConfig) -> list[str]:

@@ -1,4 +1,4 @@
-"""How many parameters a method's model has, without data and without memory for them."""
+"""What can be told of a model without data and without memory for its parameters."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import torch
 
 from mtlcore.config import resolve, set_layer
-from mtlcore.engine import build_learner, parameter_table
+from mtlcore.engine import build_learner, build_model, parameter_table
+from mtlcore.models import count_parameters
 from mtlcore.plugins import Plugins
 
 # Deep enough to tell the first convolution of a level from the rest of it.
@@ -32,3 +33,28 @@ def count_method_parameters(
         learner = build_learner(config)
         learner.balancing.prepare(config.tasks, None)
     return parameter_table(learner, depth=_DEPTH)
+
+
+def describe_backbone(
+    plugins: Plugins, selected: Sequence[str], overrides: Sequence[str]
+) -> dict[str, object]:
+    """Return the maps of a configuration's backbone, its parameters, and what it tells of itself.
+
+    Args:
+        plugins: Where components come from.
+        selected: Names as for `--plugin`.
+        overrides: `path=value` as for `--set`.
+
+    Raises:
+        ConfigError: That is no valid configuration.
+        UsageError: The backbone refuses a setting.
+    """
+    config = resolve(plugins, selected, [set_layer(overrides)])
+    with torch.device("meta"):
+        backbone = build_model(config).backbone
+    return {
+        "channels": list(backbone.out_channels),
+        "strides": list(backbone.strides),
+        "parameters": count_parameters(backbone.parameters()),
+        **backbone.facts(),
+    }

@@ -20,6 +20,7 @@ from mtlcore.engine import (
     make_metrics,
     open_split,
     pick_device,
+    restoring,
 )
 from mtlcore.episodes import in_order
 from mtlcore.errors import MtlError, UsageError, outline
@@ -82,7 +83,7 @@ def load_run(
     stored = {**trained_config(location), "teachers": {}, "loggers": []}
     config = resolve(plugins, (), [Layer(location, stored, of_run=True), *changes])
     wanted = pick_device(device or config.device)
-    learner = build_learner(config)
+    learner = build_learner(restoring(config))
     learner.balancing.prepare(config.tasks, None)
     path, weights = read_weights(location, which)
     try:

@@ -9,18 +9,17 @@ map has more places, and the values at every second (fourth) of them are those o
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn import Parameter
 
-from mtlcore.errors import MtlError, describe
+from mtlcore.errors import MtlError
 from mtlcore.features import Features
-from mtlcore.loading import Root
+from mtlcore.loading import WeightFile, read_weight_file
 from mtlcore.models import Backbone
 from mtlcore.ranges import Width
 from mtlcore.standard.segnet import scaled
@@ -120,8 +119,9 @@ class ResNet(Backbone):
         output_stride: height of the input divided by that of the map; below 32 the last stages are
             dilated.
         weights: path or fsspec URL of pretrained weights under torchvision's names: safetensors, or
-            a state dict that `torch.load` reads with `weights_only`. The classifier (`fc`) is
-            ignored. Unset: random weights, as in torchvision (Kaiming normal, fan out).
+            a state dict, or a checkpoint that holds one, which `torch.load` reads with
+            `weights_only`. The classifier (`fc`) is ignored. Unset: random weights, as in
+            torchvision (Kaiming normal, fan out).
         width: factor on all numbers of channels; published weights need 1.
         pyramid: whether the maps of the first three stages are given as well.
 
@@ -138,6 +138,7 @@ class ResNet(Backbone):
 
     main_map = 0
     input_kind = "image"
+    first_weights = ("weights",)
 
     def __init__(
         self,
@@ -176,8 +177,10 @@ class ResNet(Backbone):
         for part in self.modules():
             if isinstance(part, nn.Conv2d):
                 nn.init.kaiming_normal_(part.weight, mode="fan_out", nonlinearity="relu")
-        if weights is not None:
-            _load_weights(self, weights)
+        file = None if weights is None else read_weight_file(weights)
+        if file is not None:
+            _load_weights(self, file)
+        self._weight_facts = {} if file is None else file.facts
 
     def forward(self, inputs: Tensor, tasks: Sequence[str]) -> Features:
         """Compute the maps (B, c, H / s, W / s) of images (B, 3, H, W) in [0, 1]."""
@@ -190,6 +193,10 @@ class ResNet(Backbone):
             found.insert(0, maps)
         # Of several maps, each comes from the next one: the core separates heads where they read.
         return Features(shared=tuple(found[: self._given]), cut=(maps,) if self._given == 1 else ())
+
+    def facts(self) -> Mapping[str, str]:
+        """Return where the weights came from, and what images are normalised by."""
+        return {**self._weight_facts, "normalisation": f"mean {MEAN}, std {STD}"}
 
     def last_shared_parameters(self) -> Iterable[Parameter]:
         """Return the parameters of the last convolution of the last block."""
@@ -216,9 +223,9 @@ def _shortcut(channels: int, outputs: int, stride: int) -> nn.Sequential | None:
     return nn.Sequential(_conv(channels, outputs, 1, stride), nn.BatchNorm2d(outputs))
 
 
-def _load_weights(network: nn.Module, where: str) -> None:
-    own = network.state_dict()
-    loaded = {key: value for key, value in _read_state(where).items() if not key.startswith("fc.")}
+def _load_weights(network: nn.Module, file: WeightFile) -> None:
+    own, where = network.state_dict(), file.source
+    loaded = {key: value for key, value in file.tensors.items() if not key.startswith("fc.")}
     # Files older than the counter of batches lack it, and nothing here reads it.
     missing = [k for k in own if k not in loaded and not k.endswith("num_batches_tracked")]
     unknown = [k for k in loaded if k not in own]
@@ -239,26 +246,3 @@ def _load_weights(network: nn.Module, where: str) -> None:
 def _listed(keys: Sequence[str]) -> str:
     more = f" and {len(keys) - 1} more are" if len(keys) > 1 else " is"
     return f"{keys[0]!r}{more}"
-
-
-def _read_state(where: str) -> dict[str, Tensor]:
-    data = Root(where).read_bytes("")
-    state: Any
-    try:
-        if data[8:9] == b"{":  # after eight bytes with its length, a safetensors header is JSON
-            from safetensors.torch import load
-
-            state = load(data)
-        else:
-            state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    except Exception as error:  # whatever is in the file, the file is at fault
-        reason = describe(error).partition(". ")[0]
-        raise MtlError(
-            f"{where}: neither safetensors nor a state dict of tensors alone: {reason}"
-        ) from error
-    if not isinstance(state, Mapping):
-        raise MtlError(f"{where}: holds a {type(state).__name__}, not a state dict")
-    for key, value in state.items():
-        if not isinstance(value, Tensor):
-            raise MtlError(f"{where}: {key!r} is a {type(value).__name__}, not a tensor")
-    return dict(state)

@@ -17,6 +17,7 @@ from mtlcore.balancing import BalancerContext
 from mtlcore.features import Features
 from mtlcore.inputs import Inputs, map_inputs
 from mtlcore.models import Backbone
+from mtlcore.plugins import settings_of
 from mtlcore.tasks import Task
 from mtlcore.testing.base import (
     changes,
@@ -302,6 +303,19 @@ class BackboneContract:
             twice = [names[i] for i in ids & seen]
             assert not twice, f"{twice} are in two layer groups"
             seen |= ids
+
+    def test_what_it_tells_is_text(self) -> None:
+        """Otherwise `run.json` and `mtl show` cannot hold it."""
+        facts = self._new().facts()
+        odd = [k for k, v in facts.items() if not isinstance(k, str) or not isinstance(v, str)]
+        assert not odd, f"facts {odd} are no text"
+
+    def test_first_weights_are_settings(self) -> None:
+        """Otherwise a run reads a file that it needs no more."""
+        backbone = self._new()
+        known = {setting.name: setting.default for setting in settings_of(type(backbone))}
+        for name in backbone.first_weights:
+            assert known.get(name, ...) is None, f"{name} is no setting that is None by default"
 
     def test_state_comes_back(self) -> None:
         """Otherwise a resumed run goes on with another network, or enters its phase again."""

@@ -16,15 +16,13 @@ FOLDERS = sorted((Path(__file__).parents[2] / "plugins").glob("mtlcore-plugin-*"
 def test_published_methods_are_compared_with_their_paper(folder: Path) -> None:
     """Where a method exists on rooms and on a paper's data, the latter is the published one."""
     name = folder.name.removeprefix("mtlcore-plugin-")
-    (package,) = (folder / "src").iterdir()
     methods = [
         component.spec.name
         for component in Plugins.from_environment().all("methods")
         if component.plugin == name
     ]
-    assert methods, package
+    paper = folder / f"tests/test_{name}_paper.py"
+    assert methods or not paper.exists()  # what wraps a library publishes no method
     small = {m for m in methods if any(other.startswith(f"{m}-") for other in methods)}
-    compared = re.findall(
-        r'method = "([a-z0-9-]+)"', (folder / f"tests/test_{name}_paper.py").read_text("utf-8")
-    )
+    compared = re.findall(r'method = "([a-z0-9-]+)"', paper.read_text("utf-8") if methods else "")
     assert set(compared) == set(methods) - small

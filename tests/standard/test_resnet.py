@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import fsspec
@@ -137,6 +138,14 @@ def test_weights_come_from_a_file(kind, tmp_path):
     loaded = small(write(state, kind, tmp_path)).state_dict()
     assert loaded.keys() == {key for key in state if not key.startswith("fc.")}
     assert all(torch.equal(value, state[key]) for key, value in loaded.items())
+
+
+def test_weights_are_told_with_their_hash(tmp_path):
+    path = write(published(), "torch", tmp_path)
+    facts = small(path).facts()
+    digest = hashlib.sha256(Path(path).read_bytes()).hexdigest()
+    assert (facts["weights"], facts["weights_sha256"]) == (path, digest)
+    assert "0.485" in facts["normalisation"] and "weights" not in small().facts()
 
 
 def test_old_files_do_not_count_batches(tmp_path):

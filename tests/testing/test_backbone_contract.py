@@ -26,6 +26,15 @@ class EditsItsInput(TinyBackbone):
         return super().forward(inputs.mul_(2), tasks)
 
 
+class TellsNumbers(TinyBackbone):
+    def facts(self):
+        return {"blocks": 3}
+
+
+class BeginsWithWhatItHasNot(TinyBackbone):
+    first_weights = ("weights",)
+
+
 class ClaimsTheTrunk(TinyBackbone):
     def task_parameters(self, task):
         trunk = self.trunk.parameters() if task == "depth" else ()
@@ -322,6 +331,8 @@ BACKBONES = [
     (WarmsUpInSteps, "test_state_comes_back", "gives other features"),
     (LiesAboutChannels, "test_maps_are_as_announced", "announced are"),
     (LiesAboutItsMultiple, "test_maps_are_as_announced", "no multiple of stride"),
+    (TellsNumbers, "test_what_it_tells_is_text", "blocks"),
+    (BeginsWithWhatItHasNot, "test_first_weights_are_settings", "weights is no setting"),
     (EditsItsInput, "test_the_input_stays_as_it_was", "edited in place"),
     (ClaimsTheTrunk, "test_task_parameters_are_honest", "declared as depth's own"),
     (HasASpare, "test_every_parameter_is_reached", "spare.weight"),
