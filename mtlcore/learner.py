@@ -329,8 +329,9 @@ class Learner(nn.Module):
         rows = [i for i, view in enumerate(batch.view) if view == 0]
         pick = partial(_pick, rows=None if len(rows) == len(batch) else rows)
         # Of all tasks of the run, whether they still learn or not.
-        labelled = [sum(batch.labelled[task][i] for task in self.tasks) for i in rows]
-        how: dict[str, Any] = {"normalisation": self.normalisation, "labelled": labelled}
+        how: dict[str, Any] = {"normalisation": self.normalisation}
+        if self.normalisation == "labelled":
+            how["labelled"] = [sum(batch.labelled[task][i] for task in self.tasks) for i in rows]
         keep_maps = any(b.needs_maps for b in self.balancing.loss_balancers)
         raw, maps, valid = {}, {}, {}
         early: dict[str, Tensor] = {}
