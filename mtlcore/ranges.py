@@ -1,4 +1,6 @@
-"""What a setting takes beyond its type: marks on annotations, which every check of settings reads::
+"""What a setting takes beyond its type: marks on annotations, which every check of settings reads.
+
+An optimizer with a rate that is not negative::
 
     def adam(learner: Learner, *, lr: Annotated[float, Range(ge=0)] = 1e-3) -> Optimizer: ...
 
