@@ -66,7 +66,7 @@ class DBMTL(GradientBalancer):
                 self.means.propose(task, mean)
         lengths = torch.linalg.vector_norm(means, dim=1, dtype=torch.float64)
         factors = torch.where(lengths > 0, lengths.max() / lengths, 0.0)
-        return factors.to(means) @ means
+        return torch.mv(means.T, factors.to(means))
 
     def head_weights(self, context: BalancerContext | None = None) -> Tensor | None:
         """Return the (K,) derivatives `1 / L_i` of the logarithms."""
