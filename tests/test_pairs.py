@@ -225,6 +225,10 @@ class Watched(Optimizer):
     def reset_state(self, parameters: Iterable[torch.nn.Parameter]) -> None:
         self.inner.reset_state(parameters)
 
+    @property
+    def reevaluates(self) -> bool:
+        return self.inner.reevaluates
+
     def after_evaluation(self, metrics: MetricValues) -> None:
         self.inner.after_evaluation(metrics)
 

@@ -64,6 +64,8 @@ class Balancer(nn.Module, abc.ABC):
             answers for each batch.
         validation: The split that one more batch of each step comes from, "val" or "train", for
             `BalancerContext.validation_products`; only for a GramianBalancer. None: there is none.
+        reevaluates: Whether `after_step` needs `BalancerContext.reevaluate`; an optimizer that
+            cannot compute it is refused.
     """
 
     affine: bool = True
@@ -71,6 +73,7 @@ class Balancer(nn.Module, abc.ABC):
     prepared: frozenset[str] = frozenset()
     batches: int = 1
     validation: Literal["val", "train"] | None = None
+    reevaluates: bool = False
 
     def __init_subclass__(cls, **named: Any) -> None:
         super().__init_subclass__(**named)

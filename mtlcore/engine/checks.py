@@ -31,8 +31,8 @@ def check(session: Session) -> None:
             read an input or has not the place that the balancer compares at, a head that does not
             fit it or its task, a balancer that cannot work in several processes, metrics of
             a task that cannot stand together, an optimizer without the query batches it needs, a
-            balancer without the independent batches it needs, a model of which too much is frozen,
-            or a teacher that cannot read the inputs.
+            balancer without the independent batches or the losses after a step that it needs, a
+            model of which too much is frozen, or a teacher that cannot read the inputs.
         DataError: no sample can be read.
     """
     _check_ranks(session.learner)
@@ -40,6 +40,7 @@ def check(session: Session) -> None:
     make_metrics(session.config)
     _check_queries(session.optimizer, session.sampler, session.config)
     _check_batches(session.optimizer, session.learner.balancing, session.config)
+    _check_reevaluation(session.optimizer, session.learner.balancing, session.config)
     sample = _first_readable(session)
     batch = collate([sample], session.config.tasks, session.splits["train"].collate_inputs)
     inputs = batch.to(session.device).inputs
@@ -138,6 +139,16 @@ def _check_batches(optimizer: Optimizer, balancing: Balancing, config: RunConfig
         f"batches or of a validation batch, and optimizer {config.optimizer.component.spec.name} "
         "takes its steps from one; choose another of either, such as optimizer adam or sgd"
     )
+
+
+def _check_reevaluation(optimizer: Optimizer, balancing: Balancing, config: RunConfig) -> None:
+    asking = [type(balancer).__name__ for balancer in balancing.chain if balancer.reevaluates]
+    if asking and not optimizer.reevaluates:
+        raise UsageError(
+            f"balancer: {asking[0]} looks at the losses again after each step, and optimizer "
+            f"{config.optimizer.component.spec.name} does not compute them; choose another of "
+            "either, such as optimizer adam or sgd"
+        )
 
 
 def check_model(learner: Learner, inputs: Inputs) -> None:

@@ -48,10 +48,13 @@ class Optimizer(abc.ABC):
         separates_batches: Whether it keeps the gradients of a plan's independent batches apart
             (`Episode.group`) and lets balancers compare those of its validation batch
             (`LoadedPlan.validation`), as `Balancer.batches` and `Balancer.validation` ask for.
+        reevaluates: Whether it tells balancers the losses after a step, on the same samples, as
+            `Balancer.reevaluates` asks for.
     """
 
     needs_queries: bool = False
     separates_batches: bool = False
+    reevaluates: bool = False
 
     @abc.abstractmethod
     def step(self, learner: Learner, plan: LoadedPlan) -> StepReport:

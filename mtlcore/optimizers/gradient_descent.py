@@ -34,6 +34,7 @@ class GradientDescent(Optimizer):
     """
 
     separates_batches = True
+    reevaluates = True
 
     def __init__(
         self,

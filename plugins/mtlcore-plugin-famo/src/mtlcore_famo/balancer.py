@@ -47,6 +47,7 @@ class FAMO(LossBalancer):
     """
 
     affine = False
+    reevaluates = True
 
     def __init__(
         self,
@@ -89,12 +90,12 @@ class FAMO(LossBalancer):
         """Move xi by what the step did to the losses.
 
         Raises:
-            UsageError: the optimizer cannot tell the losses after a step.
+            UsageError: the context does not tell the losses after the step.
         """
         if context.reevaluate is None:
             raise UsageError(
-                "balancer famo: it needs the losses after each step, which this optimizer cannot "
-                "compute; choose another optimizer, such as 'adam'"
+                "balancer famo: it needs the losses after each step; set context.reevaluate to a "
+                "function that computes them before after_step(context)"
             )
         before, after = context.losses, context.reevaluate()
         change = {
