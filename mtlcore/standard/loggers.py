@@ -42,6 +42,9 @@ class JsonLines(RunLogger):
             return
         import fsspec
 
-        # Opened for each writing, so that a killed run leaves whole lines and nothing open.
-        with fsspec.open(self._to, "at", encoding="utf-8") as file:
+        # Opened for each writing, so that a killed run leaves whole lines and nothing open. Some
+        # file systems append to what is there only.
+        filesystem, path = fsspec.core.url_to_fs(self._to)
+        mode = "at" if filesystem.exists(path) else "wt"
+        with filesystem.open(path, mode, encoding="utf-8") as file:
             file.write(text)
