@@ -190,6 +190,8 @@ def configuration(combination: Combination, place: Path) -> RunConfig:
         },
         "optimizer": {
             "name": combination.optimizer,
+            # Large, so that rounding eats no update of a balancer whose directions are short.
+            "lr": 0.1,
             **required("optimizers", combination.optimizer, tasks),
         },
         "episodes": {"name": sampler_of(combination.optimizer)},
