@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import warnings
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,15 @@ MODEL, PLAIN, LIGHTNING, GUARDED = re.findall(
     r"```python\n(.*?)```", PAGE.read_text("utf-8"), re.DOTALL
 )
 EPOCHS = 12
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _torchvision() -> None:
+    """Lightning imports torchvision where there is one, and its operators may not load."""
+    if find_spec("torchvision"):
+        from mtlcore_timm.library import torchvision_repaired
+
+        torchvision_repaired()
 
 
 def dataset() -> torch.utils.data.TensorDataset:

@@ -78,7 +78,7 @@ class TimmBackbone(Backbone):
         *,
         model: str = "tf_efficientnet_lite0",
         weights: str | None = None,
-        out_indices: tuple[int, ...] | None = None,
+        out_indices: tuple[Annotated[int, Range(ge=-1000, le=1000)], ...] | None = None,
         pyramid: Literal["simple", "dpt", "none"] = "simple",
         channels: Channels = 256,
         drop_path: Annotated[float, Range(ge=0, lt=1)] = 0.0,
