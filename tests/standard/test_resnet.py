@@ -200,5 +200,5 @@ def test_weights_of_another_depth(tmp_path):
 
 def test_settings_are_explained():
     assert [s.name for s in settings_of(ResNet) if s.meaning] == [
-        "depth", "output_stride", "pyramid", "weights", "width",
+        "depth", "output_stride", "weights", "width", "pyramid",
     ]  # fmt: skip
