@@ -192,6 +192,8 @@ class SharedRows:
             by_parameter: Whether nothing need be concatenated.
         """
         places = sorted(self._reached)
+        if not places:  # all parameters belong to single tasks
+            return [None] * len(self._parameters)
         if by_parameter:
             parts = [combine(self._matrix(place)) for place in places]
         else:

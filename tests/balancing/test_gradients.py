@@ -328,6 +328,16 @@ def test_every_weight_counts_whatever_it_is(weights, sizes):
         torch.testing.assert_close(found, weights[0] * one + weights[1] * other)
 
 
+@pytest.mark.parametrize("by_parameter", [False, True])
+def test_where_nothing_is_shared_nothing_is_combined(by_parameter, sizes):
+    for parameters in ([], [nn.Parameter(torch.zeros(3))]):
+        rows = SharedRows(parameters, 2)
+        for task in "ab":
+            rows.add((task, 0), [None] * len(parameters))
+        found = rows.combined(lambda matrix: pytest.fail("nothing to combine"), by_parameter)
+        assert found == [None] * len(parameters)
+
+
 def test_parameters_of_two_precisions(sizes):
     single = nn.Parameter(torch.randn(30))
     double = nn.Parameter(torch.randn(30, dtype=torch.float64))
