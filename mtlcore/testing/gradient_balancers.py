@@ -47,6 +47,19 @@ class GramianBalancerContract(RowBalancerContract):
         moved = self._answer(self._new(4), rows[order], self._context(0, names, 4))
         assert close(weights[..., order], moved, 1e-6), "another order of tasks, other weights"
 
+    def test_rounding_of_products_matters_little(self) -> None:
+        """Otherwise it works on exact matrices, and on none of a training in float32."""
+        given = self._input(self._rows(3))
+        noise = torch.randn(3, 3, generator=torch.Generator().manual_seed(1), dtype=given.dtype)
+        exact, rounded = (
+            self._ask(self._new(3), matrix, self._context(0, None, 3))
+            for matrix in (given, given * (1 + 2.0**-20 * noise))
+        )
+        assert close(exact, rounded, 1e-4), (
+            "the Gramian of a training, whose halves differ by rounding, has other weights: "
+            f"{rounded.tolist()} instead of {exact.tolist()}"
+        )
+
     def test_batches_are_as_announced(self) -> None:
         """Otherwise a step loads batches that nobody looks at, or lacks what is looked at."""
         super().test_batches_are_as_announced()

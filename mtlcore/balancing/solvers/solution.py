@@ -36,7 +36,9 @@ class Solution:
 
 
 def as_gramian(gramian: Tensor) -> Array:
-    """Return a Gramian as a float64 array.
+    """Return a Gramian as a symmetric float64 array.
+
+    Products of rows in float32 differ from one half to the other by rounding: their mean is taken.
 
     Args:
         gramian: (K, K), on any device.
@@ -49,7 +51,8 @@ def as_gramian(gramian: Tensor) -> Array:
     products: Array = gramian.detach().to("cpu", torch.float64).numpy()
     if not np.isfinite(products).all():
         raise ValueError("the Gramian is not finite")
-    return products
+    symmetric: Array = products / 2 + products.T / 2
+    return symmetric
 
 
 def unit_diagonal(gramian: Array) -> tuple[Array, Array]:
