@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from mtlcore.balancing import BalancerContext, Balancing, TaskGradients
+from mtlcore.balancing import BalancerContext, Balancing, TaskGradients, floats
 from mtlcore.data import Batch
 from mtlcore.distributed import SINGLE_PROCESS, Distributed
 from mtlcore.errors import UsageError
@@ -191,7 +191,7 @@ class Learner(nn.Module):
         """
         with self.no_trace(batch.inputs):
             losses = self.supervised_losses(batch, tasks)
-        return {task: float(loss) for task, loss in losses.items()}
+        return floats(losses)[0]
 
     @torch.no_grad()
     def trains_on(self, inputs: Inputs) -> bool:

@@ -90,7 +90,8 @@ class Training:
         if loaded is None:
             return StepReport(losses={}, skipped="none of its samples can be read")
         batches = tuple(self._lone.without(b.to(session.device)) for b in loaded.batches)
-        if not self._several_processes and not any(map(len, batches)):
+        learnt_from = [n for e in loaded.episodes for n in (e.support, e.query) if n is not None]
+        if not self._several_processes and not any(len(batches[n]) for n in learnt_from):
             return StepReport(
                 losses={}, skipped="one sample is left of the batch, too few for batch norm"
             )

@@ -74,7 +74,7 @@ class BackboneRates:
             for parameter in group["params"]:
                 parts.setdefault(factors.get(id(parameter), 1.0), []).append(parameter)
             for factor, parameters in parts.items():
-                scaled = {} if factor == 1 else {"lr_scale": factor}
+                scaled = {} if factor == 1 else {"lr_scale": factor * group.get("lr_scale", 1.0)}
                 found.append({**group, "params": parameters, **scaled})
         return found
 

@@ -131,13 +131,17 @@ def _reevaluate(
 ) -> dict[str, float]:
     """Return the mean losses of the present tasks at the parameters as they are now."""
     sums = dict.fromkeys(learner.tasks, 0.0)
+    masses = dict(sums)
     for (batch, tasks), share in zip(used, shares, strict=True):
         if len(batch):
             for task, loss in learner.evaluate_losses(batch, tasks).items():
                 sums[task] += share[task] * loss
-    means = learner.distributed.all_reduce_floats([*sums.values()])
-    found = dict(zip(sums, means, strict=True))
-    return {task: found[task] for task in learner.context.present}
+                masses[task] += share[task]
+    found = learner.distributed.all_reduce_floats([*sums.values(), *masses.values()])
+    totals, of = (
+        dict(zip(sums, part, strict=True)) for part in (found[: len(sums)], found[len(sums) :])
+    )
+    return {task: totals[task] / of[task] for task in learner.context.present}
 
 
 def shares_of(

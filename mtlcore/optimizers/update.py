@@ -154,7 +154,7 @@ class Update:
             return False
         if self._may_be_reentrant:
             refuse_reentrant(losses.balanced)
-            self._may_be_reentrant = False
+            self._may_be_reentrant = not losses.balanced
         terms = {t: _times(loss, self.scale * shares[t]) for t, loss in losses.balanced.items()}
         extra = [_times(term, self.scale * part) for term in losses.cross.values()]
         if learner.balancing.finisher is None:
@@ -172,6 +172,8 @@ class Update:
 
     def refuse(self, reason: str, *, overflow: bool = False) -> None:
         """Skip the step because of something that is not finite and was found elsewhere.
+
+        Within `finish` it names the cause only: what was found must make the gradient not finite.
 
         Args:
             reason: What `StepReport.skipped` will say; the first reason of a step stays.
@@ -206,7 +208,6 @@ class Update:
             # What balancers balance has the early predictions in it.
             learner.context.losses = {t: loss + early.get(t, 0.0) for t, loss in losses.items()}
             result, finite = self._balance(learner, validation)
-            skipped = None
             if not finite:
                 skipped = self._problem or result.problem or "the gradient is not finite"
         if skipped is not None:

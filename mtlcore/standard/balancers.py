@@ -81,7 +81,7 @@ class Uncertainty(LossBalancer):
         self,
         *,
         form: Form = "kendall",
-        initial: Annotated[float, Range(ge=-80, le=80)] = 0.0,
+        initial: LogVariance = 0.0,
         lr: LearningRate | None = None,
     ) -> None:
         super().__init__()

@@ -154,6 +154,19 @@ def test_losses_can_be_had_once_more() -> None:
     assert balancer.before == pytest.approx(expected, rel=1e-5)
 
 
+def test_losses_of_partly_labelled_plans_stay_on_their_scale() -> None:
+    """A batch without a task's labels has no part in its mean, before and after."""
+    balancer = Looking()
+    learner = tiny_learner([balancer], normalisation="sample")
+    batches = (tiny_batch(), tiny_batch(absent=["depth"]))
+    plan = LoadedPlan(batches, (Episode(TASKS, 0), Episode(TASKS, 1)))
+    optimizer = descend(learner)
+    optimizer.step(learner, plan)
+    after = balancer.after
+    optimizer.step(learner, plan)
+    assert balancer.before == pytest.approx(after, rel=1e-5)
+
+
 class Heads(GradientBalancer):
     def combine(self, rows: Tensor, context: BalancerContext | None = None) -> Tensor:
         return rows.sum(0)

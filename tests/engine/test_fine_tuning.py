@@ -105,6 +105,14 @@ def test_rates_that_make_no_sense_are_refused(
         session_of(tmp_path, model={"backbone": backbone})
 
 
+def test_rates_of_a_backbones_own_groups_are_factors_too() -> None:
+    backbone = TinyBackbone(TINY_TASKS)
+    first, *rest = backbone.parameters()
+    groups = [{"params": rest}, {"params": [first], "lr_scale": 0.1}]
+    found = BackboneRates(lr_scale=0.5).applied(groups, backbone)
+    assert {group.get("lr_scale", 1.0) for group in found if group["params"]} == {0.5, 0.05}
+
+
 def test_a_backbone_without_layers_says_what_to_do() -> None:
     with pytest.raises(UsageError, match=r"layer_decay: TinyBackbone names no groups.*lr_scale"):
         BackboneRates(layer_decay=0.5).factors(TinyBackbone(TINY_TASKS))

@@ -24,6 +24,8 @@ Matrix = list[Vector] | Array
 _EXACT = 1e-14
 _SOLVED = 1e-6
 _STEPS = 200
+# Part of a Newton step below which rounding decides, not the descent.
+_SHORTEST = 2.0**-40
 # Part of the terms of a sum that its rounding is measured against.
 _TERMS = 2.0**-30
 # Up to so many tasks plain Python multiplies and solves faster than numpy is called.
@@ -248,7 +250,7 @@ def _minimise_power(cosines: Array, norms: Array, alpha: float) -> Array | None:
         near = error < 0.1
         length = min(1.0, 0.95 / max(-float(y.min()), 0.95))
         value = 0.5 * float(products.sum()) - float(wanted.sum()) / power
-        while not near:
+        while not near and length > _SHORTEST:
             there = b * (1.0 + length * y)
             reached = 0.5 * float(there @ cosines @ there)
             reached -= float((squares * (there / alone) ** power).sum()) / power

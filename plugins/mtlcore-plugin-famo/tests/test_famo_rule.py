@@ -95,6 +95,12 @@ def test_absent_tasks_keep_their_part() -> None:
     assert step(balancer, [4.0], [3.0], ["red"]) == [1.0]
 
 
+def test_infinite_losses_are_left_to_the_step_to_skip() -> None:
+    infinite = dict.fromkeys(NAMES, torch.tensor(math.inf))
+    balanced = prepared().transform(infinite, BalancerContext(tasks=NAMES, present=NAMES))
+    assert not any(torch.isfinite(loss) for loss in balanced.values())
+
+
 def test_edges() -> None:
     balancer = prepared(min_losses={"green": 0.5})
     with pytest.raises(MtlError, match="loss of green is below"):

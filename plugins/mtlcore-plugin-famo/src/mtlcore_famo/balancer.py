@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from mtlcore.balancing import BalancerContext, LossBalancer
+from mtlcore.balancing import BalancerContext, LossBalancer, floats
 from mtlcore.data import Batch
 from mtlcore.errors import MtlError, UsageError
 from mtlcore.ranges import LearningRate, NonNegative
@@ -83,7 +83,7 @@ class FAMO(LossBalancer):
         Raises:
             MtlError: a loss is below its least value; the distance has no logarithm.
         """
-        weights = self._weights({task: float(loss.detach()) for task, loss in losses.items()})
+        weights = self._weights(floats(losses)[0])
         return {task: loss * weights[task] for task, loss in losses.items()}
 
     def after_step(self, context: BalancerContext) -> None:
@@ -143,7 +143,8 @@ class FAMO(LossBalancer):
             )
         shares = self._shares(losses)
         rates = {task: shares[task] / self._distance(task, loss) for task, loss in losses.items()}
-        total = sum(rates.values())
+        # All losses may be infinite; the step will be skipped.
+        total = sum(rates.values()) or math.nan
         return {task: rate / total for task, rate in rates.items()}
 
     def _adam(self, task: str, gradient: float) -> None:
