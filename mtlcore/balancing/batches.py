@@ -23,7 +23,12 @@ class Batches:
         found: What there are rows of.
         tasks: Those that have one, in order.
         count: Number of batches.
+
+    Attributes:
+        products: The Gramian of all rows, in the order of `keys`; set when they are complete.
     """
+
+    products: Tensor
 
     def __init__(self, found: Iterable[Key], tasks: Sequence[str], count: int) -> None:
         self.tasks, self._count = tuple(tasks), count
@@ -35,14 +40,14 @@ class Batches:
         """Every row there may be, in the order that the other methods expect."""
         return [(task, number) for number in range(self._count) for task in self.tasks]
 
-    def gramian(self, products: Tensor) -> Tensor:
-        """Return the (K, K) Gramian of the mean gradients from that of all rows."""
-        return self._blocks(products).sum((0, 2))
+    def gramian(self) -> Tensor:
+        """Return the (K, K) Gramian of the mean gradients."""
+        return self._blocks().sum((0, 2))
 
-    def gramians(self, products: Tensor) -> Tensor:
-        """Return `BalancerContext.gramians` from the Gramian of all rows."""
+    def gramians(self) -> Tensor:
+        """Return `BalancerContext.gramians`."""
         factors = self._numbers[:, None] * self._numbers
-        return self._blocks(products).transpose(1, 2) * factors
+        return self._blocks().transpose(1, 2) * factors
 
     def split(self, answer: Tensor) -> tuple[Weights, Weights]:
         """Return what a balancer's answer means: weights of all rows, and in sum of the tasks."""
@@ -52,5 +57,5 @@ class Batches:
         shared, heads = split_weights(answer)
         return (shared * self._count, heads * self._count), (shared, heads)
 
-    def _blocks(self, products: Tensor) -> Tensor:
-        return products.view(self._count, len(self.tasks), self._count, len(self.tasks))
+    def _blocks(self) -> Tensor:
+        return self.products.view(self._count, len(self.tasks), self._count, len(self.tasks))

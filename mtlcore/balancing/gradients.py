@@ -205,13 +205,13 @@ class TaskGradients:
         Parameters that a task does not reach count as zeros in its row. Of several independent
         batches, it is the Gramian of the mean gradients.
         """
+        if self._batches is not None:  # refused for the scope "features"
+            return self._batches.tasks, self._batches.gramian()
         gramian = self._rows.gramian()
         if self._scope == "features":
             # Each rank has the features of its own samples: other coordinates, not other rows.
             self._distributed.all_reduce([gramian])
             gramian = gramian / self._scale**2
-        if self._batches is not None:
-            return self._batches.tasks, self._batches.gramian(gramian)
         return tuple([task for task, _ in self._rows.keys]), gramian
 
     def apply(
@@ -242,7 +242,7 @@ class TaskGradients:
                 self._through_trunk([None] * len(self._cut), {})
         else:
             if self._batches is not None:
-                context.gramians = self._batches.gramians(self._rows.gramian())
+                context.gramians = self._batches.gramians()
             if validation is not None:
                 context.validation_products = self._look_ahead(validation)
             try:
@@ -363,6 +363,8 @@ class TaskGradients:
         # Those of features stay apart, as `gramian` says.
         if self._scope != "features" and self._distributed.world_size > 1:
             self._rows.sum_over(self._distributed)
+        if self._batches is not None:
+            self._batches.products = self._rows.gramian()
 
     def _collect_row(
         self, key: Key, loss: Tensor, measured: Sequence[Tensor], retain_graph: bool

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import warnings
@@ -63,13 +64,17 @@ class _Group(click.Group):
             sys.exit(1)
 
 
+# Of a full disk, a terminal that is gone, a closed stream.
+_STREAM_ERRORS = (errno.ENOSPC, errno.EIO, errno.EBADF, errno.EPIPE)
+
+
 def _told(error: BaseException) -> str | None:
     """Return what to say of an error that may come from anywhere, None where it is a fault."""
     if isinstance(error, SystemExit):  # mtlcore's own commands raise others
         return exit_told(error)
     if memory := out_of_memory(error):
         return f"the memory of this machine does not suffice ({memory})"
-    if isinstance(error, OSError) and error.filename is None:
+    if isinstance(error, OSError) and error.filename is None and error.errno in _STREAM_ERRORS:
         # Who writes a file tells its name. What is left is a full disk, or a terminal that is gone.
         with suppress(OSError, ValueError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

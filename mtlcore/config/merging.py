@@ -49,7 +49,7 @@ CORE_DEFAULTS: dict[str, Any] = {
 #: What is a table in every layer; outer ones before those inside.
 _TABLES = (
     *(key for key, value in CORE_DEFAULTS.items() if isinstance(value, dict)),
-    *(f"model.{key}" for key in ("backbone", "head", "heads")),
+    *(f"model.{key}" for key in ("backbone", "neck", "head", "heads")),
 )
 #: Settings that survive a change of the component's name, if the new component has them. Of the
 #: core's own values, those of a plugin's component are not replaced (`ConfigReader`).

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import re
-import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,10 +22,11 @@ from mtlcore.datasets.folder_values import (
 )
 from mtlcore.errors import ConfigError, did_you_mean
 from mtlcore.loading import MissingFile, Root, decode_text
+from mtlcore.storage import decoded
 from mtlcore.tasks import Task
 
 _CHOICE = re.compile(r"\{([^{}]*,[^{}]*)\}")
-_CHANNELS = {"depth": 1, "normals": 3, "edges": 1}
+_CHANNELS = {"depth": 1, "inverse-depth": 1, "normals": 3, "edges": 1, "saliency": 1}
 
 
 @attrs.frozen(kw_only=True)
@@ -95,7 +95,7 @@ def choices(pattern: str, split: str) -> list[str]:
 def load_description(root: Root, spec: str) -> Description:
     where, data = _read(root, spec)
     try:
-        table = tomllib.loads(decode_text(data, where))
+        table = decoded(decode_text(data, where), "TOML")
     except ValueError as error:
         raise ConfigError([f"{where}: {error}"]) from error
     except DataError as error:

@@ -123,7 +123,9 @@ def _plain(value: Any) -> Any:
     if isinstance(value, _Array):
         return [_plain(item) for item in value.items]
     if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items() if isinstance(key, str | int)}
+        if odd := [key for key in value if not isinstance(key, str | int)]:
+            raise pickle.UnpicklingError(f"it holds a key of type {type(odd[0]).__name__}")
+        return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple | set | frozenset):
         return [_plain(item) for item in value]
     if value is None or isinstance(value, bool | int | float | str | bytes):

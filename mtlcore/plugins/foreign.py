@@ -26,7 +26,7 @@ def called(what: str, call: Callable[[], _T]) -> _T:
 
     Raises:
         MtlError: It raised anything, or wanted to end the program.
-        KeyboardInterrupt: Somebody pressed Ctrl-C meanwhile.
+        KeyboardInterrupt: A signal asked to stop meanwhile.
     """
     with interrupts_noticed() as noticed, redirect_stdout(sys.stderr):
         try:

@@ -227,8 +227,14 @@ class Plugins:
     def _installed_entry_points(self) -> list[importlib.metadata.EntryPoint]:
         """Return the entry points of all distributions, one by one: any may be damaged."""
         found: list[importlib.metadata.EntryPoint] = []
+        seen: set[str] = set()
         for dist in importlib.metadata.distributions():
             try:
+                # The first one on the path hides others of its name, as it does for imports.
+                name = getattr(dist, "_normalized_name", None)
+                if name is not None and name in seen:
+                    continue
+                seen |= {name} if name is not None else set()
                 found += dist.entry_points.select(group="mtlcore")
             except Exception as error:
                 place = Path(str(getattr(dist, "_path", "an unnamed distribution")))

@@ -9,7 +9,6 @@ from typing import final
 
 import attrs
 
-from mtlcore.metrics import is_regional
 from mtlcore.results.comparison import Comparison
 from mtlcore.results.statistics import Difference, Spread
 from mtlcore.results.targets import Reached, Target
@@ -113,7 +112,7 @@ def _region_tables(comparison: Comparison, task: str) -> Iterator[SummaryTable]:
     regional = {
         metric: higher
         for metric, higher in comparison.directions[task].items()
-        if is_regional(metric) and metric.startswith(first)
+        if metric.startswith(f"{first}/")
     }
     if regional:
         yield _task_table(comparison, task, regional, f": {first} by region")

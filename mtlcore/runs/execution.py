@@ -148,7 +148,7 @@ def execute(
     ):
         _refuse_different(config, distributed)
         state = distributed.broadcast(lambda: _checkpoint(directory, config) if resume else None)
-        summary = directory.read_json("summary.json") if state else None
+        summary = directory.read_json("summary.json")
         if distributed.any_of([summary is not None])[0]:
             display.note(f"{location}: this run is finished, nothing to do")
             return summary or {}

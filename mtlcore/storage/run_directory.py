@@ -236,7 +236,7 @@ class RunDirectory:
         Raises:
             MtlError: The upload fails, or another process has taken the run over.
         """
-        if not self._remote:
+        if not self._remote or isinstance(self._claim, NoClaim):
             return
         self._claim.check()
         if self._metrics is not None:

@@ -57,6 +57,7 @@ class Provenance(TypedDict):
 class _Best(TypedDict):
     epoch: int | None
     chosen_on: str | None
+    chosen_by: NotRequired[list[str] | None]
     val: MetricTable
 
 

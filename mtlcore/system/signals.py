@@ -104,29 +104,29 @@ def _leave_terminal() -> None:
 
 @contextmanager
 def interrupts_noticed() -> Iterator[list[int]]:
-    """Yield a list that is no longer empty once SIGINT has come; it does what it did before.
+    """Yield a list that is no longer empty once a signal that asks to stop has come.
 
-    So a KeyboardInterrupt that somebody pressed is told from one that a program raised by itself.
+    The signals do what they did before. So a KeyboardInterrupt that somebody asked for is told from
+    one that a program raised by itself.
     """
     noticed: list[int] = []
-    before = signal.getsignal(signal.SIGINT)
+    before = {one: old for one in STOPPING if callable(old := signal.getsignal(one))}
 
     def notice(number: int, frame: FrameType | None) -> None:
         noticed.append(number)
-        assert callable(before)
-        before(number, frame)
+        before[signal.Signals(number)](number, frame)
 
     try:
-        if callable(before):
-            signal.signal(signal.SIGINT, notice)
+        for one in before:
+            signal.signal(one, notice)
     except ValueError:  # not in the main thread, where no signal raises anything
         yield noticed
         return
     try:
         yield noticed
     finally:
-        if callable(before):
-            signal.signal(signal.SIGINT, before)
+        for one, old in before.items():
+            signal.signal(one, old)
 
 
 @contextmanager

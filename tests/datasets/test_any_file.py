@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import tomli_w
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 from PIL import Image
@@ -22,9 +22,7 @@ from mtlcore.errors import ConfigError, MtlError
 from mtlcore.loading import decode_image
 from mtlcore.testing.base import spread
 
-FEW = settings(
-    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+FEW = settings(settings.get_profile("fast"), max_examples=40)
 SIZE = (4, 6)
 SPEC = {
     "image": "{split}/rgb/{name}.png",

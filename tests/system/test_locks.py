@@ -52,15 +52,17 @@ def test_a_forked_child_does_not_hold_it(tmp_path: Path) -> None:
         os.write(ours[1], b"x")
         os.read(theirs[0], 1)  # until its parent has tried
         os._exit(0)
-    os.read(ours[0], 1)
-    assert lock.is_held()
-    # As if this process had been killed.
-    os.close(lock._descriptor)
     try:
+        os.read(ours[0], 1)
+        assert lock.is_held()
+        # As if this process had been killed.
+        os.close(lock._descriptor)
         HeldLock(tmp_path / "lock").release()
     finally:
         os.write(theirs[1], b"x")
         os.waitpid(child, 0)
+        for end in (*ours, *theirs):
+            os.close(end)
 
 
 def test_a_link_is_not_followed(tmp_path: Path) -> None:
