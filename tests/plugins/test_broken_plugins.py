@@ -19,6 +19,7 @@ from mtlcore.config import Layer, resolve
 from mtlcore.errors import ConfigError, MtlError, UsageError
 from mtlcore.plugins import NotPlain, Plugins, as_plain, structure
 from mtlcore.plugins.foreign import called
+from mtlcore.system import stop_by_exception
 
 Command = Callable[..., Result]
 HEAD = "import os, sys\nfrom mtlcore import BalancerSpec, hookimpl\n"
@@ -76,6 +77,18 @@ def test_what_a_plugin_prints_is_not_what_a_command_prints(site: Path, mtl: Comm
     assert "banner" in result.stderr and "more" in result.stderr
 
 
+def test_a_distribution_hides_older_ones_behind_it(
+    site: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mtl: Command
+) -> None:
+    install(site, "raise RuntimeError('what the newer one no longer has')", metadata=METADATA)
+    newer = tmp_path / "newer" / "mtlcore_plugin_broken-2.0.dist-info"
+    newer.mkdir(parents=True)
+    (newer / "METADATA").write_text(METADATA.replace("1.0", "2.0"))
+    monkeypatch.syspath_prepend(str(newer.parent))
+    result = mtl("plugins", "--json", env={"MTL_PLUGINS": "broken"})
+    assert "broken" not in {row["id"] for row in json.loads(result.stdout)}, result.output
+
+
 BAD_METADATA = {
     "missing": None,
     "empty": "",
@@ -118,6 +131,8 @@ def test_a_requirement_that_is_none_is_told(site: Path) -> None:
 def test_somebodys_interrupt_is_no_fault_of_a_plugin() -> None:
     with pytest.raises(KeyboardInterrupt):
         called("it failed", lambda: os.kill(os.getpid(), signal.SIGINT))
+    with pytest.raises(KeyboardInterrupt), stop_by_exception():
+        called("it failed", lambda: os.kill(os.getpid(), signal.SIGTERM))
     with pytest.raises(MtlError, match="it failed: KeyboardInterrupt"):
         called("it failed", lambda: (_ for _ in ()).throw(KeyboardInterrupt))
 

@@ -52,6 +52,18 @@ def finished(mtl: Command, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+def test_without_its_checkpoints_it_is_finished_still(
+    mtl: Command, finished: Path, tmp_path: Path
+) -> None:
+    """They are large, and people delete them: the rest must not be written over."""
+    shutil.copytree(finished, tmp_path / "run")
+    shutil.rmtree(tmp_path / "run/checkpoints")
+    before = (tmp_path / "run/metrics.jsonl").read_bytes()
+    result = mtl("run", "--resume", "--out", str(tmp_path / "run"))
+    assert result.exit_code == 0 and "nothing to do" in result.output
+    assert (tmp_path / "run/metrics.jsonl").read_bytes() == before
+
+
 def test_it_leaves_everything_behind(finished: Path) -> None:
     for name in ("config.toml", "run.json", "metrics.jsonl", "summary.json"):
         assert (finished / name).is_file()
