@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -26,17 +26,20 @@ for name, number in {"fast": 30, "deep": 300}.items():
     )  # fmt: skip
 
 
-def _places(tree: Any, at: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    yield at
-    lists = enumerate(tree) if isinstance(tree, list) else ()
-    for key, inner in tree.items() if isinstance(tree, dict) else lists:
-        yield from _places(inner, (*at, key))
+def _place(tree: Any, draw: Callable[[Any], Any]) -> tuple[Any, ...]:
+    """Keys that lead to some place in a tree; a large table is as likely as a small one."""
+    at: tuple[Any, ...] = ()
+    while isinstance(tree, dict | list) and tree and draw(st.integers(0, 3)):
+        keys = list(tree) if isinstance(tree, dict) else range(len(tree))
+        at = (*at, draw(st.sampled_from(keys)))
+        tree = tree[at[-1]]
+    return at
 
 
 def _mutate(tree: Any, draw: Callable[[Any], Any]) -> Any:
     tree = copy.deepcopy(tree)
     for _ in range(draw(st.integers(1, 3))):
-        place = draw(st.sampled_from(list(_places(tree))))
+        place = _place(tree, draw)
         wrong = copy.deepcopy(draw(st.sampled_from(WRONG)))
         if not place:
             tree = wrong if draw(st.integers(0, 3)) == 0 else tree

@@ -201,6 +201,17 @@ class Dataset(abc.ABC):
         """
         return stack_inputs(inputs)
 
+    def name_of(self, index: int) -> str | None:
+        """Return by what name a list of labels means a sample, without reading it.
+
+        It is the stem of its key, which is the name of a file without folder and ending. None: only
+        the sample itself knows, so that a run cannot tell beforehand which names it does not have.
+
+        Args:
+            index: of the sample, from 0.
+        """
+        return None
+
     @abc.abstractmethod
     def __len__(self) -> int:
         """Return the number of samples in the split."""

@@ -143,24 +143,34 @@ class Concat(Dataset):
     def __len__(self) -> int:
         return self._starts[-1]
 
+    def name_of(self, index: int) -> str | None:
+        """Return what the sample's own dataset calls it."""
+        which, inside = self._place(index)
+        return self._datasets[which].name_of(inside)
+
     def __getitem__(self, index: int) -> Sample:
         """Return a sample of one of the datasets, its labels under the new names of their tasks.
 
         Raises:
             DataError: raised by the dataset.
         """
-        index = range(len(self))[index]
-        which = bisect_right(self._starts, index) - 1
+        which, inside = self._place(index)
         dataset = self._datasets[which]
         if dataset.needs_teachers:
             dataset.teachers = {name: self.teachers[name] for name in dataset.needs_teachers}
-        sample = dataset[index - self._starts[which]]
+        sample = dataset[inside]
         renamed = self._renamed[which]
         return attrs.evolve(
             sample,
             targets={renamed.get(name, name): t for name, t in sample.targets.items()},
             valid={renamed.get(name, name): v for name, v in sample.valid.items()},
         )
+
+    def _place(self, index: int) -> tuple[int, int]:
+        """Return the number of a sample's dataset, and its own number there."""
+        index = range(len(self))[index]
+        which = bisect_right(self._starts, index) - 1
+        return which, index - self._starts[which]
 
 
 def _sources(root: str | None, tables: Sequence[Mapping[str, Any]]) -> list[_Source]:

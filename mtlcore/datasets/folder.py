@@ -37,6 +37,7 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Sequence
+from pathlib import PurePosixPath
 from typing import Any, final
 
 import attrs
@@ -111,6 +112,12 @@ class Folder(Dataset):
 
     def __len__(self) -> int:
         return len(self._names)
+
+    def name_of(self, index: int) -> str | None:
+        """Return the name of a photograph's file; None where the description leaves it open."""
+        paths = photograph_paths(self._description, self._split, self._names[index])
+        stems = {PurePosixPath(path).stem for path in paths}
+        return stems.pop() if len(stems) == 1 else None
 
     def __getitem__(self, index: int) -> Sample:
         """Return one photograph at its own size, with the labels that it has.

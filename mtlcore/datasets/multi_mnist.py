@@ -95,6 +95,10 @@ class MultiMNIST(Dataset):
     def __len__(self) -> int:
         return len(self._numbers)
 
+    def name_of(self, index: int) -> str | None:
+        """Return the number of the first digit in its file."""
+        return str(self._numbers[index])
+
     def __getitem__(self, index: int) -> Sample:
         """Return one pair of digits; its key ends in the number of the first digit in its file."""
         partner = self._partners[index]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import PurePosixPath
 from typing import Any, Literal, final
 
 import numpy as np
@@ -82,6 +83,10 @@ class NYUDMT(Dataset):
 
     def __len__(self) -> int:
         return len(self._names)
+
+    def name_of(self, index: int) -> str | None:
+        """Return the name of a sample's files."""
+        return PurePosixPath(f"{self._names[index]}.jpg").stem
 
     def __getitem__(self, index: int) -> Sample:
         """Return one photograph at its own size with the labels that it has.

@@ -57,6 +57,10 @@ class NYUv2(Dataset):
     def __len__(self) -> int:
         return len(self._numbers)
 
+    def name_of(self, index: int) -> str | None:
+        """Return the number of a sample's files."""
+        return str(self._numbers[index])
+
     def __getitem__(self, index: int) -> Sample:
         """Return one photograph and its three labels.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import io
+from pathlib import PurePosixPath
 from typing import Any, final
 
 import numpy as np
@@ -107,6 +108,10 @@ class PascalContext(Dataset):
 
     def __len__(self) -> int:
         return len(self._names)
+
+    def name_of(self, index: int) -> str | None:
+        """Return the name of a sample's files."""
+        return PurePosixPath(f"{self._names[index]}.jpg").stem
 
     def __getitem__(self, index: int) -> Sample:
         """Return one photograph at its own size with the labels that it has.

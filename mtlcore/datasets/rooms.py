@@ -69,6 +69,10 @@ class Rooms(Dataset):
     def __len__(self) -> int:
         return len(self._indices)
 
+    def name_of(self, index: int) -> str | None:
+        """Return the number of a room."""
+        return str(self._indices[index])
+
     def __getitem__(self, index: int) -> Sample:
         """Return one room at the size asked for."""
         index = self._indices[index]

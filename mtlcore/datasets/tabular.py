@@ -6,6 +6,7 @@ import re
 import warnings
 from collections.abc import Collection, Mapping
 from itertools import chain
+from pathlib import PurePosixPath
 from typing import Any, Literal, final
 
 import numpy as np
@@ -157,6 +158,10 @@ class Tabular(Dataset):
     def __len__(self) -> int:
         return len(self._rows)
 
+    def name_of(self, index: int) -> str | None:
+        """Return the name of the file, which all rows have: lists of labels give numbers."""
+        return PurePosixPath(self._key(index)).stem
+
     def __getitem__(self, index: int) -> Sample:
         """Return one row; its key ends in its number in the file, from 1 and without the header."""
         numbers = self._numbers[index]
@@ -167,8 +172,11 @@ class Tabular(Dataset):
             inputs=torch.from_numpy(inputs[:-1]),
             targets={name: target[index].clone() for name, (target, _) in self._labels.items()},
             valid={name: valid[index].clone() for name, (_, valid) in self._labels.items()},
-            key=f"{self._table.where}:{self._rows[index] + 1}",
+            key=self._key(index),
         )
+
+    def _key(self, index: int) -> str:
+        return f"{self._table.where}:{self._rows[index] + 1}"
 
     @staticmethod
     def _row_numbers(table: Table, known: Collection[int]) -> list[int]:

@@ -6,6 +6,7 @@ import csv
 import re
 import warnings
 from collections.abc import Callable
+from pathlib import PurePosixPath
 from typing import Any, Literal, final
 
 import numpy as np
@@ -102,6 +103,11 @@ class Taskonomy(Dataset):
 
     def __len__(self) -> int:
         return len(self._views)
+
+    def name_of(self, index: int) -> str | None:
+        """Return the name of a view's photograph."""
+        building, view = self._views[index]
+        return PurePosixPath(self._path(building, "rgb", view)).stem
 
     def __getitem__(self, index: int) -> Sample:
         """Return one view with the labels that it has.

@@ -105,6 +105,10 @@ class VirtualKITTI(Dataset):
     def __len__(self) -> int:
         return len(self._frames)
 
+    def name_of(self, index: int) -> str | None:
+        """Return the name of a picture's file, which other variations and cameras have too."""
+        return f"rgb_{self._frames[index][2]:05d}"
+
     def __getitem__(self, index: int) -> Sample:
         """Return one picture with the labels that it has.
 

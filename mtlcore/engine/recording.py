@@ -38,6 +38,9 @@ class Recorder:
             session.directory.write_json("labels.json", regime.to_json())
             counts = ", ".join(f"{task} {count}" for task, count in regime.counts().items())
             session.display.note(f"labels of {len(session.splits['train'])} samples: {counts}")
+            names = session.splits["train"].names()
+            for told in () if names is None else regime.mismatches(names):
+                session.display.warn(f"data.labels: {told}")
 
     def step(self, report: StepReport) -> None:
         """Take in a step's report, and write the values of the last steps when they are due.

@@ -96,10 +96,15 @@ class Split:
         """Hand the dataset the teachers that it has asked for."""
         self._dataset.teachers = teachers
 
+    def names(self) -> list[str] | None:
+        """Return the names of the samples, as lists of labels use them; None: not known yet."""
+        names = [self._dataset.name_of(self._number(index)) for index in range(len(self))]
+        known = [name for name in names if name is not None]
+        return known if len(known) == len(names) else None
+
     def sample(self, index: int) -> Sample:
         """Return a sample at the run's size, with labels of the run's tasks only."""
-        number = index * len(self._dataset) // self._length
-        sample = self._dataset[number]
+        sample = self._dataset[self._number(index)]
         names = {task.name for task in self._tasks}
         if self.regime is not None:
             names &= self.regime.tasks(index, sample.key)
@@ -111,6 +116,10 @@ class Split:
         if self._size is not None and image_size(sample.inputs, samples=False) != self._size:
             sample = resize(sample, self._tasks, self._size)
         return sample
+
+    def _number(self, index: int) -> int:
+        """Return the number of a sample in the dataset."""
+        return index * len(self._dataset) // self._length
 
 
 class PlanReader(TorchDataset[Loaded]):

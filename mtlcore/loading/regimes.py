@@ -14,7 +14,7 @@ from typing import final
 import attrs
 import torch
 
-from mtlcore.errors import ConfigError, UsageError
+from mtlcore.errors import ConfigError, UsageError, shown
 from mtlcore.plugins import convert
 from mtlcore.storage import decoded
 
@@ -42,6 +42,33 @@ class LabelRegime:
     def counts(self) -> dict[str, int]:
         """Return the number of labelled samples per task."""
         return {task: len(samples) for task, samples in self.kept.items()}
+
+    def mismatches(self, names: Sequence[str]) -> list[str]:
+        """Tell which names are those of no sample, and how many samples have no label then.
+
+        Args:
+            names: of the samples, in order.
+
+        Returns:
+            A sentence each; none where samples are meant by their numbers alone.
+        """
+        known, told = set(names), list[str]()
+        for task, samples in self.kept.items():
+            listed = {sample for sample in samples if isinstance(sample, str)}
+            if unused := sorted(listed - known):
+                told.append(
+                    f"{task}: {len(unused)} of {len(listed)} names are those of no training "
+                    f"sample, such as {shown(unused[0])}; a name is that of a file, without folder "
+                    "and ending"
+                )
+        every = frozenset[int | str]().union(*self.kept.values())
+        left = [name for i, name in enumerate(names) if i not in every and name not in every]
+        if left and any(isinstance(sample, str) for sample in every):
+            told.append(
+                f"{len(left)} of {len(names)} training samples have no label of any task, such as "
+                f"{left[0]!r}"
+            )
+        return told
 
     def to_json(self) -> dict[str, list[int | str]]:
         """Return the content of a file that `data.labels = "FILE.json"` reads."""

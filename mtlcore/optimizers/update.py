@@ -19,6 +19,7 @@ from mtlcore.balancing import (
     not_finite,
     refuse_reentrant,
 )
+from mtlcore.errors import MtlError, outline
 from mtlcore.learner import Learner
 from mtlcore.losses import CrossTaskLoss, TaskLosses
 from mtlcore.metrics import MetricValues
@@ -26,6 +27,7 @@ from mtlcore.models import Backbone, Head, StepContext
 from mtlcore.optimizers.contract import StepReport
 from mtlcore.optimizers.loss_scale import LossScale
 from mtlcore.optimizers.schedules import Plateau, Schedule
+from mtlcore.system import out_of_memory
 
 
 @final
@@ -80,6 +82,8 @@ class Update:
         self._buffers = [*learner.model.buffers(), *learner.losses.buffers()]
         self._buffers += [*learner.cross_task.buffers()]
         self._saved = [torch.empty_like(buffer) for buffer in self._buffers]
+        # torch takes any state for a parameter's; the first step tells whether it was one.
+        self._untried = False
         self._losses: dict[str, float] = {}
         self._masses: dict[str, float] = {}
         self._cross: dict[str, float] = {}
@@ -215,7 +219,7 @@ class Update:
             learner.balancing.after_skipped_step()
             copy_all(self._saved, self._buffers)
         else:
-            self._torch.step()
+            self._step()
             learner.balancing.remember(result)
             learner.context.gramian, learner.context.reevaluate = result.gramian, reevaluate
             learner.balancing.after_step(learner.context)
@@ -271,6 +275,7 @@ class Update:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what `state_dict` returned."""
         self._torch.load_state_dict(state["torch"])
+        self._untried = True
         self._plateau.load_state_dict(state["plateau"])
         self._scale.load_state_dict(state["scale"])
 
@@ -279,6 +284,24 @@ class Update:
         self._freezing = learner.model.changes_of_freezing
         self._gradients = learner.task_gradients(entangled=self._entangled)
         self._listeners = _listeners(learner)
+
+    def _step(self) -> None:
+        """Let the optimizer change the parameters.
+
+        Raises:
+            MtlError: It cannot, and has the state of a checkpoint since its last step.
+        """
+        try:
+            self._torch.step()
+        except Exception as error:  # whatever it makes of what should be its moments
+            if not self._untried or out_of_memory(error):
+                raise
+            raise MtlError(
+                f"the checkpoint's state of the optimizer does not fit it ({outline(error)}): the "
+                "file is damaged, or the optimizer cannot go on from what it saves; start a run of "
+                "its own with another --out"
+            ) from error
+        self._untried = False
 
     def _set_rates(self, progress: float) -> None:
         groups = zip(self._torch.param_groups, self._base_rates, self._schedules, strict=True)

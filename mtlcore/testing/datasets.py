@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 from itertools import combinations, product
+from pathlib import PurePosixPath
 
 import torch
 from torch import Tensor
@@ -146,6 +147,14 @@ class DatasetContract:
             for a, b in product(parts[one], parts[other]):
                 content = [(x.inputs, dict(x.targets)) for x in (a, b)]
                 assert not same(*content), f"{a.key} and {b.key} are the same"
+
+    def test_names_are_those_of_the_samples(self) -> None:
+        """Otherwise a list of labels is told to miss samples that it names."""
+        for split in self.splits:
+            dataset = self.make(split)
+            for i, sample in enumerate(self._of(split)):
+                name, stem = dataset.name_of(i), PurePosixPath(sample.key).stem
+                assert name in (None, stem), f"{sample.key}: name_of says {name!r}, not {stem!r}"
 
     def test_samples_differ(self) -> None:
         """Otherwise messages and pictures name one sample and mean another."""

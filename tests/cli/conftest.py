@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -110,3 +113,32 @@ def place(tmp_path: Path, finished: Path, monkeypatch: pytest.MonkeyPatch) -> Pl
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path / "site"))
     return Place(tmp_path, finished, TINY)
+
+
+@pytest.fixture(scope="session")
+def answered(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., tuple[int, str]]]:
+    """The command `mtl` in a process of its own: `answered(words, folder, patience=5.0)`.
+
+    Returns its exit code and what it wrote. After `patience` seconds, Ctrl-C is pressed.
+    """
+    errors = tmp_path_factory.mktemp("server") / "errors.txt"
+    with (
+        errors.open("w") as told,
+        subprocess.Popen(
+            [sys.executable, str(Path(__file__).with_name("command_server.py"))],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=told, text=True,
+            env={**os.environ, "MTL_PLUGINS": "", "OMP_NUM_THREADS": "1"},
+        ) as server,
+    ):  # fmt: skip
+        assert server.stdin and server.stdout
+
+        def answer(words: list[str], folder: Path, patience: float = 5.0) -> tuple[int, str]:
+            request = {"words": words, "folder": str(folder), "patience": patience}
+            print(json.dumps(request), file=server.stdin, flush=True)
+            line = server.stdout.readline()
+            assert line, errors.read_text()
+            reply = json.loads(line)
+            return reply["code"], reply["said"]
+
+        yield answer
+        server.stdin.close()

@@ -184,6 +184,21 @@ def test_a_run_without_a_label_fails(
     assert about["status"] == "failed" and "nothing was learnt in 2 steps" in about["reason"]
 
 
+def test_names_in_a_list_of_labels_that_partly_match_are_told(mtl: Command, place: Place) -> None:
+    tasks = {"segmentation": ["0", "none-such", "1.png"], "depth": ["1"]}
+    result = mtl("run", *place.tiny, labels(place, tasks), "--out=run", env={"MTL_PLUGINS": ""})
+    assert result.exit_code == 0, (result.output, result.exception)
+    for told in (
+        "data.labels: segmentation: 2 of 3 names are those of no training sample, such as '1.png'",
+        "data.labels: 4 of 6 training samples have no label of any task, such as '2'",
+    ):
+        assert told in result.output, result.output
+    # Names that all match are not told.
+    tasks = {"segmentation": ["0", "2", "3"], "depth": ["1", "4", "5"]}
+    result = mtl("run", *place.tiny, labels(place, tasks), "--out=all", env={"MTL_PLUGINS": ""})
+    assert result.exit_code == 0 and "data.labels:" not in result.output, result.output
+
+
 def test_a_run_whose_steps_are_all_skipped_fails(mtl: Command, place: Place) -> None:
     place.write("own.py", ALL_NAN)
     result = mtl(

@@ -93,6 +93,18 @@ def test_a_file_names_samples_by_number_or_stem(tmp_path: Path) -> None:
     assert regime.to_json() == content
 
 
+def test_names_that_partly_match_are_told() -> None:
+    regime = LabelRegime({"depth": frozenset({"a", "x", "y", 1}), "edges": frozenset({"b"})})
+    assert regime.mismatches(["a", "b", "c", "d"]) == [
+        "depth: 2 of 3 names are those of no training sample, such as 'x'; a name is that of a "
+        "file, without folder and ending",
+        "2 of 4 training samples have no label of any task, such as 'c'",
+    ]
+    assert regime.mismatches(["a", "x", "y", "b"]) == []
+    # Numbers leave samples out on purpose.
+    assert LabelRegime({"depth": frozenset({1})}).mismatches(["a", "b"]) == []
+
+
 def test_a_run_shows_counts_and_keeps_the_regime(tmp_path: Path) -> None:
     config = {
         "tasks": ["segmentation", "depth"],

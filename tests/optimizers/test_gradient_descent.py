@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 from mtlcore.data import Batch
 from mtlcore.episodes import Episode, LoadedPlan
+from mtlcore.errors import MtlError
 from mtlcore.features import Features
 from mtlcore.learner import Learner
 from mtlcore.losses import CrossTaskLoss
@@ -176,3 +178,34 @@ def test_a_reported_loss_is_the_mean_over_valid_pixels_of_all_batches() -> None:
         ]
         expected[task] = sum(x * n for x, n in pairs) / sum(n for _, n in pairs)
     assert step(adam(learner), learner, *parts).losses == pytest.approx(expected, rel=1e-5)
+
+
+# States
+
+
+@pytest.mark.parametrize("wrong", [None, "x", {"exp_avg": "x"}, []], ids=str)
+def test_a_state_that_is_none_of_the_optimizer_is_told_in_its_first_step(wrong: Any) -> None:
+    learner = tiny_learner()
+    optimizer = adam(learner, lr=0.1)
+    step(optimizer, learner, tiny_batch())
+    state = copy.deepcopy(optimizer.state_dict())
+    other = adam(learner, lr=0.1)
+    other.load_state_dict(copy.deepcopy(state))
+    step(other, learner, tiny_batch())
+    moments = state["torch"]["state"][0]
+    moments.update(wrong if isinstance(wrong, dict) else {"exp_avg_sq": wrong})
+    other = adam(learner, lr=0.1)
+    other.load_state_dict(state)
+    with pytest.raises(MtlError, match="state of the optimizer does not fit it"):
+        step(other, learner, tiny_batch())
+
+
+def test_an_optimizer_that_fails_by_itself_is_not_put_down_to_a_checkpoint() -> None:
+    learner = tiny_learner()
+    optimizer = adam(learner, lr=0.1)
+    step(optimizer, learner, tiny_batch())
+    optimizer.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    step(optimizer, learner, tiny_batch())
+    optimizer._update._torch.param_groups[0]["betas"] = "x"
+    with pytest.raises(ValueError, match="unpack"):
+        step(optimizer, learner, tiny_batch())

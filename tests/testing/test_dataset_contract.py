@@ -107,6 +107,11 @@ class OneKeyForAll(Ramps):
         return attrs.evolve(super().__getitem__(index), key="ramps")
 
 
+class NamesAnother(Ramps):
+    def name_of(self, index):
+        return str(index + 1)
+
+
 class NotANumber(Ramps):
     def __getitem__(self, index):
         sample = super().__getitem__(index)
@@ -199,6 +204,7 @@ DATASETS = [
     (OpensAnySplit, "test_unknown_splits_are_refused", "no-such-split"),
     (OneForBothSplits, "test_splits_share_no_sample", "are the same"),
     (OneKeyForAll, "test_samples_differ", "not unique"),
+    (NamesAnother, "test_names_are_those_of_the_samples", "name_of says '1', not '0'"),
     (NotANumber, "test_samples_collate", "NaN or infinite"),
     (DescribesTooMuch, "test_labels_are_as_described", "no valid label of"),
     (DescribesTooLittle, "test_labels_are_as_described", "not described"),
