@@ -333,11 +333,11 @@ class Learner(nn.Module):
         if self.normalisation == "labelled":
             how["labelled"] = [sum(batch.labelled[task][i] for task in self.tasks) for i in rows]
         keep_maps = any(b.needs_maps for b in self.balancing.loss_balancers)
-        raw, maps, valid = {}, {}, {}
+        raw, maps = {}, {}
         early: dict[str, Tensor] = {}
         for task in present:
-            target, valid[task] = pick(batch.targets[task]), pick(batch.valid[task])
-            labels = (target, valid[task])
+            target = pick(batch.targets[task])
+            labels = (target, pick(batch.valid[task]))
             raw[task], values = self.loss_of(task, pick(predictions[task]), *labels, **how)
             size = tuple(target.shape[-2:])
             for one in self.model.early(features, task, size) if features.early else ():
@@ -352,8 +352,6 @@ class Learner(nn.Module):
         return TaskLosses(
             raw=raw,
             balanced={},
-            valid=valid,
-            count={task: batch.count[task] for task in present},
             maps=maps,
             cut=features.cut,
             boundary=boundary,

@@ -135,8 +135,6 @@ class TaskLosses:
         balanced: present task -> its loss, that of early predictions included, after the loss
             balancers.
         cross: name of a term between tasks, or of the backbone's -> its value.
-        valid: present task -> its mask in view 0.
-        count: present task -> its number of valid elements.
         maps: present task -> its elementwise loss, those of early predictions included; empty
             unless a balancer needs maps.
         cut: the backbone's `Features.cut`.
@@ -148,8 +146,6 @@ class TaskLosses:
     raw: dict[str, Tensor]
     balanced: dict[str, Tensor]
     cross: dict[str, Tensor] = attrs.field(factory=dict)
-    valid: dict[str, Tensor] = attrs.field(factory=dict)
-    count: dict[str, int] = attrs.field(factory=dict)
     maps: dict[str, Tensor] = attrs.field(factory=dict)
     cut: tuple[Tensor, ...] = ()
     boundary: Boundary | None = None

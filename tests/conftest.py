@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -61,6 +61,14 @@ def _mutate(tree: Any, draw: Callable[[Any], Any]) -> Any:
             case _:
                 table[draw(st.sampled_from(["", "name", "x", "$tensor", "$dict"]))] = wrong
     return tree
+
+
+@pytest.fixture(scope="module")
+def no_pictures() -> Iterator[None]:
+    """Runs without a report: it takes longer than small runs, and is tested elsewhere."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("mtlcore.runs.execution.write_report", lambda *_: [])
+        yield
 
 
 @pytest.fixture(scope="session")

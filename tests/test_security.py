@@ -236,7 +236,7 @@ def test_files_of_a_run_are_pictures_beside_their_index(name: Any, run: Path, se
 def test_files_of_a_run_that_are_links_lead_nowhere(name: str, run: Path, secret: Path) -> None:
     (run / name).unlink()
     (run / name).symlink_to(secret)
-    with pytest.raises(MtlError, match=f"{re.escape(name)}: leads out of the run's directory"):
+    with pytest.raises(MtlError, match=f"{re.escape(name)}: leads out of the directory"):
         make_report([str(run)])
 
 
@@ -294,7 +294,7 @@ def test_files_of_a_run_take_no_page_elsewhere(
     content = secret.read_bytes()
     result = mtl("report", str(run), env={"MTL_PLUGINS": ""})
     assert result.exit_code == 1, result.output
-    assert "leads out of the run's directory" in result.stderr
+    assert f"leads out of the directory {run}" in result.stderr
     assert secret.read_bytes() == content and not list((tmp_path / "elsewhere").iterdir())
 
 
@@ -304,7 +304,14 @@ def test_cells_of_a_study_lie_in_it(tmp_path: Path) -> None:
     study = {"name": "s", "baseline": "a", "delta_m": "mtan", "epoch": "last", "targets": [],
              "notes": [], "threads": 1, "cells": [cell]}  # fmt: skip
     (tmp_path / "study.json").write_text(json.dumps(study))
-    with pytest.raises(MtlError, match="leads out of the study's directory"):
+    with pytest.raises(MtlError, match=r"cells/\.\./\.\./run: leads out of the directory"):
+        stored_study(str(tmp_path))
+    (tmp_path / "study.json").write_text(
+        json.dumps({**study, "cells": [{**cell, "location": "b"}]})
+    )
+    assert stored_study(str(tmp_path))
+    (tmp_path / "b").symlink_to(tmp_path.parent)
+    with pytest.raises(MtlError, match="b: leads out of the directory"):
         stored_study(str(tmp_path))
 
 

@@ -182,14 +182,16 @@ def _sources(root: str | None, tables: Sequence[Mapping[str, Any]]) -> list[_Sou
         name, own_root = table.get("name"), table.get("root", root)
         renamed = table.get("tasks", {})
         problems += _wrong_types(path, name, own_root, renamed)
+        if not isinstance(name, str):
+            continue
         try:
-            target = plugins.get("datasets", str(name)).load()
+            target = plugins.get("datasets", name).load()
         except MtlError as error:
             problems.append(f"{path}.name: {error}")
             continue
         given = {key: value for key, value in table.items() if key not in _OWN_KEYS}
         settings = structure(target, given, path, problems)
-        parsed.append(_Source(path, str(name), target, own_root, settings, renamed))
+        parsed.append(_Source(path, name, target, own_root, settings, renamed))
     if problems:
         raise ConfigError(problems)
     return parsed

@@ -177,8 +177,6 @@ class Update:
     def refuse(self, reason: str, *, overflow: bool = False) -> None:
         """Skip the step because of something that is not finite and was found elsewhere.
 
-        Within `finish` it names the cause only: what was found must make the gradient not finite.
-
         Args:
             reason: What `StepReport.skipped` will say; the first reason of a step stays.
             overflow: Whether it is a gradient, so that the loss scale may be to blame.
@@ -212,8 +210,12 @@ class Update:
             # What balancers balance has the early predictions in it.
             learner.context.losses = {t: loss + early.get(t, 0.0) for t, loss in losses.items()}
             result, finite = self._balance(learner, validation)
+            if validation is not None:
+                # Each rank has validation losses of its own, and all skip the step together.
+                problems = learner.distributed.all_gather(self._problem)
+                skipped = next(filter(None, problems), None)
             if not finite:
-                skipped = self._problem or result.problem or "the gradient is not finite"
+                skipped = skipped or result.problem or "the gradient is not finite"
         if skipped is not None:
             self._gradients.clear()
             learner.balancing.after_skipped_step()

@@ -228,18 +228,20 @@ def _tree_of(place: str, content: bytes, schema: type[_T]) -> _T:
 
 
 def place_inside(location: str, name: str) -> str:
-    """Return the place of a file in the directory of a run or a study, which may be anybody's.
+    """Return the place of something in the directory of a run or a study, which may be anybody's.
 
     Raises:
-        MtlError: A symbolic link leads out of the directory.
+        MtlError: Its name or a symbolic link leads out of the directory.
     """
     place = f"{location.rstrip('/')}/{name}"
+    leads_out = ".." in name.split("/")
     if "://" not in location:
         folder, file = Path(location).resolve(), Path(place).resolve()
-        if not file.is_relative_to(folder):
-            raise MtlError(
-                f"{place}: leads out of the run's directory; nothing is read or written there"
-            )
+        leads_out |= not file.is_relative_to(folder)
+    if leads_out:
+        raise MtlError(
+            f"{place}: leads out of the directory {location}; nothing is read or written there"
+        )
     return place
 
 

@@ -6,8 +6,7 @@ from typing import final
 
 import attrs
 
-from mtlcore.errors import MtlError
-from mtlcore.storage.run_files import read_json
+from mtlcore.storage.run_files import place_inside, read_json
 from mtlcore.storage.schemas import StudyFile
 
 #: The file in which a study describes itself.
@@ -90,17 +89,10 @@ def stored_study(location: str) -> StoredStudy | None:
                 variant=cell["variant"],
                 seed=cell["seed"],
                 group=None if cell["group"] is None else tuple(cell["group"]),
-                location=_inside(location, cell["location"]),
+                location=place_inside(location, cell["location"]),
                 status=cell["status"],
                 reason=cell["reason"],
             )
             for cell in content["cells"]
         ),
     )
-
-
-def _inside(location: str, cell: str) -> str:
-    """Return the directory of a cell; a study may be anybody's, and its cells lie in it."""
-    if ".." in cell.split("/"):
-        raise MtlError(f"{location}/{STUDY}: the cell {cell!r} leads out of the study's directory")
-    return f"{location}/{cell}"

@@ -59,6 +59,7 @@ __all__ = [
     "TinyBackbone",
     "assert_plugin_is_light",
     "assert_plugin_is_whole",
+    "assert_settings_are_checked",
     "tiny_batch",
     "tiny_learner",
 ]
@@ -88,6 +89,7 @@ _HOMES = {
     "TinyBackbone": "tiny",
     "assert_plugin_is_light": "plugins",
     "assert_plugin_is_whole": "plugins",
+    "assert_settings_are_checked": "plugins",
     "tiny_batch": "tiny",
     "tiny_learner": "tiny",
 }

@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib import import_module
 
 from mtlcore.errors import MtlError
-from mtlcore.plugins import KINDS, MethodSpec, Spec, hook_name, settings_of
+from mtlcore.plugins import KINDS, MethodSpec, Spec, create, hook_name, settings_of
 
 _HEAVY = ("torch", "numpy")
 
@@ -61,6 +61,25 @@ def assert_plugin_is_whole(module_name: str) -> None:
             f"{record}: the docstring of its target does not say under Args: what "
             f"{', '.join(silent)} {'is' if len(silent) == 1 else 'are'}"
         )
+
+
+def assert_settings_are_checked(kind: str, name: str, **wrong: Sequence[object]) -> None:
+    """Fail unless a component refuses values that its settings cannot have, by their names.
+
+    Args:
+        kind: The component's kind, as `mtl list` names it, such as "balancers".
+        name: Its name.
+        wrong: Setting -> values that are none, such as the bounds that its range leaves out. It is
+            made with one of them at a time and without what the core would pass.
+    """
+    for setting, values in wrong.items():
+        for value in values:
+            try:
+                create(kind, name, **{setting: value})
+            except MtlError as error:
+                assert setting in str(error), f"{setting}={value!r}: the message is {error}"
+            else:
+                raise AssertionError(f"{name} takes {setting}={value!r}")
 
 
 def _records(module_name: str) -> Iterator[Spec]:

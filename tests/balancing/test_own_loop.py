@@ -180,9 +180,12 @@ def test_a_balancer_that_was_not_prepared_says_so(name: str) -> None:
 
 def test_ira_says_what_it_lacks() -> None:
     net = Net()
-    for prepare in (lambda _: None, lambda b: b.prepare(TASKS)):
+    for prepare, told in (
+        (lambda _: None, r"IRA does not know the task 'a'; call balancer\.prepare"),
+        (lambda b: b.prepare(TASKS), "b cannot be auxiliary to a"),
+    ):
         balancer = mtlcore.create("balancers", "ira", main="a", auxiliary=("b",))
-        with pytest.raises(MtlError):
+        with pytest.raises(MtlError, match=told):
             prepare(balancer)
             balancer.backward(net.losses(), net.trunk.parameters())
         assert all(g is None for g in gradients(net))

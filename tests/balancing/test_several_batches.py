@@ -9,6 +9,7 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import attrs
 import pytest
@@ -361,6 +362,24 @@ def test_a_validation_batch_that_is_not_finite_skips_the_step() -> None:
     assert learner.context.validation_products is None
     good = plan_of([some_batch(0), some_batch(1)], some_batch(7))
     assert optimizer.step(learner, good).skipped is None
+
+
+def test_a_validation_loss_that_is_not_finite_skips_a_step_of_a_finite_gradient(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    learner = tiny_learner([Spy(ANSWERS["shared"], 1, "val", 0.3)]).double()
+    optimizer = descend(learner)
+    validation, losses_of = some_batch(7), learner.supervised_losses
+
+    def supervised(batch: Batch, *rest: Any) -> dict[str, Tensor]:
+        beyond = float("inf") if batch is validation else 0.0
+        return {task: loss + beyond for task, loss in losses_of(batch, *rest).items()}
+
+    monkeypatch.setattr(learner, "supervised_losses", supervised)
+    before = state_of(learner)
+    report = optimizer.step(learner, plan_of([some_batch(0)], validation))
+    assert report.skipped is not None and "validation loss of" in report.skipped
+    assert same(before, state_of(learner))
 
 
 def test_modo_of_the_page_is_the_published_rule() -> None:

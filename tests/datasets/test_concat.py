@@ -140,6 +140,7 @@ def test_everything_that_is_wrong_is_told_at_once():
         "data.sources[3].name: name a dataset, one of mtl list datasets (got None)",
     ):
         assert problem in text
+    assert text.count("sources[3]") == 1
 
 
 @pytest.mark.parametrize(

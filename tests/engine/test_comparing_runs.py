@@ -21,13 +21,14 @@ from mtlcore.standard.samplers import Joint
 from mtlcore.storage import load_checkpoint
 from mtlcore.testing.base import changes
 
+pytestmark = pytest.mark.usefixtures("no_pictures")
+
 PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "compare-batches.md"
 TASKS = ("segmentation", "depth")
 # Batches of this balancer come from all of those that the page shows.
 BOTH = """
 from auto_lambda import AutoLambda
 from mtlcore import BalancerSpec, hookimpl
-
 
 class Both(AutoLambda):
     batches = 2
@@ -41,13 +42,6 @@ class Both(AutoLambda):
 def mtl_balancers():
     yield BalancerSpec(name="both", target=Both, summary="Both.")
 """
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _no_pictures() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("mtlcore.runs.execution.write_report", lambda *_: [])
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,8 @@ from mtlcore.standard.balancers import Uncertainty
 from mtlcore.standard.samplers import Joint
 from mtlcore.storage import load_checkpoint
 from mtlcore.testing.base import changes
+
+pytestmark = pytest.mark.usefixtures("no_pictures")
 
 ROOT = Path(__file__).parents[2]
 #: Weighs a task by its last validation loss; ends the process, or asks it to, in a step.
@@ -56,14 +57,6 @@ def mtl_balancers():
 
     yield BalancerSpec(name="by-metric", target=ByMetric)
 """
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _no_pictures() -> Iterator[None]:
-    """They take longer than these runs, and are tested elsewhere."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("mtlcore.runs.execution.write_report", lambda *_: [])
-        yield
 
 
 def example() -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,8 @@ from mtlcore.plugins import Plugins
 from mtlcore.storage import RunDirectory
 from mtlcore.testing.base import same, state_of
 
+pytestmark = pytest.mark.usefixtures("no_pictures")
+
 DEEPLAB = {"name": "deeplab", "rates": [1], "channels": 4}
 RESNET = {"name": "resnet", "depth": 18, "width": 0.0625}
 # Both with many pixels in every map but DeepLab's pooled one, and with one pixel in the deepest.
@@ -29,13 +30,6 @@ NETWORKS: dict[str, tuple[dict[str, Any], int, bool]] = {
     "small maps": ({"backbone": RESNET}, 32, False),
     "deeplab": ({"backbone": {**RESNET, "output_stride": 8}, "head": DEEPLAB}, 64, False),
 }
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _no_pictures() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("mtlcore.runs.execution.write_report", lambda *_: [])
-        yield
 
 
 def config(network: str, *, train: int = 7, **training: Any) -> dict[str, Any]:

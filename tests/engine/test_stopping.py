@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,8 @@ from mtlcore.engine.stopping import Stop, Stopping
 from mtlcore.errors import ConfigError, MtlError
 from mtlcore.metrics import beats, mean_ranks
 from mtlcore.storage import load_checkpoint, save_checkpoint
+
+pytestmark = pytest.mark.usefixtures("no_pictures")
 
 
 def feed(
@@ -173,14 +175,6 @@ def expected(run: Path, patience: int) -> dict[str, int]:
                     stopped[task] = line["epoch"]
                     break
     return stopped
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _no_pictures() -> Iterator[None]:
-    """They take longer than these runs, and are tested elsewhere."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("mtlcore.runs.execution.write_report", lambda *_: [])
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,8 @@ from mtlcore.runs import try_step
 from mtlcore.standard.segnet import SegNet
 from mtlcore.storage import RunDirectory
 
+pytestmark = pytest.mark.usefixtures("no_pictures")
+
 TINY: dict[str, Any] = {
     "tasks": ["segmentation", "depth"],
     "device": "cpu",
@@ -31,14 +32,6 @@ TINY: dict[str, Any] = {
     "model": {"backbone": {"width": 0.03125}},
     "training": {"epochs": 2, "batch_size": 3, "threads": 1},
 }
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _no_pictures() -> Iterator[None]:
-    """They take longer than these runs, and are tested elsewhere."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("mtlcore.runs.execution.write_report", lambda *_: [])
-        yield
 
 
 def run(out: Path, optimizer: dict[str, Any] | None = None, **training: Any) -> dict[str, Any]:

@@ -28,11 +28,10 @@ def small() -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def without_pictures() -> Iterator[None]:
-    """Pictures take longer than these runs, and are tested elsewhere; plugins where named."""
+def without_pictures(no_pictures: None) -> Iterator[None]:
+    """Runs without pictures, and with plugins where they are named."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MTL_PLUGINS", "")
-        patch.setattr("mtlcore.runs.execution.write_report", lambda *_: [])
         yield
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,8 @@ import mtlcore
 from mtlcore.display import Display
 from mtlcore.errors import Pruned, UsageError
 from mtlcore.storage import load_checkpoint, open_run, request_stop
+
+pytestmark = pytest.mark.usefixtures("no_pictures")
 
 CONFIG: dict[str, Any] = {
     "tasks": ["segmentation", "depth"],
@@ -45,13 +47,6 @@ class Asks(Display):
     def stop(self) -> None: ...
 
     def _begin(self, title: str) -> None: ...
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _no_pictures() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("mtlcore.runs.execution.write_report", lambda *_: [])
-        yield
 
 
 @pytest.fixture(scope="module")

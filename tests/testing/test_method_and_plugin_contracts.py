@@ -6,7 +6,12 @@ import pytest
 
 import mtlcore.testing.methods
 from mtlcore.plugins import Plugins
-from mtlcore.testing import MethodContract, assert_plugin_is_light, assert_plugin_is_whole
+from mtlcore.testing import (
+    MethodContract,
+    assert_plugin_is_light,
+    assert_plugin_is_whole,
+    assert_settings_are_checked,
+)
 
 METHODS = """
 from mtlcore import BalancerSpec, MethodSpec, hookimpl
@@ -116,3 +121,11 @@ def test_plugins_that_are_not_whole(tmp_path, monkeypatch, record, message):
         return
     with pytest.raises(AssertionError, match=message):
         assert_plugin_is_whole(name)
+
+
+def test_settings_that_are_not_checked() -> None:
+    assert_settings_are_checked("balancers", "dwa", temperature=[0.0, "hot"], window=[0])
+    with pytest.raises(AssertionError, match=r"dwa takes temperature=2\.0"):
+        assert_settings_are_checked("balancers", "dwa", temperature=[2.0])
+    with pytest.raises(AssertionError, match="the message is"):
+        assert_settings_are_checked("balancers", "none-such", temperature=[0.0])

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from mtlcore.balancing.solvers.solution import Array, Solution
+from mtlcore.balancing.solvers.solution import Array, Solution, above_rounding
 
-# Relative to the largest eigenvalue of the matrix of cosines, per row: float64's rounding.
-_RANK = 2.0**-51
 # Largest |(C b)_i - 1| at which the angles are equal: the square root of float64's rounding,
 # because the longest b are those of almost parallel vectors, whose C has a condition of 1e12.
 _EQUAL = 2.0**-26
@@ -28,7 +26,7 @@ def equal_angles(cosines: Array) -> Solution:
         b, (K,); its entries may be negative, their sum is not.
     """
     values, vectors = np.linalg.eigh(cosines)
-    kept = values > _RANK * len(values) * max(values.max(initial=0.0), 1.0)
+    kept = above_rounding(values)
     basis = vectors[:, kept]
     b: Array = basis @ ((basis.sum(axis=0)) / values[kept])
     gap = float(np.abs(cosines @ b - 1.0).max(initial=0.0))

@@ -15,7 +15,7 @@ from typing import cast
 import attrs
 import numpy as np
 
-from mtlcore.balancing.solvers.solution import CANCELLED, Array
+from mtlcore.balancing.solvers.solution import CANCELLED, Array, unit_diagonal
 
 Vector = list[float]
 Matrix = list[Vector] | Array
@@ -83,8 +83,7 @@ def bargain(gramian: Array, alpha: float = 1.0) -> Bargain:
         weights, importance = np.zeros(len(gramian)), np.ones(len(gramian))
         weights[present], importance[present] = rest.weights, rest.importance
         return Bargain(weights, importance, rest.norm, False)
-    norms = np.sqrt(gramian.diagonal())
-    cosines: Array = np.minimum(np.maximum(gramian / norms / norms[:, None], -1.0), 1.0)
+    cosines, norms = unit_diagonal(gramian)
     b = _agree(cosines, norms, alpha)
     if b is not None:
         weights = b / norms

@@ -19,6 +19,9 @@ CANCELLED = 2.0**-23
 of |b|^2. It is the precision of float32, in which networks are trained: a shorter combination is
 rounding, and an answer would be made of it."""
 
+# Relative to the largest eigenvalue of a matrix of cosines, per row: float64's rounding.
+_ROUNDING = 2.0**-51
+
 
 @attrs.frozen(eq=False)
 class Solution:
@@ -72,6 +75,16 @@ def unit_diagonal(gramian: Array) -> tuple[Array, Array]:
     cosines: Array = np.minimum(np.maximum(gramian / divisors / divisors[:, None], -1.0), 1.0)
     cosines.flat[:: len(norms) + 1] = 1.0
     return cosines, norms
+
+
+def above_rounding(values: Array) -> NDArray[np.bool_]:
+    """Return which eigenvalues of a matrix of cosines are not zero but for float64's rounding.
+
+    Args:
+        values: (K,), in any order.
+    """
+    kept: NDArray[np.bool_] = values > _ROUNDING * len(values) * max(values.max(initial=0.0), 1.0)
+    return kept
 
 
 def without_zeros(gramian: Array, solve: Callable[[Array], Solution]) -> Solution:

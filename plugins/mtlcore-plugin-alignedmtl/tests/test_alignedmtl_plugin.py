@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import pytest
-
-import mtlcore
-from mtlcore.errors import ConfigError, MtlError
 from mtlcore.plugins import settings_of
-from mtlcore.testing import MethodContract, assert_plugin_is_light, assert_plugin_is_whole
+from mtlcore.testing import (
+    MethodContract,
+    assert_plugin_is_light,
+    assert_plugin_is_whole,
+    assert_settings_are_checked,
+)
 from mtlcore_alignedmtl import plugin
 
 
@@ -53,14 +54,7 @@ def test_names_defaults_and_presets() -> None:
     assert found == {"aligned-mtl": {"scale": "min", "reduction": "sum", "scope": "shared"}}
 
 
-@pytest.mark.parametrize(
-    ("name", "setting", "value"),
-    [
-        ("aligned-mtl", "scale", "max"),
-        ("aligned-mtl", "reduction", "average"),
-        ("aligned-mtl", "scope", "all"),
-    ],
-)
-def test_settings_are_checked(name: str, setting: str, value: object) -> None:
-    with pytest.raises((ConfigError, MtlError), match=setting):
-        mtlcore.create("balancers", name, **{setting: value})
+def test_settings_are_checked() -> None:
+    assert_settings_are_checked(
+        "balancers", "aligned-mtl", scale=["max"], reduction=["average"], scope=["all"]
+    )

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import pytest
-
-import mtlcore
-from mtlcore.errors import ConfigError, MtlError
 from mtlcore.plugins import settings_of
-from mtlcore.testing import MethodContract, assert_plugin_is_light, assert_plugin_is_whole
+from mtlcore.testing import (
+    MethodContract,
+    assert_plugin_is_light,
+    assert_plugin_is_whole,
+    assert_settings_are_checked,
+)
 from mtlcore_config import plugin
 
 
@@ -32,7 +33,5 @@ def test_names_defaults_and_presets() -> None:
     assert found == {"config": {}}
 
 
-@pytest.mark.parametrize(("name", "setting", "value"), [("config", "weights", 1.0)])
-def test_settings_are_checked(name: str, setting: str, value: object) -> None:
-    with pytest.raises((ConfigError, MtlError), match=setting):
-        mtlcore.create("balancers", name, **{setting: value})
+def test_settings_are_checked() -> None:
+    assert_settings_are_checked("balancers", "config", weights=[1.0])

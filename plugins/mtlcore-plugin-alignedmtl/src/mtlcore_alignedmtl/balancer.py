@@ -8,11 +8,9 @@ from typing import Literal
 import numpy as np
 
 from mtlcore.balancing import BalancerContext, Scope, Solution, SolvedBalancer
-from mtlcore.balancing.solvers import Array, unit_diagonal
+from mtlcore.balancing.solvers import Array, above_rounding, unit_diagonal
 from mtlcore.errors import UsageError
 
-# Relative to the largest eigenvalue of the matrix of cosines, per row: float64's rounding.
-_RANK = 2.0**-51
 _SCALES: dict[str, Callable[[Array], float]] = {
     "min": lambda lengths: float(lengths.min()),
     "median": lambda lengths: float(np.sort(lengths)[(len(lengths) - 1) // 2]),
@@ -72,7 +70,7 @@ class AlignedMTL(SolvedBalancer):
         # Longest first: an SVD of graded rows keeps the digits of the short ones.
         order = np.argsort(-norms, kind="stable")[: int(np.count_nonzero(norms))]
         values, vectors = np.linalg.eigh(cosines[np.ix_(order, order)])
-        kept = values > _RANK * len(values) * max(values.max(initial=0.0), 1.0)
+        kept = above_rounding(values)
         weights = np.zeros(len(norms))
         if kept.any():
             factor = norms[order, None] * vectors[:, kept] * np.sqrt(values[kept])
