@@ -22,7 +22,7 @@ from mtlcore.storage import (
     plain_settings,
     with_model,
 )
-from mtlcore.system import peak_memory
+from mtlcore.system import out_of_memory, peak_memory
 
 _PARTS = (
     "learner", "optimizer", "plans", "progress", "random", "ranks", "metrics_length", "threads"
@@ -110,6 +110,8 @@ def restore(session: Session, state: Mapping[str, Any]) -> None:
         if rank < len(state["ranks"]):  # the run may have had fewer processes
             _restore_rank(session, state["ranks"][rank])
     except Exception as error:  # components read their parts themselves, and raise what they like
+        if out_of_memory(error):
+            raise
         raise MtlError(f"{checkpoint}: belongs to another model: {outline(error)}") from error
     if session.average is not None:
         session.average.copy_buffers()  # those of the rank

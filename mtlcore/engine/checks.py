@@ -20,6 +20,7 @@ from mtlcore.learner import Learner, uncompiled
 from mtlcore.loading import stop_at
 from mtlcore.models import MultiTaskModel
 from mtlcore.optimizers import Optimizer
+from mtlcore.system import out_of_memory
 from mtlcore.tasks import Task
 
 
@@ -206,7 +207,7 @@ def _explained(problem: str, remedy: str) -> Iterator[None]:
     """Turn what a module raises at inputs that it cannot work with into a message."""
     try:
         yield
-    except torch.OutOfMemoryError:
-        raise
     except (RuntimeError, ValueError, IndexError, TypeError, AttributeError, KeyError) as error:
+        if out_of_memory(error):
+            raise
         raise UsageError(f"{problem} ({outline(error)}); {remedy}") from error

@@ -18,6 +18,7 @@ from mtlcore.learner import Learner
 from mtlcore.loading import Split
 from mtlcore.models import AVERAGE, MultiTaskModel
 from mtlcore.storage import model_of, read_weights
+from mtlcore.system import out_of_memory
 from mtlcore.teachers import Teacher
 
 
@@ -81,9 +82,9 @@ class Teachers:
         for name, teacher in self._known.items():
             try:
                 teacher.predict(inputs, list(teacher.tasks))
-            except torch.OutOfMemoryError:
-                raise
             except (RuntimeError, ValueError, IndexError) as error:
+                if out_of_memory(error):
+                    raise
                 where = self._config.teachers[name].location if name != AVERAGE else "training.ema"
                 raise UsageError(
                     f"teachers.{name}: the model of {where} cannot read a sample of "
@@ -131,6 +132,8 @@ def _load(config: RunConfig, name: str) -> tuple[MultiTaskModel, str]:
     try:
         model.load_state_dict(state)
     except (RuntimeError, KeyError) as error:
+        if out_of_memory(error):
+            raise
         raise MtlError(f"{path}: belongs to another model: {outline(error)}") from error
     return model, _fingerprint(state)
 

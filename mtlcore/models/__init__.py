@@ -1,5 +1,6 @@
 """Backbones, necks and heads, and the model that runs a backbone with one head per task."""
 
+from mtlcore.features import Features
 from mtlcore.models.contracts import AVERAGE, Backbone, Head, Neck, StepContext, Transition
 from mtlcore.models.freezing import Frozen, made_for
 from mtlcore.models.model import MultiTaskModel, count_parameters
@@ -11,6 +12,7 @@ __all__ = [
     "SAME_RATES",
     "Backbone",
     "BackboneRates",
+    "Features",
     "Frozen",
     "Head",
     "MultiTaskModel",

@@ -30,6 +30,7 @@ from mtlcore.metrics import MetricValues
 from mtlcore.plugins import Plugins
 from mtlcore.report import colour
 from mtlcore.storage import Which, read_weights, trained_config, write_output
+from mtlcore.system import out_of_memory
 from mtlcore.tasks import Task
 
 # Of a trained run's configuration; "plugins" are the files that the others name things of.
@@ -89,6 +90,8 @@ def load_run(
     try:
         learner.load_state_dict(weights)
     except (RuntimeError, KeyError) as error:
+        if out_of_memory(error):
+            raise
         raise MtlError(f"{path}: belongs to another model: {outline(error)}") from error
     return Trained(config, learner.to(wanted).eval(), wanted)
 

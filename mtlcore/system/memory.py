@@ -18,6 +18,8 @@ _NO_MEMORY = re.compile(
     re.IGNORECASE,
 )
 
+_ASKED = re.compile(r"you tried to allocate \d+ bytes")
+
 
 def peak_memory(device: torch.device) -> int:
     """Return the peak memory use so far, in bytes.
@@ -47,7 +49,8 @@ def out_of_memory(error: BaseException) -> str | None:
 
     torch raises its errors of the processor's memory as plain `RuntimeError`s.
     """
-    said = str(error).partition("\n")[0].partition(". ")[0].strip()
+    asked = _ASKED.search(str(error))  # torch says it behind the place in its own code
+    said = asked[0] if asked else str(error).partition("\n")[0].partition(". ")[0].strip()
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return said or "an allocation failed"
     if isinstance(error, RuntimeError) and _NO_MEMORY.search(str(error)):

@@ -1,8 +1,9 @@
 """Answer command lines of `mtl`, each in a fork of this process, which has imported torch.
 
-A line of standard input is a JSON object: `words`, `folder`, `patience` (seconds until Ctrl-C).
-A line of standard output answers it: `code`, `said` (what the command wrote). What a command does
-to memory, signals or the working directory ends with its fork.
+A line of standard input is a JSON object: `words`, `folder`, `patience` (seconds until Ctrl-C),
+`memory` (bytes of address space that the command may take beyond what it starts with). A line of
+standard output answers it: `code`, `said` (what the command wrote). What a command does to memory,
+signals or the working directory ends with its fork.
 """
 
 from __future__ import annotations
@@ -27,13 +28,11 @@ from mtlcore.cli import main
 from mtlcore.plugins import Plugins
 
 PLUGINS = Plugins.from_environment(())
-#: Address space that a command may take beyond what it starts with: far more than it needs.
-MEMORY = 2**31
 #: How long a command may go on after Ctrl-C, in seconds.
 LONGEST = 90.0
 
 
-def obey(words: list[str], folder: str, output: int) -> None:
+def obey(words: list[str], folder: str, memory: int, output: int) -> None:
     """Be the command `mtl WORDS` in FOLDER."""
     os.setsid()
     with open(os.devnull) as nothing:
@@ -45,7 +44,7 @@ def obey(words: list[str], folder: str, output: int) -> None:
     torch.set_num_threads(1)
     with open("/proc/self/statm") as file:
         taken = int(file.read().split()[0]) * resource.getpagesize()
-    resource.setrlimit(resource.RLIMIT_AS, (taken + MEMORY,) * 2)
+    resource.setrlimit(resource.RLIMIT_AS, (taken + memory,) * 2)
     code: Any = 70
     try:
         main(words, prog_name="mtl", obj=PLUGINS)
@@ -81,7 +80,7 @@ for line in sys.stdin:
     with tempfile.TemporaryFile() as output:
         child = os.fork()
         if not child:
-            obey(request["words"], request["folder"], output.fileno())
+            obey(request["words"], request["folder"], request["memory"], output.fileno())
         code = ended(child, request["patience"])
         output.seek(0)
         said = output.read().decode("utf-8", "backslashreplace")

@@ -117,9 +117,10 @@ def place(tmp_path: Path, finished: Path, monkeypatch: pytest.MonkeyPatch) -> Pl
 
 @pytest.fixture(scope="session")
 def answered(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., tuple[int, str]]]:
-    """The command `mtl` in a process of its own: `answered(words, folder, patience=5.0)`.
+    """The command `mtl` in a process of its own: `answered(words, folder)`.
 
-    Returns its exit code and what it wrote. After `patience` seconds, Ctrl-C is pressed.
+    Returns its exit code and what it wrote. After `patience` seconds, Ctrl-C is pressed; of
+    `memory` the command has so many bytes.
     """
     errors = tmp_path_factory.mktemp("server") / "errors.txt"
     with (
@@ -132,8 +133,12 @@ def answered(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[...,
     ):  # fmt: skip
         assert server.stdin and server.stdout
 
-        def answer(words: list[str], folder: Path, patience: float = 5.0) -> tuple[int, str]:
-            request = {"words": words, "folder": str(folder), "patience": patience}
+        def answer(
+            words: list[str], folder: Path, patience: float = 5.0, memory: int = 2**31
+        ) -> tuple[int, str]:
+            request = {
+                "words": words, "folder": str(folder), "patience": patience, "memory": memory,
+            }  # fmt: skip
             print(json.dumps(request), file=server.stdin, flush=True)
             line = server.stdout.readline()
             assert line, errors.read_text()
