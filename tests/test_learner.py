@@ -75,8 +75,6 @@ def test_supervised_losses_see_first_views_alone() -> None:
     found, first = (learner(b, learner.tasks) for b in (batch, batch.first_views()))
     for task, loss in first.raw.items():
         torch.testing.assert_close(found.raw[task], loss)
-        assert torch.equal(found.valid[task], batch.valid[task][:3])
-    assert found.count == first.count == batch.count
 
 
 class Two(nn.Module):

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from mtlcore.errors import UsageError, describe
+from mtlcore.errors import UsageError, describe, shown
 from mtlcore.loading.pickled_labels import read_pickled
 
 
@@ -27,7 +27,7 @@ def convert(path: Path, tasks: Sequence[str]) -> dict[str, list[int | str]]:
             (empty: all).
 
     Raises:
-        UsageError: the file is unreadable, or holds neither form.
+        UsageError: the file is unreadable, holds neither form, or something else than samples.
     """
     try:
         content = _read(path)
@@ -39,7 +39,7 @@ def convert(path: Path, tasks: Sequence[str]) -> dict[str, list[int | str]]:
             raise UsageError(
                 f"{path}: has no {', '.join(missing)}; its tasks are {', '.join(map(str, content))}"
             )
-        return {str(task): _names(content[task]) for task in tasks or content}
+        return {str(task): [*_names(content[task], f"{path}: {task}")] for task in tasks or content}
     is_matrix = isinstance(content, np.ndarray) and content.ndim == 2
     if not is_matrix or not np.isin(content, (0, 1)).all():
         raise UsageError(f"{path}: expected a matrix of zeros and ones, or a dictionary")
@@ -73,18 +73,22 @@ def _read(path: Path) -> Any:
     return found[0] if isinstance(found, list) and len(found) == 1 else found
 
 
-def _names(samples: Any) -> list[int | str]:
-    listed = samples if isinstance(samples, list) else np.asarray(samples).ravel().tolist()
-    return [x if isinstance(x, int) else _text(x) for x in _flat(listed)]
+def _names(samples: Any, where: str) -> Iterator[int | str]:
+    """Yield the samples of a task, whatever lists and arrays they are in.
 
-
-def _flat(samples: list[Any]) -> Iterator[Any]:
-    for sample in samples:
-        if isinstance(sample, list):
-            yield from _flat(sample)
-        else:
-            yield sample
-
-
-def _text(sample: Any) -> str:
-    return sample.decode("utf-8", "replace") if isinstance(sample, bytes) else str(sample)
+    Raises:
+        UsageError: one is neither a name nor a number.
+    """
+    if isinstance(samples, list | tuple):
+        for sample in samples:
+            yield from _names(sample, where)
+    elif isinstance(samples, bytes):
+        yield samples.decode("utf-8", "replace")
+    elif isinstance(samples, str) or (type(samples) is int and samples >= 0):
+        yield samples
+    elif hasattr(samples, "tolist"):  # an array, a tensor, or one number of such
+        yield from _names(samples.tolist(), where)
+    else:
+        raise UsageError(
+            f"{where}: expected names of samples, or their numbers from 0 on; got {shown(samples)}"
+        )

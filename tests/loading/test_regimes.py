@@ -6,6 +6,7 @@ import json
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -153,6 +154,32 @@ def test_a_published_dictionary_is_converted(convert: Command, tmp_path: Path) -
         "semseg": ["2008_000008", "2008_000015"],
         "edge": ["2008_000019"],
     }
+
+
+@pytest.mark.parametrize("wrong", [True, None, -1, 1.5, {"a": 1}, [[0], [None]]], ids=str)
+def test_a_published_dictionary_of_no_samples_is_refused(
+    convert: Command, tmp_path: Path, wrong: Any
+) -> None:
+    for file, save in ((tmp_path / "labels.npy", np.save), (tmp_path / "labels.pth", save_torch)):
+        save(file, {"edge": [0, wrong]})
+        result = convert(file, "", tmp_path / "out.json")
+        assert result.exit_code == 2, (result.output, result.exception)
+        assert f"{file.name}: edge: expected names of samples, or their numbers" in result.stderr
+        assert not (tmp_path / "out.json").exists()
+
+
+def save_torch(file: Path, content: Any) -> None:
+    torch.save(content, file)
+
+
+def test_arrays_and_tensors_in_a_published_dictionary_are_read(
+    convert: Command, tmp_path: Path
+) -> None:
+    file, out = tmp_path / "labels.pth", tmp_path / "labels.json"
+    torch.save({"edge": [torch.tensor([0, 2]), torch.tensor(5)], "semseg": (1, "a", b"b")}, file)
+    result = convert(file, "", out)
+    assert result.exit_code == 0, (result.output, result.exception)
+    assert json.loads(out.read_text()) == {"edge": [0, 2, 5], "semseg": [1, "a", "b"]}
 
 
 def test_a_pickle_that_wants_to_run_something_is_refused(convert: Command, tmp_path: Path) -> None:

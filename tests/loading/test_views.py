@@ -179,12 +179,12 @@ def test_maps_and_labels_of_a_balancer_are_of_view_0() -> None:
     learner = tiny_learner([reads], cross_task=[Both(None, None)])
     assert learner.views == 2
     batch = tiny_batch(4, views=(0, 0, 1, 1))
-    found = learner(batch, learner.tasks)
+    learner(batch, learner.tasks)
     assert reads.batch is not None
     assert len(reads.batch) == 2
     for task in TINY_TASKS:
         assert reads.maps[task.name].shape == reads.batch.valid[task.name].shape
-        assert torch.equal(found.valid[task.name], batch.valid[task.name][:2])
+        assert torch.equal(reads.batch.valid[task.name], batch.valid[task.name][:2])
         assert torch.equal(reads.batch.targets[task.name], batch.targets[task.name][:2])
         assert batch.labelled[task.name] == (True,) * 4
 
