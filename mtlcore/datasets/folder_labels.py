@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mtlcore.data import DataError
 from mtlcore.datasets.folder_description import LabelFiles
-from mtlcore.datasets.folder_values import ValueMap, packed, shown
+from mtlcore.datasets.folder_values import ValueMap, are_colours, packed, shown
 from mtlcore.loading import decode_label, is_array, unit_normals
 
 
@@ -95,7 +95,7 @@ def _counted(planes: NDArray[Any], label: LabelFiles, where: str) -> NDArray[Any
     if len(planes) == expected:
         return planes
     count = f"has {len(planes)} channel(s) where task {task.name!r} needs {expected}"
-    if expected == 1 and task.dtype == "int64" and len(planes) == 3:
+    if expected == 1 and task.dtype == "int64" and len(planes) == 3 and are_colours(planes).all():
         colours = ", ".join(f"{text} = ..." for text in shown(packed(planes), colours=True))
         raise DataError(
             f"{where}: {count}: its pixels are colours, not class numbers; give each colour its "
@@ -113,6 +113,11 @@ def _mapped(
     if bool(unknown.any()):
         odd = shown((packed(planes) if values.colours else planes[0])[unknown], values.colours)
         key = f"tasks.{label.task.name}"
+        if values.colours and not bool(are_colours(planes)[unknown].all()):
+            raise DataError(
+                f"{where}: holds values that no colour has, which are whole numbers from 0 to 255, "
+                f"and {key}.values names colours; convert it to 8 bits"
+            )
         if values.found:
             raise DataError(
                 f"{where}: {label.task.name} label {odd[0]} beside 0 and 255, which were read as 0 "

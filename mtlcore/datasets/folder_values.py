@@ -20,6 +20,7 @@ _SHOWN = 8  # values that a message lists
 
 
 _NONE, _UNKNOWN = -1, -2  # results: no label; a value without an entry
+_NO_COLOUR = np.uint32(1 << 24)
 
 
 @attrs.frozen(kw_only=True)
@@ -82,11 +83,20 @@ def value_map(
     )
 
 
+def are_colours(planes: NDArray[Any]) -> NDArray[np.bool_]:
+    """Return which pixels have whole numbers from 0 to 255 only: (3, H, W) -> (H, W)."""
+    inside: NDArray[np.bool_] = np.all((planes >= 0) & (planes <= 255), axis=0)
+    if planes.dtype.kind == "f":
+        inside &= np.all(np.floor(planes) == planes, axis=0)
+    return inside
+
+
 def packed(planes: NDArray[Any]) -> NDArray[np.uint32]:
-    """Return a number per colour: (3, H, W) -> (H, W)."""
-    wide = planes.astype(np.uint32)
+    """Return a number per colour, one that no colour has elsewhere: (3, H, W) -> (H, W)."""
+    inside = are_colours(planes)
+    wide = np.where(inside, planes, 0).astype(np.uint32)
     codes: NDArray[np.uint32] = (wide[0] << 16) | (wide[1] << 8) | wide[2]
-    return codes
+    return np.where(inside, codes, _NO_COLOUR)
 
 
 def _pack(colour: tuple[int, int, int]) -> int:

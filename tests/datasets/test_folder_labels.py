@@ -138,6 +138,21 @@ def test_colours_become_classes(read, values, form):
     assert classes(target, valid) == [0, 1]
 
 
+@pytest.mark.parametrize("odd", [256, -1, 1.5, 2.0**32, np.nan, np.inf])
+def test_what_is_no_colour_is_not_taken_for_one(read, odd):
+    """As (0, 0, 256), cut to its bytes, would be (0, 1, 0)."""
+    label = halves((0, 1, 0), (0, 0, odd), dtype=np.float64)
+    keys = f'{NAMES}values = {{"#000100" = "road", "#000000" = "walk"}}\n'
+    with pytest.raises(DataError, match="holds values that no colour has"):
+        read(SEGMENTATION + keys, label, suffix="npy")
+    with pytest.raises(DataError, match=r"has 3 channel\(s\).*convert it to 1"):
+        read(SEGMENTATION + NAMES, label, suffix="npy")
+    if np.isfinite(odd):  # a pixel without a label may hold anything
+        keys += f"invalid = [[0, 0, {int(odd) if odd % 1 == 0 else odd}]]"
+        target, valid, _ = read(SEGMENTATION + keys, label, suffix="npy")
+        assert classes(target, valid) == [0, None]
+
+
 @pytest.mark.parametrize("invalid", ["[0, 0, 0]", '"#000000"', '["#010101", "#000000"]', "0"])
 def test_a_colour_may_mean_no_label(read, invalid):
     keys = f'values = {{"#804080" = "road"}}\ninvalid = {invalid}'
