@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from click.testing import Result
 from torch import Tensor, nn
 
 from mtlcore.balancing import (
@@ -24,7 +26,8 @@ from mtlcore.errors import UsageError
 from mtlcore.models import Transition
 from mtlcore.plugins import Plugins
 from mtlcore.standard.segnet import SegNet
-from mtlcore.storage import RunDirectory
+from mtlcore.storage import RunDirectory, load_checkpoint
+from mtlcore.testing.base import same
 
 NAMES = ("a", "b", "c")
 
@@ -274,6 +277,66 @@ def test_a_phase_resets_the_balancer_if_it_asks_for_it(
     names = ("segmentation", "depth")
     found = torch.stack([balancer.state.get(n, mean) for n in names])  # type: ignore[misc]
     torch.testing.assert_close(found, mean)
+
+
+PLUGIN = """
+import os
+
+from mtlcore import BalancerSpec, hookimpl
+
+
+@hookimpl
+def mtl_balancers():
+    from mtlcore.balancing import GradientBalancer, Tentative
+
+    class Means(GradientBalancer):
+        constant_columns = True
+
+        def __init__(self):
+            super().__init__()
+            self.state = Tentative()
+
+        def combine(self, rows, context=None):
+            if str(context.step) == os.environ.get("MTL_TEST_STOP"):
+                raise RuntimeError("stopped on purpose")
+            means = 0.5 * rows
+            for mean, task in zip(means, context.present, strict=True):
+                old = self.state.get(task, like=mean)
+                if old is not None:
+                    mean.add_(old, alpha=0.5)
+                self.state.propose(task, mean)
+            return means.sum(0)
+
+        def after_step(self, context):
+            self.state.commit()
+
+    yield BalancerSpec(name="means", target=Means)
+"""
+SETTINGS = [
+    "tasks=['segmentation', 'depth']", "data.train=6", "data.val=2", "data.size=32x32",
+    "data.labels=one", "data.workers=0", "model.backbone.width=0.03125", "balancer.name=means",
+    "model.freeze=['backbone.encoder.levels.0']", "training.freeze_until=0.5", "training.epochs=4",
+    "training.batch_size=2", "training.threads=1", "device=cpu",
+]  # fmt: skip
+
+
+def test_a_run_goes_on_bit_for_bit(
+    tmp_path: Path, mtl: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Twelve steps with partial labels, the last six of which reach more parameters."""
+    monkeypatch.chdir(tmp_path)
+    Path("means.py").write_text(PLUGIN)
+    run = ["run", "--plugin=means.py", *(f"--set={setting}" for setting in SETTINGS)]
+    assert mtl(*run, "--out=whole").exit_code == 0
+    whole = load_checkpoint(Path("whole/checkpoints/last.safetensors"))
+    for stop in ("5", "10"):
+        stopped = mtl(*run, f"--out={stop}", env={"MTL_TEST_STOP": stop})
+        assert stopped.exit_code != 0 and "stopped on purpose" in repr(stopped.exception)
+        found = mtl(*run, f"--out={stop}", "--resume")
+        assert found.exit_code == 0, found.stderr
+        again = load_checkpoint(Path(stop) / "checkpoints" / "last.safetensors")
+        for part in ("learner", "optimizer", "random"):
+            assert same(whole[part], again[part]), (stop, part)
 
 
 # Whose rows a balancer sees
