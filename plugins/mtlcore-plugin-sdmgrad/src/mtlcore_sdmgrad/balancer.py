@@ -99,7 +99,7 @@ class SDMGrad(GramianBalancer):
 
     @property
     def status(self) -> Status:
-        """ "degenerate" where the combination that decides is zero."""
+        """How the last call ended; "degenerate" where the combination that decides is zero."""
         return self._status
 
     def weights(self, gramian: Tensor, context: BalancerContext | None = None) -> Tensor:
