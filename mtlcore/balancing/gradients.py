@@ -84,10 +84,9 @@ class TaskGradients:
     ) -> None:
         self._distributed = distributed
         self._sums_only = sums_only
-        every = list(shared)
-        # Of which the columns are, where these are the same in every step: frozen or not.
-        self._every = list({id(p): p for p in every}.values())
-        self._shared = learning(every)
+        # Frozen or not: what the columns are of, where these are the same in every step.
+        self._given = list(shared)
+        self._shared = learning(self._given)
         self._own = {task: learning(parameters) for task, parameters in own.items()}
         self._others = learning(others)
         owned = [p for parameters in self._own.values() for p in parameters]
@@ -339,7 +338,7 @@ class TaskGradients:
         """
         direction: Row
         if constant:
-            direction = self._rows.combined_over(self._every, lambda rows: combine(rows, None))
+            direction = self._rows.combined_over(self._every(), lambda rows: combine(rows, None))
         elif by_parameter:
             direction = self._by_place(combine)
         else:
@@ -368,9 +367,13 @@ class TaskGradients:
         self._losses, self._scale, self._loss_scale = [], 1.0, 1.0
         self._batches = None
 
+    def _every(self) -> list[Parameter]:
+        """Return the shared parameters, frozen or not, each once."""
+        return list({id(p): p for p in self._given}.values())
+
     def _by_place(self, combine: Callable[[Tensor, Place | None], Tensor]) -> Row:
         """Call a function for each parameter, or map of features, that a task reaches."""
-        numbers = {id(p): number for number, p in enumerate(self._every)}
+        numbers = {id(p): number for number, p in enumerate(self._every())}
 
         def combine_at(rows: Tensor, tensor: Tensor, number: int) -> Tensor:
             number = numbers.get(id(tensor), number)

@@ -170,7 +170,8 @@ class Network(nn.Module):
 
     def losses(self, inputs: Tensor, both: bool) -> dict[str, Tensor]:
         hidden = self.second(inputs).tanh() + (self.first(inputs).tanh() if both else 0)
-        return {name: head(hidden).square().mean() for name, head in self.heads.items()}
+        goals = zip(self.heads.items(), (2.0, -2.0), strict=True)
+        return {name: (head(hidden) - goal).square().mean() for (name, head), goal in goals}
 
 
 def test_each_parameter_has_its_own_targets() -> None:
@@ -188,15 +189,18 @@ def test_each_parameter_has_its_own_targets() -> None:
             if number == 0 and not both:
                 expected.append(None)
                 continue
-            found = [
+            each = [
                 torch.autograd.grad(x, parameter, retain_graph=True)[0] for x in losses.values()
             ]
-            rows = torch.stack([x.flatten() for x in found]).numpy()
+            rows = torch.stack([x.flatten() for x in each]).numpy()
             changed, targets[number] = printed(rows, [[1], [0]], targets[number], 0.3)
             expected.append(changed.sum(0))
         there = context(step, NAMES[:2])
         balancer.backward(losses, shared, there)
         balancer.after_step(there)
+        for number, kept in enumerate(targets):
+            found = balancer.targets.get(str(number), NAMES[:2])
+            assert np.array(found) == pytest.approx(kept, abs=1e-11)
         for parameter, best in zip(shared, expected, strict=True):
             if best is None:
                 assert parameter.grad is None

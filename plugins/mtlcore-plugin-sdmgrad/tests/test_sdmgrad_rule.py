@@ -121,6 +121,16 @@ def test_products_become_those_of_vectors() -> None:
     assert semidefinite(gram, np.ones(4)) == pytest.approx(gram, rel=1e-12)
 
 
+def test_the_first_two_batches_decide() -> None:
+    rows = np.random.default_rng(0).standard_normal((3, 3, 20)) + 0.3
+    answer = weights_of(SDMGrad(lam=0.3), rows)
+    lengths = np.linalg.norm(rows, axis=2)
+    products = semidefinite(rows[0] @ rows[1].T, np.sqrt(lengths[0] * lengths[1]))
+    assert answer[2, 0] == pytest.approx(regularised_weights(products, 0.3))
+    assert answer[2, 0] != pytest.approx(regularised_weights(rows[0] @ rows[0].T, 0.3), rel=1e-2)
+    assert not answer[:2, 0].any()
+
+
 def test_the_third_batch_is_learnt_from_and_heads_from_all() -> None:
     torch.manual_seed(0)
     trunk = nn.Linear(3, 4).double()
