@@ -81,6 +81,7 @@ CHAINS = {
     "nash-mtl": ["nash-mtl"], "uncertainty+pcgrad": ["uncertainty", "pcgrad"],
     "features": ["features"], "rlw+pcgrad": ["rlw", "pcgrad"], "every third": ["nash-mtl"],
     "ira": ["ira"], "early": ["dwa", "pcgrad"],
+    "db-mtl": ["db-mtl"], "excessmtl": ["excessmtl"], "gradvac": ["gradvac"],
 }
 NAMES = tuple(task.name for task in TINY_TASKS)
 
@@ -89,6 +90,10 @@ def balancer(name):
         return Comparing("shared" if name == "batches" else "last_shared")
     if name == "ira":  # elementwise losses, summed up over the ranks
         return mtlcore.create("balancers", name, main="depth", alpha=0.05)
+    if name == "gradvac":  # one target for each parameter
+        return mtlcore.create("balancers", name, granularity="parameter", beta=0.5)
+    if name == "excessmtl":
+        return mtlcore.create("balancers", name, eta=1.0)
     if name != "features":
         return mtlcore.create("balancers", name)
     found = mtlcore.create("balancers", "nash-mtl")
@@ -190,7 +195,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 CHAINS = ["equal", "uncertainty", "dwa", "pcgrad", "nash-mtl", "uncertainty+pcgrad", "features",
-          "every third", "ira", "early", "batches", "batches at the last"]  # fmt: skip
+          "every third", "ira", "early", "batches", "batches at the last", "db-mtl", "excessmtl",
+          "gradvac"]  # fmt: skip
 
 
 def state(folder: Path, chain: str, rank: int, size: int) -> dict[str, object]:
@@ -202,12 +208,7 @@ def test_ranks_stay_identical_bit_for_bit(trained: Path, chain: str) -> None:
     first, second = (state(trained, chain, rank, 2) for rank in range(2))
     assert first.keys() == second.keys()
     for name, value in first.items():
-        other = second[name]
-        if isinstance(value, torch.Tensor):
-            assert isinstance(other, torch.Tensor)
-            assert torch.equal(value, other), name
-        else:
-            assert value == other, name
+        assert same(value, second[name]), name
 
 
 @pytest.mark.parametrize("chain", CHAINS)

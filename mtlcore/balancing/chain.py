@@ -57,6 +57,8 @@ class Balancing(nn.Module):
         self._last_weights: dict[str, list[float]] = {}
         if update_every > 1 and not isinstance(self.finisher, GramianBalancer):
             raise UsageError("balancer.update_every needs a balancer that weighs task gradients")
+        if isinstance(self.finisher, GradientBalancer):
+            self.finisher.check_columns()
         if isinstance(self.finisher, GradientBalancer) and self.scope == "last_shared":
             raise UsageError(
                 f"balancer: {type(self.finisher).__name__} combines gradients, and those of the "

@@ -49,6 +49,21 @@ class ValidationProducts(Protocol):
         """
 
 
+@attrs.frozen(kw_only=True, eq=False)
+class Place:
+    """One parameter or map, of whose gradients a balancer sees the rows.
+
+    Args:
+        number: Of a parameter, its number among all shared ones, learning or not: the same in every
+            step of a run. Of a map at the features, its number in the step, which says nothing
+            about other steps.
+        values: The parameter, or the map (batch first), without a graph; not to be edited.
+    """
+
+    number: int
+    values: Tensor
+
+
 @attrs.define(kw_only=True)
 class BalancerContext:
     """What a balancer may know of the step it works in.
@@ -77,6 +92,8 @@ class BalancerContext:
         reevaluate: In `after_step`, computes the present tasks' mean losses again, on the same
             samples at the updated parameters. None if the optimizer cannot.
         distributed: The processes that train together; each sees its own part of a step.
+        place: In `combine` of a balancer whose granularity is "parameter", what its rows are
+            gradients of; None otherwise.
     """
 
     tasks: tuple[str, ...]
@@ -94,6 +111,7 @@ class BalancerContext:
     learning_rate: float = math.nan
     reevaluate: Callable[[], dict[str, float]] | None = None
     distributed: Distributed = SINGLE_PROCESS
+    place: Place | None = None
 
 
 @attrs.frozen(kw_only=True)

@@ -10,6 +10,8 @@ The `scope` of a balancer of gradients says which gradients it compares:
 
 The last two keep the graph of a step until its update: with micro-batches, the graphs of all.
 
+One file: the contracts differ in a method or two, and are read side by side.
+
 Equal weighting is the sum of the losses (weights 1); heads have weight 1.
 """
 
@@ -27,7 +29,14 @@ from torch import Tensor, nn
 from torch.nn import Parameter
 
 from mtlcore._deprecation import warn_deprecated
-from mtlcore.balancing.context import BalancerContext, BalancingResult, Granularity, Scope, Status
+from mtlcore.balancing.context import (
+    BalancerContext,
+    BalancingResult,
+    Granularity,
+    Place,
+    Scope,
+    Status,
+)
 from mtlcore.balancing.finite import floats, not_finite
 from mtlcore.balancing.gradients import TaskGradients
 from mtlcore.balancing.graphs import all_leaves, learning, own_leaves
@@ -365,11 +374,20 @@ class GradientBalancer(RowBalancer):
     Attributes:
         granularity: What `combine` receives at a time. "whole": the rows over all parameters,
             concatenated. "parameter": the rows of one parameter (with the scope "features", of one
-            map), as methods that act per layer need it. "element": any part of the rows, because
-            each coordinate of the result depends on that coordinate of the rows only.
+            map), which `BalancerContext.place` names, as methods that act per layer need it.
+            "element": any part of the rows, because each coordinate of the result depends on that
+            coordinate of the rows only.
+        constant_columns: Whether the rows have the same columns in every step, as a state of (P,)
+            needs it, such as a running mean of rows: all shared parameters in order, frozen or not,
+            with zeros where no present task reaches. Otherwise they are those that a task reaches
+            in this step, which change with phases, freezing and partial labels. Only for the scope
+            "shared" and the granularity "whole". The answer counts wherever it is not zero, also
+            where no task reaches; but what is frozen stays.
     """
 
     granularity: Granularity = "whole"
+    constant_columns: bool = False
+    _columns: int | None = None
 
     @abc.abstractmethod
     def combine(self, rows: Tensor, context: BalancerContext | None = None) -> Tensor:
@@ -396,8 +414,50 @@ class GradientBalancer(RowBalancer):
 
     def decide(self, gradients: TaskGradients, context: BalancerContext) -> BalancingResult:
         """Use the direction that `combine` returns."""
-        return gradients.combine(
-            partial(self.combine, context=context),
+        self.check_columns()
+
+        def combine(rows: Tensor, place: Place | None) -> Tensor:
+            if self.constant_columns:
+                self._check_count(rows.shape[1])
+            context.place = place if self.granularity == "parameter" else None
+            return self.combine(rows, context=context)
+
+        result = gradients.combine(
+            combine,
             self.granularity != "whole",
             partial(self.head_weights, context=context),
+            self.constant_columns,
         )
+        context.place = None
+        return result
+
+    def check_columns(self) -> None:
+        """Refuse constant columns where there are none.
+
+        Raises:
+            UsageError: It asks for them with another scope than "shared", or in parts.
+        """
+        if not self.constant_columns:
+            return
+        name = type(self).__name__
+        if self.scope != "shared":
+            raise UsageError(
+                f"balancer: {name} keeps values for each coordinate of the gradients "
+                f"(constant_columns), and with the scope {self.scope!r} these are others in every "
+                "step; use the scope 'shared'"
+            )
+        if self.granularity != "whole":
+            raise UsageError(
+                f"balancer: {name} keeps values for each coordinate of the gradients "
+                f"(constant_columns) and must see them together; its granularity is "
+                f"{self.granularity!r}, not 'whole'"
+            )
+
+    def _check_count(self, columns: int) -> None:
+        if self._columns not in (None, columns):
+            raise UsageError(
+                f"balancer: {type(self).__name__} keeps values for each of {self._columns} shared "
+                f"numbers, and now there are {columns}; in a loop of your own, hand backward the "
+                "same shared_params in every step"
+            )
+        self._columns = columns

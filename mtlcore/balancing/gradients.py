@@ -19,7 +19,14 @@ from torch.nn import Parameter
 
 from mtlcore.balancing.answers import Weights, cosines, split_weights
 from mtlcore.balancing.batches import Batches
-from mtlcore.balancing.context import MISSING, BalancerContext, BalancingResult, Scope, Status
+from mtlcore.balancing.context import (
+    MISSING,
+    BalancerContext,
+    BalancingResult,
+    Place,
+    Scope,
+    Status,
+)
 from mtlcore.balancing.cut import Cut
 from mtlcore.balancing.finite import all_finite
 from mtlcore.balancing.graphs import gradients, learning, refuse_sparse
@@ -77,7 +84,9 @@ class TaskGradients:
     ) -> None:
         self._distributed = distributed
         self._sums_only = sums_only
-        self._shared = learning(shared)
+        # Frozen or not: what the columns are of, where these are the same in every step.
+        self._given = list(shared)
+        self._shared = learning(self._given)
         self._own = {task: learning(parameters) for task, parameters in own.items()}
         self._others = learning(others)
         owned = [p for parameters in self._own.values() for p in parameters]
@@ -308,22 +317,32 @@ class TaskGradients:
 
     def combine(
         self,
-        combine: Callable[[Tensor], Tensor],
+        combine: Callable[[Tensor, Place | None], Tensor],
         by_parameter: bool,
         heads: Callable[[], Tensor | None],
+        constant: bool = False,
     ) -> BalancingResult:
         """Make the step's gradient what a function makes of the rows.
 
         Args:
-            combine: (K, P) rows -> (P,) direction, as of `GradientBalancer`.
+            combine: (K, P) rows -> (P,) direction, as of `GradientBalancer`; with what they are
+                gradients of if it is called for each parameter.
             by_parameter: Whether it is called for each parameter (or feature map) by itself.
             heads: The weights of the tasks' gradients at parameters of their own, asked for
                 afterwards; None: all 1.
+            constant: Whether rows are over all shared parameters, also those that no task reaches
+                in this step, and those that are frozen.
 
         Returns:
             The status "not finite" where a weight of a head is not.
         """
-        direction = self._rows.combined(combine, by_parameter)
+        direction: Row
+        if constant:
+            direction = self._rows.combined_over(self._every(), lambda rows: combine(rows, None))
+        elif by_parameter:
+            direction = self._by_place(combine)
+        else:
+            direction = self._rows.combined(lambda rows: combine(rows, None))
         answer = heads()
         tasks = [task for task, _ in self._rows.keys]
         own = dict.fromkeys(tasks, 1.0)
@@ -347,6 +366,20 @@ class TaskGradients:
             self._cut = Cut()
         self._losses, self._scale, self._loss_scale = [], 1.0, 1.0
         self._batches = None
+
+    def _every(self) -> list[Parameter]:
+        """Return the shared parameters, frozen or not, each once."""
+        return list({id(p): p for p in self._given}.values())
+
+    def _by_place(self, combine: Callable[[Tensor, Place | None], Tensor]) -> Row:
+        """Call a function for each parameter, or map of features, that a task reaches."""
+        numbers = {id(p): number for number, p in enumerate(self._every())}
+
+        def combine_at(rows: Tensor, tensor: Tensor, number: int) -> Tensor:
+            number = numbers.get(id(tensor), number)
+            return combine(rows, Place(number=number, values=tensor.detach()))
+
+        return self._rows.combined_each(combine_at)
 
     def _share_rows(self, tasks: Sequence[str]) -> None:
         """Sum the rows over all ranks; what only other ranks or batches have gets a row too."""

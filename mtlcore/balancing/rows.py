@@ -1,8 +1,11 @@
-"""Rows of gradients, one per task, stored and combined at the price of reading them."""
+"""Rows of gradients, one per task, stored and combined at the price of reading them.
+
+One file: rows and the buffers in which they lie share every assumption about memory.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import accumulate
 from typing import final
 
@@ -183,26 +186,75 @@ class SharedRows:
             result[place] = self._restored(place, _weighted(pairs))
         return result
 
-    def combined(
-        self, combine: Callable[[Tensor], Tensor], by_parameter: bool
-    ) -> list[Tensor | None]:
-        """Return what a function from (K, P) to (P,) makes of the rows; None where no task reached.
+    def combined(self, combine: Callable[[Tensor], Tensor]) -> list[Tensor | None]:
+        """Return what a function from (K, P) to (P,) makes of all rows; None where no task reached.
 
         Args:
-            combine: Called for each parameter if `by_parameter`, otherwise once for all.
-            by_parameter: Whether nothing need be concatenated.
+            combine: Called once, unless no task reaches any parameter.
         """
         places = sorted(self._reached)
         if not places:  # all parameters belong to single tasks
             return [None] * len(self._parameters)
-        if by_parameter:
-            parts = [combine(self._matrix(place)) for place in places]
+        sizes = [self._like(place).numel() for place in places]
+        parts = combine(self._whole(places)).split_with_sizes(sizes)
+        return self._placed(dict(zip(places, parts, strict=True)))
+
+    def combined_each(
+        self, combine: Callable[[Tensor, Tensor, int], Tensor]
+    ) -> list[Tensor | None]:
+        """Return what a function makes of the rows of each parameter; None where no task reached.
+
+        Args:
+            combine: Gets (K, P) rows of a parameter, the parameter and its number among those that
+                rows are of; returns (P,). Nothing need be concatenated.
+        """
+        return self._placed(
+            {
+                place: combine(self._matrix(place), self._parameters[place], place)
+                for place in sorted(self._reached)
+            }
+        )
+
+    def combined_over(
+        self, parameters: Sequence[Tensor], combine: Callable[[Tensor], Tensor]
+    ) -> list[Tensor | None]:
+        """Return what a function makes of rows that have the same columns in every step.
+
+        Args:
+            parameters: Of which the columns are, in this order; zeros where no task reached, or
+                which rows are not of.
+            combine: From (K, P) to (P,). What it answers where no task reached counts too, unless
+                it is all zeros or rows are not of it.
+        """
+        if not parameters:
+            return [None] * len(self._parameters)
+        mine = {id(p): place for place, p in enumerate(self._parameters)}
+        places = [mine.get(id(p)) for p in parameters]
+        like = [as_real(p.detach()) for p in parameters]
+        known = [place for place in places if place is not None]
+        if len(known) == len(places):
+            rows = self._whole(known)
         else:
-            sizes = [self._like(place).numel() for place in places]
-            parts = list(combine(self._whole(places)).split_with_sizes(sizes))
+            count = len(self._numbers)
+            blocks = [
+                x.new_zeros(count, x.numel()) if place is None else self._matrix(place)
+                for x, place in zip(like, places, strict=True)
+            ]
+            rows = torch.cat(blocks, dim=1)
+        parts = combine(rows).split_with_sizes([x.numel() for x in like])
+        return self._placed(
+            {
+                place: part
+                for place, part in zip(places, parts, strict=True)
+                if place is not None and (place in self._reached or bool(part.any()))
+            }
+        )
+
+    def _placed(self, parts: Mapping[int, Tensor]) -> list[Tensor | None]:
+        """Return answers, flat and by place, as gradients of the parameters."""
         result: list[Tensor | None] = [None] * len(self._parameters)
         ours = {buffer.memory for buffer in self._small()}
-        for place, part in zip(places, parts, strict=True):
+        for place, part in parts.items():
             like = self._like(place)
             # An answer may be one of the rows.
             part = part.clone() if part.untyped_storage().data_ptr() in ours else part
@@ -260,6 +312,9 @@ class SharedRows:
             empty = torch.zeros_like(self._like(place))
             rows = [empty if row is None else row for row in self._rows_at(place)]
             return torch.stack([row.flatten() for row in rows])
+        if place in self._large:
+            like = self._like(place)
+            return like.new_zeros(len(self._numbers), like.numel())
         buffer = next(b for b in self._small() if place in b.spans)
         return buffer.rows(len(self._numbers))[:, buffer.spans[place]]
 

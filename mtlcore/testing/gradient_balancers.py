@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from mtlcore.balancing import BalancerContext, GradientBalancer, GramianBalancer
+from mtlcore.balancing import BalancerContext, GradientBalancer, GramianBalancer, Place
 from mtlcore.testing.base import close, same
 from mtlcore.testing.row_balancers import RowBalancerContract
 
@@ -187,6 +187,40 @@ class GradientBalancerContract(RowBalancerContract):
             ]
             assert close(whole, torch.cat(parts), 1e-12), "asked in pieces, it answers differently"
 
+    def test_columns_have_no_identity(self) -> None:
+        """Otherwise its state is of other parameters where phases or labels change what is reached.
+
+        A balancer that keeps a value per coordinate asks for `constant_columns`.
+        """
+        if self._new(3).constant_columns or self._new(3).granularity == "parameter":
+            return
+        generator, keep = torch.Generator().manual_seed(0), torch.Generator().manual_seed(0)
+        balancers, answers = (self._new(3), self._new(3)), []
+        for number, count in enumerate((64, 64, 40)):
+            order = torch.randperm(count, generator=torch.Generator().manual_seed(number))
+            rows = self._rows(3, number)[:, :count]
+            context = self._context(number, None, 3, generator)
+            one = self._taken(balancers[0], rows, context)
+            if not torch.equal(generator.get_state(), keep.get_state()):
+                return  # what it draws for a coordinate is that of the coordinate's place
+            other = self._taken(
+                balancers[1], rows[:, order], self._context(number, None, 3, generator)
+            )
+            answers.append((one[order], other))
+        assert all(close(one, other, 1e-9) for one, other in answers), (
+            "other columns in another step change what it answers: it keeps a value per "
+            "coordinate, and must ask for `constant_columns`"
+        )
+
+    def test_columns_that_nobody_reaches(self) -> None:
+        """Otherwise a run stops in a phase that leaves a part of the network out."""
+        balancer = self._new(3)
+        for number in range(4):
+            rows = self._rows(3, number)
+            rows[:, 16 * number : 16 * number + 16] = 0
+            answer = self._taken(balancer, rows, self._context(number, None, 3))
+            assert bool(answer.isfinite().all()), "not finite where columns are zeros"
+
     def test_single_precision(self) -> None:
         """Otherwise it fails on the gradients of a real run, or doubles their memory."""
         rows = self._rows(3).float()
@@ -199,12 +233,15 @@ class GradientBalancerContract(RowBalancerContract):
     def _ask(
         self, balancer: GradientBalancer, given: Tensor, context: BalancerContext | None
     ) -> Tensor:
+        if context is not None and balancer.granularity == "parameter":
+            values = given.new_ones(2, given.shape[1] // 2)
+            context.place = Place(number=0, values=values)
         return balancer.combine(given, context)
 
     def _answer(
         self, balancer: GradientBalancer, rows: Tensor, context: BalancerContext | None
     ) -> Tensor:
-        return balancer.combine(self._input(rows), context)
+        return self._ask(balancer, self._input(rows), context)
 
     def _direction(self, rows: Tensor, names: Sequence[str] | None = None) -> Tensor:
         count = len(rows)

@@ -334,7 +334,8 @@ def test_where_nothing_is_shared_nothing_is_combined(by_parameter, sizes):
         rows = SharedRows(parameters, 2)
         for task in "ab":
             rows.add((task, 0), [None] * len(parameters))
-        found = rows.combined(lambda matrix: pytest.fail("nothing to combine"), by_parameter)
+        combined = rows.combined_each if by_parameter else rows.combined
+        found = combined(lambda *matrix: pytest.fail("nothing to combine"))
         assert found == [None] * len(parameters)
 
 

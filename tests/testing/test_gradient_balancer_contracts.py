@@ -444,7 +444,39 @@ class VotesOverTwoBatches(SignVote):
     batches = 2
 
 
+class AveragesRows(GradientBalancer):
+    """The sum of running means of rows, as long as their number of columns stays."""
+
+    def __init__(self):
+        super().__init__()
+        self.state = Tentative()
+
+    def combine(self, rows, context=None):
+        means = 0.5 * rows
+        if context is not None:
+            for mean, task in zip(means, context.present, strict=True):
+                old = self.state.get(task, like=mean)
+                if old is not None and old.shape == mean.shape:
+                    mean.add_(old, alpha=0.5)
+                self.state.propose(task, mean)
+        return means.sum(0)
+
+    def after_step(self, context):
+        self.state.commit()
+
+
+class AveragesWholeRows(AveragesRows):
+    constant_columns = True
+
+
+class NormalisesColumns(SignVote):
+    def combine(self, rows, context=None):
+        return rows.sum(0) / rows.abs().amax(0)
+
+
 GRADIENT_BALANCERS = [
+    (AveragesRows, "test_columns_have_no_identity", "`constant_columns`"),
+    (NormalisesColumns, "test_columns_that_nobody_reaches", "columns are zeros"),
     (VotesOverTwoBatches, "test_batches_are_as_announced", "only a balancer of Gramians"),
     (VotesByTheLastRows, "test_steps_between_updates", "asked every other step"),
     (VotesByWhatWasSkipped, "test_a_skipped_step_leaves_no_trace", "a step that was skipped"),
@@ -473,7 +505,7 @@ def test_gradient_balancers(component, test, message, held_to, catches):
     catches(held_to(GradientBalancerContract, component), test, message)
 
 
-@pytest.mark.parametrize("component", [SignVote, RandomVote])
+@pytest.mark.parametrize("component", [SignVote, RandomVote, AveragesWholeRows])
 def test_good_gradient_balancers_pass(component, held_to, passes):
     passes(held_to(GradientBalancerContract, component))
 

@@ -1,0 +1,40 @@
+"""The records, and the method as it is installed."""
+
+from __future__ import annotations
+
+import pytest
+
+import mtlcore
+from mtlcore.errors import ConfigError, MtlError
+from mtlcore.plugins import settings_of
+from mtlcore.testing import MethodContract, assert_plugin_is_light, assert_plugin_is_whole
+from mtlcore_dbmtl import plugin
+
+
+class TestDbmtl(MethodContract):
+    method = "dbmtl"
+
+
+def test_is_light_and_whole() -> None:
+    assert_plugin_is_light("mtlcore_dbmtl.plugin")
+    assert_plugin_is_whole("mtlcore_dbmtl.plugin")
+
+
+def test_names_defaults_and_presets() -> None:
+    """The presets touch the balancer only; the defaults are those of the page."""
+    presets = {method.name: method.read() for method in plugin.mtl_methods()}
+    assert presets == {"dbmtl": {"balancer": {"name": "db-mtl", "beta": 0.9, "sigma": 0.0}}}
+    found = {}
+    for balancer in plugin.mtl_balancers():
+        settings = settings_of(balancer.load())
+        assert all(setting.meaning for setting in settings)
+        found[balancer.name] = {setting.name: setting.default for setting in settings}
+    assert found == {"db-mtl": {"beta": 0.9, "sigma": 0.0}}
+
+
+@pytest.mark.parametrize(
+    ("name", "setting", "value"), [("db-mtl", "beta", 1.0), ("db-mtl", "sigma", -1.0)]
+)
+def test_settings_are_checked(name: str, setting: str, value: object) -> None:
+    with pytest.raises((ConfigError, MtlError), match=setting):
+        mtlcore.create("balancers", name, **{setting: value})
