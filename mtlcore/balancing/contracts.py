@@ -246,11 +246,13 @@ class LossBalancer(Balancer):
     """A balancer that turns K losses into K losses.
 
     Attributes:
+        looks_at: What it decides by, for lists: "losses", "Gramian" or "gradients".
         needs_maps: Whether it reads elementwise losses, `BalancerContext.maps`.
         sums_over_ranks: Whether it sums what it gathers from maps over the processes, through
             `BalancerContext.distributed`; without, it is refused in several processes.
     """
 
+    looks_at: str = "losses"
     needs_maps: bool = False
     sums_over_ranks: bool = False
 
@@ -327,7 +329,13 @@ class RowBalancer(Balancer):
 
 
 class GramianBalancer(RowBalancer):
-    """A balancer that weights the task gradients by their inner products."""
+    """A balancer that weights the task gradients by their inner products.
+
+    Attributes:
+        looks_at: What it decides by, for lists.
+    """
+
+    looks_at: str = "Gramian"
 
     @abc.abstractmethod
     def weights(self, gramian: Tensor, context: BalancerContext | None = None) -> Tensor:
@@ -363,12 +371,14 @@ class GradientBalancer(RowBalancer):
     Its scope is "shared" or "features".
 
     Attributes:
+        looks_at: What it decides by, for lists.
         granularity: What `combine` receives at a time. "whole": the rows over all parameters,
             concatenated. "parameter": the rows of one parameter (with the scope "features", of one
             map), as methods that act per layer need it. "element": any part of the rows, because
             each coordinate of the result depends on that coordinate of the rows only.
     """
 
+    looks_at: str = "gradients"
     granularity: Granularity = "whole"
 
     @abc.abstractmethod
