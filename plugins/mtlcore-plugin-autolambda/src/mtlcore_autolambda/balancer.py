@@ -50,6 +50,8 @@ class AutoLambda(GramianBalancer):
             weights from "val" is no longer judged by samples that it has not seen.
     """
 
+    validation = "train"
+
     def __init__(
         self,
         *,
