@@ -133,7 +133,10 @@ COVER = covering(POSSIBLE, pairs_of)
 
 
 #: Settings that make a backbone small which has no width.
-NARROW = {"timm": {"model": "test_resnet"}}
+NARROW = {
+    "timm": {"model": "test_resnet"},
+    "rotograd": {"settings": {"width": 0.03125}},
+}
 
 
 def required(kind: str, name: str, tasks: Sequence[str]) -> dict[str, Any]:

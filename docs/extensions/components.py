@@ -19,6 +19,11 @@ The names of all components of some kinds:
 ```{mtl-names} backbones balancers
 ```
 
+The map of balancers, of what is said in balancer_map.py:
+
+```{mtl-balancer-map}
+```
+
 And the changelogs of the core and of the plugins of this repository:
 
 ```{mtl-changelogs}
@@ -32,6 +37,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import balancer_map
 import click
 from docutils import nodes
 from docutils.parsers.rst import Directive
@@ -119,6 +125,17 @@ class Names(Generated):
         return rows
 
 
+class BalancerMap(Generated):
+    """A table for each thing that balancers look at, and the sources of what was published."""
+
+    required_arguments = 0
+
+    def lines(self) -> list[str]:
+        for path in balancer_map.READ:
+            self.state.document.settings.env.note_dependency(str(path))
+        return [*balancer_map.lines(_PLUGINS), "", "## Sources", "", *balancer_map.sources()]
+
+
 class Changelogs(Generated):
     """Of the core, then of each plugin, with the title that the distribution has."""
 
@@ -163,5 +180,6 @@ def setup(app: Any) -> dict[str, bool]:
     app.add_directive("mtl-settings", Settings)
     app.add_directive("mtl-help", Help)
     app.add_directive("mtl-names", Names)
+    app.add_directive("mtl-balancer-map", BalancerMap)
     app.add_directive("mtl-changelogs", Changelogs)
     return {"parallel_read_safe": True}

@@ -255,11 +255,13 @@ class LossBalancer(Balancer):
     """A balancer that turns K losses into K losses.
 
     Attributes:
+        looks_at: What it decides by, for lists: "losses", "Gramian" or "gradients".
         needs_maps: Whether it reads elementwise losses, `BalancerContext.maps`.
         sums_over_ranks: Whether it sums what it gathers from maps over the processes, through
             `BalancerContext.distributed`; without, it is refused in several processes.
     """
 
+    looks_at: str = "losses"
     needs_maps: bool = False
     sums_over_ranks: bool = False
 
@@ -336,7 +338,13 @@ class RowBalancer(Balancer):
 
 
 class GramianBalancer(RowBalancer):
-    """A balancer that weights the task gradients by their inner products."""
+    """A balancer that weights the task gradients by their inner products.
+
+    Attributes:
+        looks_at: What it decides by, for lists.
+    """
+
+    looks_at: str = "Gramian"
 
     @abc.abstractmethod
     def weights(self, gramian: Tensor, context: BalancerContext | None = None) -> Tensor:
@@ -372,6 +380,7 @@ class GradientBalancer(RowBalancer):
     Its scope is "shared" or "features".
 
     Attributes:
+        looks_at: What it decides by, for lists.
         granularity: What `combine` receives at a time. "whole": the rows over all parameters,
             concatenated. "parameter": the rows of one parameter (with the scope "features", of one
             map), which `BalancerContext.place` names, as methods that act per layer need it.
@@ -385,6 +394,7 @@ class GradientBalancer(RowBalancer):
             where no task reaches; but what is frozen stays.
     """
 
+    looks_at: str = "gradients"
     granularity: Granularity = "whole"
     constant_columns: bool = False
     _columns: int | None = None

@@ -10,7 +10,13 @@ from typing import Any, final
 
 import click
 
-from mtlcore.cli.descriptions import list_data, plugins_data, show_data, table
+from mtlcore.cli.descriptions import (
+    balancers_by_group,
+    list_data,
+    plugins_data,
+    show_data,
+    table,
+)
 from mtlcore.errors import UsageError
 from mtlcore.plugins import KINDS, Plugins, singular
 from mtlcore.storage import flatten
@@ -107,12 +113,15 @@ def plugins(ctx: click.Context, as_json: bool, strict_plugins: bool) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
 @click.pass_context
 def list_(ctx: click.Context, kind: str | None, files: tuple[str, ...], as_json: bool) -> None:
-    """List the components of one kind or of all kinds."""
-    data = list_data(_with_files(ctx, files), kind)
+    """List the components of one kind or of all kinds; balancers by what they look at."""
+    plugins = _with_files(ctx, files)
     if as_json:
-        _print_json(data)
+        _print_json(list_data(plugins, kind))
         return
-    columns = ["name", "plugin", "summary"] if kind else ["kind", "name", "plugin", "summary"]
+    balancers = kind == "balancers"
+    data = balancers_by_group(plugins) if balancers else list_data(plugins, kind)
+    first = "looks at" if balancers else "kind"
+    columns = [*([first] if balancers or kind is None else []), "name", "plugin", "summary"]
     _print_table([columns, *([row[column] for column in columns] for row in data)])
 
 

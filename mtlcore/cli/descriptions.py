@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from mtlcore.errors import UsageError
+from mtlcore.errors import MtlError, UsageError
 from mtlcore.plugins import (
     KINDS,
     REQUIRED,
@@ -22,6 +22,7 @@ from mtlcore.plugins import (
     settings_of,
 )
 
+_GROUPS = ("losses", "Gramian", "gradients", "unknown")
 _SECTION = re.compile(r"^(?:Args|Attributes|Returns|Yields|Raises|Example):+$", re.MULTILINE)
 
 
@@ -53,6 +54,28 @@ def list_data(plugins: Plugins, kind: str | None = None) -> list[dict[str, Any]]
         for each in ([kind] if kind else KINDS)
         for component in sorted(plugins.all(each), key=lambda component: component.spec.name)
     ]
+
+
+def balancers_by_group(plugins: Plugins) -> list[dict[str, Any]]:
+    """Return all balancers in groups, by what they look at; each row says so as `looks at`.
+
+    That is known to their targets, which are loaded; "unknown" where one cannot be, or does not
+    say.
+    """
+    rows = [
+        {"looks at": _looks_at(plugins.get("balancers", f"{row['plugin']}/{row['name']}")), **row}
+        for row in list_data(plugins, "balancers")
+    ]
+    return sorted(rows, key=lambda row: _GROUPS.index(row["looks at"]))
+
+
+def _looks_at(component: Component) -> str:
+    """Return what a balancer decides by."""
+    try:
+        found = getattr(component.load(), "looks_at", None)
+    except MtlError:  # its own message is shown to who asks for it
+        return _GROUPS[-1]
+    return found if found in _GROUPS else _GROUPS[-1]
 
 
 def show_data(

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import Parameter
 
+from mtlcore.distributed import Distributed
 from mtlcore.features import Features
 from mtlcore.inputs import Inputs
 
@@ -51,6 +52,10 @@ class StepContext(Protocol):
     @property
     def generator(self) -> torch.Generator | None:
         """The only source of randomness, on the CPU; the same on every rank."""
+
+    @property
+    def distributed(self) -> Distributed:
+        """The processes that train together, each with its own part of the step."""
 
 
 @attrs.frozen(kw_only=True)

@@ -56,7 +56,7 @@ class Fixed(LossBalancer):
 
 #: e^-s fits into single precision.
 LogVariance = Annotated[float, Range(ge=-80, le=80)]
-Form = Literal["kendall", "mtml", "half-log", "revised"]
+Form = Literal["kendall", "mtml", "half-log", "revised", "by-kind"]
 
 
 class Uncertainty(LossBalancer):
@@ -66,13 +66,18 @@ class Uncertainty(LossBalancer):
 
     * "kendall": exp(-s) L / 2 + s / 2 (the paper's regression form; MTAN and Nash-MTL's code)
     * "mtml": exp(-s) L + s (the MTML paper)
-    * "half-log": exp(-s) L + s / 2 (Aligned-MTL's code)
+    * "half-log": exp(-s) L + s / 2 (the paper's classification form; Aligned-MTL's code)
     * "revised": exp(-s) L / 2 + log(1 + exp(s)) (Liebel & Koerner 2018, ln(1 + sigma^2))
+
+    The paper's own objective for tasks of both sorts (eq. 10) is "by-kind": "half-log" where labels
+    are classes or probabilities, whose loss is a cross entropy (segmentation, classification,
+    edges, saliency, several labels), and "kendall" where they are measured (depth, normals,
+    regression, and kinds that the core does not know, unless their labels are class numbers).
 
     A task without labels in a step does not change its s.
 
     Args:
-        form: one of the four.
+        form: one of the four, or "by-kind".
         initial: initial value of s.
         lr: learning rate of s; unset: the run's.
     """
@@ -87,11 +92,13 @@ class Uncertainty(LossBalancer):
         super().__init__()
         self._form, self._initial, self._lr = form, initial, lr
         self._keys: dict[str, str] = {}
+        self._forms: dict[str, Form] = {}
         self.log_variance = nn.ParameterDict()
 
     def prepare(self, tasks: Sequence[Task], data: Iterable[Batch] | None = None) -> None:
         for task in tasks:
             self._keys[task.name] = task.key
+            self._forms[task.name] = self._form_of(task)
             if task.key not in self.log_variance:
                 self.log_variance[task.key] = nn.Parameter(torch.tensor(self._initial))
 
@@ -104,21 +111,26 @@ class Uncertainty(LossBalancer):
         return {task: self._weighed(task, loss) for task, loss in losses.items()}
 
     def current_weights(self) -> dict[str, float]:
-        half = 0.5 if self._form in ("kendall", "revised") else 1.0
         return {
-            task: half * math.exp(-float(self.log_variance[key].detach()))
+            task: self._half(task) * math.exp(-float(self.log_variance[key].detach()))
             for task, key in self._keys.items()
         }
 
+    def _form_of(self, task: Task) -> Form:
+        if self._form != "by-kind":
+            return self._form
+        return "half-log" if task.dtype == "int64" or task.values == "share" else "kendall"
+
+    def _half(self, task: str) -> float:
+        """Return the factor on exp(-s) in a task's form."""
+        return 0.5 if self._forms[task] in ("kendall", "revised") else 1.0
+
     def _weighed(self, task: str, loss: Tensor) -> Tensor:
         s: Tensor = self.log_variance[self._keys[task]]
-        if self._form == "kendall":
-            return 0.5 * (torch.exp(-s) * loss + s)
-        if self._form == "mtml":
-            return torch.exp(-s) * loss + s
-        if self._form == "half-log":
-            return torch.exp(-s) * loss + 0.5 * s
-        return 0.5 * torch.exp(-s) * loss + nn.functional.softplus(s)
+        weighed = self._half(task) * torch.exp(-s) * loss
+        if self._forms[task] == "revised":
+            return weighed + nn.functional.softplus(s)
+        return weighed + (s if self._forms[task] == "mtml" else 0.5 * s)
 
 
 class DWA(LossBalancer):
@@ -241,19 +253,46 @@ SMALLEST_LOSS = 1e-20
 class GLS(LossBalancer):
     """Geometric loss strategy (Chennupati et al., MultiNet++, CVPRW 2019): G = (prod L_i)^(1/K).
 
-    Each of the K present losses becomes L_i G / (K L_i) with the factor held constant: the sum of
-    these is G, and its gradient is exactly that of G. Computed from logarithms in float64, so that
-    a product of many small losses does not vanish. Unlike the sum of the losses, G weighs tasks by
-    1 / L_i and its gradient is K times smaller where all losses are alike; the factor is kept.
+    With `focus`, the paper's focused loss strategy, the geometric mean of all present losses is
+    multiplied by that of the m present focused ones, so that G = prod_i L_i^{p_i} with p_i = 1 / K,
+    and 1 / m more for a focused task; a step without focused tasks has the mean of all alone.
+
+    Each present loss becomes L_i p_i G / L_i with the factor held constant: the gradient of the sum
+    of these is exactly that of G, and the sum is G, or 2 G with focused tasks. Computed from
+    logarithms in float64, so that a product of many small losses does not vanish. Unlike the sum of
+    the losses, G weighs tasks by 1 / L_i and its gradient is K times smaller where all losses are
+    alike; the factor is kept. A focused G is of the second degree in the losses: they should be of
+    about 1 at first.
 
     Losses must not be negative (the Hu depth loss can be). The result is not affine in the losses,
     so accumulated gradients differ from those of one large batch.
+
+    Args:
+        focus: names of the focused tasks.
     """
 
     affine = False
 
+    def __init__(self, *, focus: tuple[str, ...] = ()) -> None:
+        super().__init__()
+        self._focus = tuple(dict.fromkeys(focus))
+
+    def prepare(self, tasks: Sequence[Task], data: Iterable[Batch] | None = None) -> None:
+        """Check the names of the tasks.
+
+        Raises:
+            UsageError: a task to focus on is none of the run's.
+        """
+        names = [task.name for task in tasks]
+        unknown = sorted(set(self._focus) - set(names))
+        if unknown:
+            raise UsageError(
+                f"balancer.focus: no task named {', '.join(unknown)}; the run has "
+                f"{', '.join(names)}"
+            )
+
     def transform(self, losses: dict[str, Tensor], context: BalancerContext) -> dict[str, Tensor]:
-        """Scale the losses so that their sum is their geometric mean.
+        """Scale the losses so that the gradient of their sum is that of G.
 
         Raises:
             MtlError: a loss is negative; it has no logarithm.
@@ -265,8 +304,10 @@ class GLS(LossBalancer):
                 f"balancer gls: the loss of {', '.join(names)} is negative, and a geometric mean "
                 "needs positive ones; choose another loss for it"
             )
+        focused = values.new_tensor([task in self._focus for task in losses])
+        powers = 1 / len(losses) + focused / focused.sum().clamp_min(1)
         logs = values.clamp_min(SMALLEST_LOSS).log()
-        factors = (logs.mean() - logs).exp() / len(losses)
+        factors = (powers @ logs - logs).exp() * powers
         return {
             task: loss * factor.to(loss.dtype)
             for (task, loss), factor in zip(losses.items(), factors, strict=True)

@@ -327,7 +327,7 @@ def mtl_balancers() -> Iterator[BalancerSpec]:
     yield BalancerSpec(
         name="uncertainty",
         target="mtlcore.standard.balancers:Uncertainty",
-        summary="Learnt homoscedastic uncertainty, in its four published forms.",
+        summary="Learnt homoscedastic uncertainty, in its published forms.",
         paper="Kendall et al., Multi-Task Learning Using Uncertainty, CVPR 2018",
     )
     yield BalancerSpec(

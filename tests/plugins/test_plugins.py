@@ -517,6 +517,27 @@ def test_list_command(command):
     assert command("list", "ballancers").exit_code == 2
 
 
+def test_balancers_are_listed_by_what_they_look_at(tmp_path, command):
+    """Three groups, and a last one of those that cannot be asked."""
+    odd = tmp_path / "odd.py"
+    odd.write_text(
+        "from mtlcore import BalancerSpec, hookimpl\n\n\n"
+        "def make():\n    return None\n\n\n"
+        "@hookimpl\ndef mtl_balancers():\n"
+        "    yield BalancerSpec(name='a-function', target=make)\n"
+        "    yield BalancerSpec(name='a-gap', target='nowhere.at.all:Balancer')\n"
+    )
+    title, *lines = command("list", "balancers", "--plugin", odd).output.splitlines()
+    assert title.split() == ["looks", "at", "name", "plugin", "summary"]
+    found = {line.split()[1]: line.split()[0] for line in lines}
+    expected = {"dwa": "losses", "unit-norm": "Gramian", "sign-vote": "unknown"}
+    assert expected.items() <= found.items()
+    assert found["a-function"] == found["a-gap"] == "unknown"
+    order = list(dict.fromkeys(found.values()))
+    assert order == [g for g in ("losses", "Gramian", "gradients", "unknown") if g in order]
+    assert [*found.values()] == sorted(found.values(), key=order.index)
+
+
 def test_show_command(command, site):
     code = balancer("mine").replace('"collections:OrderedDict"', "Mine")
     told = '"""Halves it.\n\n    As before.\n\n    Args:\n        factor: By it.\n    """'

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from mtlcore.balancing import BalancerContext
-from mtlcore.errors import MtlError
+from mtlcore.errors import MtlError, UsageError
 from mtlcore.standard.balancers import GLS, RLW
-from mtlcore.testing import LossBalancerContract
+from mtlcore.testing import TINY_TASKS, LossBalancerContract
 
 
 class TestRLW(LossBalancerContract):
@@ -19,6 +19,13 @@ class TestRLW(LossBalancerContract):
 class TestGLS(LossBalancerContract):
     def make(self):
         return GLS()
+
+
+class TestFocusedGLS(LossBalancerContract):
+    names_tasks = True
+
+    def make(self):
+        return GLS(focus=("depth",))
 
 
 def context(count: int, seed: int = 0) -> BalancerContext:
@@ -62,6 +69,32 @@ def test_the_gradient_is_that_of_the_geometric_mean(count, scale):
     (found,) = torch.autograd.grad(total, x, retain_graph=True)
     (expected,) = torch.autograd.grad(mean, x)
     torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize(
+    ("focus", "present"), [((1,), 3), ((0, 2), 3), ((0, 1, 2), 3), ((0, 2), 2), ((2,), 2)]
+)
+def test_focused_tasks_count_once_more(focus, present):
+    """The mean of all times that of the focused ones, among those that are present."""
+    x = torch.randn(6, dtype=torch.float64, requires_grad=True)
+    here = context(present)
+    losses = dict(zip(here.tasks, task_losses(x, present, 2.0), strict=True))
+    balanced = GLS(focus=tuple(f"t{i}" for i in focus)).transform(losses, here)
+    values = torch.stack([*losses.values()])
+    chosen = [values[i] for i in focus if i < present]
+    product = values.prod() ** (1 / present)
+    if chosen:
+        product = product * torch.stack(chosen).prod() ** (1 / len(chosen))
+    total = torch.stack([*balanced.values()]).sum()
+    torch.testing.assert_close(total, product * (2 if chosen else 1))
+    (found,) = torch.autograd.grad(total, x, retain_graph=True)
+    (expected,) = torch.autograd.grad(product, x)
+    torch.testing.assert_close(found, expected)
+
+
+def test_an_unknown_focus_is_refused_by_name():
+    with pytest.raises(UsageError, match=r"balancer\.focus: no task named deep; the run has"):
+        GLS(focus=("deep", "depth")).prepare(TINY_TASKS)
 
 
 def test_products_of_small_losses_do_not_vanish():

@@ -177,6 +177,11 @@ class TestRevisedUncertainty(LossBalancerContract):
         return balancers.Uncertainty(form="revised", initial=-0.5)
 
 
+class TestUncertaintyByKind(LossBalancerContract):
+    def make(self):
+        return balancers.Uncertainty(form="by-kind")
+
+
 class TestDWA(LossBalancerContract):
     def make(self):
         return balancers.DWA()

@@ -128,6 +128,36 @@ def test_uncertainty_in_its_published_forms(golden, published):
     assert shown == pytest.approx(expected["loss_weight"], rel=1e-12)
 
 
+def test_the_paper_halves_the_losses_of_measured_tasks_only():
+    """Eq. 10 of Kendall et al.: L / (2 sigma^2) for regression, L / sigma^2 for classification."""
+    measured = ("depth", "inverse-depth", "normals", "regression", "unheard-of")
+    classes = ("segmentation", "classification", "edges", "saliency", "multilabel")
+    names = [f"t{i}" for i in range(len(measured + classes))]
+    tasks = [
+        Task(name=name, kind=kind, channels=3)
+        for name, kind in zip(names, measured + classes, strict=True)
+    ]
+    balancer = Uncertainty(form="by-kind")
+    balancer.prepare(tasks)
+    balancer.double()
+    values = torch.linspace(0.5, 2.0, len(tasks), dtype=torch.float64)
+    sigmas = torch.linspace(0.3, 3.0, len(tasks), dtype=torch.float64, requires_grad=True)
+    with torch.no_grad():
+        for task, sigma in zip(tasks, sigmas, strict=True):
+            balancer.log_variance[task.key].copy_(2 * sigma.log())
+    here = BalancerContext(tasks=tuple(names), present=tuple(names))
+    total = sum(balancer.transform(dict(zip(names, values, strict=True)), here).values())
+    halves = torch.tensor([0.5] * len(measured) + [1.0] * len(classes), dtype=torch.float64)
+    expected = (halves * values / sigmas**2 + sigmas.log()).sum()
+    torch.testing.assert_close(total.detach(), expected.detach())
+    total.backward()
+    (slopes,) = torch.autograd.grad(expected, sigmas)
+    found = torch.stack([balancer.log_variance[task.key].grad for task in tasks])
+    torch.testing.assert_close(found, (slopes * sigmas / 2).detach())  # ds = 2 dsigma / sigma
+    shown = [balancer.current_weights()[name] for name in names]
+    assert shown == pytest.approx((halves / sigmas**2).tolist(), rel=1e-12)
+
+
 def test_unit_norm_adds_unit_gradients():
     rows = torch.tensor([[3.0, 4.0], [0.0, -1e-3], [0.0, 0.0]], dtype=torch.float64)
     balancer = UnitNorm()

@@ -1,0 +1,43 @@
+"""The records, and the method as it is installed."""
+
+from __future__ import annotations
+
+import pytest
+
+import mtlcore
+from mtlcore.errors import ConfigError, MtlError
+from mtlcore.plugins import settings_of
+from mtlcore.testing import MethodContract, assert_plugin_is_light, assert_plugin_is_whole
+from mtlcore_go4align import plugin
+
+
+class TestGo4Align(MethodContract):
+    method = "go4align"
+
+
+def test_is_light_and_whole() -> None:
+    assert_plugin_is_light("mtlcore_go4align.plugin")
+    assert_plugin_is_whole("mtlcore_go4align.plugin")
+
+
+def test_names_defaults_and_presets() -> None:
+    """The presets touch the balancer only; the defaults are those of the page."""
+    presets = {method.name: method.read() for method in plugin.mtl_methods()}
+    assert presets == {
+        "go4align": {"balancer": {"name": "go4align", "groups": 2, "step_size": 0.0001}}
+    }
+    found = {}
+    for balancer in plugin.mtl_balancers():
+        settings = settings_of(balancer.load())
+        assert all(setting.meaning for setting in settings)
+        found[balancer.name] = {setting.name: setting.default for setting in settings}
+    assert found == {"go4align": {"groups": 2, "step_size": 0.0001}}
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [("groups", 0), ("step_size", -0.1)],
+)
+def test_settings_are_checked(setting: str, value: object) -> None:
+    with pytest.raises((ConfigError, MtlError), match=setting):
+        mtlcore.create("balancers", "go4align", **{setting: value})
