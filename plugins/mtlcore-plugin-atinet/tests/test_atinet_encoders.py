@@ -176,7 +176,7 @@ def test_the_attended_maps_are_those_of_the_equations() -> None:
     b = nn.functional.interpolate(b, scale_factor=2, mode="bilinear", align_corners=True)
     b = masks.decoder[0](torch.cat([joined, attention.decoder_convs[0](b)], 1)) * decoded
     latent, attended = network(images, NAMES).of(NAMES[0])
-    assert torch.equal(latent, coarse)
+    torch.testing.assert_close(latent, coarse)
     assert attended.shape == (2, 4, 4, 6)
     torch.testing.assert_close(attended, b)
 
@@ -221,16 +221,16 @@ def test_stacks_are_parts_of_the_latent_map() -> None:
 def test_the_trunk_over_unet_is_unet() -> None:
     """What is attended to has the parameters and the weights of U-Net with a shared decoder."""
     torch.manual_seed(5)
-    unet = UNet(TINY_TASKS, width=1 / 16, decoder="shared")
+    unet = UNet(TINY_TASKS, width=1 / 16, decoder="shared").eval()
     torch.manual_seed(5)
-    network = MTAN(TINY_TASKS, encoder=partial(UNet, width=1 / 16, decoder="none"))
+    network = MTAN(TINY_TASKS, encoder=partial(UNet, width=1 / 16, decoder="none")).eval()
     trunk = [*network.encoder.parameters(), *network.decoder.parameters()]
     assert count_parameters(trunk) == count_parameters(unet.parameters())
     assert all(map(torch.equal, trunk, unet.parameters()))
     images = torch.rand(2, 3, 32, 32)
     encoded = network.encode(images, NAMES)
     output = network.decoder(encoded.latent, encoded.skipped).output
-    assert torch.equal(output, unet(images, NAMES).shared[-1])
+    torch.testing.assert_close(output, unet(images, NAMES).shared[-1])
 
 
 @pytest.mark.parametrize("make", [MTAN, ATINet, PADNet])
