@@ -124,7 +124,7 @@ def wide(heads: int) -> Problem:
 
 
 def atinet(_: int) -> Problem:
-    """The demo's network (width 1/16, tasks interacting) and losses, on 8 images of 64x64."""
+    """ATI-Net on SegNet (width 1/16, tasks interacting), three losses, 8 images of 64x64."""
     from mtlcore.features import FeatureInfo
     from mtlcore.learner import Learner
     from mtlcore.models import MultiTaskModel

@@ -7,7 +7,7 @@ usual today. With a decoder per task, tasks part after the encoder, as in IRA (a
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
 from typing import Literal
 
@@ -72,10 +72,25 @@ class UNetDecoder(nn.Module):
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
         """Decode the encoder's maps, shallowest first, to (B, c, H, W), c those of level 0."""
         decoded = maps[-1]
+        for _, found in self.upwards(maps):
+            decoded = found
+        return decoded
+
+    def upwards(self, maps: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield what each level reads and what it computes, the deepest level first.
+
+        Args:
+            maps: of the encoder, shallowest first.
+
+        Yields:
+            The encoder's map beside the enlarged one (B, 2 c, H / s, W / s), and what the level
+            makes of them (B, c, H / s, W / s).
+        """
+        decoded = maps[-1]
         for number in reversed(range(len(self.levels))):
             joined = torch.cat([maps[number], self.up[number](decoded)], dim=1)
             decoded = self.levels[number](joined)
-        return decoded
+            yield joined, decoded
 
 
 class UNetNeck(Neck):
@@ -125,6 +140,8 @@ class UNetNeck(Neck):
 class UNet(Backbone):
     """U-Net. Maps: latent (1024 width, stride 16) and decoded (64 width, stride 1).
 
+    With a coarser output the decoder ends there: at stride 2 its map has 128 width channels.
+
     The decoded map is the task's own where decoders are per task; the latent one is always shared.
     Without a decoder, maps are those of the encoder's five levels (1024 to 64 width, stride 16 to
     1), for a neck or a head that reads several.
@@ -136,9 +153,10 @@ class UNet(Backbone):
         width: factor on all numbers of channels; 1 is the published size.
         decoder: "per-task": one each, whose parameters are the task's own; "shared": one for all;
             "none": the encoder alone.
+        output_stride: height of the input divided by that of the decoded map, or of the finest map
+            of the encoder alone; above 1, heads enlarge what they predict, and a step takes less.
     """
 
-    strides = STRIDES
     input_multiple = STRIDES[0]
     input_kind = "image"
 
@@ -148,22 +166,25 @@ class UNet(Backbone):
         *,
         width: Width = 1.0,
         decoder: Literal["per-task", "shared", "none"] = "per-task",
+        output_stride: Literal[1, 2, 4, 8] = 1,
     ) -> None:
         super().__init__()
         channels = [scaled(c, width) for c in CHANNELS]
-        self.out_channels = (channels[-1], channels[0])
+        self._finest = output_stride.bit_length() - 1
+        given = channels[self._finest :]
+        self.out_channels, self.strides = (given[-1], given[0]), (STRIDES[0], output_stride)
         if decoder == "none":
-            self.out_channels, self.main_map = tuple(reversed(channels)), 0
-            self.strides = tuple(2**level for level in reversed(range(len(channels))))
+            self.out_channels, self.main_map = tuple(reversed(given)), 0
+            self.strides = tuple(output_stride * 2**n for n in reversed(range(len(given))))
         self.encoder = UNetEncoder(channels)
         self._keys = {task.name: task.key for task in tasks}
-        self.decoder = UNetDecoder(channels) if decoder == "shared" else None
-        own = {t.key: UNetDecoder(channels) for t in tasks} if decoder == "per-task" else {}
+        self.decoder = UNetDecoder(given) if decoder == "shared" else None
+        own = {t.key: UNetDecoder(given) for t in tasks} if decoder == "per-task" else {}
         self.decoders = nn.ModuleDict(own)
 
     def forward(self, inputs: Tensor, tasks: Sequence[str]) -> Features:
         """Compute the latent and the decoded map of images (B, 3, H, W), sides multiples of 16."""
-        maps = self.encoder(inputs)
+        maps = self.encoder(inputs)[self._finest :]
         if self.decoder is not None:
             # What a loss reads of the latent map is a view of what the decoder reads, so that the
             # two maps together are crossed exactly once on every path to a loss.

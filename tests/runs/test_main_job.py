@@ -25,16 +25,13 @@ def summary(out: Path, *arguments: str) -> dict:
     return json.loads((out / "summary.json").read_text())
 
 
-def test_the_demo_beats_the_best_constants(tmp_path: Path) -> None:
+def test_the_demo_finds_furniture(tmp_path: Path) -> None:
+    """Well beyond the best picture for all images, which knows floor, walls and ceiling."""
     found = summary(tmp_path / "demo")
-    model, constants = found["final"]["val"], found["constants"]
-    everywhere, pixel = constants["global"], constants["pixel"]
-    assert model["segmentation"]["miou"] >= 3 * everywhere["segmentation"]["miou"]
-    assert model["depth"]["abs_error"] <= 0.7 * everywhere["depth"]["abs_error"]
-    assert model["normals"]["mean_angle"] <= 0.7 * everywhere["normals"]["mean_angle"]
-    assert model["segmentation"]["miou"] > pixel["segmentation"]["miou"]
-    assert model["depth"]["abs_error"] < pixel["depth"]["abs_error"]
-    assert model["normals"]["mean_angle"] < pixel["normals"]["mean_angle"]
+    model, pixel = found["final"]["val"], found["constants"]["pixel"]
+    assert model["segmentation"]["miou"] >= 2 * pixel["segmentation"]["miou"]
+    assert model["depth"]["abs_error"] <= 0.75 * pixel["depth"]["abs_error"]
+    assert model["normals"]["mean_angle"] <= 0.72 * pixel["normals"]["mean_angle"]
 
 
 def test_real_photographs_beat_the_global_constant(

@@ -23,6 +23,16 @@ class TestShared(BackboneContract):
         return UNet(tasks, width=SMALL, decoder="shared")
 
 
+class TestCoarsePerTask(BackboneContract):
+    def make(self, tasks):
+        return UNet(tasks, width=SMALL, output_stride=4)
+
+
+class TestCoarseShared(BackboneContract):
+    def make(self, tasks):
+        return UNet(tasks, width=SMALL, decoder="shared", output_stride=2)
+
+
 def test_published_size():
     with torch.device("meta"):
         shared = UNet(TINY_TASKS, decoder="shared")
@@ -61,10 +71,34 @@ def test_skipped_maps_reach_the_decoder(decoder):
         assert not torch.allclose(module(changed), before)
 
 
+@pytest.mark.parametrize("stride", [2, 4, 8])
+def test_a_coarser_output_ends_the_decoder_there(stride):
+    """Up to that level it is the same network."""
+    torch.manual_seed(0)
+    whole = UNet(TINY_TASKS, width=SMALL, decoder="shared").eval()
+    network = UNet(TINY_TASKS, width=SMALL, decoder="shared", output_stride=stride).eval()
+    level = stride.bit_length() - 1
+    network.encoder.load_state_dict(whole.encoder.state_dict())
+    for number, (up, convs) in enumerate(
+        zip(network.decoder.up, network.decoder.levels, strict=True)
+    ):
+        up.load_state_dict(whole.decoder.up[level + number].state_dict())
+        convs.load_state_dict(whole.decoder.levels[level + number].state_dict())
+    images = torch.rand(1, 3, 32, 48)
+    latent, decoded = network(images, []).shared
+    steps = [full for _, full in whole.decoder.upwards(whole.encoder(images))]
+    assert torch.equal(decoded, steps[-1 - level])
+    assert torch.equal(latent, whole(images, []).shared[0])
+    assert (network.strides, network.out_channels) == ((16, stride), (64, 4 * stride))
+    alone = UNet(TINY_TASKS, width=SMALL, decoder="none", output_stride=stride)
+    assert alone.strides == tuple(s for s in (16, 8, 4, 2) if s >= stride)
+    assert [x.shape[2] for x in alone(images, []).shared] == [32 // s for s in alone.strides]
+
+
 def test_width_must_be_positive():
     with pytest.raises(ValueError, match="width"):
         UNet(TINY_TASKS, width=0.0)
 
 
 def test_settings_are_explained():
-    assert [s.name for s in settings_of(UNet) if s.meaning] == ["width", "decoder"]
+    assert [s.name for s in settings_of(UNet) if s.meaning] == ["width", "decoder", "output_stride"]

@@ -52,7 +52,10 @@ def _on_rooms() -> dict[str, Any]:
     return {
         "tasks": _TASKS,
         "data": {"name": "rooms"},
-        "model": {"backbone": {"name": "segnet", "width": 0.0625}, "head": {"name": "conv"}},
+        "model": {
+            "backbone": {"name": "unet", "width": 0.125, "decoder": "shared"},
+            "head": {"name": "conv"},
+        },
         "balancer": {"name": "uncertainty", "form": "mtml"},
         "episodes": {"name": "task-powerset", "episodes": 2},
         "optimizer": {
