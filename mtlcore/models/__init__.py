@@ -1,6 +1,13 @@
 """Backbones, necks and heads, and the model that runs a backbone with one head per task."""
 
 from mtlcore.models.contracts import AVERAGE, Backbone, Head, Neck, StepContext, Transition
+from mtlcore.models.encoders import (
+    ImageEncoder,
+    PyramidKind,
+    Stage,
+    chosen_stages,
+    no_checkpointing,
+)
 from mtlcore.models.freezing import Frozen, made_for
 from mtlcore.models.model import MultiTaskModel, count_parameters
 from mtlcore.models.necks import NeckPerTask, Necks, SharedNeck
@@ -13,14 +20,19 @@ __all__ = [
     "BackboneRates",
     "Frozen",
     "Head",
+    "ImageEncoder",
     "MultiTaskModel",
     "Neck",
     "NeckPerTask",
     "Necks",
+    "PyramidKind",
     "SharedNeck",
+    "Stage",
     "StepContext",
     "Transition",
+    "chosen_stages",
     "count_parameters",
     "groups_of",
     "made_for",
+    "no_checkpointing",
 ]
