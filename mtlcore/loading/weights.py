@@ -146,8 +146,10 @@ class HubFile:
     source: str
 
 
-def hub_file(repository: str, names: Sequence[str], setting: str) -> HubFile:
+def hub_file(repository: str, names: Sequence[str], setting: str) -> HubFile | None:
     """Return the first of some files that a repository has, from the hub's cache or downloaded.
+
+    None where it has none of them.
 
     Args:
         repository: Its name, with `@revision` or without.
@@ -155,16 +157,13 @@ def hub_file(repository: str, names: Sequence[str], setting: str) -> HubFile:
         setting: That names the repository, for messages.
 
     Raises:
-        MtlError: None of them is there, or it cannot be downloaded.
+        MtlError: It cannot be downloaded.
     """
     for name in names:
         path = _download(repository, name, setting)
         if path is not None:
             return HubFile(path, f"hf-hub:{repository}/{name}")
-    raise MtlError(
-        f"{setting}: {repository} on the Hugging Face hub holds no "
-        f"{' and no '.join(names)}; give a local path"
-    )
+    return None
 
 
 def _download(repository: str, filename: str, setting: str) -> str | None:

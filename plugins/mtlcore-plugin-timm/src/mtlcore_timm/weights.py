@@ -35,7 +35,13 @@ def find_weights(weights: str, encoder: nn.Module) -> WeightFile:
     about: Mapping[str, Any] = encoder.pretrained_cfg  # type: ignore[assignment]
     if repository := about.get("hf_hub_id"):
         name = about.get("hf_hub_filename")
-        file = hub_file(repository, (name,) if name else _HUB_FILES, "model.backbone.weights")
+        names = (name,) if name else _HUB_FILES
+        file = hub_file(repository, names, "model.backbone.weights")
+        if file is None:
+            raise MtlError(
+                f"model.backbone.weights: {repository} on the Hugging Face hub holds no "
+                f"{' and no '.join(names)}; give the path of a file"
+            )
         return attrs.evolve(read_weight_file(file.path), source=file.source)
     if about.get("url") and not about.get("custom_load"):
         return read_weight_file(about["url"])
