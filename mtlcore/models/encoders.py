@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import abc
 import math
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Literal, Self, TypeAlias
 
@@ -239,11 +238,11 @@ class ImageEncoder(Backbone, abc.ABC):
         """Hold gradient checkpointing against what it does for a small image.
 
         Raises:
-            UsageError: No part of the encoder is computed twice.
+            UsageError: The backward pass computes no part of the encoder again.
         """
-        calls = Counter[nn.Module]()
+        calls: list[nn.Module] = []
         hooks = [
-            module.register_forward_hook(lambda module, *_: calls.update([module]))
+            module.register_forward_hook(lambda module, *_: calls.append(module))
             for module in self.encoder.modules()
         ]
         self.train()
@@ -251,12 +250,13 @@ class ImageEncoder(Backbone, abc.ABC):
             norm.train(False)
         with torch.enable_grad(), torch.random.fork_rng(devices=[]):
             maps = self._maps(torch.zeros(1, self.in_chans, *self._small()))
+            calls.clear()  # what is called from here on is called again
             torch.autograd.grad(
                 [x.sum() for x in maps], list(self.encoder.parameters()), allow_unused=True
             )
         for hook in hooks:
             hook.remove()
-        if max(calls.values()) < 2:
+        if not calls:
             raise no_checkpointing(model)
 
 

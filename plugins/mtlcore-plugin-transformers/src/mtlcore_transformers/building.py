@@ -18,7 +18,9 @@ from mtlcore_transformers.library import quiet
 _NEW = "hidden_states_norms."
 
 
-def with_weights(kind: Any, configuration: Any, file: WeightFile, **extra: Any) -> tuple[Any, list[str]]:
+def with_weights(
+    kind: Any, configuration: Any, file: WeightFile, **extra: Any
+) -> tuple[Any, list[str]]:
     """Return a model with the weights of a file, and the names of those that it has no use for.
 
     The library brings names of older releases, and of models with a head, to those of this one.
@@ -109,8 +111,10 @@ def compute_again(model: Any, name: str) -> None:
     """
     if not model.supports_gradient_checkpointing:
         raise no_checkpointing(name)
+    # Releases before 5.24 know it under its older name.
+    older = model.gradient_checkpointing_enable
     # The other way gives parameters no gradient where the input needs none.
-    model.gradient_checkpointing_enable({"use_reentrant": False})
+    getattr(model, "activation_checkpointing_enable", older)({"use_reentrant": False})
 
 
 def weight_facts(file: WeightFile, unused: Sequence[str]) -> Mapping[str, str]:

@@ -70,6 +70,9 @@ class TransformersText(Backbone):
         super().__init__()
         source = Source.of(model)
         configuration = source.configuration(config or {})
+        words = configuration.get_text_config()
+        if not hasattr(words, "vocab_size"):
+            raise _no_tokens(model, f"{configuration.model_type} has no vocabulary")
         kind = _kind(configuration)
         # A layer for the first token, of which the mean of all makes no use.
         pooled = "add_pooling_layer" in inspect.signature(kind.__init__).parameters
@@ -87,7 +90,6 @@ class TransformersText(Backbone):
             self._facts |= weight_facts(file, unused)
         if gradient_checkpointing:
             compute_again(self.encoder, model)
-        words = configuration.get_text_config()
         self.words = int(words.vocab_size)
         self.longest: int | None = getattr(words, "max_position_embeddings", None)
         self.out_channels = (int(words.hidden_size),)
@@ -157,10 +159,12 @@ class TransformersText(Backbone):
         try:
             freeze_unreached(self.encoder, lambda: [self._mean(tokens, mask)])
         except Exception as error:  # a model of something else asks for what texts have not
-            raise UsageError(
-                f"{_MODEL}: {model} cannot read tokens ({describe(error)}); choose a model of texts"
-            ) from error
+            raise _no_tokens(model, describe(error)) from error
         self.train()
+
+
+def _no_tokens(model: str, reason: str) -> UsageError:
+    return UsageError(f"{_MODEL}: {model} cannot read tokens ({reason}); choose a model of texts")
 
 
 def _kind(configuration: Any) -> Any:
