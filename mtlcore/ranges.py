@@ -1,8 +1,14 @@
 """What a setting takes beyond its type: marks on annotations, which every check of settings reads.
 
-An optimizer with a rate that is not negative::
+An optimizer with a rate that is not negative, and a backbone around another one::
 
     def adam(learner: Learner, *, lr: Annotated[float, Range(ge=0)] = 1e-3) -> Optimizer: ...
+
+    def around(
+        tasks: Sequence[Task],
+        *,
+        inner: Annotated[Callable[[Sequence[Task]], Backbone] | None, Nested("backbones")] = None,
+    ) -> Backbone: ...
 
 A number without a mark is finite in single precision, and a whole one fits into 64 bits.
 """
@@ -10,6 +16,7 @@ A number without a mark is finite in single precision, and a whole one fits into
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Annotated, Any, final
 
 import attrs
@@ -26,6 +33,7 @@ __all__ = [
     "Length",
     "Name",
     "Natural",
+    "Nested",
     "NonNegative",
     "Positive",
     "ProperFraction",
@@ -107,6 +115,29 @@ class Length:
     def __str__(self) -> str:
         """Return the bounds as people read them, such as `of length >= 1`."""
         return f"of length {Range(ge=self.ge or None, le=self.le)}"
+
+
+@final
+@attrs.frozen
+class Nested:
+    """A setting that is another component: a table of its name and its own settings.
+
+    What the target receives is a function that makes the component, called with what the core would
+    pass to it. So in Python any function will do, and a class with `functools.partial`.
+
+    Args:
+        kind: Of component, as `mtl list` names it, such as "backbones".
+    """
+
+    kind: str
+
+    def __contains__(self, value: Any) -> bool:
+        """Return whether a value is a table with a name."""
+        return isinstance(value, Mapping) and isinstance(value.get("name"), str)
+
+    def __str__(self) -> str:
+        """Return what people write, such as `a table that names one of mtl list backbones`."""
+        return f"a table that names one of mtl list {self.kind}"
 
 
 #: What a number without a mark is checked against: it is finite.

@@ -92,6 +92,7 @@ def _plugins_in(value: Any) -> Iterator[str]:
     """Yield the plugins of the components in a value."""
     if isinstance(value, Chosen):
         yield value.component.plugin
+        yield from _plugins_in(value.settings)
     elif isinstance(value, Mapping | tuple):
         for inner in value.values() if isinstance(value, Mapping) else value:
             yield from _plugins_in(inner)

@@ -9,6 +9,7 @@ from mtlcore.config.merging import CORE, MergedConfig, leaves
 from mtlcore.config.run_config import Chosen
 from mtlcore.errors import MtlError, shown
 from mtlcore.plugins import (
+    NO_COMPONENT,
     REQUIRED,
     STANDARD,
     Component,
@@ -16,6 +17,7 @@ from mtlcore.plugins import (
     Plugins,
     as_plain,
     convert,
+    nested_in,
     settings_of,
     structure,
 )
@@ -156,9 +158,23 @@ class ConfigReader:
                 del table[key]
                 self.merged.origins.pop(f"{path}.{key}", None)
         settings = structure(target, given, path, self.problems, reserved, others)
+        for key, value in settings.items():
+            if (nested := nested_in(known[key].annotation)) and value is not None:
+                settings[key] = self._nested(nested.kind, f"{path}.{key}", table[key])
         names = [name for name in known if name not in reserved]
         self._fill_in(table, path, target, names, f"default of {component.spec.name}")
         return Chosen(component, settings)
+
+    def _nested(self, kind: str, path: str, table: dict[str, Any]) -> Chosen | None:
+        """Return the component that a setting of another one names; None for the name "none"."""
+        if table["name"] != NO_COMPONENT:
+            return self.component(kind, path, table=table)
+        if settings := [key for key in table if key != "name"]:
+            self.problems.append(
+                f"{path}.{settings[0]}: {path}.name is {NO_COMPONENT!r}, which has no settings; "
+                f"name one of mtl list {kind}"
+            )
+        return None
 
     def _carries(self, component: Component, key: str, value: Any, path: str) -> bool:
         """Return whether a setting that was written for another component holds for this one.

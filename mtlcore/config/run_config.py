@@ -26,7 +26,7 @@ class Chosen:
     Args:
         component: The component.
         settings: The settings that the configuration names, converted to the types that the
-            component's target takes.
+            component's target takes; one that is another component is a `Chosen`.
     """
 
     component: Component
@@ -41,8 +41,12 @@ class Chosen:
         """
         target = self.component.load()
         name = f"{singular(self.component.kind)} {self.component.spec.name!r}"
+        settings = {
+            key: value.make if isinstance(value, Chosen) else value
+            for key, value in self.settings.items()
+        }
         try:
-            return target(*positional, **self.settings, **extra)
+            return target(*positional, **settings, **extra)
         except ValueError as error:
             raise UsageError(f"{name}: {error}") from error
         except SystemExit as error:

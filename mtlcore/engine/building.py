@@ -9,7 +9,7 @@ import attrs
 import torch
 
 from mtlcore.balancing import Balancer, Balancing
-from mtlcore.config import ChosenMetric, RunConfig
+from mtlcore.config import Chosen, ChosenMetric, RunConfig
 from mtlcore.data import Dataset
 from mtlcore.distributed import SINGLE_PROCESS, Distributed
 from mtlcore.errors import UsageError
@@ -124,9 +124,17 @@ def restoring(config: RunConfig) -> RunConfig:
 
     So a run can be used and goes on where the file that it began with is not at hand.
     """
-    first = getattr(config.backbone.component.load(), "first_weights", ())
-    kept = {name: value for name, value in config.backbone.settings.items() if name not in first}
-    return attrs.evolve(config, backbone=attrs.evolve(config.backbone, settings=kept))
+    return attrs.evolve(config, backbone=_without_first_weights(config.backbone))
+
+
+def _without_first_weights(chosen: Chosen) -> Chosen:
+    first = getattr(chosen.component.load(), "first_weights", ())
+    kept = {
+        name: _without_first_weights(value) if isinstance(value, Chosen) else value
+        for name, value in chosen.settings.items()
+        if name not in first
+    }
+    return attrs.evolve(chosen, settings=kept)
 
 
 def build_learner(config: RunConfig, distributed: Distributed = SINGLE_PROCESS) -> Learner:

@@ -12,6 +12,7 @@ from mtlcore.models.freezing import Frozen, made_for
 from mtlcore.models.model import MultiTaskModel, count_parameters
 from mtlcore.models.necks import NeckPerTask, Necks, SharedNeck
 from mtlcore.models.rates import SAME_RATES, BackboneRates, groups_of
+from mtlcore.models.wrapping import WrappingBackbone, joined
 
 __all__ = [
     "AVERAGE",
@@ -31,8 +32,10 @@ __all__ = [
     "StepContext",
     "Transition",
     "chosen_stages",
+    "WrappingBackbone",
     "count_parameters",
     "groups_of",
+    "joined",
     "made_for",
     "no_checkpointing",
 ]

@@ -5,7 +5,14 @@ from mtlcore.plugins.components import Component, PluginInfo, Selection
 from mtlcore.plugins.hookspecs import hookimpl
 from mtlcore.plugins.manager import STANDARD, Plugins, create
 from mtlcore.plugins.plain_values import NotPlain, as_plain
-from mtlcore.plugins.settings import REQUIRED, Setting, expanded, settings_of
+from mtlcore.plugins.settings import (
+    NO_COMPONENT,
+    REQUIRED,
+    Setting,
+    expanded,
+    nested_in,
+    settings_of,
+)
 from mtlcore.plugins.specs import (
     KINDS,
     AugmentationSpec,
@@ -31,6 +38,7 @@ from mtlcore.plugins.structuring import convert, structure
 __all__ = [
     "KINDS",
     "KNOWN",
+    "NO_COMPONENT",
     "REQUIRED",
     "STANDARD",
     "AugmentationSpec",
@@ -60,6 +68,7 @@ __all__ = [
     "expanded",
     "hook_name",
     "hookimpl",
+    "nested_in",
     "settings_of",
     "singular",
     "structure",

@@ -9,8 +9,9 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, Self, final
 
@@ -22,6 +23,7 @@ from mtlcore.errors import ConfigError, MtlError, UsageError, describe
 from mtlcore.plugins.components import Component, PluginInfo, Selection
 from mtlcore.plugins.loading import import_file, load_plugin
 from mtlcore.plugins.not_found import not_found
+from mtlcore.plugins.settings import NO_COMPONENT, nested_in, settings_of
 from mtlcore.plugins.specs import KINDS, MethodSpec, singular
 from mtlcore.plugins.structuring import structure
 
@@ -275,18 +277,43 @@ def create(kind: str, name: str, *positional: Any, **settings: Any) -> Any:
         kind: The kind, as `mtl list` names it, such as "balancers".
         name: The component's name, or "plugin/name".
         positional: What the core would pass: for a head, its task and features.
-        settings: The component's settings, as `mtl show KIND NAME` lists them.
+        settings: The component's settings, as `mtl show KIND NAME` lists them; one that is another
+            component is a dict of its name and settings.
 
     Raises:
         UsageError: There is no such component.
         ConfigError: It does not take these settings.
     """
-    target = Plugins.from_environment().get(kind, name).load()
     problems: list[str] = []
-    values = structure(target, settings, name, problems)
+    make = _maker(Plugins.from_environment(), kind, name, settings, name, problems)
     if problems:
         raise ConfigError(problems)
-    return target(*positional, **values)
+    return make(*positional)
+
+
+def _maker(
+    plugins: Plugins,
+    kind: str,
+    name: str,
+    given: Mapping[str, Any],
+    path: str,
+    problems: list[str],
+) -> Callable[..., Any]:
+    """Return what makes a component, with the components in its settings."""
+    target = plugins.get(kind, name).load()
+    values = structure(target, given, path, problems)
+    for setting in settings_of(target):
+        nested, table = nested_in(setting.annotation), values.get(setting.name)
+        if nested is None or table is None:
+            continue
+        inner = {key: value for key, value in table.items() if key != "name"}
+        where = f"{path}.{setting.name}"
+        values[setting.name] = (
+            None
+            if table["name"] == NO_COMPONENT
+            else _maker(plugins, nested.kind, table["name"], inner, where, problems)
+        )
+    return partial(target, **values)
 
 
 def _described(entry: importlib.metadata.EntryPoint) -> tuple[PluginInfo, tuple[str, ...]]:

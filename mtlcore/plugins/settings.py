@@ -29,7 +29,7 @@ from typing import (
 import attrs
 
 from mtlcore.errors import MtlError
-from mtlcore.ranges import Length, Range
+from mtlcore.ranges import Length, Nested, Range
 
 
 class _Required(Enum):
@@ -38,6 +38,10 @@ class _Required(Enum):
 
 #: The default of a setting that has none.
 REQUIRED: Final = _Required.REQUIRED
+
+
+#: The name that stands for no component where a setting may be one or none.
+NO_COMPONENT: Final = "none"
 
 
 @final
@@ -110,6 +114,8 @@ def expanded(settings: Iterable[Setting]) -> tuple[Setting, ...]:
 def type_name(annotation: Any) -> str:
     """Return a type as people read it, with its range."""
     kind, marks = unmarked(annotation)
+    if nested := nested_in(annotation):
+        return str(nested)
     if marks:
         return " ".join([type_name(kind), *map(str, marks)])
     origin, args = get_origin(annotation), get_args(annotation)
@@ -123,6 +129,13 @@ def type_name(annotation: Any) -> str:
         inner = ", ".join("..." if arg is ... else type_name(arg) for arg in args)
         return f"{getattr(origin, '__name__', origin)}[{inner}]"
     return str(getattr(annotation, "__name__", annotation))
+
+
+def nested_in(annotation: Any) -> Nested | None:
+    """Return the mark of a setting that is another component; None for any other setting."""
+    if get_origin(annotation) is not Annotated:
+        return None
+    return next((mark for mark in get_args(annotation)[1:] if isinstance(mark, Nested)), None)
 
 
 def unmarked(annotation: Any) -> tuple[Any, tuple[Range | Length, ...]]:

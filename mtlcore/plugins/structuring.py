@@ -17,6 +17,7 @@ from mtlcore.errors import did_you_mean, shown
 from mtlcore.plugins.settings import (
     REQUIRED,
     Setting,
+    nested_in,
     record_settings,
     settings_of,
     type_name,
@@ -36,6 +37,9 @@ def structure(
     others: Collection[str] = (),
 ) -> dict[str, Any]:
     """Convert settings to the types that a target takes; leave out those that do not fit.
+
+    A setting that is another component stays the table that it is: who knows the plugins makes a
+    component of it.
 
     Args:
         target: The class or function.
@@ -110,6 +114,9 @@ def _convert_all(items: Mapping[_K, tuple[Any, Any, str]], problems: list[str]) 
 
 def _convert(value: Any, annotation: Any, path: str) -> Any:
     """Return the value as the kind, or raise _Mismatch with all that is wrong."""
+    if nested := nested_in(annotation):
+        unset = value is None and types.NoneType in get_args(unmarked(annotation)[0])
+        return value if unset or value in nested else _refuse(value, annotation, path)
     kind, marks = unmarked(annotation)
     if kind in (int, float) and not any(isinstance(mark, Range) for mark in marks):
         marks = (*marks, ANY_NUMBER)

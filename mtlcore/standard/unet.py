@@ -7,7 +7,7 @@ usual today. With a decoder per task, tasks part after the encoder, as in IRA (a
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
 from typing import Literal
 
@@ -72,10 +72,25 @@ class UNetDecoder(nn.Module):
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
         """Decode the encoder's maps, shallowest first, to (B, c, H, W), c those of level 0."""
         decoded = maps[-1]
+        for _, found in self.upwards(maps):
+            decoded = found
+        return decoded
+
+    def upwards(self, maps: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield what each level reads and what it computes, the deepest level first.
+
+        Args:
+            maps: of the encoder, shallowest first.
+
+        Yields:
+            The encoder's map beside the enlarged one (B, 2 c, H / s, W / s), and what the level
+            makes of them (B, c, H / s, W / s).
+        """
+        decoded = maps[-1]
         for number in reversed(range(len(self.levels))):
             joined = torch.cat([maps[number], self.up[number](decoded)], dim=1)
             decoded = self.levels[number](joined)
-        return decoded
+            yield joined, decoded
 
 
 class UNetNeck(Neck):

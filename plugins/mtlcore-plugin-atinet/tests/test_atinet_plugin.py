@@ -51,6 +51,7 @@ def test_the_papers_half_is_atinets_default() -> None:
     defaults = {s.name: s.default for s in settings_of(BACKBONES["atinet"].load())}
     assert defaults == {
         "width": 1.0,
+        "encoder": None,
         "distil_from": 0.5,
         "decoder_input": "distilled",
         "reset": "paper",

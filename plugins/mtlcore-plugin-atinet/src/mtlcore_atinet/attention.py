@@ -1,7 +1,8 @@
 """MTAN's attention: per task, masks that pick from the maps of a network all tasks share.
 
 Liu, Johns and Davison, "End-to-End Multi-Task Learning with Attention", CVPR 2019 (arXiv
-1803.10704), section 3.2 and figure 2, as its published code does it for SegNet.
+1803.10704), section 3.2 and figure 2, as its published code does it for SegNet. Over the maps of
+another network there is a level for each map; the paper has SegNet and a wide ResNet.
 """
 
 from __future__ import annotations
@@ -13,8 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn import Parameter
 
-from mtlcore.standard.segnet import Decoded, Encoded, conv, conv_unit, filters_of
+from mtlcore.standard.segnet import Decoded, conv, conv_unit
 from mtlcore.tasks import Task
+from mtlcore_atinet.trunk import Encoded, Layout
 
 
 def mask_network(channels: int, outputs: int) -> nn.Sequential:
@@ -34,16 +36,17 @@ class TaskMasks(nn.Module):
     together along the channels; at level 0 of the encoder there is nothing before.
 
     Args:
-        filters: of the SegNet, per level.
+        layout: of the trunk.
     """
 
-    def __init__(self, filters: Sequence[int]) -> None:
+    def __init__(self, layout: Layout) -> None:
         super().__init__()
-        shallower = (filters[0], *filters[:-1])
-        read = (filters[0], *(2 * channels for channels in filters[1:]))
-        self.encoder = nn.ModuleList(map(mask_network, read, filters))
+        attended = (0, *layout.encoded[1:])
+        read = map(sum, zip(layout.first, attended, strict=True))
+        self.encoder = nn.ModuleList(map(mask_network, read, layout.encoded))
         self.decoder = nn.ModuleList(
-            mask_network(f + g, g) for f, g in zip(filters, shallower, strict=True)
+            mask_network(read + channels, channels)
+            for read, channels in zip(layout.joined, layout.decoded, strict=True)
         )
 
 
@@ -55,19 +58,21 @@ class Attention(nn.Module):
 
     Args:
         tasks: that get a branch each.
-        width: the SegNet's.
+        layout: of the trunk.
     """
 
-    def __init__(self, tasks: Sequence[Task], width: float) -> None:
+    def __init__(self, tasks: Sequence[Task], layout: Layout) -> None:
         super().__init__()
-        filters = filters_of(width)
+        encoded, decoded = layout.encoded, layout.decoded
         self._keys = {task.name: task.key for task in tasks}
-        self.masks = nn.ModuleDict({key: TaskMasks(filters) for key in self._keys.values()})
-        self.encoder_convs = nn.ModuleList(map(conv_unit, filters, (*filters[1:], filters[-1])))
-        self.decoder_convs = nn.ModuleList(map(conv_unit, filters, (filters[0], *filters[:-1])))
+        self._ratios = layout.ratios
+        self.masks = nn.ModuleDict({key: TaskMasks(layout) for key in self._keys.values()})
+        # A level's attended map becomes one like that of the next level, and the last one's stays.
+        self.encoder_convs = nn.ModuleList(map(conv_unit, encoded, (*encoded[1:], encoded[-1])))
+        self.decoder_convs = nn.ModuleList(map(conv_unit, (*decoded[1:], encoded[-1]), decoded))
 
     def forward(self, task: str, encoded: Encoded, decoded: Decoded) -> Tensor:
-        """Compute the attended map of a task, (B, f, H, W), f the filters of level 0."""
+        """Compute the attended map of a task, of the shape of the finest decoded one."""
         masks = self.masks[self._keys[task]]
         assert isinstance(masks, TaskMasks)
         return self._decode(masks.decoder, decoded, self._encode(masks.encoder, encoded))
@@ -79,17 +84,26 @@ class Attention(nn.Module):
     def _encode(self, masks: nn.ModuleList, encoded: Encoded) -> Tensor:
         """Attend to the encoder, shallow to deep: a map like the latent one."""
         attended: Tensor | None = None
-        levels = zip(masks, self.encoder_convs, encoded.first, encoded.full, strict=True)
-        for mask, unit, first, full in levels:
+        levels = zip(
+            masks, self.encoder_convs, encoded.first, encoded.full, self._ratios, strict=True
+        )
+        for mask, unit, first, full, ratio in levels:
             read = first if attended is None else torch.cat((first, attended), dim=1)
-            attended = F.max_pool2d(unit(mask(read) * full), 2)
+            attended = unit(mask(read) * full)
+            if ratio > 1:
+                attended = F.max_pool2d(attended, ratio)
         assert attended is not None
         return attended
 
     def _decode(self, masks: nn.ModuleList, decoded: Decoded, attended: Tensor) -> Tensor:
         """Attend to the decoder, deep to shallow, from what was attended to in the encoder."""
-        levels = zip(masks, self.decoder_convs, decoded.unpooled, decoded.full, strict=True)
-        for mask, unit, unpooled, full in reversed(tuple(levels)):
-            larger = F.interpolate(attended, scale_factor=2, mode="bilinear", align_corners=True)
-            attended = mask(torch.cat((unpooled, unit(larger)), dim=1)) * full
+        levels = zip(
+            masks, self.decoder_convs, decoded.unpooled, decoded.full, self._ratios, strict=True
+        )
+        for mask, unit, joined, full, ratio in reversed(tuple(levels)):
+            if ratio > 1:
+                attended = F.interpolate(
+                    attended, scale_factor=ratio, mode="bilinear", align_corners=True
+                )
+            attended = mask(torch.cat((joined, unit(attended)), dim=1)) * full
         return attended

@@ -1,0 +1,67 @@
+"""Backbones around other backbones."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Mapping, Sequence
+from itertools import chain
+
+import attrs
+from torch.nn import Parameter
+
+from mtlcore.models.contracts import Backbone, StepContext, Transition
+
+__all__ = ["WrappingBackbone", "joined"]
+
+
+class WrappingBackbone(Backbone, abc.ABC):
+    """A backbone that runs over the maps of others, or of none.
+
+    What the others do in the course of a run goes on: their phases, what they learn from steps,
+    their groups of layers and their facts. (Groups of parameters, buffers and state are found
+    wherever they are in a module.) What `forward` returns should hold their early predictions and
+    terms, and `task_parameters` those of theirs.
+
+    A class that enters phases itself adds its own to those of the backbones inside:
+    `joined(super().at_progress(fraction), its_own)`.
+    """
+
+    @abc.abstractmethod
+    def wrapped(self) -> Sequence[Backbone]:
+        """Return the backbones inside; of several, layers correspond to one another."""
+
+    def layer_groups(self) -> Sequence[Sequence[Parameter]]:
+        """Return the layers of the backbones inside, those of one depth together."""
+        groups = [backbone.layer_groups() for backbone in self.wrapped()]
+        return [list(chain(*layers)) for layers in zip(*groups, strict=True)]
+
+    def facts(self) -> Mapping[str, str]:
+        """Return what the backbones inside tell."""
+        return {key: fact for backbone in self.wrapped() for key, fact in backbone.facts().items()}
+
+    def at_progress(self, fraction: float) -> Transition | None:
+        """Let the backbones inside enter their next phase; return what they changed."""
+        found: Transition | None = None
+        for backbone in self.wrapped():
+            inner = backbone.at_progress(fraction)
+            if inner is not None:
+                (path,) = (name for name, module in self.named_modules() if module is backbone)
+                reset = tuple(f"{path}.{name}" for name in inner.reset)
+                found = joined(found, attrs.evolve(inner, reset=reset))
+        return found
+
+    def after_step(self, context: StepContext) -> None:
+        """Tell the backbones inside of a step that was taken."""
+        for backbone in self.wrapped():
+            backbone.after_step(context)
+
+
+def joined(one: Transition | None, other: Transition | None) -> Transition | None:
+    """Return two transitions as one; None where there is neither."""
+    if one is None or other is None:
+        return one or other
+    return Transition(
+        reset=one.reset + other.reset,
+        reset_heads=one.reset_heads or other.reset_heads,
+        reset_balancer=one.reset_balancer or other.reset_balancer,
+    )
