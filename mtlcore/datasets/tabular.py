@@ -49,8 +49,8 @@ class Tabular(Dataset):
     Args:
         root: the folder the file lies in, a local path or an fsspec URL.
         split: "train" or "val"; with `{split}` in `file`, also "test".
-        file: CSV, JSON lines or Parquet; `{split}` in its name stands for the split. Without `{split}`,
-            training and validation share the rows of one file.
+        file: CSV, JSON lines or Parquet; `{split}` in its name stands for the split. Without
+            `{split}`, training and validation share the rows of one file.
         targets: task name -> what the task predicts.
         inputs: input columns, by name or number; unset: all that hold no label.
         categorical: columns that are categories even where they look like numbers.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import abc
 import math
 from collections.abc import Iterable, Sequence
-from typing import Literal, Self, TypeAlias
+from typing import Any, Literal, Self, TypeAlias
 
 import attrs
 import torch
@@ -109,6 +109,7 @@ class ImageEncoder(Backbone, abc.ABC):
 
     first_weights = ("weights",)
     main_map: int
+    encoder: Any  # of another library, which mypy does not judge
     mean: Tensor
     std: Tensor
 

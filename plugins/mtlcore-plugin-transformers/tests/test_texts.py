@@ -112,8 +112,16 @@ def test_a_tokenizer_of_the_model(folder: Path, tokenizer: Path) -> None:
     ("settings", "error", "told"),
     [
         ({"text": "txt"}, ConfigError, r"data\.text: .*no column 'txt'; did you mean 'text'"),
-        ({"tokenizer": "/no/where"}, UsageError, r"tokenizer: there is no folder or file /no/where"),
-        ({"tokenizer": "nobody/nothing"}, MtlError, r"tokenizer: tokenizer\.json of nobody/nothing"),
+        (
+            {"tokenizer": "/no/where"},
+            UsageError,
+            r"tokenizer: there is no folder or file /no/where",
+        ),
+        (
+            {"tokenizer": "nobody/nothing"},
+            MtlError,
+            r"tokenizer: tokenizer\.json of nobody/nothing",
+        ),
         ({"tokenizer": "."}, UsageError, r"holds no tokenizer\.json; .*save_pretrained"),
         ({"tokenizer": __file__}, MtlError, r"is no tokenizer"),
         ({"file": "none.csv"}, DataError, r"none\.csv: no such file"),
@@ -185,7 +193,10 @@ def test_a_run_of_texts_learns_and_is_used(mtl: Any, folder: Path) -> None:
 @pytest.mark.parametrize(
     ("option", "told"),
     [
-        ("--set=model.backbone.name=unet", "'unet' reads image inputs, and the dataset 'texts' gives"),
+        (
+            "--set=model.backbone.name=unet",
+            "'unet' reads image inputs, and the dataset 'texts' gives",
+        ),
         ("--set=data.length=60", "data.length: the texts have"),
         ("--set=model.backbone.config.vocab_size=90", "data.tokenizer: the texts have token"),
     ],

@@ -73,7 +73,9 @@ def test_weights_of_a_folder_with_a_head(tmp_path: Path) -> None:
     assert unused == [
         "bert.pooler.dense.bias", "bert.pooler.dense.weight", "classifier.bias", "classifier.weight"
     ]  # fmt: skip
-    with pytest.raises(MtlError, match=r"are these weights of BertModel\? missing: encoder\.layer\.2"):
+    with pytest.raises(
+        MtlError, match=r"are these weights of BertModel\? missing: encoder\.layer\.2"
+    ):
         made(model=str(tmp_path), weights="pretrained", config={"num_hidden_layers": 3})
 
 

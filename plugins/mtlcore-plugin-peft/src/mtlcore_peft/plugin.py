@@ -1,4 +1,4 @@
-"""What this plugin adds: a backbone around any other one, which learns through low-rank adapters."""
+"""What this plugin adds: a backbone around any other, which learns through low-rank adapters."""
 
 from __future__ import annotations
 

@@ -72,9 +72,7 @@ def freeze_unreached(model: nn.Module, outputs: Callable[[], Sequence[Tensor]]) 
     """
     with torch.enable_grad(), torch.random.fork_rng(devices=[]):
         parameters = [p for p in model.parameters() if p.requires_grad]
-        found = torch.autograd.grad(
-            [x.sum() for x in outputs()], parameters, allow_unused=True
-        )
+        found = torch.autograd.grad([x.sum() for x in outputs()], parameters, allow_unused=True)
     for parameter, gradient in zip(parameters, found, strict=True):
         parameter.requires_grad_(gradient is not None)
 

@@ -1,4 +1,4 @@
-"""The image backbone: an encoder of transformers with the maps of its stages or made of its blocks."""
+"""The image backbone: an encoder of transformers, with maps of its stages or made of blocks."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ def transformers() -> ModuleType:
 
 
 def model_types() -> dict[str, Any]:
-    """Return the types of model that transformers knows, each with the name of its configuration."""
+    """Return the types of model that transformers knows, and the names of their configurations."""
     known: dict[str, Any] = transformers().models.auto.configuration_auto.CONFIG_MAPPING_NAMES
     return known
 

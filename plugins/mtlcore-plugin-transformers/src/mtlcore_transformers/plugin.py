@@ -15,7 +15,7 @@ def mtl_backbones() -> Iterator[BackboneSpec]:
     yield BackboneSpec(
         name="transformers",
         target="mtlcore_transformers.images:TransformersBackbone",
-        summary="Any image encoder of transformers that gives maps, from a folder, the hub or a type.",
+        summary="Any image encoder of transformers that gives maps, with its weights or without.",
         paper=_PAPER,
     )
     yield BackboneSpec(

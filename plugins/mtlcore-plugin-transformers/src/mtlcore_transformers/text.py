@@ -31,8 +31,8 @@ _MODEL = "model.backbone.model"
 class TransformersText(Backbone):
     """A text encoder of transformers, shared by all tasks: the mean of its last hidden states.
 
-    Inputs are token ids (B, L) and a mask (B, L) that is true where there is a token; padding has no
-    part in the mean. This is how sentence encoders pool (Reimers and Gurevych, "Sentence-BERT",
+    Inputs are token ids (B, L) and a mask (B, L) that is true where there is a token; padding has
+    no part in the mean. This is how sentence encoders pool (Reimers and Gurevych, "Sentence-BERT",
     EMNLP 2019). Of a model with encoder and decoder it is the encoder; of a language model, whose
     tokens look back only, the mean as well. Layers that no mean depends on do not learn.
 
