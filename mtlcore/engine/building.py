@@ -191,7 +191,7 @@ def _as_one(task: str, metrics: Sequence[Metric]) -> Metric:
 
 
 def parameter_table(learner: Learner, depth: int = 1) -> dict[str, object]:
-    """Numbers of parameters: total (backbone and heads), those that learn, shared, per task, ...
+    """Numbers of parameters: total, of which learn, shared, per task, per module, and of others.
 
     Args:
         learner: whose parameters are counted, each tensor once.
