@@ -22,7 +22,7 @@ from mtlcore.plugins import (
     create,
     hookimpl,
 )
-from mtlcore.ranges import Length, Range
+from mtlcore.ranges import Length, Nested, Range
 
 if TYPE_CHECKING:
     from mtlcore.runs import run
@@ -43,6 +43,7 @@ __all__ = [
     "MethodSpec",
     "MetricSpec",
     "NeckSpec",
+    "Nested",
     "OptimizerSpec",
     "Range",
     "Task",

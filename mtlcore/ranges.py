@@ -7,7 +7,7 @@ An optimizer with a rate that is not negative, and a backbone around another one
     def around(
         tasks: Sequence[Task],
         *,
-        inner: Annotated[Callable[[Sequence[Task]], Backbone] | None, Nested("backbones")] = None,
+        inner: Annotated[Callable[..., Backbone] | None, Nested("backbones")] = None,
     ) -> Backbone: ...
 
 A number without a mark is finite in single precision, and a whole one fits into 64 bits.

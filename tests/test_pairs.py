@@ -2,7 +2,8 @@
 
 What is tried comes from the installed plugins. The default suite runs combinations in which each of
 these occurs; those that cover every pair, and all others, are slow. A pair that cannot work is
-refused before the first step, and is listed with its reason in docs/pairs.md.
+refused before the first step, and is listed with its reason in docs/pairs.md. Backbones that run
+over others are tried over several of them as well.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import shlex
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from itertools import combinations, product
+from itertools import combinations, cycle, product
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,8 @@ from mtlcore.errors import UsageError
 from mtlcore.learner import Learner
 from mtlcore.metrics import MetricValues
 from mtlcore.optimizers import Optimizer, StepReport
-from mtlcore.plugins import REQUIRED, MethodSpec, Plugins, settings_of
+from mtlcore.plugins import REQUIRED, MethodSpec, Plugins, nested_in, settings_of
+from mtlcore.ranges import Nested
 from mtlcore.standard.optimizers import adam
 from mtlcore.storage import RunDirectory
 from mtlcore.testing import TINY_TASKS, tiny_batch, tiny_learner
@@ -134,6 +136,42 @@ COVER = covering(POSSIBLE, pairs_of)
 
 #: Settings that make a backbone small which has no width.
 NARROW = {"timm": {"model": "test_resnet"}}
+#: Backbones inside others, with the settings that make them small.
+INSIDE: dict[str, dict[str, Any]] = {
+    "unet": {"width": 0.03125, "decoder": "none"},
+    "resnet": {"depth": 18, "width": 0.0625, "pyramid": True},
+    "timm": NARROW["timm"],
+}
+
+
+def setting_inside(backbone: str) -> str | None:
+    """The setting of a backbone that is another one."""
+    settings = settings_of(PLUGINS.get("backbones", backbone).load())
+    marked = [s.name for s in settings if nested_in(s.annotation) == Nested("backbones")]
+    return marked[0] if marked else None
+
+
+OVER = [
+    f"{outer} over {inner}"
+    for outer in AXES["backbone"]
+    if setting_inside(outer)
+    for inner in INSIDE
+    if inner in AXES["backbone"]
+]
+POSSIBLE_OVER = [
+    combination
+    for chosen in product(OVER, *[values for axis, values in AXES.items() if axis != "backbone"])
+    if not pairs_of(combination := Combination(*chosen)) & IMPOSSIBLE
+]
+COVER_OVER = covering(POSSIBLE_OVER, pairs_of)
+# The first of each outer backbone, every time over another one.
+EACH_OVER = [
+    next(c for c in COVER_OVER if c.backbone == f"{outer} over {inner}")
+    for outer, inner in zip(
+        dict.fromkeys(name.split(" over ")[0] for name in OVER), cycle(INSIDE), strict=False
+    )
+    if f"{outer} over {inner}" in OVER
+]
 
 
 def required(kind: str, name: str, tasks: Sequence[str]) -> dict[str, Any]:
@@ -157,12 +195,22 @@ def sampler_of(optimizer: str) -> str:
     return next(iter(needed), "joint")
 
 
+def backbone_table(name: str, tasks: Sequence[str]) -> dict[str, Any]:
+    """A small backbone, or one over another."""
+    outer, _, inner = name.partition(" over ")
+    table = {"name": outer, **required("backbones", outer, tasks)}
+    if inner:
+        return table | {str(setting_inside(outer)): {"name": inner, **INSIDE[inner]}}
+    settings = {setting.name for setting in settings_of(PLUGINS.get("backbones", name).load())}
+    if "width" in settings and "inputs" not in settings:
+        return table | {"width": 0.03125}
+    return table | NARROW.get(name, {})
+
+
 def configuration(combination: Combination, place: Path) -> RunConfig:
-    settings = {s.name for s in settings_of(PLUGINS.get("backbones", combination.backbone).load())}
+    outer = combination.backbone.partition(" over ")[0]
+    settings = {setting.name for setting in settings_of(PLUGINS.get("backbones", outer).load())}
     reads_vectors = "inputs" in settings
-    narrow: dict[str, Any] = NARROW.get(combination.backbone, {})
-    if "width" in settings and not reads_vectors:
-        narrow = {"width": 0.03125}
     tasks = VECTORS if reads_vectors else IMAGES
     data: dict[str, Any] = {"name": "rooms", "size": [64, 32]}
     if reads_vectors:
@@ -177,13 +225,7 @@ def configuration(combination: Combination, place: Path) -> RunConfig:
         "device": "cpu",
         "tasks": list(tasks),
         "data": {**data, "train": 4, "val": 2, "workers": 0, "labels": combination.labels},
-        "model": {
-            "backbone": {
-                "name": combination.backbone,
-                **narrow,
-                **required("backbones", combination.backbone, tasks),
-            }
-        },
+        "model": {"backbone": backbone_table(combination.backbone, tasks)},
         "balancer": {
             "name": combination.balancer,
             **required("balancers", combination.balancer, tasks),
@@ -337,6 +379,37 @@ def test_a_pair_trains(combination: Combination, tmp_path: Path) -> None:
 @pytest.mark.parametrize("combination", [c for c in POSSIBLE if c not in [*EACH, *COVER]], ids=str)
 def test_a_combination_trains(combination: Combination, tmp_path: Path) -> None:
     train(combination, tmp_path)
+
+
+@pytest.mark.parametrize("combination", EACH_OVER, ids=str)
+def test_each_trains_over_another(combination: Combination, tmp_path: Path) -> None:
+    train(combination, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("combination", [c for c in COVER_OVER if c not in EACH_OVER], ids=str)
+def test_a_pair_trains_over_another(combination: Combination, tmp_path: Path) -> None:
+    train(combination, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", OVER)
+def test_cross_task_losses_train_over_another(name: str, tmp_path: Path) -> None:
+    pytest.importorskip("mtlcore_mtpsl", reason="mtlcore-plugin-mtpsl is not installed")
+    values = {
+        "device": "cpu",
+        "tasks": list(IMAGES),
+        "data": {
+            "name": "rooms", "size": [64, 32], "train": 4, "val": 2, "workers": 0,
+            "labels": "one", "augment": {"flip": True},
+        },
+        "model": {"backbone": backbone_table(name, IMAGES)},
+        "cross_task": [{"name": "mtpsl"}],
+        "training": {"steps": 2, "batch_size": 2},
+    }  # fmt: skip
+    with built(resolve(PLUGINS, [], [Layer("test", values)]), tmp_path) as session:
+        Training(session).run()
+        assert session.progress.step == 2
 
 
 def test_every_pair_is_tried_or_listed() -> None:

@@ -49,7 +49,7 @@ class PADNet(TrunkBackbone):
         """Compute the features of images (B, 3, H, W); all decoders run.
 
         The cut is all decoded maps and a view of the latent one, which the decoders do not read:
-        every path to a loss crosses it once.
+        every path to a loss crosses it once. There is none where the encoder predicts early.
         """
         encoded = self.encode(inputs, tasks)
         latent = encoded.latent.view_as(encoded.latent)
@@ -61,7 +61,7 @@ class PADNet(TrunkBackbone):
         return Features(
             shared=(latent,),
             per_task=distilled,
-            cut=(latent, *decoded.values()),
+            cut=() if encoded.early else (latent, *decoded.values()),
             early=encoded.early,
             terms=encoded.terms,
         )

@@ -34,7 +34,7 @@ from mtlcore.standard.segnet import (
 from mtlcore.standard.unet import UNetDecoder
 from mtlcore.tasks import Task
 
-Encoder = Annotated[Callable[[Sequence[Task]], Backbone] | None, Nested("backbones")]
+Encoder = Annotated[Callable[..., Backbone] | None, Nested("backbones")]
 """The setting `encoder`: what makes the backbone inside; None: the SegNet of the papers."""
 
 
@@ -265,6 +265,7 @@ class PyramidDecoder(nn.Module):
 
     def forward(self, latent: Tensor, skipped: Sequence[Tensor]) -> Decoded:
         """Compute the maps of every level; the deepest one is the latent map itself."""
-        levels = [(latent, latent), *self.unet.upwards([*skipped, latent])]
+        # A view, so that the map of one decoder is not that of another where there is one map.
+        levels = [(latent, latent.view_as(latent)), *self.unet.upwards([*skipped, latent])]
         joined, full = zip(*reversed(levels), strict=True)
         return Decoded(joined, full)
