@@ -13,16 +13,15 @@ from mtlcore.plugins import settings_of
 from mtlcore_transformers import plugin
 from mtlcore_transformers.library import transformers
 
-SMALL = (
-    "model.backbone.config={embedding_size=8,hidden_sizes=[8,8,16,16],depths=[1,1,1,1]}"
-)  # fmt: skip
+SMALL = "model.backbone.config={embedding_size=8,hidden_sizes=[8,8,16,16],depths=[1,1,1,1]}"
 
 
 def test_transformers_is_imported_where_a_backbone_is_built() -> None:
     code = (
         "import sys; from mtlcore_transformers import plugin; list(plugin.mtl_backbones()); "
-        "list(plugin.mtl_datasets()); heavy = {'torch', 'numpy', 'transformers'} & set(sys.modules); "
-        "import mtlcore_transformers.images, mtlcore_transformers.text, mtlcore_transformers.texts; "
+        "list(plugin.mtl_datasets()); "
+        "heavy = {'torch', 'numpy', 'transformers'} & set(sys.modules); "
+        "from mtlcore_transformers import images, text, texts; "
         "print(heavy, 'transformers' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -59,7 +58,7 @@ def test_a_run_on_images(mtl: Any, tmp_path: Any) -> None:
 @pytest.mark.parametrize(
     ("option", "told"),
     [
-        ("model=resnett", "model.backbone.model: 'resnett' is no model type of transformers; did you"),
+        ("model=resnett", "'resnett' is no model type of transformers; did you mean 'resnet'?"),
         ("config.depth=[1]", "model.backbone.config.depth: resnet has no such value"),
         ("weights=/no/file", "/no/file: no such file"),
         ("width=2", "model.backbone.width: unknown setting"),
