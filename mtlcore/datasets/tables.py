@@ -216,7 +216,7 @@ def _read_json_lines(data: bytes, where: str, form: Form) -> Table:
                 raise ValueError(f"{shown(row)} is no object")
             rows.append({key.strip(): _cell(key, value) for key, value in row.items()})
         except (ValueError, RecursionError) as error:
-            raise DataError(f"{where}: line {number}: {describe(error)}") from error
+            raise DataError(f"{where}: line {number}: {error}") from error
     names = tuple(dict.fromkeys(itertools.chain.from_iterable(rows)))
     if not names:
         raise DataError(f"{where}: holds no row")

@@ -279,6 +279,7 @@ def test_settings_are_told_by_their_path(mtl: Any, option: str, told: str) -> No
 def test_inputs_are_those_of_the_backbone_inside(mtl: Any) -> None:
     table = mtl("run", "--set=data.name=tabular", "--set=data.root=.", "--set=data.file=x.csv",
                 "--set=model.backbone.name=lora", "--set=model.backbone.backbone.name=resnet",
-                "--set=data.targets.y.kind=regression", "--set=data.targets.y.column=y")  # fmt: skip
+                "--set=data.targets.y.kind=regression",
+                "--set=data.targets.y.column=y")  # fmt: skip
     assert table.exit_code == 2, table.output
-    assert "reads image inputs, and the dataset 'tabular' gives vector" in table.stderr
+    assert "reads image inputs, and the dataset 'tabular' gives" in table.stderr
