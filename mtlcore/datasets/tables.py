@@ -1,4 +1,4 @@
-"""Tables as files: CSV (plain or .gz) and Parquet, read column by column."""
+"""Tables as files: CSV and JSON lines (plain or .gz) and Parquet, read column by column."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ import hashlib
 import importlib
 import io
 import itertools
+import json
 import re
 import zlib
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Literal
 from weakref import WeakValueDictionary
 
@@ -20,10 +21,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mtlcore.data import DataError
-from mtlcore.errors import ConfigError, UsageError, describe
+from mtlcore.errors import ConfigError, UsageError, describe, shown
 from mtlcore.loading import Root, marked_encoding
 
 _GZIP, _PARQUET = b"\x1f\x8b", b"PAR1"
+_JSON_LINES = (".jsonl", ".ndjson")
 _DELIMITERS = ",;\t|"
 _SAID = re.compile(r"\"?sep=(.)\"?\s*", re.IGNORECASE)  # the first line that Excel may write
 _LOOKED_AT = 100  # lines from which the delimiter is found
@@ -84,11 +86,17 @@ def open_table(root: Root, path: str, form: Form) -> Table:
     key = (where, hashlib.sha256(data).digest(), form)
     table = _held.get(key)
     if table is None:
-        read = _read_parquet if data.startswith(_PARQUET) else _read_csv
+        read = _reader(path, data)
         table = _held[key] = read(data, where, form)
         if not len(table):
             raise DataError(f"{where}: holds no row")
     return table
+
+
+def _reader(path: str, data: bytes) -> Callable[[bytes, str, Form], Table]:
+    if data.startswith(_PARQUET):
+        return _read_parquet
+    return _read_json_lines if path.removesuffix(".gz").endswith(_JSON_LINES) else _read_csv
 
 
 def _read_csv(data: bytes, where: str, form: Form) -> Table:
@@ -185,6 +193,46 @@ def _columns(rows: Iterator[list[str]], width: int, delimiter: str) -> Iterator[
     for number, part in zip(numbering, parts, strict=True):
         codes = np.concatenate(part) if part else np.zeros(0, dtype=np.int32)
         yield _column(number, codes)
+
+
+def _read_json_lines(data: bytes, where: str, form: Form) -> Table:
+    """Read an object per line; a key that one of them lacks, or that is null, is missing there."""
+    if form.columns != "header":
+        raise ConfigError(["data.columns: JSON lines name their columns themselves"])
+    try:
+        plain = gzip.decompress(data) if data.startswith(_GZIP) else data
+        text = plain.decode(form.encoding or marked_encoding(plain[:4])).removeprefix("\ufeff")
+    except LookupError as error:
+        raise ConfigError([f"data.encoding: {error}"]) from error
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
+        raise DataError(f"{where}: no JSON lines: {error}") from error
+    rows: list[dict[str, str]] = []
+    for number, line in enumerate(text.split("\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+            if not isinstance(row, dict):
+                raise ValueError(f"{shown(row)} is no object")
+            rows.append({key.strip(): _cell(key, value) for key, value in row.items()})
+        except (ValueError, RecursionError) as error:
+            raise DataError(f"{where}: line {number}: {error}") from error
+    names = tuple(dict.fromkeys(itertools.chain.from_iterable(rows)))
+    if not names:
+        raise DataError(f"{where}: holds no row")
+    columns = []
+    for name in names:
+        texts = [row.get(name, "") for row in rows]
+        numbers = {text: i for i, text in enumerate(dict.fromkeys(texts))}
+        codes = np.fromiter(map(numbers.__getitem__, texts), np.int32, len(texts))
+        columns.append(_column(numbers, codes))
+    return Table(where, names, tuple(columns))
+
+
+def _cell(key: str, value: object) -> str:
+    if isinstance(value, dict | list):
+        raise ValueError(f"{key!r} is {shown(value)}; a cell is a text, a number, true or false")
+    return value if isinstance(value, str) else "" if value is None else json.dumps(value)
 
 
 def _read_parquet(data: bytes, where: str, form: Form) -> Table:

@@ -50,8 +50,8 @@ class Tabular(Dataset):
     Args:
         root: the folder the file lies in, a local path or an fsspec URL.
         split: "train" or "val"; with `{split}` in `file`, also "test".
-        file: CSV or Parquet; `{split}` in its name stands for the split. Without `{split}`,
-            training and validation share the rows of one file.
+        file: CSV, JSON lines or Parquet; `{split}` in its name stands for the split. Without
+            `{split}`, training and validation share the rows of one file.
         targets: task name -> what the task predicts.
         inputs: input columns, by name or number; unset: all that hold no label.
         categorical: columns that are categories even where they look like numbers.
@@ -154,6 +154,19 @@ class Tabular(Dataset):
     def input_width(cls, root: str | None, **settings: Any) -> int:
         """Return the number of values in an input vector; reads the training rows."""
         return cls(root, "train", **settings)._width
+
+    def texts_of(self, column: str | int, setting: str) -> list[str]:
+        """Return the texts of a column, of this split's rows in their order.
+
+        Args:
+            column: its name or number.
+            setting: that names it, for messages.
+
+        Raises:
+            ConfigError: there is no such column.
+        """
+        found = self._table.columns[ColumnFinder(self._table)((column,), setting)[0]]
+        return [found.texts[code] for code in found.codes[self._rows]]
 
     def __len__(self) -> int:
         return len(self._rows)

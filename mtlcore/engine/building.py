@@ -191,7 +191,7 @@ def _as_one(task: str, metrics: Sequence[Metric]) -> Metric:
 
 
 def parameter_table(learner: Learner, depth: int = 1) -> dict[str, object]:
-    """Numbers of parameters: total (backbone and heads), shared, per task, per module, others.
+    """Numbers of parameters: total, of which learn, shared, per task, per module, and of others.
 
     Args:
         learner: whose parameters are counted, each tensor once.
@@ -213,6 +213,7 @@ def parameter_table(learner: Learner, depth: int = 1) -> dict[str, object]:
     }
     return {
         "total": count_parameters(model.parameters()),
+        "trainable": count_parameters(p for p in model.parameters() if p.requires_grad),
         "shared": count_parameters(model.shared_parameters()),
         "tasks": {name: count_parameters(model.task_parameters(name)) for name in model.tasks},
         "modules": {

@@ -100,8 +100,8 @@ def _check_frozen(learner: Learner, learning: Sequence[str]) -> None:
     if finisher is not None:
         raise UsageError(
             f"balancer: {type(finisher).__name__} compares the tasks' gradients at the parameters "
-            "that they share, and all of these are frozen (model.freeze, initial.train); let some "
-            "of them learn, or choose a balancer of losses, such as equal"
+            "that they share, and all of these are frozen (model.freeze, initial.train, adapters "
+            "per task); let some of them learn, or choose a balancer of losses, such as equal"
         )
 
 

@@ -20,12 +20,14 @@ from mtlcore.loading.files import (
 from mtlcore.loading.labels import convert
 from mtlcore.loading.loader import Loader, PlanReader, Split, lost_workers_told, stop_at
 from mtlcore.loading.regimes import draw_regime
+from mtlcore.loading.torchvision import torchvision_repaired
 from mtlcore.loading.transforms import Augmentation, as_seen_in, resize_label, turn
-from mtlcore.loading.weights import WeightFile, read_weight_file
+from mtlcore.loading.weights import HubFile, WeightFile, check_fit, hub_file, read_weight_file
 
 __all__ = [
     "Augmentation",
     "BatchAugmentation",
+    "HubFile",
     "Loader",
     "MissingFile",
     "PlanReader",
@@ -34,12 +36,14 @@ __all__ = [
     "Split",
     "WeightFile",
     "as_seen_in",
+    "check_fit",
     "check_split",
     "convert",
     "decode_image",
     "decode_label",
     "decode_text",
     "draw_regime",
+    "hub_file",
     "image_of",
     "image_tensor",
     "is_array",
@@ -50,6 +54,7 @@ __all__ = [
     "resize_label",
     "stop_at",
     "stored_turned",
+    "torchvision_repaired",
     "turn",
     "unit_normals",
 ]

@@ -2,6 +2,13 @@
 
 from mtlcore.features import Features
 from mtlcore.models.contracts import AVERAGE, Backbone, Head, Neck, StepContext, Transition
+from mtlcore.models.encoders import (
+    ImageEncoder,
+    PyramidKind,
+    Stage,
+    chosen_stages,
+    no_checkpointing,
+)
 from mtlcore.models.freezing import Frozen, made_for
 from mtlcore.models.model import MultiTaskModel, count_parameters
 from mtlcore.models.necks import NeckPerTask, Necks, SharedNeck
@@ -16,16 +23,21 @@ __all__ = [
     "Features",
     "Frozen",
     "Head",
+    "ImageEncoder",
     "MultiTaskModel",
     "Neck",
     "NeckPerTask",
     "Necks",
+    "PyramidKind",
     "SharedNeck",
+    "Stage",
     "StepContext",
     "Transition",
     "WrappingBackbone",
+    "chosen_stages",
     "count_parameters",
     "groups_of",
     "joined",
     "made_for",
+    "no_checkpointing",
 ]

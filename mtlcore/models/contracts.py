@@ -86,6 +86,8 @@ class Backbone(nn.Module, abc.ABC):
             `MultiTaskModel` pads to it.
         input_kind: what it reads: "image", "vector", "tokens" or any other word that datasets call
             their inputs by.
+        reads_through: of a backbone around another one: the setting that is this other one, whose
+            kind of inputs counts then. Empty: it reads them itself.
         first_weights: names of settings that say with which weights it begins, such as a path; they
             keep their defaults where the weights of a checkpoint follow.
     """
@@ -95,6 +97,7 @@ class Backbone(nn.Module, abc.ABC):
     main_map: int = -1
     input_multiple: int = 1
     input_kind: str = "image"
+    reads_through: str = ""
     first_weights: tuple[str, ...] = ()
 
     @abc.abstractmethod

@@ -164,13 +164,20 @@ def result_notes(summary: Mapping[str, Any], rows: Sequence[ResultRow]) -> list[
         by = best.get("chosen_by") or []
         how = f" by {'the mean rank of ' if len(by) > 1 else ''}{', '.join(by)}" if by else ""
         notes.append(f"best epoch: {best['epoch']}, chosen on {best.get('chosen_on', split)}{how}")
-    notes.append(f"parameters: {summary['parameters']['total']:,}")
+    notes.append(f"parameters: {learning_told(summary['parameters'])}")
     notes.append(f"time: {timedelta(seconds=round(summary['seconds']))}")
     if summary.get("skipped_steps"):
         notes.append(f"skipped steps: {summary['skipped_steps']}")
     if summary.get("skipped_samples"):
         notes.append(f"samples left out: {len(summary['skipped_samples'])} (see summary.json)")
     return notes
+
+
+def learning_told(parameters: Mapping[str, Any]) -> str:
+    """Return how many parameters a model has, and how many of them learn where not all do."""
+    total, learning = parameters["total"], parameters.get("trainable")
+    some = "" if learning in (None, total) else f", of which {learning:,} learn"
+    return f"{total:,}{some}"
 
 
 def metric_text(value: float | None) -> str:

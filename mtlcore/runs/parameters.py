@@ -56,5 +56,6 @@ def describe_backbone(
         "channels": list(backbone.out_channels),
         "strides": list(backbone.strides),
         "parameters": count_parameters(backbone.parameters()),
+        "trainable": count_parameters(p for p in backbone.parameters() if p.requires_grad),
         **backbone.facts(),
     }

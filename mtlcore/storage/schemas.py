@@ -63,6 +63,7 @@ class _Best(TypedDict):
 
 class _Parameters(TypedDict):
     total: Natural
+    trainable: NotRequired[Natural]
     modules: NotRequired[dict[str, Natural]]
     components: NotRequired[dict[str, Natural]]
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import math
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
@@ -32,7 +33,9 @@ from mtlcore.plugins import (
     Component,
     CrossTaskLossSpec,
     Plugins,
+    create,
     expanded,
+    nested_in,
     settings_of,
     structure,
 )
@@ -87,12 +90,13 @@ GIVEN: dict[str, Any] = {
     "file": "rows.csv",
     "targets": {"weight": {"kind": "regression", "column": "weight"}},
     "sources": [{"name": "rooms", "samples": 2}],
+    "backbone": {"name": "resnet", "depth": 18, "width": 0.03125},
 }
 
 
 def build(component: Component, settings: dict[str, Any], place: Path) -> None:
     """Make the component as a run would, as far as its settings have a say."""
-    chosen = Chosen(component, settings)
+    chosen = Chosen(component, with_inner(component, settings))
     features = FeatureInfo((8,), (8,))
     match component.kind:
         case "backbones":
@@ -121,6 +125,21 @@ def build(component: Component, settings: dict[str, Any], place: Path) -> None:
             chosen.make(DENSE)
         case "loggers":
             chosen.make()
+
+
+def with_inner(component: Component, settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings in which tables of other components are what makes these."""
+    made = dict(settings)
+    for setting in settings_of(component.load()):
+        nested, table = nested_in(setting.annotation), settings.get(setting.name)
+        if nested is not None and isinstance(table, dict):
+            made[setting.name] = partial(created, nested.kind, table)
+    return made
+
+
+def created(kind: str, table: dict[str, Any], *positional: Any) -> Any:
+    others = {key: value for key, value in table.items() if key != "name"}
+    return create(kind, table["name"], *positional, **others)
 
 
 LARGE = ("backbones", "necks", "heads", "losses")
@@ -238,6 +257,8 @@ def test_a_value_of_the_core_is_refused_by_its_path(path: str, runs: bool) -> No
 
 
 def numbers_without_range(annotation: Any) -> bool:
+    if nested_in(annotation):
+        return False
     kind, marks = unmarked(annotation)
     if kind in (int, float):
         return not marks

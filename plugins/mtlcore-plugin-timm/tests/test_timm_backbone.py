@@ -208,7 +208,7 @@ def test_drop_path_grows_to_the_last_block() -> None:
         ({"model": "test_vit", "out_indices": (0,), "pyramid": "dpt"}, r"made of 4 of its 6"),
         ({"model": "mixer_s32_224"}, r"cannot read images of any size, such as .*224"),
         ({"model": "crossvit_tiny_240"}, r"cannot read|the maps of crossvit_tiny_240"),
-        ({"model": "dla34", "gradient_checkpointing": True}, r"timm has none for .* of dla34"),
+        ({"model": "dla34", "gradient_checkpointing": True}, r"none for the maps of dla34"),
         ({"model": "vgg11", "drop_path": 0.1}, r"drop_path: vgg11 has no stochastic depth"),
         ({"model": "test_resnet", "in_chans": 0}, r"in_chans 0 must be positive"),
         ({"model": "test_resnet", "drop_path": 1.0}, r"drop_path 1.0 from 0 to below 1"),

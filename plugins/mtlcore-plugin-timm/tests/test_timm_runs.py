@@ -66,6 +66,7 @@ def test_show_tells_maps_licence_and_normalisation(mtl: Any) -> None:
         "channels": [512, 256, 128, 64],
         "strides": [32, 16, 8, 4],
         "parameters": 11_176_512,
+        "trainable": 11_176_512,
         "model": "resnet18.a1_in1k",
         "normalisation": "mean (0.485, 0.456, 0.406), std (0.229, 0.224, 0.225)",
         "licence": "apache-2.0 (timm's weights of this name)",

@@ -155,7 +155,9 @@ def test_pretrained_weights_come_from_the_hub(published: State, offline: Path) -
 
 
 def test_without_a_network_a_file_is_named_as_the_remedy(offline: Path) -> None:
-    with pytest.raises(MtlError, match=r"cannot be downloaded .* to the path of a file"):
+    with pytest.raises(
+        MtlError, match=r"cannot be downloaded .* set model\.backbone\.weights to a local path"
+    ):
         made("pretrained")
 
 

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import math
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Annotated, Any, Literal, Self, final
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, final
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import Parameter
 
-from mtlcore.errors import UsageError, describe, did_you_mean
-from mtlcore.features import Features
-from mtlcore.models import Backbone
+from mtlcore.errors import UsageError, did_you_mean
+from mtlcore.models import ImageEncoder, PyramidKind, Stage, chosen_stages, no_checkpointing
 from mtlcore.ranges import Channels, Range
 from mtlcore.tasks import Task
 from mtlcore_timm.library import timm
-from mtlcore_timm.plain import DPTPyramid, Pyramid, SimplePyramid, levels
 from mtlcore_timm.weights import find_weights, load_weights
 
 # What lets an encoder read images of any size; others either do so anyway, or cannot.
@@ -25,7 +20,7 @@ _ANY_SIZE: tuple[dict[str, bool], ...] = ({"dynamic_img_size": True}, {"strict_i
 
 
 @final
-class TimmBackbone(Backbone):
+class TimmBackbone(ImageEncoder):
     """An image encoder of timm, shared by all tasks, with its maps, the coarsest first.
 
     An encoder in stages gives the map of each stage, by default those of stride 4 and more. A plain
@@ -67,11 +62,6 @@ class TimmBackbone(Backbone):
         MtlError: timm is missing, or the weights cannot be read or are of another model.
     """
 
-    first_weights = ("weights",)
-    main_map: int
-    mean: Tensor
-    std: Tensor
-
     def __init__(
         self,
         tasks: Sequence[Task],
@@ -79,86 +69,56 @@ class TimmBackbone(Backbone):
         model: str = "tf_efficientnet_lite0",
         weights: str | None = None,
         out_indices: tuple[Annotated[int, Range(ge=-1000, le=1000)], ...] | None = None,
-        pyramid: Literal["simple", "dpt", "none"] = "simple",
+        pyramid: PyramidKind = "simple",
         channels: Channels = 256,
         drop_path: Annotated[float, Range(ge=0, lt=1)] = 0.0,
         gradient_checkpointing: bool = False,
         freeze_norm: bool = False,
         in_chans: Channels = 3,
     ) -> None:
-        super().__init__()
         if channels < 1 or in_chans < 1 or not 0 <= drop_path < 1:
             raise UsageError(
                 f"model.backbone: channels {channels} and in_chans {in_chans} must be positive, "
                 f"drop_path {drop_path} from 0 to below 1"
             )
-        self.in_chans = in_chans
-        self.freeze_norm = freeze_norm
         encoder = _create(model, drop_path, in_chans)
         about: Mapping[str, Any] = encoder.pretrained_cfg
-        self._facts = _facts(about, weights)
+        facts = _facts(about, weights)
         # On the meta device there is nothing to load into.
         if weights is not None and not any(p.is_meta for p in encoder.parameters()):
             file = find_weights(weights, encoder)
             unused = load_weights(encoder, file, in_chans)
-            self._facts |= file.facts
+            facts |= file.facts
             if unused:
-                self._facts["weights_unused"] = ", ".join(unused)
-        stages = [(info["num_chs"], info["reduction"]) for info in encoder.feature_info]
-        plain = len(stages) > 1 and len({stride for _, stride in stages}) == 1
-        scales = levels(stages[0][1]) if plain and pyramid != "none" else {}
-        wanted = _indices(model, out_indices, stages, plain, pyramid, len(scales))
-        self.indices: list[int] = encoder.prune_intermediate_layers(wanted, prune_norm=True)
-        self.encoder = encoder
-        self.pyramid: Pyramid | None = None
-        self.input_multiple = math.lcm(*(stride for _, stride in stages))
-        # Where heads of a single map look: at what most of the network has made.
-        self.main_map = -1 if scales and pyramid == "simple" else 0
-        if scales:
-            made = SimplePyramid if pyramid == "simple" else DPTPyramid
-            self.pyramid = made(stages[0][0], channels, tuple(scales.values()))
-            self.strides, self.out_channels = tuple(scales), (channels,) * len(scales)
-            self.input_multiple = math.lcm(self.input_multiple, *scales)
-        else:
-            kept = [stages[index] for index in reversed(self.indices)]
-            self.out_channels = tuple(number for number, _ in kept)
-            self.strides = tuple(stride for _, stride in kept)
-        for name in ("mean", "std"):
-            self.register_buffer(name, _per_channel(about[name], in_chans))
-        self._try(model)
+                facts["weights_unused"] = ", ".join(unused)
+        stages = [Stage(info["num_chs"], info["reduction"]) for info in encoder.feature_info]
+        wanted = chosen_stages(model, out_indices, stages, pyramid)
+        indices: list[int] = encoder.prune_intermediate_layers(wanted, prune_norm=True)
         if gradient_checkpointing:
-            self._compute_again(model)
-        if freeze_norm:
-            for norm in self._norms():
-                norm.requires_grad_(False)
-        self.train(self.training)
+            try:
+                encoder.set_grad_checkpointing(True)
+            except (AttributeError, AssertionError) as error:
+                raise no_checkpointing(model) from error
+        super().__init__(
+            model,
+            encoder,
+            stages,
+            indices,
+            (about["mean"], about["std"]),
+            pyramid=pyramid,
+            channels=channels,
+            in_chans=in_chans,
+            freeze_norm=freeze_norm,
+            checkpointing=gradient_checkpointing,
+        )
+        self._facts = facts
 
-    def forward(self, inputs: Tensor, tasks: Sequence[str]) -> Features:
-        """Compute images (B, in_chans, H, W) in [0, 1] -> maps (B, C, H / stride, W / stride).
-
-        Raises:
-            UsageError: the images have another number of channels.
-        """
-        if inputs.shape[1] != self.in_chans:
-            raise UsageError(
-                f"model.backbone.in_chans: the images have {inputs.shape[1]} channels, and it is "
-                f"{self.in_chans}; set it to {inputs.shape[1]}"
-            )
-        return Features(shared=self._maps(inputs))
-
-    def train(self, mode: bool = True) -> Self:
-        """Set the mode of all modules; with `freeze_norm` batch norm stays in evaluation mode."""
-        super().train(mode)
-        if self.freeze_norm:
-            for norm in self._norms():
-                norm.train(False)
-        return self
-
-    def last_shared_parameters(self) -> Iterable[Parameter]:
-        """Return the parameters of the last layer, of a pyramid the one of its finest map."""
-        part: nn.Module = self.encoder if self.pyramid is None else self.pyramid
-        *_, layer = (m for m in part.modules() if any(True for _ in m.parameters(recurse=False)))
-        return layer.parameters(recurse=False)
+    def encode(self, images: Tensor) -> Sequence[Tensor]:
+        """Compute the maps of the chosen stages."""
+        maps: list[Tensor] = self.encoder.forward_intermediates(
+            images, indices=self.indices, intermediates_only=True, output_fmt="NCHW"
+        )
+        return maps
 
     def layer_groups(self) -> Sequence[Sequence[Parameter]]:
         """Return the encoder's layers from the input on, as timm groups them."""
@@ -169,79 +129,6 @@ class TimmBackbone(Backbone):
     def facts(self) -> Mapping[str, str]:
         """Return the model, its weights with their hash, their licence and the normalisation."""
         return self._facts
-
-    def _maps(self, inputs: Tensor) -> tuple[Tensor, ...]:
-        maps: list[Tensor] = self.encoder.forward_intermediates(
-            (inputs - self.mean) / self.std,
-            indices=self.indices,
-            intermediates_only=True,
-            output_fmt="NCHW",
-        )
-        return self.pyramid(maps) if self.pyramid is not None else tuple(reversed(maps))
-
-    def _compute_again(self, model: str) -> None:
-        """Turn gradient checkpointing on.
-
-        Raises:
-            UsageError: the encoder has none, or not where it hands out its maps.
-        """
-        try:
-            self.encoder.set_grad_checkpointing(True)
-        except (AttributeError, AssertionError) as error:
-            raise _no_checkpointing(model) from error
-        calls = Counter[nn.Module]()
-        hooks = [
-            module.register_forward_hook(lambda module, *_: calls.update([module]))
-            for module in self.encoder.modules()
-        ]
-        # In evaluation mode, so that batch norm does not count this image.
-        self.eval()
-        with torch.enable_grad():
-            maps = self._maps(torch.zeros(1, self.in_chans, *self._small()))
-            torch.autograd.grad(
-                [x.sum() for x in maps], list(self.encoder.parameters()), allow_unused=True
-            )
-        for hook in hooks:
-            hook.remove()
-        self.train()
-        if max(calls.values()) < 2:
-            raise _no_checkpointing(model)
-
-    def _small(self) -> tuple[int, int]:
-        """Height and width of the smallest image that is no square and has no map of one pixel."""
-        return 2 * self.input_multiple, 3 * self.input_multiple
-
-    def _norms(self) -> list[nn.Module]:
-        kinds = (nn.modules.batchnorm._BatchNorm,)
-        return [module for module in self.encoder.modules() if isinstance(module, kinds)]
-
-    def _try(self, model: str) -> None:
-        """Hold what is announced against the maps of a small image that is no square.
-
-        Raises:
-            UsageError: they differ, or there are none.
-        """
-        height, width = self._small()
-        expected = [
-            (1, number, height // stride, width // stride)
-            for number, stride in zip(self.out_channels, self.strides, strict=True)
-        ]
-        image = torch.zeros(1, self.in_chans, height, width)
-        self.eval()
-        try:
-            with torch.no_grad():
-                found = [tuple(x.shape) for x in self._maps(image)]
-        except (RuntimeError, AssertionError, ValueError) as error:
-            raise UsageError(
-                f"model.backbone.model: {model} cannot read images of any size, such as "
-                f"{height}x{width} ({describe(error)}); choose one that can"
-            ) from error
-        if found != expected:
-            raise UsageError(
-                f"model.backbone.model: the maps of {model} for an image of {height}x{width} have "
-                f"the shapes {found}, and timm announces {expected}; choose another model"
-            )
-        self.train()
 
 
 def _create(model: str, drop_path: float, in_chans: int) -> Any:
@@ -279,13 +166,6 @@ def _no_drop_path(model: str) -> UsageError:
     return UsageError(f"model.backbone.drop_path: {model} has no stochastic depth; leave it at 0")
 
 
-def _no_checkpointing(model: str) -> UsageError:
-    return UsageError(
-        f"model.backbone.gradient_checkpointing: timm has none for the maps of "
-        f"{model}; leave it off"
-    )
-
-
 def _check_name(library: Any, model: str) -> None:
     architecture, _, tag = model.partition(".")
     if not library.is_model(architecture):
@@ -300,41 +180,6 @@ def _check_name(library: Any, model: str) -> None:
         )
 
 
-def _indices(
-    model: str,
-    wanted: tuple[int, ...] | None,
-    stages: Sequence[tuple[int, int]],
-    plain: bool,
-    pyramid: str,
-    scales: int,
-) -> list[int]:
-    """Return the numbers of the stages or blocks, sorted."""
-    number = len(stages)
-    if wanted is None:
-        if not plain:
-            coarse = [index for index, (_, stride) in enumerate(stages) if stride >= 4]
-            return coarse or [number - 1]
-        if pyramid == "dpt":
-            return [number * (index + 1) // scales - 1 for index in range(scales)]
-        return [number - 1]
-    path = "model.backbone.out_indices"
-    if not wanted or any(not -number <= index < number for index in wanted):
-        what = "blocks" if plain else "stages"
-        strides = ", ".join(str(stride) for _, stride in stages)
-        raise UsageError(
-            f"{path}: {list(wanted)}; {model} has the {what} 0 to {number - 1}, of "
-            f"strides {strides}"
-        )
-    found = sorted({index % number for index in wanted})
-    needed = {"simple": 1, "dpt": scales}.get(pyramid, 0) if plain else 0
-    if needed and len(found) != needed:
-        raise UsageError(
-            f"{path}: {list(wanted)}; the pyramid {pyramid!r} of {model} is made of "
-            f"{needed} of its {number} blocks"
-        )
-    return found
-
-
 def _facts(about: Mapping[str, Any], weights: str | None) -> dict[str, str]:
     """Return what timm knows of a model, and of the weights that it publishes for it."""
     name = f"{about.get('architecture')}.{about.get('tag') or ''}".removesuffix(".")
@@ -345,11 +190,3 @@ def _facts(about: Mapping[str, Any], weights: str | None) -> dict[str, str]:
     if about.get("license") and weights in (None, "pretrained"):
         facts["licence"] = f"{about['license']} (timm's weights of this name)"
     return facts
-
-
-def _per_channel(values: Sequence[float], channels: int) -> Tensor:
-    """Return (channels, 1, 1) of the values of red, green and blue."""
-    known = torch.tensor(tuple(values))
-    if channels == 1:
-        return known.mean().reshape(1, 1, 1)
-    return known[torch.arange(channels) % len(known)].reshape(-1, 1, 1)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import attrs
 from torch import Tensor, nn
 
 from mtlcore.errors import MtlError, UsageError, describe
-from mtlcore.loading import WeightFile, read_weight_file
+from mtlcore.loading import WeightFile, check_fit, hub_file, read_weight_file
 
 _LOGGER = logging.getLogger("mtlcore.timm")
 #: Files of one repository of the Hugging Face hub, in the order in which timm looks for them.
@@ -34,8 +34,15 @@ def find_weights(weights: str, encoder: nn.Module) -> WeightFile:
         return read_weight_file(weights)
     about: Mapping[str, Any] = encoder.pretrained_cfg  # type: ignore[assignment]
     if repository := about.get("hf_hub_id"):
-        path, name = _from_hub(repository, about.get("hf_hub_filename"))
-        return attrs.evolve(read_weight_file(path), source=f"hf-hub:{repository}/{name}")
+        name = about.get("hf_hub_filename")
+        names = (name,) if name else _HUB_FILES
+        file = hub_file(repository, names, "model.backbone.weights")
+        if file is None:
+            raise MtlError(
+                f"model.backbone.weights: {repository} on the Hugging Face hub holds no "
+                f"{' and no '.join(names)}; give the path of a file"
+            )
+        return attrs.evolve(read_weight_file(file.path), source=file.source)
     if about.get("url") and not about.get("custom_load"):
         return read_weight_file(about["url"])
     raise UsageError(
@@ -73,54 +80,9 @@ def load_weights(encoder: nn.Module, file: WeightFile, channels: int) -> list[st
         key = f"{name}.weight"
         if key in found and key in own and found[key].shape != own[key].shape:
             found[key] = _for_channels(found[key], own[key], channels, file.source)
-    problems = [
-        *_problem("missing", [k for k in own if k not in found and not k.endswith(_COUNTER)]),
-        *_problem("unknown here", [k for k in found if k not in own]),
-        *_problem(
-            "of another shape",
-            [k for k, v in found.items() if k in own and v.shape != own[k].shape],
-            lambda k: f"{k} {tuple(found[k].shape)}, not {tuple(own[k].shape)}",
-        ),
-    ]
-    if problems:
-        raise MtlError(
-            f"{file.source}: are these weights of {about.get('architecture')}? "
-            f"{'; '.join(problems)}"
-        )
+    check_fit(file.source, str(about.get("architecture")), own, found)
     encoder.load_state_dict({**own, **found})
     return unused
-
-
-def _from_hub(repository: str, filename: str | None) -> tuple[str, str]:
-    """Return the path of a file in the hub's cache, where it is downloaded to, and its name."""
-    names = (filename,) if filename else _HUB_FILES
-    for name in names:
-        path = _download(repository, name)
-        if path is not None:
-            return path, name
-    raise MtlError(
-        f"model.backbone.weights: {repository} on the Hugging Face hub holds no "
-        f"{' and no '.join(names)}; give the path of a file"
-    )
-
-
-def _download(repository: str, filename: str) -> str | None:
-    """Return the path of a file of the hub; None where the repository has no such file."""
-    import huggingface_hub as hub  # late: one need not download anything
-    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
-
-    name, _, revision = repository.partition("@")
-    try:
-        path: str = hub.hf_hub_download(name, filename, revision=revision or None)
-    except Exception as error:  # its libraries raise what they like where there is no network
-        if isinstance(error, EntryNotFoundError) and not isinstance(error, LocalEntryNotFoundError):
-            return None
-        raise MtlError(
-            f"model.backbone.weights: {filename} of {repository} cannot be downloaded from the "
-            f"Hugging Face hub ({describe(error)}). Without a network, set model.backbone.weights "
-            "to the path of a file with the same weights"
-        ) from error
-    return path
 
 
 def _renamed(file: WeightFile, encoder: nn.Module, own: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -183,13 +145,6 @@ def _for_channels(weight: Tensor, own: Tensor, channels: int, source: str) -> Te
             channels,
         )
     return adapted
-
-
-def _problem(what: str, keys: Sequence[str], told: Callable[[str], str] = str) -> list[str]:
-    if not keys:
-        return []
-    more = f" and {len(keys) - 5} more" if len(keys) > 5 else ""
-    return [f"{what}: {', '.join(map(told, keys[:5]))}{more}"]
 
 
 def _several(names: str | Sequence[str] | None) -> tuple[str, ...]:

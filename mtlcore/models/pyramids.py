@@ -9,6 +9,8 @@ from typing import final
 
 from torch import Tensor, nn
 
+__all__ = ["DPTPyramid", "Pyramid", "SimplePyramid", "levels"]
+
 #: Sizes of the maps, in units of the transformer's, coarsest first.
 SCALES = (Fraction(1, 2), Fraction(1), Fraction(2), Fraction(4))
 

@@ -27,7 +27,7 @@ def qnms(dets, scores, iou_threshold): ...
 """
 CODE = """
 import sys
-from mtlcore_timm.library import torchvision_repaired
+from mtlcore.loading import torchvision_repaired
 try:
     print(torchvision_repaired() is not None, torchvision_repaired() is torchvision_repaired())
     print(sys.modules["torchvision"].__version__)
