@@ -17,6 +17,8 @@ class MethodContract:
         method: its name, or "plugin/name".
         overrides: `path=value` that make it small.
         needs_files: whether its data are files that a test does not have.
+        given: `path=value` that the method leaves to its user, such as `data.root`; a fixture may
+            set it.
     """
 
     method: str
@@ -29,6 +31,7 @@ class MethodContract:
         "device=cpu",
     )
     needs_files: bool = False
+    given: tuple[str, ...] = ()
 
     def test_the_preset_is_a_configuration(self) -> None:
         """Otherwise `mtl run --plugin` refuses the method as it was published."""
@@ -67,7 +70,7 @@ class MethodContract:
         return spec
 
     def _resolved(self, *overrides: str) -> RunConfig:
-        layers = [set_layer(overrides)] if overrides else []
+        layers = [set_layer(values) for values in (self.given, overrides) if values]
         try:
             return resolve(Plugins.from_environment(), [self.method], layers)
         except MtlError as error:

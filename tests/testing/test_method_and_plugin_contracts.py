@@ -37,6 +37,7 @@ def mtl_methods():
     yield MethodSpec(name="mistyped", summary="s", preset={"training": {"epochs": "many"}})
     yield MethodSpec(name="lost", summary="s", preset="mtlcore:there_is_no_such.toml")
     yield MethodSpec(name="mute", preset=fixed)
+    yield MethodSpec(name="asks", summary="s", preset={"data": {"name": "folder"}})
 """
 
 
@@ -50,7 +51,7 @@ def method(tmp_path, monkeypatch):
     monkeypatch.setattr(
         mtlcore.testing.methods.Plugins, "from_environment", classmethod(lambda cls: plugins)
     )
-    return lambda name: type(name, (MethodContract,), {"method": name})()
+    return lambda name, **more: type(name, (MethodContract,), {"method": name, **more})()
 
 
 def test_methods(method, passes, catches):
@@ -63,6 +64,8 @@ def test_methods(method, passes, catches):
     catches(method("mistyped"), "test_the_preset_is_a_configuration", "training.epochs")
     catches(method("lost"), "test_the_preset_is_a_configuration", "there_is_no_such.toml")
     catches(method("mute"), "test_it_is_itself", "needs a summary")
+    catches(method("asks"), "test_the_preset_is_a_configuration", "data.root")
+    passes(method("asks", given=("data.name=rooms",)))
 
 
 def test_heavy_plugins(tmp_path, monkeypatch):

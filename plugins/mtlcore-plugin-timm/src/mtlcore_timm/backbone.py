@@ -35,7 +35,7 @@ class TimmBackbone(ImageEncoder):
     Args:
         model: name of the encoder, such as "resnet50" or, with the tag of its weights,
             "resnet50.a1_in1k"; without a tag it has that of timm's default weights.
-        weights: unset: random ones; "pretrained": those that timm publishes, downloaded once to
+        weights: "none": random ones; "pretrained": those that timm publishes, downloaded once to
             the cache of the Hugging Face hub; otherwise the path or fsspec URL of a file
             (safetensors, or a state dict of tensors, also within a checkpoint). Its classifier is
             ignored; anything else that does not fit is an error.
@@ -67,7 +67,7 @@ class TimmBackbone(ImageEncoder):
         tasks: Sequence[Task],
         *,
         model: str = "tf_efficientnet_lite0",
-        weights: str | None = None,
+        weights: str = "none",
         out_indices: tuple[Annotated[int, Range(ge=-1000, le=1000)], ...] | None = None,
         pyramid: PyramidKind = "simple",
         channels: Channels = 256,
@@ -85,7 +85,7 @@ class TimmBackbone(ImageEncoder):
         about: Mapping[str, Any] = encoder.pretrained_cfg
         facts = _facts(about, weights)
         # On the meta device there is nothing to load into.
-        if weights is not None and not any(p.is_meta for p in encoder.parameters()):
+        if weights != "none" and not any(p.is_meta for p in encoder.parameters()):
             file = find_weights(weights, encoder)
             unused = load_weights(encoder, file, in_chans)
             facts |= file.facts
@@ -180,13 +180,13 @@ def _check_name(library: Any, model: str) -> None:
         )
 
 
-def _facts(about: Mapping[str, Any], weights: str | None) -> dict[str, str]:
+def _facts(about: Mapping[str, Any], weights: str) -> dict[str, str]:
     """Return what timm knows of a model, and of the weights that it publishes for it."""
     name = f"{about.get('architecture')}.{about.get('tag') or ''}".removesuffix(".")
     facts = {
         "model": name,
         "normalisation": f"mean {tuple(about['mean'])}, std {tuple(about['std'])}",
     }
-    if about.get("license") and weights in (None, "pretrained"):
+    if about.get("license") and weights in ("none", "pretrained"):
         facts["licence"] = f"{about['license']} (timm's weights of this name)"
     return facts

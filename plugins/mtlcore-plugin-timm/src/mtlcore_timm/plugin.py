@@ -1,10 +1,46 @@
-"""What this plugin adds: one backbone, whose setting `model` names any encoder of timm."""
+"""What this plugin adds: a backbone that is any encoder of timm, and a method for photographs."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
-from mtlcore import BackboneSpec, hookimpl
+from mtlcore import BackboneSpec, MethodSpec, hookimpl
+
+
+def _photographs() -> dict[str, Any]:
+    """Return the recipe, each choice of which docs/methods/photographs.md holds against others."""
+    return {
+        "data": {
+            "name": "folder",
+            "augment": {"scales": [1.0, 1.2, 1.5], "flip": True},
+            "augmentations": [{"name": "photometric"}],
+        },
+        "model": {
+            "backbone": {
+                "name": "timm",
+                "model": "tf_efficientnet_lite0",
+                "weights": "pretrained",
+                "lr_scale": 0.3,
+            },
+            "neck": {"name": "fpn", "channels": 64, "branch": 64},
+        },
+        "balancer": {"name": "equal"},
+        "optimizer": {
+            "name": "adamw",
+            "lr": 3e-3,
+            "weight_decay": 1e-2,
+            "schedule": {"name": "cosine", "warmup": 0.05},
+        },
+        # Few photographs are seen often, many of them fewer times: whichever bound comes first.
+        "training": {
+            "batch_size": 8,
+            "epochs": 60,
+            "steps": 20_000,
+            "ema": 0.98,
+            "evaluate_ema": True,
+        },
+    }
 
 
 @hookimpl
@@ -15,4 +51,15 @@ def mtl_backbones() -> Iterator[BackboneSpec]:
         target="mtlcore_timm.backbone:TimmBackbone",
         summary="Any image encoder of timm, with or without its pretrained weights.",
         paper="Wightman, PyTorch Image Models, 2019, https://github.com/huggingface/pytorch-image-models",
+    )
+
+
+@hookimpl
+def mtl_methods() -> Iterator[MethodSpec]:
+    """Yield the recipe for a folder of photographs."""
+    yield MethodSpec(
+        name="photographs",
+        preset=_photographs(),
+        summary="A pretrained encoder tuned on a folder of photographs with any labels.",
+        requires=("backbones/timm",),
     )
