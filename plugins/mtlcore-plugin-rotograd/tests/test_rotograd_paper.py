@@ -14,14 +14,14 @@ class TestRotoGrad(PaperContract):
     readme = README
     paper = {
         "model.backbone.name": "rotograd",
-        "model.backbone.inner": NOT_SAID,
-        "model.backbone.settings.width": NOT_SAID,
+        "model.backbone.backbone.name": NOT_SAID,
+        "model.backbone.backbone.width": NOT_SAID,
         "model.backbone.rotation_lr": NOT_SAID,
         "balancer.name": "rotograd",
         "balancer.burn_in": 20,
     }
     deviations = {
-        "model.backbone.inner": "the core's default network, `segnet` of width 0.0625",
-        "model.backbone.settings.width": "the core's default network, `segnet` of width 0.0625",
+        "model.backbone.backbone.name": "the core's default network, `segnet` of width 0.0625",
+        "model.backbone.backbone.width": "the core's default network, `segnet` of width 0.0625",
         "model.backbone.rotation_lr": "`rotation_lr = 5e-4` is our choice",
     }

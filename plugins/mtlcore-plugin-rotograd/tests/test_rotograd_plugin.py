@@ -8,7 +8,7 @@ import pytest
 
 import mtlcore
 from mtlcore.errors import ConfigError, MtlError
-from mtlcore.plugins import settings_of
+from mtlcore.plugins import REQUIRED, settings_of
 from mtlcore.testing import (
     TINY_TASKS,
     MethodContract,
@@ -32,8 +32,7 @@ def test_names_defaults_and_presets() -> None:
     presets = {method.name: method.read() for method in plugin.mtl_methods()}
     backbone = {
         "name": "rotograd",
-        "inner": "segnet",
-        "settings": {"width": 0.0625},
+        "backbone": {"name": "segnet", "width": 0.0625},
         "rotation_lr": 5e-4,
     }
     balancer = {"name": "rotograd", "burn_in": 20}
@@ -45,16 +44,17 @@ def test_names_defaults_and_presets() -> None:
         found[type(component).__name__] = {s.name: s.default for s in settings}
     assert found == {
         "BalancerSpec": {"burn_in": 20},
-        "BackboneSpec": {"inner": "segnet", "settings": None, "rotation_lr": 5e-4},
+        "BackboneSpec": {"backbone": REQUIRED, "rotation_lr": 5e-4},
     }
 
 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"rotation_lr": -1.0}, "rotation_lr"),
-        ({"inner": "nonsense"}, "nonsense"),
-        ({"settings": {"widht": 1.0}}, "widht"),
+        ({"backbone": {"name": "segnet"}, "rotation_lr": -1.0}, "rotation_lr"),
+        ({"backbone": {"name": "nonsense"}}, "nonsense"),
+        ({"backbone": {"name": "segnet", "widht": 1.0}}, "widht"),
+        ({}, "backbone"),
     ],
 )
 def test_settings_of_the_backbone_are_checked(settings: dict[str, Any], message: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 
 from mtlcore.balancing import BalancerContext
 from mtlcore.distributed import Distributed
+from mtlcore.standard.segnet import SegNet
 from mtlcore.testing import TINY_TASKS
 from mtlcore_rotograd.backbone import RotatedBackbone
 from mtlcore_rotograd.balancer import OneLength
@@ -157,8 +159,8 @@ def test_one_task_alone_has_nothing_to_agree_on() -> None:
 
 def network(rotation_lr: float = 0.05) -> RotatedBackbone:
     torch.manual_seed(0)
-    settings = {"width": 0.0625}
-    return RotatedBackbone(TINY_TASKS, settings=settings, rotation_lr=rotation_lr).double().train()
+    inner = partial(SegNet, width=0.0625)
+    return RotatedBackbone(TINY_TASKS, backbone=inner, rotation_lr=rotation_lr).double().train()
 
 
 def losses(backbone: RotatedBackbone, seed: int = 1, names: Sequence[str] = NAMES) -> list[Tensor]:
@@ -303,7 +305,7 @@ def test_a_run_turns_and_goes_on(
     """Under the balancer of lengths, with accumulation."""
     monkeypatch.chdir(tmp_path)
     small = "data.train=4 data.val=2 data.size=32x32 training.steps=2 training.batch_size=1"
-    small += " training.accumulate=2 model.backbone.settings.width=0.03125"
+    small += " training.accumulate=2 model.backbone.backbone.width=0.03125"
     result = mtl(
         "run", "--plugin", "rotograd", "--out", "r", *(f"--set={s}" for s in small.split())
     )

@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any, cast
+from typing import Annotated, cast, final
 
-import attrs
 import torch
 from torch import Tensor, nn
 from torch.nn import Parameter
 
-import mtlcore
 from mtlcore.features import Features
 from mtlcore.inputs import Inputs
-from mtlcore.models import Backbone, StepContext, Transition
-from mtlcore.ranges import LearningRate
+from mtlcore.models import Backbone, StepContext, Transition, WrappingBackbone
+from mtlcore.ranges import LearningRate, Nested
 from mtlcore.tasks import Task
 from mtlcore_rotograd.rotations import Rotation, alignments
 
 
-class RotatedBackbone(Backbone):
+@final
+class RotatedBackbone(WrappingBackbone):
     """Another backbone, whose features each task sees turned (Javaloy & Valera, ICLR 2022).
 
     Between the maps z that tasks share and the head of task i stands a rotation of the channels,
@@ -43,26 +42,22 @@ class RotatedBackbone(Backbone):
 
     Args:
         tasks: of the run.
-        inner: name of the backbone to turn the features of.
-        settings: its settings.
+        backbone: any backbone, with its settings, such as {name = "segnet", width = 0.0625}.
         rotation_lr: learning rate of the rotations; smaller than the network's, so that these
             follow it slowly.
-
-    Raises:
-        UsageError: there is no such backbone.
-        ConfigError: it does not take these settings.
     """
+
+    reads_through = "backbone"
 
     def __init__(
         self,
         tasks: Sequence[Task],
         *,
-        inner: str = "segnet",
-        settings: Mapping[str, Any] | None = None,
+        backbone: Annotated[Callable[[Sequence[Task]], Backbone], Nested("backbones")],
         rotation_lr: LearningRate = 5e-4,
     ) -> None:
         super().__init__()
-        self.inner: Backbone = mtlcore.create("backbones", inner, tasks, **(settings or {}))
+        self.inner = backbone(tasks)
         for name in ("out_channels", "strides", "main_map", "input_multiple", "input_kind"):
             setattr(self, name, getattr(self.inner, name))
         self._keys = {task.name: task.key for task in tasks}
@@ -93,18 +88,13 @@ class RotatedBackbone(Backbone):
     def last_shared_parameters(self) -> Iterable[Parameter]:
         return self.inner.last_shared_parameters()
 
-    def layer_groups(self) -> Sequence[Sequence[Parameter]]:
-        return self.inner.layer_groups()
-
-    def facts(self) -> Mapping[str, str]:
-        return self.inner.facts()
+    def wrapped(self) -> Sequence[Backbone]:
+        """Return the backbone inside."""
+        return (self.inner,)
 
     def at_progress(self, fraction: float) -> Transition | None:
         self._arrived = []  # of a step that was not taken
-        change = self.inner.at_progress(fraction)
-        if change is None:
-            return None
-        return attrs.evolve(change, reset=tuple(f"inner.{name}" for name in change.reset))
+        return super().at_progress(fraction)
 
     def after_step(self, context: StepContext) -> None:
         """Turn the rotations towards one another, and hand on what the step was."""
@@ -117,7 +107,7 @@ class RotatedBackbone(Backbone):
             for rotation, alignment in zip(known[task], several, strict=True):
                 if bool(alignment.any()):
                     rotation.turn(alignment, self._lr)
-        self.inner.after_step(context)
+        super().after_step(context)
 
     def _of(self, task: str) -> list[Rotation]:
         return cast(list[Rotation], [*cast(nn.ModuleList, self.rotations[self._keys[task]])])

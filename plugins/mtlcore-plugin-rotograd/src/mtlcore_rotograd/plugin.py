@@ -40,8 +40,7 @@ def mtl_methods() -> Iterator[MethodSpec]:
             "model": {
                 "backbone": {
                     "name": "rotograd",
-                    "inner": "segnet",
-                    "settings": {"width": 0.0625},
+                    "backbone": {"name": "segnet", "width": 0.0625},
                     "rotation_lr": 5e-4,
                 }
             },
