@@ -146,10 +146,11 @@ def compare(case: str, steps: int) -> dict[str, Any]:
 
 
 def waiting(steps: int) -> dict[str, Any]:
-    """The demo with its loader: the part of the time that steps wait for batches."""
-    selected, _ = CASES["ATI-Net"]
-    values = {"data": {"train": 8 * steps, "val": 8}}
-    config = resolve(Plugins.from_environment(), selected, [Layer("benchmark", values)])
+    """ATI-Net with its loader: the part of the time that steps wait for batches."""
+    selected, values = CASES["ATI-Net"]
+    longer = {"data": {"train": 8 * steps, "val": 8}}
+    layers = [Layer("benchmark", values), Layer("length", longer)]
+    config = resolve(Plugins.from_environment(), selected, layers)
     torch.set_num_threads(config.training.threads or 1)
     directory = RunDirectory(tempfile.mkdtemp(prefix="mtl-benchmark-"), resume=True)
     training = Training(Session(config, directory, SilentDisplay()))
@@ -186,7 +187,7 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument(
-        "--steps", type=int, default=40, help="of the demo; ten times as many of 1 ms"
+        "--steps", type=int, default=40, help="of ATI-Net; ten times as many of 1 ms"
     )
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()

@@ -22,13 +22,14 @@ from mtlcore.config.plugin_files import (
     refuse_loggers_of_runs,
 )
 from mtlcore.config.reader import ConfigReader
-from mtlcore.config.run_config import RunConfig
+from mtlcore.config.run_config import Chosen, RunConfig
 from mtlcore.config.schema import TrainingConfig
 from mtlcore.config.task_tables import check_keys, read_metrics, read_per_task
 from mtlcore.config.teacher_table import read_teachers
 from mtlcore.errors import ConfigError, did_you_mean
 from mtlcore.plugins import NotPlain, Plugins, Selection, as_plain
 from mtlcore.ranges import Name, Seed
+from mtlcore.tasks import Task
 
 
 def resolve(
@@ -68,6 +69,28 @@ def resolve(
     return attrs.evolve(config, notes=(*config.notes, *unused))
 
 
+def resolve_backbone(plugins: Plugins, layers: Sequence[Layer]) -> tuple[Chosen, tuple[Task, ...]]:
+    """Return the backbone of layers and the tasks of their dataset, which need not fit together.
+
+    Args:
+        plugins: Where components are looked up.
+        layers: As of `resolve`.
+
+    Raises:
+        ConfigError: The tables of the two have problems; the error lists all of them.
+    """
+    merged = MergedConfig()
+    for layer in (Layer(CORE, CORE_DEFAULTS), *layers):
+        merged.add(layer)
+    reader = ConfigReader(plugins, merged)
+    _check_tables(reader)
+    tasks, _ = read_tasks(reader, *read_data(reader))
+    backbone, _ = read_backbone(reader)
+    if reader.problems or backbone is None:
+        raise ConfigError(reader.problems)
+    return backbone, tasks
+
+
 def _named_by(selected: Sequence[str], selections: Sequence[Selection]) -> dict[str, Any]:
     """Return the method's name and the plugin files that the selected words stand for."""
     files = [word for word in selected if word.endswith(".py")]
@@ -82,10 +105,7 @@ def _named_by(selected: Sequence[str], selections: Sequence[Selection]) -> dict[
 
 def _read(reader: ConfigReader, selections: Sequence[Selection]) -> RunConfig:
     tree, problems = reader.merged.tree, reader.problems
-    for key in tree:
-        if key not in CORE_DEFAULTS:
-            hint = did_you_mean(key, CORE_DEFAULTS)
-            problems.append(f"{key}: unknown{hint} (known: {', '.join(CORE_DEFAULTS)})")
+    _check_tables(reader)
     data, dataset = read_data(reader)
     tasks, declared = read_tasks(reader, data, dataset)
     listed = data is not None and bool(data.augmentations)
@@ -145,6 +165,13 @@ def _read(reader: ConfigReader, selections: Sequence[Selection]) -> RunConfig:
         teachers=teachers,
         freeze=freeze,
     )
+
+
+def _check_tables(reader: ConfigReader) -> None:
+    for key in reader.merged.tree:
+        if key not in CORE_DEFAULTS:
+            hint = did_you_mean(key, CORE_DEFAULTS)
+            reader.problems.append(f"{key}: unknown{hint} (known: {', '.join(CORE_DEFAULTS)})")
 
 
 def _unsafe_name(method: str) -> list[str]:

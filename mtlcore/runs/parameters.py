@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 import torch
 
-from mtlcore.config import resolve, set_layer
+from mtlcore.config import resolve, resolve_backbone, set_layer
 from mtlcore.engine import build_learner, build_model, parameter_table
-from mtlcore.models import count_parameters
+from mtlcore.models import Backbone, count_parameters
 from mtlcore.plugins import Plugins
 
 # Deep enough to tell the first convolution of a level from the rest of it.
@@ -40,6 +40,9 @@ def describe_backbone(
 ) -> dict[str, object]:
     """Return the maps of a configuration's backbone, its parameters, and what it tells of itself.
 
+    Where nothing is selected, the dataset need not give what the backbone reads: only its tasks
+    count.
+
     Args:
         plugins: Where components come from.
         selected: Names as for `--plugin`.
@@ -49,9 +52,13 @@ def describe_backbone(
         ConfigError: That is no valid configuration.
         UsageError: The backbone refuses a setting.
     """
-    config = resolve(plugins, selected, [set_layer(overrides)])
+    layers = [set_layer(overrides)]
     with torch.device("meta"):
-        backbone = build_model(config).backbone
+        if selected:
+            backbone: Backbone = build_model(resolve(plugins, selected, layers)).backbone
+        else:
+            chosen, tasks = resolve_backbone(plugins, layers)
+            backbone = chosen.make(tasks)
     return {
         "channels": list(backbone.out_channels),
         "strides": list(backbone.strides),

@@ -197,8 +197,8 @@ def test_layers_from_the_input_on() -> None:
 @pytest.mark.parametrize(
     ("settings", "error", "told"),
     [
-        ({"model": "resnett"}, MtlError, r"no model type .*did you mean 'resnet'.*a local folder"),
-        ({"model": "no-one/nothing"}, MtlError, r"'no-one/nothing'.*name a local folder"),
+        ({"model": "resnett"}, MtlError, r"name a local folder; .*; did you mean 'resnet'"),
+        ({"model": "no-one/nothing"}, MtlError, r"of 'no-one/nothing'.*name a local folder"),
         ({"model": "./nowhere"}, UsageError, r"'\./nowhere' is no local folder"),
         ({"model": "bert"}, UsageError, r"no backbone of the type bert.* has those of beit"),
         ({"model": "timm_backbone"}, UsageError, r"take the backbone timm instead"),

@@ -42,6 +42,16 @@ def test_show_tells_maps_and_normalisation(mtl: Any) -> None:
     assert "ImageNet's" in told["normalisation"]
 
 
+def test_show_tells_of_an_encoder_of_texts(mtl: Any) -> None:
+    small = "model.backbone.config={num_hidden_layers=1,vocab_size=100}"
+    shown = mtl("show", "backbones", "transformers-text", "--set", small, "--json")
+    assert shown.exit_code == 0, shown.output
+    told = json.loads(shown.stdout)["backbone"]
+    assert (told["channels"], told["model"]) == ([768], "bert")
+    wrong = mtl("show", "backbones", "transformers-text", "--set", "model.backbone.modle=x")
+    assert wrong.exit_code == 2 and "did you mean 'model'" in wrong.stderr
+
+
 def test_a_run_on_images(mtl: Any, tmp_path: Any) -> None:
     done = mtl(
         "run", "--set=data.train=4", "--set=data.val=2", "--set=data.size=70x90",
@@ -58,7 +68,7 @@ def test_a_run_on_images(mtl: Any, tmp_path: Any) -> None:
 @pytest.mark.parametrize(
     ("option", "told"),
     [
-        ("model=resnett", "'resnett' is no model type of transformers; did you mean 'resnet'?"),
+        ("model=resnett", "it is no model type of transformers either; did you mean 'resnet'"),
         ("config.depth=[1]", "model.backbone.config.depth: resnet has no such value"),
         ("weights=/no/file", "/no/file: no such file"),
         ("width=2", "model.backbone.width: unknown setting"),

@@ -177,9 +177,9 @@ class Source:
                 ) from error
             hint = did_you_mean(self.name, model_types())
             raise MtlError(
-                f"{_MODEL}: {self.name!r} is no model type of transformers{hint} and no local "
-                "folder, and the Hugging Face hub gives no configuration of such a repository "
-                f"({describe(error)}). Without a network, name a local folder"
+                f"{_MODEL}: the Hugging Face hub gives no configuration of {self.name!r} "
+                f"({describe(error)}). Without a network, name a local folder; it is no model type "
+                f"of transformers either{hint}"
             ) from error
 
     def _shards(self, index: HubFile) -> WeightFile:

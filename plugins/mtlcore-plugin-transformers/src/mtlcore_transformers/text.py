@@ -154,10 +154,13 @@ class TransformersText(Backbone):
             UsageError: It cannot.
         """
         tokens = torch.zeros(1, 4, dtype=torch.int64)
-        mask = torch.ones(1, 4, dtype=torch.bool)
         self.eval()
         try:
-            freeze_unreached(self.encoder, lambda: [self._mean(tokens, mask)])
+            # Without a mask, of which the library would ask for values on the meta device too.
+            freeze_unreached(
+                self.encoder,
+                lambda: [self.encoder(input_ids=tokens, return_dict=True).last_hidden_state],
+            )
         except Exception as error:  # a model of something else asks for what texts have not
             raise _no_tokens(model, describe(error)) from error
         self.train()
