@@ -111,19 +111,27 @@ def covering(
 
     Of several such the one with the choices that are rarest so far.
     """
-    missing = {part for combination in combinations for part in parts_of(combination)}
+    # A bit per part: every worker of the tests computes this anew.
+    bits: dict[Pair, int] = {}
+    masks = [
+        sum(1 << bits.setdefault(part, len(bits)) for part in parts_of(combination))
+        for combination in combinations
+    ]
+    chosen = [attrs.astuple(combination) for combination in combinations]
+    missing = (1 << len(bits)) - 1
     found: list[Combination] = []
     uses: Counter[str] = Counter()
 
-    def worth(combination: Combination) -> tuple[int, int]:
-        chosen = attrs.astuple(combination)
-        return len(parts_of(combination) & missing), -sum(uses[name] for name in chosen)
+    def use(number: int) -> int:
+        return sum(uses[name] for name in chosen[number])
 
     while missing:
-        best = max(combinations, key=worth)
-        found.append(best)
-        missing -= parts_of(best)
-        uses.update(attrs.astuple(best))
+        gains = [(mask & missing).bit_count() for mask in masks]
+        most = max(gains)
+        best = min((number for number, gain in enumerate(gains) if gain == most), key=use)
+        found.append(combinations[best])
+        missing &= ~masks[best]
+        uses.update(chosen[best])
     return found
 
 
@@ -241,7 +249,7 @@ def configuration(combination: Combination, place: Path) -> RunConfig:
     values = {
         "device": "cpu",
         "tasks": list(tasks),
-        "data": {**data, "train": 4, "val": 2, "workers": 0, "labels": combination.labels},
+        "data": {**data, "train": 6, "val": 2, "workers": 0, "labels": combination.labels},
         "model": {"backbone": backbone_table(combination.backbone, tasks)},
         "balancer": {
             "name": combination.balancer,
@@ -289,6 +297,10 @@ class Watched(Optimizer):
     @property
     def reevaluates(self) -> bool:
         return self.inner.reevaluates
+
+    @property
+    def separates_batches(self) -> bool:
+        return self.inner.separates_batches
 
     def after_evaluation(self, metrics: MetricValues) -> None:
         self.inner.after_evaluation(metrics)
@@ -448,7 +460,7 @@ def test_what_is_listed_is_refused_before_the_first_step(
     pairs = list(zip(words[::2], words[1::2], strict=True))
     methods = [value for option, value in pairs if option == "--plugin"]
     changes = [value for option, value in pairs if option == "--set"]
-    small = ["data.train=4", "data.val=2", "data.size=64x32", "data.workers=0", "device=cpu",
+    small = ["data.train=6", "data.val=2", "data.size=64x32", "data.workers=0", "device=cpu",
              "training.batch_size=2"]  # fmt: skip
     with (
         pytest.raises(UsageError) as refused,

@@ -50,7 +50,8 @@ def gradients(seed: int, batches: int) -> list[Tensor]:
     generator = torch.Generator().manual_seed(seed)
     common = torch.randn(LENGTH, generator=generator, dtype=torch.float64)
     signs = torch.randn(3, 1, generator=generator, dtype=torch.float64)
-    lengths = torch.rand(3, 1, generator=generator, dtype=torch.float64) + 0.2
+    # Short, as some balancers follow the slope of a problem by steps that grow with them.
+    lengths = 0.1 * torch.rand(3, 1, generator=generator, dtype=torch.float64) + 0.02
     noise = [
         torch.randn(3, LENGTH, generator=generator, dtype=torch.float64) for _ in range(batches)
     ]
@@ -119,7 +120,7 @@ def test_it_responds_to_gradients_at_fixed_losses(name: str) -> None:
 @pytest.mark.parametrize("name", installed())
 def test_the_same_gradients_give_the_same_answer(name: str) -> None:
     """Otherwise the test above would be passed by chance."""
-    torch.testing.assert_close(answer(make(name), 1), answer(make(name), 1), rtol=0, atol=0)
+    torch.testing.assert_close(answer(make(name), 1), answer(make(name), 1), rtol=1e-9, atol=1e-9)
 
 
 class ByLosses(GramianBalancer):

@@ -12,7 +12,7 @@ from torch import Tensor
 from mtlcore.balancing import BalancerContext, GramianBalancer, Tentative
 from mtlcore.data import Batch
 from mtlcore.errors import UsageError
-from mtlcore.ranges import LearningRate
+from mtlcore.ranges import LearningRate, Positive
 from mtlcore.tasks import Task
 
 # Of Adam, torch's defaults, which the authors' code leaves as they are.
@@ -45,7 +45,7 @@ class AutoLambda(GramianBalancer):
         primary: names of the tasks that count; all if empty.
         lr: learning rate of the weights. The authors' scripts have 1e-4 for NYUv2 and 3e-5 for
             Cityscapes.
-        initial: the weights at first.
+        initial: the weights at first; they may become negative.
         split: "train" or "val", where the validation batch is drawn from. A run that learns its
             weights from "val" is no longer judged by samples that it has not seen.
     """
@@ -57,7 +57,7 @@ class AutoLambda(GramianBalancer):
         *,
         primary: tuple[str, ...] = (),
         lr: LearningRate = 1e-4,
-        initial: float = 0.1,
+        initial: Positive = 0.1,
         split: Literal["train", "val"] = "train",
     ) -> None:
         super().__init__()

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from torch import Tensor
 
 from mtlcore.balancing import BalancerContext, LossBalancer, floats
 from mtlcore.data import Batch
 from mtlcore.errors import MtlError, UsageError
-from mtlcore.ranges import Natural, Positive
+from mtlcore.ranges import Natural, Positive, Range
 from mtlcore.tasks import Task
 
 # Keeps logarithms of losses from minus infinity; the authors' value.
@@ -66,7 +66,7 @@ class STCH(LossBalancer):
         mu: Positive = 1.0,
         warmup: Natural = 4,
         preferences: dict[str, Positive] | None = None,
-        references: dict[str, float] | None = None,
+        references: dict[str, Annotated[float, Range()]] | None = None,
     ) -> None:
         super().__init__()
         self._named = {"preferences": dict(preferences or {}), "references": dict(references or {})}
