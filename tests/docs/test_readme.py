@@ -47,11 +47,13 @@ def mtl(command: str, cwd: Path, *more: str) -> subprocess.CompletedProcess[str]
 def test_every_command_is_covered_here() -> None:
     assert [command for command in commands() if command.startswith("mtl ")] == [
         "mtl run --plugin atinet",
+        PRETRAINED,
         PHOTOGRAPHS,
         OWN_BALANCER,
     ]
 
 
+PRETRAINED = "mtl run --plugin photographs --set data.root=photographs"
 PHOTOGRAPHS = (
     "mtl run --plugin atinet --set data.name=folder --set data.root=photographs"
     "      --set \"tasks=['segmentation', 'depth']\""
@@ -88,6 +90,15 @@ def photographs(tmp_path: Path) -> Path:
     (spec,) = blocks("toml")
     (root / "dataset.toml").write_text(spec)
     return tmp_path
+
+
+def test_own_photographs_with_a_pretrained_encoder(photographs: Path) -> None:
+    """Its weights, which it downloads, are random here."""
+    encoder = ["--set=model.backbone.model=test_resnet", "--set=model.backbone.weights=none"]
+    result = mtl(PRETRAINED, photographs, *TINY, *encoder)
+    assert result.returncode == 0, result.stderr
+    summary = json.loads((photographs / "runs/photographs-1/summary.json").read_text())
+    assert set(summary["final"]["val"]) == {"segmentation", "depth"}
 
 
 def test_own_photographs(photographs: Path) -> None:
