@@ -197,7 +197,7 @@ EACH_OVER = [
 
 def required(kind: str, name: str, tasks: Sequence[str]) -> dict[str, Any]:
     """Values of the settings that have no default."""
-    inner = {"name": "resnet", **INSIDE["resnet"]}
+    inner = {"name": "unet", **INSIDE["unet"]}
     known = {"inputs": 3, "main": tasks[0], "weights": {tasks[0]: 2.0}, "backbone": inner}
     settings = settings_of(PLUGINS.get(kind, name).load())
     needed = [setting.name for setting in settings if setting.default is REQUIRED]
@@ -257,8 +257,9 @@ def configuration(combination: Combination, place: Path) -> RunConfig:
         },
         "optimizer": {
             "name": combination.optimizer,
-            # Large, so that rounding eats no update of a balancer whose directions are short.
-            "lr": 0.1,
+            # Large, so that rounding eats no update of a balancer whose directions are short; what
+            # adapters learn is multiplied.
+            "lr": 0.01 if outer == "lora" else 0.1,
             **required("optimizers", combination.optimizer, tasks),
         },
         "episodes": {"name": sampler_of(combination.optimizer)},
