@@ -101,7 +101,7 @@ def lines(plugins: Plugins) -> Iterator[str]:
         yield "| --- | --- | --- | --- | ---: | ---: | ---: | ---: | ---: |"
         for row in members:
             name, plugin = row["name"], row["plugin"]
-            target = plugins.get("balancers", f"{plugin}/{name}").load()
+            target = plugins.get("balancers", f"{plugin}/{name}").made()
             page = plugin if (PAGES / f"{plugin}.md").exists() else "standard"
             cells = [
                 f"[`{name}`]({page}.md)",

@@ -304,9 +304,11 @@ class RowBalancer(Balancer):
 
     Attributes:
         scope: Which gradients are compared: "shared", "features" or "last_shared".
+        looks_at: What it decides by, for lists.
     """
 
     scope: Scope = "shared"
+    looks_at: str = "gradients"
 
     @abc.abstractmethod
     def decide(self, gradients: TaskGradients, context: BalancerContext) -> BalancingResult:
@@ -380,7 +382,6 @@ class GradientBalancer(RowBalancer):
     Its scope is "shared" or "features".
 
     Attributes:
-        looks_at: What it decides by, for lists.
         granularity: What `combine` receives at a time. "whole": the rows over all parameters,
             concatenated. "parameter": the rows of one parameter (with the scope "features", of one
             map), which `BalancerContext.place` names, as methods that act per layer need it.
@@ -394,7 +395,6 @@ class GradientBalancer(RowBalancer):
             where no task reaches; but what is frozen stays.
     """
 
-    looks_at: str = "gradients"
     granularity: Granularity = "whole"
     constant_columns: bool = False
     _columns: int | None = None

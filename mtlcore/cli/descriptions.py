@@ -72,7 +72,7 @@ def balancers_by_group(plugins: Plugins) -> list[dict[str, Any]]:
 def _looks_at(component: Component) -> str:
     """Return what a balancer decides by."""
     try:
-        found = getattr(component.load(), "looks_at", None)
+        found = getattr(component.made(), "looks_at", None)
     except MtlError:  # its own message is shown to who asks for it
         return _GROUPS[-1]
     return found if found in _GROUPS else _GROUPS[-1]

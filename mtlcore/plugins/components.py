@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal, final
+from typing import Any, Literal, final, get_type_hints
 
 import attrs
 
@@ -78,6 +78,15 @@ class Component:
             return self.spec.load()
         except MtlError as error:
             raise MtlError(f"plugin {self.plugin} ({self.source}): {error}") from error
+
+    def made(self) -> Any:
+        """Return the class of what the target makes, importing it now.
+
+        That is the target itself, or, of a function, what it says that it returns; None if it does
+        not say.
+        """
+        target = self.load()
+        return target if isinstance(target, type) else get_type_hints(target).get("return")
 
 
 @final

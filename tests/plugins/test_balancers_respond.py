@@ -35,7 +35,7 @@ def installed() -> list[str]:
     return sorted(
         component.spec.name
         for component in PLUGINS.all("balancers")
-        if isinstance(component.load(), type) and issubclass(component.load(), RowBalancer)
+        if issubclass(component.made(), RowBalancer)
     )
 
 
