@@ -172,6 +172,11 @@ def setting_inside(backbone: str) -> str | None:
     return marked[0] if marked else None
 
 
+def outer_of(combination: Combination) -> Combination:
+    """The combination without the backbone inside."""
+    return attrs.evolve(combination, backbone=combination.backbone.partition(" over ")[0])
+
+
 OVER = [
     f"{outer} over {inner}"
     for outer in AXES["backbone"]
@@ -182,7 +187,8 @@ OVER = [
 POSSIBLE_OVER = [
     combination
     for chosen in product(OVER, *[values for axis, values in AXES.items() if axis != "backbone"])
-    if not pairs_of(combination := Combination(*chosen)) & IMPOSSIBLE
+    if not {*pairs_of(combination := Combination(*chosen)), *pairs_of(outer_of(combination))}
+    & IMPOSSIBLE
 ]
 COVER_OVER = covering(POSSIBLE_OVER, pairs_of)
 # The first of each outer backbone, every time over another one.
@@ -246,10 +252,13 @@ def configuration(combination: Combination, place: Path) -> RunConfig:
         data = {"name": "tabular", "root": str(place), "file": "rows.csv", "targets": targets}
         if kind == "tokens":
             data |= {"name": "texts", "text": "a"}
+    # Two steps, or as many as a step needs independent batches.
+    balancer = PLUGINS.get("balancers", combination.balancer).load()
+    steps = max(2, balancer(**required("balancers", combination.balancer, tasks)).batches)
     values = {
         "device": "cpu",
         "tasks": list(tasks),
-        "data": {**data, "train": 6, "val": 2, "workers": 0, "labels": combination.labels},
+        "data": {**data, "train": 2 * steps, "val": 2, "workers": 0, "labels": combination.labels},
         "model": {"backbone": backbone_table(combination.backbone, tasks)},
         "balancer": {
             "name": combination.balancer,
@@ -263,7 +272,7 @@ def configuration(combination: Combination, place: Path) -> RunConfig:
             **required("optimizers", combination.optimizer, tasks),
         },
         "episodes": {"name": sampler_of(combination.optimizer)},
-        "training": {"steps": 3, "batch_size": 2},
+        "training": {"steps": steps, "batch_size": 2},
     }
     return resolve(PLUGINS, [], [Layer("test", values)])
 
@@ -280,10 +289,14 @@ class Watched(Optimizer):
 
     def step(self, learner: Learner, plan: LoadedPlan) -> StepReport:
         may, must = reached(learner, plan)
+        own = {f"model.{name}" for name in own_parameters(learner)}
         before = {name: p.detach().clone() for name, p in learner.named_parameters()}
         report = self.inner.step(learner, plan)
         assert report.skipped is None
         assert report.losses and all(map(math.isfinite, report.losses.values()))
+        weights = report.balancing.weights
+        if weights and not any(weights.values()):
+            must &= own  # the balancer says that the trunk stays where it is
         now = dict(learner.named_parameters())
         moved = {name for name, value in before.items() if not torch.equal(value, now[name])}
         assert moved <= may, f"{sorted(moved - may)} moved, but no loss of the step reaches them"
@@ -313,21 +326,31 @@ class Watched(Optimizer):
         self.inner.load_state_dict(state)
 
 
+def own_parameters(learner: Learner) -> set[str]:
+    """Names of those that belong to single tasks."""
+    model = learner.model
+    own = {id(p) for task in model.tasks for p in model.task_parameters(task)}
+    return {name for name, p in model.named_parameters() if id(p) in own}
+
+
 def reached(learner: Learner, plan: LoadedPlan) -> tuple[set[str], set[str]]:
     """Parameters that a loss of the step reaches, and those that it pulls at beyond rounding."""
     may: set[str] = set()
-    must: set[str] = set()
+    sums: dict[str, torch.Tensor] = {}  # gradients of several batches may cancel
     for batch, tasks, counts in judged(plan):
         found = gradients(learner, batch, tasks)
         may |= set(found)
-        length = math.hypot(*(float(g.norm()) for g in found.values()))
         for name, gradient in found.items() if counts else ():
-            # What is left of a gradient that is zero, such as of a bias before batch norm.
-            rounding = float(gradient.norm()) < 1e-6 * length
-            # A balancer may take all of it down to length 1.
-            value, step = learner.get_parameter(name).detach(), 1e-3 * gradient / max(1.0, length)
-            if not rounding and not torch.equal(value - step, value):
-                must.add(name)
+            sums[name] = sums[name] + gradient if name in sums else gradient
+    must: set[str] = set()
+    length = math.hypot(*(float(g.norm()) for g in sums.values()))
+    for name, gradient in sums.items():
+        # What is left of a gradient that is zero, such as of a bias before batch norm.
+        rounding = float(gradient.norm()) < 1e-6 * length
+        # A balancer may take all of it down to length 1.
+        value, step = learner.get_parameter(name).detach(), 1e-3 * gradient / max(1.0, length)
+        if not rounding and not torch.equal(value - step, value):
+            must.add(name)
     return may, must
 
 
@@ -430,16 +453,16 @@ def test_cross_task_losses_train_over_another(name: str, tmp_path: Path) -> None
         "device": "cpu",
         "tasks": list(IMAGES),
         "data": {
-            "name": "rooms", "size": [64, 32], "train": 6, "val": 2, "workers": 0,
+            "name": "rooms", "size": [64, 32], "train": 4, "val": 2, "workers": 0,
             "labels": "one", "augment": {"flip": True},
         },
         "model": {"backbone": backbone_table(name, IMAGES)},
         "cross_task": [{"name": "mtpsl"}],
-        "training": {"steps": 3, "batch_size": 2},
+        "training": {"steps": 2, "batch_size": 2},
     }  # fmt: skip
     with built(resolve(PLUGINS, [], [Layer("test", values)]), tmp_path) as session:
         Training(session).run()
-        assert session.progress.step == 3
+        assert session.progress.step == 2
 
 
 def test_every_pair_is_tried_or_listed() -> None:

@@ -47,6 +47,10 @@ class MLP(Backbone):
             layers += [nn.Linear(before, after), nn.ReLU(inplace=True)]
         self.layers = nn.Sequential(*layers)
 
+    def last_shared_parameters(self) -> list[Parameter]:
+        """Return the parameters of the last layer."""
+        return self.layer_groups()[-1]
+
     def layer_groups(self) -> list[list[Parameter]]:
         """Return every linear layer."""
         return [[*layer.parameters()] for layer in self.layers if isinstance(layer, nn.Linear)]

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import Parameter
 
 from mtlcore.features import Features
 from mtlcore.models import Backbone
@@ -48,3 +49,10 @@ class DeepSegNet(Backbone):
     def forward(self, inputs: Tensor, tasks: Sequence[str]) -> Features:
         """Compute the two shared maps of images (B, 3, H, W), sides multiples of 32."""
         return split_features(self.encoder, self.decoder, inputs)
+
+    def last_shared_parameters(self) -> Iterable[Parameter]:
+        """Return the parameters of the decoder's last convolution."""
+        *_, last = (
+            part for part in self.decoder.levels[0].modules() if isinstance(part, nn.Conv2d)
+        )
+        return last.parameters()
