@@ -340,7 +340,8 @@ class SharedRows:
 
 def _largest(values: Tensor, dim: int | None) -> Tensor:
     """Return the largest absolute value; NaN if there is one."""
-    return torch.linalg.vector_norm(values, math.inf, dim=dim)
+    largest: Tensor = torch.linalg.vector_norm(values, math.inf, dim=dim)
+    return largest
 
 
 def added(first: Row, second: Row) -> Row:

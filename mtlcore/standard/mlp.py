@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from torch import Tensor, nn
 from torch.nn import Parameter
@@ -46,6 +46,10 @@ class MLP(Backbone):
         for before, after in zip((inputs, *hidden), hidden, strict=False):
             layers += [nn.Linear(before, after), nn.ReLU(inplace=True)]
         self.layers = nn.Sequential(*layers)
+
+    def last_shared_parameters(self) -> Iterable[Parameter]:
+        """Return the parameters of the last linear layer."""
+        return self.layer_groups()[-1]
 
     def layer_groups(self) -> list[list[Parameter]]:
         """Return every linear layer."""
