@@ -81,7 +81,8 @@ CHAINS = {
     "nash-mtl": ["nash-mtl"], "uncertainty+pcgrad": ["uncertainty", "pcgrad"],
     "features": ["features"], "rlw+pcgrad": ["rlw", "pcgrad"], "every third": ["nash-mtl"],
     "ira": ["ira"], "early": ["dwa", "pcgrad"],
-    "db-mtl": ["db-mtl"], "excessmtl": ["excessmtl"], "gradvac": ["gradvac"],
+    "graddrop": ["graddrop"], "db-mtl": ["db-mtl"], "excessmtl": ["excessmtl"],
+    "gradvac": ["gradvac"],
 }
 NAMES = tuple(task.name for task in TINY_TASKS)
 
@@ -92,6 +93,8 @@ def balancer(name):
         return mtlcore.create("balancers", name, main="depth", alpha=0.05)
     if name == "gradvac":  # one target for each parameter
         return mtlcore.create("balancers", name, granularity="parameter", beta=0.5)
+    if name == "graddrop":  # draws for the features of each rank's own samples
+        return mtlcore.create("balancers", name, scope="features")
     if name == "excessmtl":
         return mtlcore.create("balancers", name, eta=1.0)
     if name != "features":
@@ -203,7 +206,7 @@ def state(folder: Path, chain: str, rank: int, size: int) -> dict[str, object]:
     return load_checkpoint(folder / f"{chain}-{rank}-of-{size}.safetensors")
 
 
-@pytest.mark.parametrize("chain", [*CHAINS, "rlw+pcgrad"])
+@pytest.mark.parametrize("chain", [*CHAINS, "rlw+pcgrad", "graddrop"])
 def test_ranks_stay_identical_bit_for_bit(trained: Path, chain: str) -> None:
     first, second = (state(trained, chain, rank, 2) for rank in range(2))
     assert first.keys() == second.keys()

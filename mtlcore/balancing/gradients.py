@@ -334,8 +334,17 @@ class TaskGradients:
                 in this step, and those that are frozen.
 
         Returns:
-            The status "not finite" where a weight of a head is not.
+            The status "not finite" where a row, or a weight of a head, is not; of rows that are
+            not, the function sees none.
         """
+        tasks = [task for task, _ in self._rows.keys]
+        broken = self._rows.not_finite()
+        # Each rank has features of its own, and all ranks skip a step together.
+        if self._scope == "features" and self._distributed.world_size > 1:
+            broken = self._distributed.any_of(broken)
+        if any(broken):
+            names = ", ".join(task for task, bad in zip(tasks, broken, strict=True) if bad)
+            return BalancingResult.refused(f"the gradient of {names} is not finite")
         direction: Row
         if constant:
             direction = self._rows.combined_over(self._every(), lambda rows: combine(rows, None))
@@ -344,7 +353,6 @@ class TaskGradients:
         else:
             direction = self._rows.combined(lambda rows: combine(rows, None))
         answer = heads()
-        tasks = [task for task, _ in self._rows.keys]
         own = dict.fromkeys(tasks, 1.0)
         if answer is not None:
             own = dict(zip(tasks, answer.tolist(), strict=True))

@@ -5,6 +5,7 @@ One file: rows and the buffers in which they lie share every assumption about me
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from itertools import accumulate
 from typing import final
@@ -140,6 +141,18 @@ class SharedRows:
         kept = [gradient for column in self._columns.values() for gradient in column.values()]
         if kept:
             torch._foreach_mul_(kept, factor)
+
+    def not_finite(self) -> list[bool]:
+        """Return for each row whether a value of it is not finite; one transfer per device."""
+        count = len(self._numbers)
+        rows = [buffer.rows(count) for buffer in self._small()]
+        parts = [_largest(x, 1) for x in rows if x.numel()]
+        for place in self._columns:
+            column = [None if x is None else _largest(x, None) for x in self._rows_at(place)]
+            nothing = next(x for x in column if x is not None).new_zeros(())
+            parts.append(torch.stack([nothing if x is None else x for x in column]))
+        found = total([(~part.isfinite()).double() for part in parts], (count,))
+        return [number > 0 for number in found.tolist()]
 
     def gramian(self) -> Tensor:
         """(K, K) float64 inner products on the CPU; one transfer from each device.
@@ -323,6 +336,12 @@ class SharedRows:
         if len(buffers) == 1 and len(places) == len(buffers[0].spans) and not self._columns:
             return buffers[0].rows(len(self._numbers))
         return torch.cat([self._matrix(place) for place in places], dim=1)
+
+
+def _largest(values: Tensor, dim: int | None) -> Tensor:
+    """Return the largest absolute value; NaN if there is one."""
+    largest: Tensor = torch.linalg.vector_norm(values, math.inf, dim=dim)
+    return largest
 
 
 def added(first: Row, second: Row) -> Row:

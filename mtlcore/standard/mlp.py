@@ -47,8 +47,8 @@ class MLP(Backbone):
             layers += [nn.Linear(before, after), nn.ReLU(inplace=True)]
         self.layers = nn.Sequential(*layers)
 
-    def last_shared_parameters(self) -> list[Parameter]:
-        """Return the parameters of the last layer."""
+    def last_shared_parameters(self) -> Iterable[Parameter]:
+        """Return the parameters of the last linear layer."""
         return self.layer_groups()[-1]
 
     def layer_groups(self) -> list[list[Parameter]]:

@@ -382,3 +382,19 @@ def test_maps_at_the_features_have_values() -> None:
     torch.testing.assert_close(trunk.weight.grad, expected)
     ((number, shape, values),) = balancer.found
     assert (number, shape) == (0, (3, 5)) and torch.equal(values, features.detach())
+
+
+@pytest.mark.parametrize("scope", ["shared", "features"])
+@pytest.mark.parametrize("how", ["infinite", "nan"])
+def test_no_balancer_sees_gradients_that_are_not_finite(scope: Any, how: str, sizes: None) -> None:
+    """Otherwise one that solves a problem stops the run where a step should be skipped."""
+    trunk, head = nn.Linear(4, 5), nn.Linear(5, 1)
+    features = trunk(torch.randn(3, 4))
+    losses = {name: head(features).square().mean() for name in NAMES}
+    # 0, with the slope of a root there; times the 0 of an absolute value, NaN.
+    nothing = features[1, 2] - features[1, 2].detach()
+    losses["b"] = losses["b"] + (nothing if how == "infinite" else nothing.abs()).sqrt()
+    balancer, shared = Places(scope), [*trunk.parameters(), *head.parameters()]
+    result = balancer.backward(losses, shared, features=[features])
+    assert (result.status, result.problem) == ("not finite", "the gradient of b is not finite")
+    assert not balancer.found and all(p.grad is None for p in shared)
