@@ -337,11 +337,12 @@ def reached(learner: Learner, plan: LoadedPlan) -> tuple[set[str], set[str]]:
     """Parameters that a loss of the step reaches, and those that it pulls at beyond rounding."""
     may: set[str] = set()
     sums: dict[str, torch.Tensor] = {}  # gradients of several batches may cancel
-    for batch, tasks, counts in judged(plan):
-        found = gradients(learner, batch, tasks)
-        may |= set(found)
-        for name, gradient in found.items() if counts else ():
-            sums[name] = sums[name] + gradient if name in sums else gradient
+    with torch.random.fork_rng():  # dropout is that of the step, batch after batch
+        for batch, tasks, counts in judged(plan):
+            found = gradients(learner, batch, tasks)
+            may |= set(found)
+            for name, gradient in found.items() if counts else ():
+                sums[name] = sums[name] + gradient if name in sums else gradient
     must: set[str] = set()
     length = math.hypot(*(float(g.norm()) for g in sums.values()))
     for name, gradient in sums.items():
@@ -366,8 +367,7 @@ def gradients(learner: Learner, batch: Batch, tasks: Sequence[str]) -> Mapping[s
     """Of the sum of the balanced losses, by the names of the parameters it reaches."""
     random = learner.context.generator
     state = random.get_state() if random else None
-    with torch.random.fork_rng():
-        found = learner.losses_at({}, batch, tasks)
+    found = learner.losses_at({}, batch, tasks)
     if random and state is not None:
         random.set_state(state)
     terms = [*found.balanced.values(), *found.cross.values()]

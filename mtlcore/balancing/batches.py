@@ -25,6 +25,7 @@ class Batches:
         count: Number of batches.
 
     Attributes:
+        numbers: (K,) float64: in how many batches each task has labels.
         products: The Gramian of all rows, in the order of `keys`; set when they are complete.
     """
 
@@ -33,7 +34,7 @@ class Batches:
     def __init__(self, found: Iterable[Key], tasks: Sequence[str], count: int) -> None:
         self.tasks, self._count = tuple(tasks), count
         with_task = [task for task, _ in found]
-        self._numbers = torch.tensor([with_task.count(task) for task in tasks]).double()
+        self.numbers = torch.tensor([with_task.count(task) for task in tasks]).double()
 
     @property
     def keys(self) -> list[Key]:
@@ -46,13 +47,13 @@ class Batches:
 
     def gramians(self) -> Tensor:
         """Return `BalancerContext.gramians`."""
-        factors = self._numbers[:, None] * self._numbers
+        factors = self.numbers[:, None] * self.numbers
         return self._blocks().transpose(1, 2) * factors
 
     def split(self, answer: Tensor) -> tuple[Weights, Weights]:
         """Return what a balancer's answer means: weights of all rows, and in sum of the tasks."""
         if answer.dim() == 3:
-            rows = (answer * self._numbers).transpose(0, 1).flatten(1)
+            rows = (answer * self.numbers).transpose(0, 1).flatten(1)
             return split_weights(rows), split_weights(answer.sum(0))
         shared, heads = split_weights(answer)
         return (shared * self._count, heads * self._count), (shared, heads)

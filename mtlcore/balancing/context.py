@@ -87,6 +87,7 @@ class BalancerContext:
             (B, B, K, K) inner products of the gradients of each two of them: `gramians[0, 1]` is
             `J1 J2'`. A task without a label in a batch has a row of zeros there. There in `weights`
             and, unless no weights were asked for, in `after_step`; None otherwise.
+        labelled_batches: With `gramians`, (K,): in how many of the batches each task has a label.
         validation_products: In `weights`, the validation batch (`Balancer.validation`); else None.
         learning_rate: That of the first parameter group in this step.
         reevaluate: In `after_step`, computes the present tasks' mean losses again, on the same
@@ -107,6 +108,7 @@ class BalancerContext:
     batch: Batch | None = None
     gramian: Tensor | None = None
     gramians: Tensor | None = None
+    labelled_batches: Tensor | None = None
     validation_products: ValidationProducts | None = None
     learning_rate: float = math.nan
     reevaluate: Callable[[], dict[str, float]] | None = None

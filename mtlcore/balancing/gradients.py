@@ -242,7 +242,7 @@ class TaskGradients:
             validation: Computes the losses of the validation batch, times the loss scale; see
                 `BalancerContext.validation_products`.
         """
-        context.gramians = None
+        context.gramians = context.labelled_batches = None
         if finisher is not None and (self._several or self._distributed.world_size > 1):
             self._share_rows(context.tasks)
         if finisher is None or not self._rows.keys:
@@ -252,6 +252,7 @@ class TaskGradients:
         else:
             if self._batches is not None:
                 context.gramians = self._batches.gramians()
+                context.labelled_batches = self._batches.numbers
             if validation is not None:
                 context.validation_products = self._look_ahead(validation)
             try:

@@ -102,6 +102,7 @@ class GramianBalancerContract(RowBalancerContract):
             around = torch.stack([self._rows(3, 10 + number + i) for i in range(batches)])
             each = rows + noise * (around - around.mean(0))
             context.gramians = torch.einsum("akp,blp->abkl", each, each)
+            context.labelled_batches = torch.full((each.shape[1],), float(len(each))).double()
             context.validation_products = products
             answers.append(balancer.weights(gramian, context=context))
             context.gramian, context.validation_products = gramian, None
@@ -123,6 +124,7 @@ class GramianBalancerContract(RowBalancerContract):
         gramian = given.clone()
         if balancer.batches > 1:
             context.gramians = gramian.repeat(balancer.batches, balancer.batches, 1, 1)
+            context.labelled_batches = torch.full((len(gramian),), float(balancer.batches)).double()
         if balancer.validation is not None:
             context.validation_products = lambda weights=None, rate=0.0: (
                 gramian.clone(),

@@ -64,6 +64,7 @@ class Spy(GramianBalancer):
     def weights(self, gramian: Tensor, context: BalancerContext | None = None) -> Tensor:
         assert context is not None
         self.gramian, self.gramians, self.present = gramian, context.gramians, context.present
+        self.numbers = context.labelled_batches
         if self.validation is not None:
             self.products = context.validation_products(self.answer, self.rate)
         return self.answer[..., : len(gramian)]
@@ -240,6 +241,7 @@ def test_a_task_may_be_absent_from_a_batch(scope: str, monkeypatch: pytest.Monke
     assert spy.present == ("segmentation", "normals", "depth")
     assert spy.gramians is not None
     assert spy.gramians[0, :, 2].abs().sum() == 0 == spy.gramians[1, :, 1].abs().sum()
+    assert spy.numbers is not None and spy.numbers.tolist() == [2, 1, 1]
     if scope == "shared":
         order = [TASKS.index(task) for task in spy.present]
         found = [matrix(learner, each)[order] for each in rows]

@@ -29,6 +29,7 @@ def direction(name: str, rows: Tensor, settings: dict[str, Any] | None = None) -
     assert isinstance(balancer, GramianBalancer)
     if balancer.batches > 1:
         there.gramians = (rows @ rows.T).repeat(balancer.batches, balancer.batches, 1, 1)
+        there.labelled_batches = torch.full((len(rows),), float(balancer.batches)).double()
     weights = balancer.weights(rows @ rows.T, context=there)
     whole = weights.sum(0) if weights.dim() == 3 else weights
     return (whole if whole.dim() == 1 else whole[0]) @ rows

@@ -77,6 +77,7 @@ def answer(balancer: RowBalancer, seed: int) -> Tensor:
         )
         if balancer.batches > 1:
             context.gramians = torch.stack([torch.stack([a @ b.T for b in parts]) for a in parts])
+            context.labelled_batches = torch.full((3,), float(len(parts))).double()
         if balancer.validation is not None:
             context.validation_products = lambda *_, p=products: (p, torch.zeros_like(p[0]))
         shares = share(balancer, rows, context)

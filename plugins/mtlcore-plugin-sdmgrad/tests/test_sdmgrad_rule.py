@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import attrs
 import numpy as np
 import pytest
 import torch
@@ -23,7 +24,10 @@ def of_batches(batches: Sequence[Array], present: Sequence[str] | None = None) -
     names = tuple(present or (f"task{i}" for i in range(len(batches[0]))))
     each = torch.from_numpy(np.stack(batches))
     gramians = torch.einsum("akp,blp->abkl", each, each)
-    return BalancerContext(tasks=names, present=names, gramians=gramians)
+    # Here a row of zeros is a task without a label, unless all of its rows are zeros.
+    numbers = (each != 0).any(-1).sum(0).double()
+    numbers[numbers == 0] = len(batches)
+    return BalancerContext(tasks=names, present=names, gramians=gramians, labelled_batches=numbers)
 
 
 def weights_of(balancer: Any, batches: Sequence[Array]) -> Array:
@@ -172,11 +176,26 @@ def test_a_task_without_labels_in_a_batch_has_no_part_in_the_weights() -> None:
     answer = weights_of(SDMGrad(lam=0.3), rows)
     assert answer[2, 0, 2] == pytest.approx(0.1 / 1.3)
     assert answer[2, 0].sum() == pytest.approx(1)
-    assert answer[:, 1, 2] == pytest.approx([0.5, 0.0, 0.5])
+    # The second batch has no row of it.
+    assert answer[:, 1, 2] == pytest.approx([0.5, 0.5, 0.5])
     assert answer[:, 1, :2] == pytest.approx(np.full((3, 2), 1 / 3))
     rows[0, 2] = rows[1, 1] = rows[0, 0] = 0  # no two batches know a task
     answer = weights_of(SDMGrad(lam=0.3), rows)
     assert answer[2, 0] == pytest.approx(np.full(3, 0.1 / 1.3))
+
+
+def test_a_gradient_of_zero_is_no_missing_label() -> None:
+    """The heads of a batch learn, though nothing reaches the trunk from it."""
+    rows = np.random.default_rng(0).standard_normal((3, 3, 20))
+    context = of_batches(rows)
+    rows[1, 2] = 0
+    gramians = of_batches(rows).gramians
+    mean = torch.from_numpy(rows.mean(0))
+    answer = SDMGrad(lam=0.3).weights(
+        mean @ mean.T, context=attrs.evolve(context, gramians=gramians)
+    )
+    torch.testing.assert_close(answer[:, 1], torch.full((3, 3), 1 / 3, dtype=torch.float64))
+    assert float(answer[2, 0, 2]) > 0.1  # known to have no slope, so MGDA would take it alone
 
 
 def test_opposite_gradients_are_told_of() -> None:

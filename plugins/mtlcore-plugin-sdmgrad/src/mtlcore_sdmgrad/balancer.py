@@ -117,22 +117,19 @@ class SDMGrad(GramianBalancer):
         """
         if self.batches == 1:
             return torch.from_numpy(self._solve(as_gramian(gramian)))
-        if context is None or context.gramians is None:
+        if context is None or context.gramians is None or context.labelled_batches is None:
             raise UsageError(
                 "balancer sdmgrad: its three batches are compared in a step of training only; "
                 "outside of one, set balancer.batches = 1"
             )
         found = context.gramians.numpy()
         lengths = np.sqrt(np.stack([found[b, b].diagonal() for b in range(3)]))
-        there = lengths > 0
         answer = np.zeros((3, 2, len(gramian)))
-        # The mean of the batches with labels, which show by a gradient at the shared parameters;
-        # of all, where there is none.
-        numbers = there.sum(0)
-        answer[:, 1] = np.where(numbers > 0, there / np.maximum(numbers, 1), 1 / 3)
+        # Heads learn from the mean of the batches with labels; the others have no row.
+        answer[:, 1] = 1 / context.labelled_batches.numpy()
         scales = np.sqrt(lengths[0]) * np.sqrt(lengths[1])
         # Some batch lacks this task: products with it say nothing.
-        unknown = (scales == 0) & there.any(0)
+        unknown = (scales == 0) & (context.labelled_batches.numpy() < 3)
         known = np.flatnonzero(~unknown)
         count, lam = len(gramian), self._lam
         answer[2, 0] = lam / count / (1 + lam)
