@@ -30,7 +30,7 @@ from mtlcore.errors import UsageError
 from mtlcore.learner import Learner
 from mtlcore.metrics import MetricValues
 from mtlcore.optimizers import Optimizer, StepReport
-from mtlcore.plugins import REQUIRED, MethodSpec, Plugins, settings_of
+from mtlcore.plugins import REQUIRED, Component, MethodSpec, Plugins, settings_of
 from mtlcore.standard.optimizers import adam
 from mtlcore.storage import RunDirectory
 from mtlcore.testing import TINY_TASKS, tiny_batch, tiny_learner
@@ -234,6 +234,10 @@ class Watched(Optimizer):
     def reevaluates(self) -> bool:
         return self.inner.reevaluates
 
+    @property
+    def separates_batches(self) -> bool:
+        return self.inner.separates_batches
+
     def after_evaluation(self, metrics: MetricValues) -> None:
         self.inner.after_evaluation(metrics)
 
@@ -293,6 +297,10 @@ class Watching:
 
     chosen: Chosen
     made: list[Watched] = attrs.field(factory=list)
+
+    @property
+    def component(self) -> Component:
+        return self.chosen.component
 
     def make(self, learner: Learner) -> Watched:
         self.made.append(Watched(self.chosen.make(learner)))
