@@ -41,6 +41,8 @@ def input_tensors(inputs: Inputs) -> list[Tensor]:
     Raises:
         TypeError: it holds something else.
     """
+    if isinstance(inputs, Tensor):
+        return [inputs]
     return [tensor for _, tensor in _leaves(inputs, "")]
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -120,13 +120,13 @@ class Learner(nn.Module):
             UsageError: The batch has fewer views of its samples than `views`, or two of the
                 cross-task losses and the backbone return a term of the same name.
         """
-        if len(batch) and max(batch.view) + 1 < self.views:
+        cross_task = list(self.cross_task_losses)
+        if cross_task and batch.view and max(batch.view) + 1 < self.views:
             raise UsageError(
                 f"cross_task: it compares {self.views} views of each sample, and the batch has "
                 f"{max(batch.view) + 1}: views are made where a BatchPlan says augment"
             )
         present = batch.present(tasks)
-        cross_task = list(self.cross_task_losses)
         needed = {*present, *(task for loss in cross_task for task in loss.needs(batch, tasks))}
         running = [task for task in tasks if task in needed]
         features, predictions, boundary = self._run(batch.inputs, running, separate)
@@ -232,9 +232,9 @@ class Learner(nn.Module):
         self, task: str, prediction: Tensor, target: Tensor
     ) -> tuple[Loss | ScalarLoss, Tensor, Tensor]:
         """Return a task's loss, and prediction and target in the unit that it judges."""
-        loss = self.losses[self.model.tasks[task].key]
-        assert isinstance(loss, Loss | ScalarLoss)
-        if (units := self.model.units_of(task)) is not None:
+        model = self.model
+        loss = cast("Loss | ScalarLoss", self.losses[model.tasks[task].key])
+        if (units := model.units_of(task)) is not None:
             prediction, target = units.standard(prediction), units.standard(target)
         return loss, prediction, target
 
@@ -332,7 +332,7 @@ class Learner(nn.Module):
         how: dict[str, Any] = {"normalisation": self.normalisation}
         if self.normalisation == "labelled":
             how["labelled"] = [sum(batch.labelled[task][i] for task in self.tasks) for i in rows]
-        keep_maps = any(b.needs_maps for b in self.balancing.loss_balancers)
+        keep_maps = self.balancing.needs_maps
         raw, maps, valid = {}, {}, {}
         early: dict[str, Tensor] = {}
         for task in present:

@@ -30,6 +30,9 @@ class Balancing(nn.Module):
         update_every: Ask the balancer of gradients only every so many steps, and reuse its
             weights between. A task that was absent when it was asked keeps its last weight.
 
+    Attributes:
+        needs_maps: Whether a balancer of losses reads elementwise losses.
+
     Raises:
         UsageError: The balancers are in another order, or the weights cannot be reused.
     """
@@ -46,7 +49,10 @@ class Balancing(nn.Module):
         # The same once more: a ModuleList takes microseconds to look into, several times a step.
         self._chain = tuple(balancers)
         self._of_losses = tuple(b for b in balancers if isinstance(b, LossBalancer))
+        # A tuple, because an attribute that is a module would be a second name of its state.
+        self._of_rows = tuple(b for b in balancers[-1:] if isinstance(b, RowBalancer))
         self._tentative = [m for m in self.modules() if isinstance(m, Tentative)]
+        self.needs_maps = any(b.needs_maps for b in self._of_losses)
         self.update_every = update_every
         self._last_weights: dict[str, list[float]] = {}
         if update_every > 1 and not isinstance(self.finisher, GramianBalancer):
@@ -62,8 +68,7 @@ class Balancing(nn.Module):
     @property
     def finisher(self) -> RowBalancer | None:
         """The balancer of gradients at the end of the chain; None if there is none."""
-        last = self._chain[-1] if self._chain else None
-        return last if isinstance(last, RowBalancer) else None
+        return self._of_rows[0] if self._of_rows else None
 
     @property
     def scope(self) -> Scope:

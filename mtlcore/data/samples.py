@@ -131,7 +131,8 @@ class Batch:
 
     def present(self, tasks: Sequence[str]) -> tuple[str, ...]:
         """Return those of `tasks` that have at least one valid label in view 0."""
-        return tuple(name for name in tasks if self.count[name] > 0)
+        # A list first: a generator takes longer than the whole answer, in every step.
+        return tuple([name for name in tasks if self.count[name] > 0])
 
 
 class Predictor(Protocol):

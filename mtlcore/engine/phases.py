@@ -8,7 +8,7 @@ from torch import Tensor
 
 from mtlcore.engine.seeding import seeded
 from mtlcore.engine.session import Session
-from mtlcore.models import Backbone, Transition
+from mtlcore.models import Backbone, Frozen, Transition
 
 
 def enter_step(session: Session) -> None:
@@ -17,7 +17,8 @@ def enter_step(session: Session) -> None:
     context.step, context.epoch = progress.step, progress.epoch
     context.progress = progress.step / session.total_steps
     context.generator, context.losses = session.balancing_generator, {}
-    _thaw(session, context.progress)
+    if session.thawing is not None:
+        _thaw(session, session.thawing, context.progress)
     backbone = session.learner.model.backbone
     # A frozen backbone enters no phase: what that would re-initialise could not learn.
     if type(backbone).at_progress is Backbone.at_progress or session.backbone_is_frozen:
@@ -31,16 +32,16 @@ def enter_step(session: Session) -> None:
             _apply(transition, session, session.frozen)
 
 
-def _thaw(session: Session, progress: float) -> None:
+def _thaw(session: Session, frozen: Frozen, progress: float) -> None:
     """Let learn what was frozen for the first part of the run.
 
     That is a function of the progress alone: a run that goes on from a checkpoint finds itself on
     the same side of it.
     """
     until, model = session.config.training.freeze_until, session.learner.model
-    if session.thawing is None or until is None or progress < until:
+    if until is None or progress < until:
         return
-    model.thaw(session.thawing)
+    model.thaw(frozen)
     session.thawing = None
     session.backbone_is_frozen, session.frozen = model.backbone_is_frozen, None
     session.display.note(

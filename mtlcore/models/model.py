@@ -167,7 +167,9 @@ class MultiTaskModel(nn.Module):
             prediction: Tensor = self.head(name)(features.of(name))
             if prediction.dim() == 4 and len(size) == 2:
                 prediction = prediction[:, :, : size[0], : size[1]]
-            predictions[name] = self._in_unit(name, prediction)
+            if self.tasks[name].standardise:
+                prediction = self._in_unit(name, prediction)
+            predictions[name] = prediction
         return predictions
 
     def early(self, features: Features, task: str, size: tuple[int, ...]) -> list[EarlyPrediction]:
@@ -204,9 +206,7 @@ class MultiTaskModel(nn.Module):
 
     def head(self, task: str) -> Head:
         """Return the head of a task."""
-        head = self.heads[self.tasks[task].key]
-        assert isinstance(head, Head)
-        return head
+        return cast(Head, self.heads[self.tasks[task].key])
 
     def reset_heads(self) -> list[Parameter]:
         """Re-initialise all heads and necks; return their parameters."""

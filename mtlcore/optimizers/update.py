@@ -198,10 +198,9 @@ class Update:
         """
         if learner.distributed.world_size > 1:
             self._agree(learner)
-        losses, early = (
-            {task: total / self._masses[task] for task, total in sums.items()}
-            for sums in (self._losses, self._early)
-        )
+        masses = self._masses
+        losses = {task: total / masses[task] for task, total in self._losses.items()}
+        early = {task: total / masses[task] for task, total in self._early.items()}
         skipped, result = self._problem, BalancingResult()
         if skipped is None:
             learner.context.present = tuple(losses)
