@@ -10,7 +10,8 @@ The *floor* is the faster of two hand-written loops that know their model: K `au
 then the Gramian, then a weighted sum with constant weights; no solver. One copies each row into a
 persistent (K, P) buffer, the other keeps autograd's tensors and combines them with `_foreach`.
 
-Peers are measured where they can be imported: torchjd (with quadprog, qpsolvers, cvxpy, ecos).
+Times for the weights alone are of every balancer of Gramians. Peers are measured where they can be
+imported: torchjd (with quadprog, qpsolvers, cvxpy, ecos) and, for weights alone, LibMTL.
 Memory is the peak above the model's own before its first step, in a process of its own, as a
 multiple of the trunk's parameters (Linux only, and only where the trunk is large).
 
@@ -27,6 +28,7 @@ import statistics
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -35,13 +37,16 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import agreements
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import Parameter
 
 import mtlcore
-from mtlcore.balancing import BalancerContext, Balancing, TaskGradients
+from mtlcore.balancing import BalancerContext, Balancing, GramianBalancer, TaskGradients
+from mtlcore.plugins import REQUIRED, Plugins, settings_of
+from mtlcore.tasks import Task
 
 METHODS = ("pcgrad", "nash-mtl")
 Step = Callable[[], object]
@@ -383,7 +388,11 @@ def _ratio(times: Sequence[float], others: Sequence[float]) -> dict[str, Any]:
 
 
 def solvers(seconds: float) -> list[dict[str, Any]]:
-    """Rows for the weights alone, from Gramians of 2 to 40 tasks of which half conflict."""
+    """Rows for the weights alone, from Gramians of 2 to 40 tasks of which half conflict.
+
+    Of every installed balancer of Gramians that needs no validation batch, beside the libraries
+    that have its method.
+    """
     rows = []
     for count in (2, 3, 10, 40):
         generator = np.random.default_rng(count)
@@ -392,22 +401,57 @@ def solvers(seconds: float) -> list[dict[str, Any]]:
             (count, 200)
         )
         matrix = torch.from_numpy(jacobian).float()
-        gramian = (matrix @ matrix.T).double()
         steps: dict[Any, Step] = {}
-        for method in METHODS:
-            balancer = mtlcore.create("balancers", method)
-            steps["mtlcore", method] = lambda b=balancer, g=gramian: b.weights(g)
-            if find_spec("torchjd") is not None:
-                from torchjd.aggregation import NashMTL, PCGrad
-
-                peer = PCGrad() if method == "pcgrad" else NashMTL(n_tasks=count, max_norm=0)
-                steps["torchjd", method] = lambda a=peer, m=matrix: a(m)
-        times = take_turns(steps, seconds / 4, lambda: None)
-        for (library, method), found in times.items():
+        for name in of_gramians():
+            steps["mtlcore", name] = weighing(name, matrix)
+        for method in agreements.METHODS:
+            for library in ("torchjd", "libmtl"):
+                try:
+                    update = agreements.LIBRARIES[library](method, count)
+                    if update is None:
+                        continue
+                    update(matrix)
+                except Exception as error:  # a peer's failure is a result, not the end
+                    what = f"{library}, {method.balancer}, K = {count}"
+                    print(f"{what}: not measured: {type(error).__name__}", file=sys.stderr)
+                    continue
+                steps[library, method.balancer] = lambda u=update, m=matrix: u(m)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of peers that do not converge
+            times = take_turns(steps, seconds / 4, lambda: None)
+        for (library, method), found in sorted(times.items(), key=lambda item: item[0][::-1]):
             row = {"case": f"solver, K = {count}", "method": method, "library": library}
             none = dict.fromkeys(("ratio_to_sum", "ratio_to_floor", "peak_trunks"))
             rows.append({**row, **_figures(found), **none})
     return rows
+
+
+def of_gramians() -> list[str]:
+    """The installed balancers of Gramians without a validation batch."""
+    return sorted(
+        component.spec.name
+        for component in Plugins.from_environment(()).all("balancers")
+        if issubclass(component.load(), GramianBalancer) and component.load().validation is None
+    )
+
+
+def weighing(name: str, matrix: Tensor) -> Step:
+    """A call of a balancer, on the Gramian of rows in single precision."""
+    tasks = tuple(f"t{place}" for place in range(len(matrix)))
+    target = Plugins.from_environment(()).get("balancers", name).load()
+    needed = {s.name: tasks[0] for s in settings_of(target) if s.default is REQUIRED}
+    balancer = mtlcore.create("balancers", name, **needed)
+    balancer.prepare([Task(name=task, kind="depth", channels=1) for task in tasks])
+    gramian = (matrix @ matrix.T).double()
+    context = BalancerContext(
+        tasks=tasks,
+        present=tasks,
+        losses=dict.fromkeys(tasks, 1.0),
+        generator=torch.Generator().manual_seed(0),
+    )
+    if balancer.batches > 1:
+        context.gramians = gramian.repeat(balancer.batches, balancer.batches, 1, 1)
+    return lambda: balancer.weights(gramian, context=context)
 
 
 @cache
@@ -477,13 +521,20 @@ def main() -> None:
         return
     if find_spec("torchjd") is None:
         print("torchjd: not measured: it is not installed", file=sys.stderr)
-    print("libmtl: not measured: no package registry has it", file=sys.stderr)
+    if find_spec("LibMTL") is None:
+        print("libmtl: not measured: it is not installed", file=sys.stderr)
     seconds = 11.0 if given.quick else 40.0
     made, cases = libraries(given.backward), [case for case in CASES if given.only in case]
     rows = [row for case in cases for row in measure(case, seconds, made)]
     if given.only in "solver":
         rows += solvers(seconds)
-    print(json.dumps(rows, indent=1) if given.json else table(rows))
+    if given.json:
+        print(json.dumps(rows, indent=1))
+        return
+    print(table(rows))
+    if given.only in "agreements":
+        print("\nHow far directions are from the exact ones (agreements.py):\n")
+        print(agreements.table(agreements.agreements()))
 
 
 if __name__ == "__main__":

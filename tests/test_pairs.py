@@ -31,7 +31,7 @@ from mtlcore.errors import UsageError
 from mtlcore.learner import Learner
 from mtlcore.metrics import MetricValues
 from mtlcore.optimizers import Optimizer, StepReport
-from mtlcore.plugins import REQUIRED, MethodSpec, Plugins, nested_in, settings_of
+from mtlcore.plugins import REQUIRED, Component, MethodSpec, Plugins, nested_in, settings_of
 from mtlcore.ranges import Nested
 from mtlcore.standard.optimizers import adam
 from mtlcore.storage import RunDirectory
@@ -385,6 +385,10 @@ class Watching:
 
     chosen: Chosen
     made: list[Watched] = attrs.field(factory=list)
+
+    @property
+    def component(self) -> Component:
+        return self.chosen.component
 
     def make(self, learner: Learner) -> Watched:
         self.made.append(Watched(self.chosen.make(learner)))

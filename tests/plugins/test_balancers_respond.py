@@ -55,7 +55,8 @@ def gradients(seed: int, batches: int) -> list[Tensor]:
     noise = [
         torch.randn(3, LENGTH, generator=generator, dtype=torch.float64) for _ in range(batches)
     ]
-    return [lengths * (signs * common + 0.5 * x) for x in noise]
+    # Of length about 1, as steps of weights that are absolute need them.
+    return [lengths * (signs * common + 0.5 * x) / LENGTH**0.5 for x in noise]
 
 
 def answer(balancer: RowBalancer, seed: int) -> Tensor:
