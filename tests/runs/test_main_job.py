@@ -29,9 +29,9 @@ def test_the_demo_finds_furniture(tmp_path: Path) -> None:
     """Well beyond the best picture for all images, which knows floor, walls and ceiling."""
     found = summary(tmp_path / "demo")
     model, pixel = found["final"]["val"], found["constants"]["pixel"]
-    assert model["segmentation"]["miou"] >= 2 * pixel["segmentation"]["miou"]
-    assert model["depth"]["abs_error"] <= 0.75 * pixel["depth"]["abs_error"]
-    assert model["normals"]["mean_angle"] <= 0.72 * pixel["normals"]["mean_angle"]
+    assert model["segmentation"]["miou"] >= 0.25
+    assert model["depth"]["abs_error"] <= 0.72 * pixel["depth"]["abs_error"]
+    assert model["normals"]["mean_angle"] <= 23
 
 
 def test_real_photographs_beat_the_global_constant(
