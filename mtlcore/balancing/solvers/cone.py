@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mtlcore.balancing.context import Status
 from mtlcore.balancing.solvers.solution import Array, Solution, unit_diagonal
@@ -13,6 +14,10 @@ _OPPOSED = 1e-14
 _RIDGE = 1e-15
 # Largest cosine by which an answer may still oppose a gradient.
 _SOLVED = 1e-6
+# How often a block exchange may leave no less wrong than before.
+_TRIES = 3
+# Largest multiplier of a unit target that a block exchange is trusted with.
+_LARGE = 1e6
 # Of active sets per gradient, far above what is ever needed: rounding must not turn in circles.
 _ROUNDS = 20
 
@@ -24,9 +29,11 @@ def cone_projection(gramian: Array, targets: Array) -> Solution:
 
         v minimises v' M v over v >= u,
 
-    the dual of the projection. The multipliers `t = v - u` are found by active sets (Lawson &
-    Hanson 1974), for all targets at once. Gradients that depend on one another may leave v open;
-    the projection they give is unique.
+    the dual of the projection. The multipliers `t = v - u` are found for all targets at once: by
+    exchanging all that is wrong about the set of positive ones (block principal pivoting, Judice &
+    Pires 1994), and, where that turns in circles or gradients nearly depend on one another, by
+    active sets (Lawson & Hanson 1974). Gradients that depend on one another may leave v open; the
+    projection they give is unique.
 
     A gradient of zeros restricts nothing: its weight is its u.
 
@@ -52,11 +59,48 @@ def cone_projection(gramian: Array, targets: Array) -> Solution:
 
 
 def _multipliers(cosines: Array, products: Array) -> Array:
-    """Solve `t >= 0`, `C t + p >= 0`, `t' (C t + p) = 0` for each row p, by active sets."""
-    count = len(cosines)
+    """Solve `t >= 0`, `C t + p >= 0`, `t' (C t + p) = 0` for each row p."""
     result = np.zeros_like(products)
     todo = np.flatnonzero(products.min(axis=1, initial=0.0) < -_OPPOSED)
-    t, p = np.zeros((len(todo), count)), products[todo]
+    t, solved = _by_blocks(cosines, products[todo])
+    result[todo[solved]] = t[solved]
+    rest = todo[~solved]
+    if len(rest):
+        result[rest] = _by_active_sets(cosines, products[rest])
+    return result
+
+
+def _by_blocks(cosines: Array, products: Array) -> tuple[Array, NDArray[np.bool_]]:
+    """Return solutions of `_multipliers`, and for which rows they are solutions."""
+    count = len(cosines)
+    result, solved = np.zeros_like(products), np.zeros(len(products), dtype=bool)
+    identity = np.eye(count)
+    ridged = cosines + _RIDGE * count * identity
+    todo, p = np.arange(len(products)), products
+    chosen = p < -_OPPOSED
+    fewest, tries = np.full(len(p), count + 1), np.full(len(p), _TRIES)
+    while len(todo):
+        system = np.where(chosen[:, :, None] & chosen[:, None, :], ridged, identity)
+        t = np.linalg.solve(system, np.where(chosen, -p, 0.0)[:, :, None])[:, :, 0]
+        opposed = p + t @ cosines < -_OPPOSED * (1.0 + np.abs(t).sum(axis=1))[:, None]
+        wrong = np.where(chosen, t < 0.0, opposed)
+        number = wrong.sum(axis=1)
+        done = (number == 0) & (t.max(axis=1, initial=0.0) < _LARGE)
+        result[todo[done]], solved[todo[done]] = t[done], True
+        tries = np.where(number < fewest, _TRIES, tries - 1)
+        fewest = np.minimum(number, fewest)
+        left = (number > 0) & (tries >= 0)
+        todo, p, fewest, tries = todo[left], p[left], fewest[left], tries[left]
+        chosen = (chosen ^ wrong)[left]
+    return result, solved
+
+
+def _by_active_sets(cosines: Array, products: Array) -> Array:
+    """Return the solutions of `_multipliers`, one change of the set of positive ones at a time."""
+    count = len(cosines)
+    result = np.zeros_like(products)
+    todo, p = np.arange(len(products)), products
+    t = np.zeros((len(todo), count))
     chosen = np.zeros(t.shape, dtype=bool)
     refused = np.zeros(t.shape, dtype=bool)  # rounding only makes them look opposed
     newest = p.argmin(axis=1)

@@ -74,8 +74,7 @@ class AlignedMTL(SolvedBalancer):
         weights = np.zeros(len(norms))
         if kept.any():
             factor = norms[order, None] * vectors[:, kept] * np.sqrt(values[kept])
-            rotation, triangle = np.linalg.qr(factor.T)
-            del rotation  # on the side that weights do not see
+            triangle = np.linalg.qr(factor.T, mode="r")  # weights do not see the other factor
             left, lengths, _ = np.linalg.svd(triangle.T, full_matrices=False)
             weights[order] = self._scale(lengths) * (left @ (left.sum(axis=0) / lengths))
         if self._mean:
