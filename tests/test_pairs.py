@@ -136,6 +136,10 @@ COVER = covering(POSSIBLE, pairs_of)
 NARROW = {"timm": {"model": "test_resnet"}}
 
 
+#: Of balancers whose steps have more than two batches of two samples.
+SAMPLES = {"sdmgrad": 6}
+
+
 def required(kind: str, name: str, tasks: Sequence[str]) -> dict[str, Any]:
     """Values of the settings that have no default."""
     known = {"inputs": 3, "main": tasks[0], "weights": {tasks[0]: 2.0}}
@@ -176,7 +180,13 @@ def configuration(combination: Combination, place: Path) -> RunConfig:
     values = {
         "device": "cpu",
         "tasks": list(tasks),
-        "data": {**data, "train": 6, "val": 2, "workers": 0, "labels": combination.labels},
+        "data": {
+            **data,
+            "train": SAMPLES.get(combination.balancer, 4),
+            "val": 2,
+            "workers": 0,
+            "labels": combination.labels,
+        },
         "model": {
             "backbone": {
                 "name": combination.backbone,
@@ -236,6 +246,10 @@ class Watched(Optimizer):
     @property
     def reevaluates(self) -> bool:
         return self.inner.reevaluates
+
+    @property
+    def separates_batches(self) -> bool:
+        return self.inner.separates_batches
 
     def after_evaluation(self, metrics: MetricValues) -> None:
         self.inner.after_evaluation(metrics)
