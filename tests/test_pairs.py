@@ -265,6 +265,7 @@ def reached(learner: Learner, plan: LoadedPlan) -> tuple[set[str], set[str]]:
     """Parameters that a loss of the step reaches, and those that it pulls at beyond rounding."""
     may: set[str] = set()
     must: set[str] = set()
+    sums: dict[str, torch.Tensor] = {}
     for batch, tasks, counts in judged(plan):
         found = gradients(learner, batch, tasks)
         may |= set(found)
@@ -272,11 +273,13 @@ def reached(learner: Learner, plan: LoadedPlan) -> tuple[set[str], set[str]]:
         for name, gradient in found.items() if counts else ():
             # What is left of a gradient that is zero, such as of a bias before batch norm.
             rounding = float(gradient.norm()) < 1e-6 * length
+            sums[name] = sums.get(name, torch.zeros_like(gradient)) + gradient
             # A balancer may take all of it down to length 1.
             value, step = learner.get_parameter(name).detach(), 1e-3 * gradient / max(1.0, length)
             if not rounding and not torch.equal(value - step, value):
                 must.add(name)
-    return may, must
+    # The signs that an absolute error gives to a bias may cancel over independent batches.
+    return may, {name for name in must if bool(sums[name].any())}
 
 
 def judged(plan: LoadedPlan) -> Iterator[tuple[Batch, tuple[str, ...], bool]]:
