@@ -50,7 +50,7 @@ class AutoLambda(GramianBalancer):
             weights from "val" is no longer judged by samples that it has not seen.
     """
 
-    validation = "train"
+    validation: Literal["train", "val"] | None = "train"
 
     def __init__(
         self,
