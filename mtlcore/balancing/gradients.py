@@ -343,7 +343,9 @@ class TaskGradients:
         """Drop what was collected."""
         self._rows.clear()
         self._own_rows, self._sums, self._direction = {}, {}, ()
-        self._cut, self._losses, self._scale, self._loss_scale = Cut(), [], 1.0, 1.0
+        if self._cut:
+            self._cut = Cut()
+        self._losses, self._scale, self._loss_scale = [], 1.0, 1.0
         self._batches = None
 
     def _share_rows(self, tasks: Sequence[str]) -> None:

@@ -171,7 +171,8 @@ class SharedRows:
         for buffer in self._small():
             parts = buffer.views_of(buffer.direction(weights))
             for place, part in zip(buffer.spans, parts, strict=True):
-                result[place] = self._restored(place, part) if place in self._reached else None
+                if place in self._reached:
+                    result[place] = self._restored(place, part) if self._complex else part
         for place in list(self._columns):
             rows = self._rows_at(place)
             pairs = [(w, row) for w, row in zip(weights, rows, strict=True) if row is not None]

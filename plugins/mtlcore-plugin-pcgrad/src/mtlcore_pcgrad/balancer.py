@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from itertools import chain
 from typing import Literal
 
 import torch
 from torch import Tensor
 
 from mtlcore.balancing import BalancerContext, GramianBalancer
-from mtlcore.balancing.solvers import as_gramian
 from mtlcore.errors import UsageError
 
 Matrix = Sequence[Sequence[float]]
@@ -88,7 +89,11 @@ class PCGrad(GramianBalancer):
         Raises:
             ValueError: the Gramian is not square or not finite.
         """
-        entries: list[list[float]] = as_gramian(gramian).tolist()
+        if gramian.dim() != 2 or gramian.shape[0] != gramian.shape[1]:
+            raise ValueError(f"a Gramian is (K, K), not {tuple(gramian.shape)}")
+        entries: list[list[float]] = gramian.tolist()
+        if not all(map(math.isfinite, chain(*entries))):
+            raise ValueError("the Gramian is not finite")
         coefficients = project(entries, self._orders(len(entries), self.random(context)))
         sums = [sum(column) for column in zip(*coefficients, strict=True)]
         weights = torch.tensor(sums, dtype=torch.float64)
