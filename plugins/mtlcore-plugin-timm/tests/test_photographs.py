@@ -132,7 +132,7 @@ def test_without_weights_and_network_it_says_how_to_give_them(
     out = tmp_path / "run"
     done = mtl("run", "--plugin=photographs", f"--set=data.root={root}", f"--out={out}")
     assert done.exit_code == 1
-    assert "set model.backbone.weights to the path of a file" in done.stderr
+    assert "set model.backbone.weights to a local path that holds the same" in done.stderr
     assert "Traceback" not in done.stderr
     # Random weights are somebody's choice, never a way out.
     done = mtl(

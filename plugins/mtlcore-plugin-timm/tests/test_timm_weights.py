@@ -33,7 +33,7 @@ def published() -> State:
     return {key: torch.randint_like(value, 1, 9) for key, value in state.items()}
 
 
-def made(weights: str | None, **settings: Any) -> TimmBackbone:
+def made(weights: str, **settings: Any) -> TimmBackbone:
     return TimmBackbone(TINY_TASKS, **{"model": "test_resnet", "weights": weights, **settings})
 
 
@@ -75,7 +75,7 @@ def test_source_and_hash_are_told(published: State, where: str, tmp_path: Path) 
     assert facts["weights_sha256"] == hashlib.sha256(save(published)).hexdigest()
     assert facts["weights_unused"] == "fc.bias, fc.weight"
     assert "licence" not in facts  # of a file of one's own it is not known
-    assert "apache-2.0" in made(None).facts()["licence"]
+    assert "apache-2.0" in made("none").facts()["licence"]
 
 
 @pytest.mark.parametrize(

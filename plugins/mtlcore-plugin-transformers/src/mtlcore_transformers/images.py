@@ -52,7 +52,7 @@ class TransformersBackbone(ImageEncoder):
         model: a local folder that `save_pretrained` wrote, a repository of the Hugging Face hub,
             such as "facebook/dinov2-small" (with "@revision" where it matters), or a mere type of
             model, such as "resnet", with the library's default configuration.
-        weights: unset: random ones; "pretrained": those of the folder or repository; otherwise a
+        weights: "none": random ones; "pretrained": those of the folder or repository; otherwise a
             folder, or the path or fsspec URL of a file (safetensors, or a state dict of tensors,
             also within a checkpoint). What a head would use is ignored; anything else that does not
             fit is an error.
@@ -85,7 +85,7 @@ class TransformersBackbone(ImageEncoder):
         tasks: Sequence[Task],
         *,
         model: str = "resnet",
-        weights: str | None = None,
+        weights: str = "none",
         config: dict[str, Any] | None = None,
         out_indices: tuple[Annotated[int, Range(ge=-1000, le=1000)], ...] | None = None,
         pyramid: PyramidKind = "simple",
@@ -118,10 +118,10 @@ class TransformersBackbone(ImageEncoder):
         normalisation, told = source.normalisation()
         facts = {"model": model, "normalisation": told}
         licence = source.licence()
-        if licence is not None and weights in (None, "pretrained"):
+        if licence is not None and weights in ("none", "pretrained"):
             facts["licence"] = f"{licence} (the model's card)"
         # On the meta device there is nothing to load into.
-        if weights is None or torch.empty(0).is_meta:
+        if weights == "none" or torch.empty(0).is_meta:
             encoder = kind(configuration)
         else:
             file = _for_channels(source.weights(weights), in_chans)

@@ -40,7 +40,7 @@ class TransformersText(Backbone):
         model: a local folder that `save_pretrained` wrote, a repository of the Hugging Face hub,
             such as "sentence-transformers/all-MiniLM-L6-v2" (with "@revision" where it matters), or
             a mere type of model, such as "bert", with the library's default configuration.
-        weights: unset: random ones; "pretrained": those of the folder or repository; otherwise a
+        weights: "none": random ones; "pretrained": those of the folder or repository; otherwise a
             folder, or the path or fsspec URL of a file. What a head would use is ignored; anything
             else that does not fit is an error.
         config: values of the model's configuration that are to be others, such as
@@ -63,7 +63,7 @@ class TransformersText(Backbone):
         tasks: Sequence[Task],
         *,
         model: str = "bert",
-        weights: str | None = None,
+        weights: str = "none",
         config: dict[str, Any] | None = None,
         gradient_checkpointing: bool = False,
     ) -> None:
@@ -79,10 +79,10 @@ class TransformersText(Backbone):
         extra = {"add_pooling_layer": False} if pooled else {}
         self._facts = {"model": model}
         licence = source.licence()
-        if licence is not None and weights in (None, "pretrained"):
+        if licence is not None and weights in ("none", "pretrained"):
             self._facts["licence"] = f"{licence} (the model's card)"
         # On the meta device there is nothing to load into.
-        if weights is None or torch.empty(0).is_meta:
+        if weights == "none" or torch.empty(0).is_meta:
             self.encoder = kind(configuration, **extra)
         else:
             file = source.weights(weights)
