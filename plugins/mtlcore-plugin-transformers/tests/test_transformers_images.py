@@ -76,6 +76,7 @@ def test_published_sizes() -> None:
     """Of ResNet-50 and Swin-T, without classifiers."""
     with torch.device("meta"):
         resnet, swin = made(config=None), made("swin", config=None)
+        assert made("convnextv2", config=None).out_channels == (768, 384, 192, 96)
     assert count_parameters(resnet.parameters()) == 23_508_032
     assert (resnet.out_channels, resnet.strides) == ((2048, 1024, 512, 256), (32, 16, 8, 4))
     assert swin.strides == (32, 16, 8, 4) and swin.out_channels == (768, 384, 192, 96)

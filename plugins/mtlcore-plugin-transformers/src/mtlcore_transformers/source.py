@@ -157,7 +157,14 @@ class Source:
         try:
             with quiet():
                 if self.kind == "type":
-                    return auto.for_model(self.name, **values)
+                    # Some backbones add lists to sizes, whose defaults are tuples.
+                    plain = auto.for_model(self.name)
+                    sizes = {
+                        key: list(getattr(plain, key))
+                        for key in plain.to_dict()
+                        if key.endswith("sizes") and isinstance(getattr(plain, key), tuple)
+                    }
+                    return auto.for_model(self.name, **{**sizes, **values})
                 if self.kind == "folder":
                     place, revision = str(Path(self.name).expanduser()), ""
                 else:
