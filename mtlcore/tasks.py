@@ -8,6 +8,7 @@ from typing import Literal, get_args
 import attrs
 
 __all__ = [
+    "KINDS",
     "LAYOUTS",
     "Layout",
     "Task",
@@ -49,6 +50,8 @@ _KINDS = {
     "regression": _Kind("vector", "float32"),
 }
 _UNKNOWN = _Kind("map", "float32")
+#: The kinds of which something is known; any other name may be a kind too.
+KINDS: tuple[str, ...] = tuple(_KINDS)
 
 
 def task_key(name: str) -> str:

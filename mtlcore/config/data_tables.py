@@ -12,7 +12,7 @@ from mtlcore.config.reader import ConfigReader
 from mtlcore.config.run_config import Chosen
 from mtlcore.config.schema import DataConfig, InitialConfig
 from mtlcore.errors import ConfigError, MtlError, did_you_mean, shown
-from mtlcore.tasks import Task
+from mtlcore.tasks import KINDS, Task
 
 #: File systems end names at 255 bytes, and those of pictures hold more than the task.
 _LONGEST_NAME = 100
@@ -43,7 +43,8 @@ def read_tasks(
 ) -> tuple[tuple[Task, ...], tuple[Task, ...]]:
     """Return the run's tasks, all that the dataset declares where `tasks` names none; and all.
 
-    They say which of their classes `data.ignore_classes` leaves out.
+    They say which of their classes `data.ignore_classes` leaves out, and whether they are learnt in
+    standard deviations (`data.standardise`).
     """
     if dataset is None:
         return (), ()
@@ -64,6 +65,8 @@ def read_tasks(
             reader.problems.append(f"{path}: the dataset declares no such task{hint}")
             continue
         by_name[name] = _ignoring(reader, by_name[name], classes, path)
+    for kind in data.standardise if data else ():
+        by_name |= _standardised(reader, by_name, kind)
     wanted = reader.value("tasks", list[str]) or list(by_name)
     for name in sorted({name for name in wanted if wanted.count(name) > 1}):
         reader.problems.append(f"tasks: names {name!r} more than once; name it once")
@@ -81,6 +84,24 @@ def read_tasks(
     names = [name for name in wanted if name in by_name]
     reader.merged.tree["tasks"] = names
     return tuple(by_name[name] for name in names), tuple(by_name.values())
+
+
+def _standardised(reader: ConfigReader, by_name: dict[str, Task], kind: str) -> dict[str, Task]:
+    """Return the tasks of a kind, learnt in standard deviations; there need not be any."""
+    found = {name: task for name, task in by_name.items() if task.kind == kind}
+    known = {*KINDS, *(task.kind for task in by_name.values())}
+    like = Task(name="any", kind=kind, channels=1)
+    if kind not in known:
+        hint = did_you_mean(kind, known)
+        reader.problems.append(f"data.standardise: no task is of the kind {kind!r}{hint}")
+    elif like.dtype != "float32" or like.values not in ("finite", "positive"):
+        reader.problems.append(
+            f"data.standardise: values of the kind {kind!r} have a scale of their own, from which "
+            "nothing may move them; leave it out"
+        )
+    else:
+        return {name: attrs.evolve(task, standardise=True) for name, task in found.items()}
+    return {}
 
 
 def _ignoring(reader: ConfigReader, task: Task, classes: Sequence[str | int], path: str) -> Task:

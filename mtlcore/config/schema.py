@@ -48,6 +48,10 @@ class DataConfig:
         ignore_classes: Task -> names or numbers of its classes that count nowhere, such as a
             background: their labels are treated as missing, in training and evaluation, and means
             over classes leave them out.
+        standardise: Kinds of tasks whose values are learnt in standard deviations from the mean of
+            the training labels, such as "depth": a network's first predictions are then about that
+            mean, and losses do not depend on the unit. Predictions and metrics stay in the unit.
+            Regressions are learnt so anyway.
         on_error: Whether a sample that cannot be read stops the run or is skipped.
         workers: Number of processes that load ahead; 0 loads between the steps.
         augment: Random scaling and flipping of training samples.
@@ -63,6 +67,7 @@ class DataConfig:
     train_fraction: Share | None = None
     labels: str = "full"
     ignore_classes: Mapping[str, tuple[str | int, ...]] = attrs.field(factory=dict)
+    standardise: tuple[str, ...] = ()
     on_error: Literal["stop", "skip"] = "stop"
     workers: Annotated[int, Range(ge=0, le=_Parallel)] = 1
     augment: AugmentConfig = AugmentConfig()

@@ -6,8 +6,10 @@ import pytest
 import torch
 
 import mtlcore
+from mtlcore.config import resolve, set_layer
 from mtlcore.data import Sample, TargetUnits, collate
 from mtlcore.engine.units import fit_units
+from mtlcore.errors import ConfigError
 from mtlcore.features import FeatureInfo
 from mtlcore.models import MultiTaskModel
 from mtlcore.plugins import Plugins
@@ -160,3 +162,36 @@ def test_a_task_says_whether_it_is_standardised():
     assert PRICE.standardise
     assert not GARDEN.standardise
     assert not attrs.evolve(PRICE, standardise=False).standardise
+
+
+def rooms(*changes):
+    small = ["data.name=rooms", "data.train=4", "data.val=2", "data.size=32x32", "data.workers=0"]
+    small += ["model.backbone={name='unet', width=0.03125}", "training.steps=1", "device=cpu"]
+    return resolve(Plugins(), [], [set_layer([*small, *changes])])
+
+
+def test_depth_is_learnt_in_standard_deviations_where_a_run_says_so(tmp_path):
+    """Predictions are then about the mean depth at once, and metrics are in metres."""
+    config = rooms("data.standardise=['depth', 'inverse-depth']")
+    assert [task.name for task in config.tasks if task.standardise] == ["depth"]
+    far = mtlcore.run(rooms(), out=str(tmp_path / "plain"))
+    near = mtlcore.run(config, out=str(tmp_path / "standard"))
+    errors = [run["final"]["val"]["depth"]["abs_error"] for run in (far, near)]
+    assert errors[1] < 0.6 * errors[0]
+    values, _ = evaluate_run(load_run(Plugins(), str(tmp_path / "standard"), "last"), "val")
+    assert values["depth"]["abs_error"] == pytest.approx(errors[1], rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        ("normals", "data.standardise: values of the kind 'normals' have a scale of their own"),
+        ("edges", "data.standardise: values of the kind 'edges' have a scale of their own"),
+        ("segmentation", "data.standardise: values of the kind 'segmentation' have a scale"),
+        ("dept", "data.standardise: no task is of the kind 'dept'; did you mean 'depth'?"),
+    ],
+)
+def test_what_has_a_scale_of_its_own_keeps_it(kind, words):
+    with pytest.raises(ConfigError) as refused:
+        rooms(f"data.standardise=['{kind}']")
+    assert words in str(refused.value)
