@@ -15,7 +15,7 @@ import mtlcore
 from mtlcore import Task
 from mtlcore.balancing import BalancerContext, GradientBalancer, GramianBalancer, Tentative
 from mtlcore.errors import MtlError, UsageError
-from mtlcore.plugins import Plugins
+from mtlcore.plugins import Component, Plugins
 
 TASKS = (
     Task(name="a", kind="regression", channels=1),
@@ -23,9 +23,17 @@ TASKS = (
 )
 # What some need beside their name.
 SETTINGS = {"fixed": {"weights": {"a": 2.0}}, "ira": {"main": "a"}, "sdmgrad": {"batches": 1}}
-# IRA reads elementwise losses, which only a run has. Loops of MoDo and GradNorm hand over more than
-# these here: a second batch, and the last shared layer.
-NAMES = sorted({c.spec.name for c in Plugins().all("balancers")} - {"ira", "modo", "gradnorm"})
+
+
+def needs_losses_alone(component: Component) -> bool:
+    """Not maps, features, a last shared layer, or another batch."""
+    made = component.made()
+    several = made.batches > 1 and "batches" not in SETTINGS.get(component.spec.name, {})
+    maps = getattr(made, "needs_maps", False)
+    return not (maps or several or made.validation or getattr(made, "scope", "shared") != "shared")
+
+
+NAMES = sorted(c.spec.name for c in Plugins().all("balancers") if needs_losses_alone(c))
 
 
 class Net(nn.Module):
