@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import numpy as np
 
-from mtlcore.balancing import Array, BalancerContext, Solution, SolvedBalancer
+from mtlcore.balancing import Array, BalancerContext, Scope, Solution, SolvedBalancer
+from mtlcore.errors import UsageError
 
 
 class UnitNorm(SolvedBalancer):
@@ -14,7 +17,19 @@ class UnitNorm(SolvedBalancer):
     Nash-MTL; comparisons need it beside them. The update does not depend on the scale of any loss;
     its length is `sqrt(K)` for orthogonal gradients and at most K. Heads weigh 1. A task whose
     gradient is zero weighs 0, and `status` is "degenerate".
+
+    Args:
+        scope: "shared", or "features", where tasks cost a backward pass through their heads only.
+
+    Raises:
+        UsageError: the scope is neither.
     """
+
+    def __init__(self, *, scope: Literal["shared", "features"] = "shared") -> None:
+        super().__init__()
+        if scope not in ("shared", "features"):
+            raise UsageError(f"balancer.scope: {scope!r} is neither 'shared' nor 'features'")
+        self.scope: Scope = scope
 
     def solve(self, gramian: Array, context: BalancerContext | None) -> Solution:
         squares = gramian.diagonal()

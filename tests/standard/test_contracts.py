@@ -197,6 +197,11 @@ class TestUnitNorm(GramianBalancerContract):
         return UnitNorm()
 
 
+class TestUnitNormOfFeatures(GramianBalancerContract):
+    def make(self) -> UnitNorm:
+        return UnitNorm(scope="features")
+
+
 class TestJoint(EpisodeSamplerContract):
     def make(self, tasks, splits):
         return Joint(tasks, splits)

@@ -29,7 +29,8 @@ def _photographs() -> dict[str, Any]:
             # Its map has stride 2, whatever the encoder: edges are lost at 4.
             "neck": {"name": "dpt", "channels": 64},
         },
-        "balancer": {"name": "equal"},
+        # Otherwise classes and edges, which the encoder knows best, keep normals behind.
+        "balancer": {"name": "unit-norm"},
         "optimizer": {
             "name": "adamw",
             # The neck has no norm: at three times this rate its first steps are leaps.
@@ -37,7 +38,7 @@ def _photographs() -> dict[str, Any]:
             "schedule": {"name": "cosine", "warmup": 0.05},
         },
         # Few photographs are seen often, many of them fewer times: whichever bound comes first.
-        "training": {"batch_size": 8, "epochs": 100, "steps": 20_000},
+        "training": {"batch_size": 8, "epochs": 50, "steps": 20_000},
     }
 
 
