@@ -29,8 +29,9 @@ def _photographs() -> dict[str, Any]:
             # Its map has stride 2, whatever the encoder: edges are lost at 4.
             "neck": {"name": "dpt", "channels": 64},
         },
-        # Otherwise classes and edges, which the encoder knows best, keep normals behind.
-        "balancer": {"name": "unit-norm"},
+        # Otherwise classes and edges, which the encoder knows best, keep normals behind. At the
+        # features it costs little more than a plain sum.
+        "balancer": {"name": "unit-norm", "scope": "features"},
         "optimizer": {
             "name": "adamw",
             # The neck has no norm: at three times this rate its first steps are leaps.
@@ -38,7 +39,7 @@ def _photographs() -> dict[str, Any]:
             "schedule": {"name": "cosine", "warmup": 0.05},
         },
         # Few photographs are seen often, many of them fewer times: whichever bound comes first.
-        "training": {"batch_size": 8, "epochs": 50, "steps": 20_000},
+        "training": {"batch_size": 8, "epochs": 75, "steps": 20_000},
     }
 
 
