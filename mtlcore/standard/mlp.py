@@ -53,7 +53,8 @@ class MLP(Backbone):
 
     def layer_groups(self) -> list[list[Parameter]]:
         """Return every linear layer."""
-        return [[*layer.parameters()] for layer in self.layers if isinstance(layer, nn.Linear)]
+        # Whatever stands in a linear layer's place: adapters go around one.
+        return [[*layer.parameters()] for layer in [*self.layers][::2]]
 
     def forward(self, inputs: Tensor, tasks: Sequence[str]) -> Features:
         """Compute (B, F) -> (B, C).

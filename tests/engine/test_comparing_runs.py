@@ -44,6 +44,10 @@ def mtl_balancers():
 """
 
 
+#: Where the balancers are that runs take.
+FILES = {"two-batches": "modo.py", "look-ahead": "auto_lambda.py", "both": "both.py"}
+
+
 @pytest.fixture(scope="module")
 def work(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     folder = tmp_path_factory.mktemp("comparing")
@@ -71,7 +75,7 @@ def run(work: Path, out: str, name: str, resume: bool = False, **more: Any) -> d
         "training": {"epochs": 2, "batch_size": 2, "threads": 1, "evaluate_every": 1},
         **more,
     }  # fmt: skip
-    plugins = [str(work / f"{name.replace('-', '_')}.py")]
+    plugins = [str(work / FILES[name])]
     return mtlcore.run(config, plugins=plugins, out=str(work / out), resume=resume)
 
 
@@ -107,7 +111,7 @@ def test_a_run_resumes_within_an_epoch(work: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_an_optimizer_of_its_own_sort_refuses(work: Path) -> None:
-    for name in ("modo", "auto-lambda"):
+    for name in ("two-batches", "look-ahead"):
         with pytest.raises(UsageError, match="optimizer mtml takes its steps from one"):
             run(
                 work,
@@ -122,7 +126,7 @@ def test_an_optimizer_of_its_own_sort_refuses(work: Path) -> None:
 def test_an_epoch_must_have_enough_batches(work: Path) -> None:
     training = {"epochs": 1, "batch_size": 20, "threads": 1}
     with pytest.raises(UsageError, match="needs 2 independent batches, and an epoch has 1"):
-        run(work, "few", "modo", training=training)
+        run(work, "few", "two-batches", training=training)
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])
