@@ -74,7 +74,8 @@ class AlignedMTL(SolvedBalancer):
         weights = np.zeros(len(norms))
         if kept.any():
             factor = norms[order, None] * vectors[:, kept] * np.sqrt(values[kept])
-            triangle = np.linalg.qr(factor.T, mode="r")  # weights do not see the other factor
+            # Weights do not see the other factor.
+            triangle: Array = np.asarray(np.linalg.qr(factor.T, mode="r"))
             left, lengths, _ = np.linalg.svd(triangle.T, full_matrices=False)
             weights[order] = self._scale(lengths) * (left @ (left.sum(axis=0) / lengths))
         if self._mean:
