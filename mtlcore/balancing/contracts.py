@@ -255,13 +255,11 @@ class LossBalancer(Balancer):
     """A balancer that turns K losses into K losses.
 
     Attributes:
-        looks_at: What it decides by, for lists: "losses", "Gramian" or "gradients".
         needs_maps: Whether it reads elementwise losses, `BalancerContext.maps`.
         sums_over_ranks: Whether it sums what it gathers from maps over the processes, through
             `BalancerContext.distributed`; without, it is refused in several processes.
     """
 
-    looks_at: str = "losses"
     needs_maps: bool = False
     sums_over_ranks: bool = False
 
@@ -304,11 +302,9 @@ class RowBalancer(Balancer):
 
     Attributes:
         scope: Which gradients are compared: "shared", "features" or "last_shared".
-        looks_at: What it decides by, for lists.
     """
 
     scope: Scope = "shared"
-    looks_at: str = "gradients"
 
     @abc.abstractmethod
     def decide(self, gradients: TaskGradients, context: BalancerContext) -> BalancingResult:
@@ -340,13 +336,7 @@ class RowBalancer(Balancer):
 
 
 class GramianBalancer(RowBalancer):
-    """A balancer that weights the task gradients by their inner products.
-
-    Attributes:
-        looks_at: What it decides by, for lists.
-    """
-
-    looks_at: str = "Gramian"
+    """A balancer that weights the task gradients by their inner products."""
 
     @abc.abstractmethod
     def weights(self, gramian: Tensor, context: BalancerContext | None = None) -> Tensor:

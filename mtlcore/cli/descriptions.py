@@ -59,8 +59,8 @@ def list_data(plugins: Plugins, kind: str | None = None) -> list[dict[str, Any]]
 def balancers_by_group(plugins: Plugins) -> list[dict[str, Any]]:
     """Return all balancers in groups, by what they look at; each row says so as `looks at`.
 
-    That is known to their targets, which are loaded; "unknown" where one cannot be, or does not
-    say.
+    Their classes tell, so targets are loaded; "unknown" where one cannot be, or a function does not
+    say what it returns.
     """
     rows = [
         {"looks at": _looks_at(plugins.get("balancers", f"{row['plugin']}/{row['name']}")), **row}
@@ -71,11 +71,19 @@ def balancers_by_group(plugins: Plugins) -> list[dict[str, Any]]:
 
 def _looks_at(component: Component) -> str:
     """Return what a balancer decides by."""
+    from mtlcore.balancing import GramianBalancer, LossBalancer, RowBalancer  # late: imports torch
+
     try:
-        found = getattr(component.made(), "looks_at", None)
+        made = component.made()
     except MtlError:  # its own message is shown to who asks for it
-        return _GROUPS[-1]
-    return found if found in _GROUPS else _GROUPS[-1]
+        made = None
+    kinds = (LossBalancer, GramianBalancer, RowBalancer)
+    found = (what for kind, what in zip(kinds, _GROUPS, strict=False) if _is_a(made, kind))
+    return next(found, _GROUPS[-1])
+
+
+def _is_a(made: Any, kind: type) -> bool:
+    return isinstance(made, type) and issubclass(made, kind)
 
 
 def show_data(

@@ -20,7 +20,7 @@ from mtlcore.loading.files import (
 from mtlcore.loading.labels import convert
 from mtlcore.loading.loader import Loader, PlanReader, Split, lost_workers_told, stop_at
 from mtlcore.loading.regimes import draw_regime
-from mtlcore.loading.torchvision import torchvision_repaired
+from mtlcore.loading.torchvision import library, torchvision_repaired
 from mtlcore.loading.transforms import Augmentation, as_seen_in, resize_label, turn
 from mtlcore.loading.weights import HubFile, WeightFile, check_fit, hub_file, read_weight_file
 
@@ -47,6 +47,7 @@ __all__ = [
     "image_of",
     "image_tensor",
     "is_array",
+    "library",
     "lost_workers_told",
     "marked_encoding",
     "open_root",

@@ -1,4 +1,4 @@
-"""Importing torchvision where its compiled operators do not load, for the libraries that need it.
+"""Importing libraries that need torchvision, also where its compiled operators do not load.
 
 timm imports torchvision, and transformers and peft do where it is installed. Its wheels on PyPI are
 built for one build of torch. Beside another one, such as that for CPUs, `import torchvision` fails:
@@ -13,11 +13,15 @@ from __future__ import annotations
 import functools
 import logging
 import sys
+from importlib import import_module
 from importlib.util import find_spec
+from types import ModuleType
 
 import torch
 
-__all__ = ["torchvision_repaired"]
+from mtlcore.errors import MtlError, describe
+
+__all__ = ["library", "torchvision_repaired"]
 
 _LOGGER = logging.getLogger("mtlcore.loading")
 _BOXES = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
@@ -42,11 +46,11 @@ def torchvision_repaired() -> torch.library.Library | None:
     for name in [name for name in sys.modules if name.partition(".")[0] == "torchvision"]:
         del sys.modules[name]
     # Definitions last as long as this object does, which the cache keeps.
-    library: torch.library.Library = torch.library.Library(  # type: ignore[no-untyped-call]
+    definitions: torch.library.Library = torch.library.Library(  # type: ignore[no-untyped-call]
         "torchvision", "FRAGMENT"
     )
     for name in ("nms", "qnms"):
-        library.define(name + _BOXES)  # type: ignore[no-untyped-call]
+        definitions.define(name + _BOXES)  # type: ignore[no-untyped-call]
     import torchvision
 
     _LOGGER.warning(
@@ -55,4 +59,29 @@ def torchvision_repaired() -> torch.library.Library | None:
         torchvision.__version__,
         torch.__version__,
     )
-    return library
+    return definitions
+
+
+@functools.cache
+def library(name: str, wanted_by: str, packages: str, *modules: str) -> ModuleType:
+    """Import a library that may import torchvision, which takes seconds, and return it.
+
+    Args:
+        name: Of the library's module.
+        wanted_by: Who needs it, for the message.
+        packages: What pip installs it by.
+        modules: Of the library, to import as well.
+
+    Raises:
+        MtlError: It is not installed, or cannot be imported.
+    """
+    try:
+        torchvision_repaired()
+        found = import_module(name)
+        for module in modules:
+            import_module(module)
+    except ImportError as error:
+        raise MtlError(
+            f"{wanted_by}: {name} cannot be imported ({describe(error)}); pip install {packages}"
+        ) from error
+    return found

@@ -8,6 +8,7 @@ import itertools
 import json
 import sys
 import textwrap
+from pathlib import Path
 
 import pytest
 
@@ -298,6 +299,20 @@ def test_an_unrelated_failure_is_not_blamed(site):
     with pytest.raises(UsageError) as caught:
         site.scan().get("methods", "sing-vote")
     assert "no_such_solver" not in str(caught.value)
+
+
+def test_all_plugins_of_this_project_are_known_by_all_their_names():
+    """Otherwise who has not installed one is not told that it would bring what they ask for."""
+    folder = Path(__file__).parents[2] / "plugins"
+    ids = {path.name.removeprefix("mtlcore-plugin-") for path in folder.glob("mtlcore-plugin-*")}
+    assert set(KNOWN) == ids
+    names = {plugin: set() for plugin in ids}
+    for kind in KINDS:
+        for component in Plugins.from_environment(()).all(kind):
+            names.get(component.plugin, set()).add(component.spec.name)
+    for plugin, found in names.items():
+        if found:  # it is installed
+            assert {plugin, *KNOWN[plugin]} == {plugin, *found}
 
 
 @pytest.mark.parametrize("plugin", KNOWN)

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from mtlcore.loading import library
 from mtlcore_timm.library import timm
 
 SMALL = [
@@ -95,8 +96,8 @@ def test_without_timm_the_line_to_install_it_is_told(
     def missing() -> None:
         raise ModuleNotFoundError("No module named 'torchvision'")
 
-    timm.cache_clear()
-    monkeypatch.setattr("mtlcore_timm.library.torchvision_repaired", missing)
+    library.cache_clear()
+    monkeypatch.setattr("mtlcore.loading.torchvision.torchvision_repaired", missing)
     done = mtl("run", *of("test_resnet"), "--dry-run")
     assert done.exit_code == 1
     assert "No module named 'torchvision'); pip install timm torchvision" in done.stderr

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
+from mtlcore.loading import library
 from mtlcore.plugins import settings_of
 from mtlcore_transformers import plugin
-from mtlcore_transformers.library import transformers
 
 SMALL = "model.backbone.config={embedding_size=8,hidden_sizes=[8,8,16,16],depths=[1,1,1,1]}"
 
@@ -89,9 +89,9 @@ def test_without_transformers_the_line_to_install_it_is_told(
     def missing() -> None:
         raise ModuleNotFoundError("No module named 'transformers'")
 
-    transformers.cache_clear()
-    monkeypatch.setattr("mtlcore_transformers.library.torchvision_repaired", missing)
+    library.cache_clear()
+    monkeypatch.setattr("mtlcore.loading.torchvision.torchvision_repaired", missing)
     done = mtl("run", "--set=model.backbone.name=transformers", "--dry-run")
-    transformers.cache_clear()
+    library.cache_clear()
     assert done.exit_code == 1
     assert "No module named 'transformers'); pip install transformers" in done.stderr

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import functools
 import re
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -15,10 +14,10 @@ from typing import Annotated, Any, Self, final
 from torch import Tensor, nn
 from torch.nn import Parameter
 
-from mtlcore.errors import ConfigError, MtlError, UsageError, describe, did_you_mean
+from mtlcore.errors import ConfigError, UsageError, describe, did_you_mean
 from mtlcore.features import EarlyPrediction, Features
 from mtlcore.inputs import Inputs
-from mtlcore.loading import torchvision_repaired
+from mtlcore.loading import library
 from mtlcore.models import Backbone, WrappingBackbone
 from mtlcore.ranges import Nested, Positive, Range
 from mtlcore.tasks import Task
@@ -38,22 +37,13 @@ _NOT_HERE = {
 _KINDS = (nn.Linear, nn.Conv1d, nn.Conv2d)
 
 
-@functools.cache
 def peft() -> ModuleType:
     """Import peft, which takes seconds, and return it.
 
     Raises:
         MtlError: It is not installed, or cannot be imported.
     """
-    try:
-        torchvision_repaired()
-        import peft
-    except ImportError as error:
-        raise MtlError(
-            f"backbone 'lora': peft cannot be imported ({describe(error)}); pip install peft"
-        ) from error
-    module: ModuleType = peft
-    return module
+    return library("peft", "backbone 'lora'", "peft", "peft.tuners.tuners_utils")
 
 
 @final
@@ -135,6 +125,8 @@ class LoRA(WrappingBackbone):
             and any(id(p) in encoder for p in module.parameters())
         ]
         self._layers = [name for name, _ in _adapted(inner)]
+        # Listed once: walking the modules takes longer than a small one of them.
+        self._adapters = [layer for _, layer in _adapted(inner)]
         self.train(self.training)
 
     def forward(self, inputs: Inputs, tasks: Sequence[str]) -> Features:
@@ -146,7 +138,9 @@ class LoRA(WrappingBackbone):
         early: dict[str, Sequence[EarlyPrediction]] = {}
         terms: dict[str, Tensor] = {}
         for task in tasks:
-            self._use(self.backbone, self._keys[task])
+            # peft's own way to choose an adapter lets the others stop learning.
+            for layer in self._adapters:
+                layer._active_adapter = [self._keys[task]]
             features = self.backbone(inputs, [task])
             own[task] = features.of(task)
             early |= features.early
@@ -217,12 +211,6 @@ class LoRA(WrappingBackbone):
             for path, parameter in layer.named_parameters():
                 if key in path.split("."):
                     yield parameter
-
-    @staticmethod
-    def _use(backbone: nn.Module, key: str) -> None:
-        # peft's own way to choose an adapter lets the others stop learning.
-        for _, layer in _adapted(backbone):
-            layer._active_adapter = [key]
 
 
 def _checked(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -322,10 +310,9 @@ def _inject(
 
 def _adapted(backbone: nn.Module) -> Iterator[tuple[str, Any]]:
     """Yield the layers with adapters, with their names."""
-    from peft.tuners.tuners_utils import BaseTunerLayer
-
+    adapted = peft().tuners.tuners_utils.BaseTunerLayer
     for name, module in backbone.named_modules():
-        if isinstance(module, BaseTunerLayer):
+        if isinstance(module, adapted):
             yield name, module
 
 

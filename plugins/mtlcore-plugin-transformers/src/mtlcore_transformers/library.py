@@ -2,33 +2,22 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
 
-from mtlcore.errors import MtlError, describe
-from mtlcore.loading import torchvision_repaired
+from mtlcore.loading import library
 
 
-@functools.cache
 def transformers() -> ModuleType:
     """Import transformers and return it.
 
     Raises:
         MtlError: It is not installed, or cannot be imported.
     """
-    try:
-        torchvision_repaired()
-        import transformers
-        import transformers.models.auto.modeling_auto
-    except ImportError as error:
-        raise MtlError(
-            f"transformers cannot be imported ({describe(error)}); pip install transformers"
-        ) from error
-    module: ModuleType = transformers
-    return module
+    needed = "transformers.models.auto.modeling_auto"
+    return library("transformers", "mtlcore-plugin-transformers", "transformers", needed)
 
 
 def model_types() -> dict[str, Any]:
