@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import Literal, get_args
 
 import attrs
+
+from mtlcore.errors import UsageError, did_you_mean
 
 __all__ = [
     "KINDS",
@@ -13,6 +16,7 @@ __all__ = [
     "Layout",
     "Task",
     "Values",
+    "refuse_unknown_tasks",
     "task_key",
 ]
 
@@ -52,6 +56,25 @@ _KINDS = {
 _UNKNOWN = _Kind("map", "float32")
 #: The kinds of which something is known; any other name may be a kind too.
 KINDS: tuple[str, ...] = tuple(_KINDS)
+
+
+def refuse_unknown_tasks(setting: str, named: Iterable[str], tasks: Iterable[Task]) -> None:
+    """Refuse a setting that names a task which the run does not have.
+
+    Args:
+        setting: its path, such as "balancer.main".
+        named: the names in it.
+        tasks: of the run.
+
+    Raises:
+        UsageError: there is such a name; the message tells the first.
+    """
+    names = [task.name for task in tasks]
+    for name in sorted(set(named) - set(names)):
+        raise UsageError(
+            f"{setting}: no task named {name!r}; the run has {', '.join(names)}"
+            + did_you_mean(name, names)
+        )
 
 
 def task_key(name: str) -> str:

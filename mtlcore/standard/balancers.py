@@ -13,7 +13,7 @@ from mtlcore.balancing import BalancerContext, LossBalancer
 from mtlcore.data import Batch
 from mtlcore.errors import MtlError, UsageError
 from mtlcore.ranges import Count, LearningRate, NonNegative, Positive, Range
-from mtlcore.tasks import Task
+from mtlcore.tasks import Task, refuse_unknown_tasks
 
 
 class Equal(LossBalancer):
@@ -40,12 +40,7 @@ class Fixed(LossBalancer):
         Raises:
             UsageError: there is a weight for a task that the run does not have.
         """
-        unknown = sorted(set(self._weights) - {task.name for task in tasks})
-        if unknown:
-            raise UsageError(
-                f"balancer.weights: no task named {', '.join(unknown)}; "
-                f"the run has {', '.join(task.name for task in tasks)}"
-            )
+        refuse_unknown_tasks("balancer.weights", self._weights, tasks)
 
     def transform(self, losses: dict[str, Tensor], context: BalancerContext) -> dict[str, Tensor]:
         return {task: loss * self._weights.get(task, 1.0) for task, loss in losses.items()}
@@ -283,13 +278,7 @@ class GLS(LossBalancer):
         Raises:
             UsageError: a task to focus on is none of the run's.
         """
-        names = [task.name for task in tasks]
-        unknown = sorted(set(self._focus) - set(names))
-        if unknown:
-            raise UsageError(
-                f"balancer.focus: no task named {', '.join(unknown)}; the run has "
-                f"{', '.join(names)}"
-            )
+        refuse_unknown_tasks("balancer.focus", self._focus, tasks)
 
     def transform(self, losses: dict[str, Tensor], context: BalancerContext) -> dict[str, Tensor]:
         """Scale the losses so that the gradient of their sum is that of G.

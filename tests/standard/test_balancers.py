@@ -93,7 +93,7 @@ def test_focused_tasks_count_once_more(focus, present):
 
 
 def test_an_unknown_focus_is_refused_by_name():
-    with pytest.raises(UsageError, match=r"balancer\.focus: no task named deep; the run has"):
+    with pytest.raises(UsageError, match=r"balancer\.focus: no task named 'deep'; the run has"):
         GLS(focus=("deep", "depth")).prepare(TINY_TASKS)
 
 

@@ -140,7 +140,7 @@ def test_absent_and_skipped_steps_leave_no_trace() -> None:
 
 
 def test_what_it_needs_is_said() -> None:
-    with pytest.raises(UsageError, match=r"balancer\.primary: no task named white; the run has"):
+    with pytest.raises(UsageError, match=r"balancer\.primary: no task named 'white'; the run has"):
         AutoLambda(primary=("white",)).prepare(TASKS)
     gramian = torch.eye(3, dtype=torch.float64)
     with pytest.raises(UsageError, match="needs the losses of a validation batch"):

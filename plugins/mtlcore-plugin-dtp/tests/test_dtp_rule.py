@@ -81,7 +81,7 @@ def test_percent_are_parts_of_a_hundred() -> None:
 
 
 def test_edges() -> None:
-    with pytest.raises(UsageError, match=r"balancer\.kpis: no task named white; the run has red"):
+    with pytest.raises(UsageError, match=r"balancer\.kpis: no task named 'white'; the run has red"):
         prepared(kpis={"white": "accuracy"})
     with pytest.raises(UsageError, match="of the task 'odd'; for the kind 'unheard-of' none is"):
         DTP().prepare([Task(name="odd", kind="unheard-of", channels=1)])

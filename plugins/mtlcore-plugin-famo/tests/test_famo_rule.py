@@ -111,7 +111,7 @@ def test_edges() -> None:
     assert balancer.get_extra_state() == state  # not by what is not finite
     step(balancer, [1.0, 1.0, 1.0], [1.0, 0.1, 1.0])  # below the least: counts as there
     assert all(math.isfinite(x) for x in balancer.current_weights().values())
-    with pytest.raises(UsageError, match="no task named white"):
+    with pytest.raises(UsageError, match="no task named 'white'"):
         prepared(min_losses={"white": 1.0})
     context = BalancerContext(tasks=NAMES, present=NAMES, losses=dict.fromkeys(NAMES, 1.0))
     with pytest.raises(UsageError, match="losses after each step"):

@@ -141,7 +141,7 @@ def test_edges() -> None:
     assert step(balancer, [4.0], epoch=1, names=["blue"]) == pytest.approx([1 / 4])
     for setting in ("preferences", "references"):
         plain = STCH(form="plain", **{setting: {"white": 1.0}})
-        with pytest.raises(UsageError, match=rf"balancer\.{setting}: no task named white"):
+        with pytest.raises(UsageError, match=rf"balancer\.{setting}: no task named 'white'"):
             plain.prepare(TASKS)
         with pytest.raises(UsageError, match=rf"balancer\.{setting}: the form 'log' has none"):
             STCH(**{setting: {"red": 1.0}})

@@ -13,7 +13,7 @@ from mtlcore.balancing import BalancerContext, GramianBalancer, Tentative
 from mtlcore.data import Batch
 from mtlcore.errors import UsageError
 from mtlcore.ranges import LearningRate, Positive
-from mtlcore.tasks import Task
+from mtlcore.tasks import Task, refuse_unknown_tasks
 
 # Of Adam, torch's defaults, which the authors' code leaves as they are.
 _BETAS, _EPSILON = (0.9, 0.999), 1e-8
@@ -72,13 +72,7 @@ class AutoLambda(GramianBalancer):
         Raises:
             UsageError: a primary task is none of the run's.
         """
-        names = [task.name for task in tasks]
-        unknown = sorted(set(self._primary) - set(names))
-        if unknown:
-            raise UsageError(
-                f"balancer.primary: no task named {', '.join(unknown)}; the run has "
-                f"{', '.join(names)}"
-            )
+        refuse_unknown_tasks("balancer.primary", self._primary, tasks)
 
     def weights(self, gramian: Tensor, context: BalancerContext | None = None) -> Tensor:
         """Move the weights, and return them for trunk and heads.

@@ -13,7 +13,7 @@ from mtlcore.data import Batch
 from mtlcore.errors import MtlError, UsageError
 from mtlcore.metrics import MetricValues
 from mtlcore.ranges import NonNegative, Share
-from mtlcore.tasks import Task
+from mtlcore.tasks import Task, refuse_unknown_tasks
 
 # Of the core's metrics, one from 0 to 1 (or in percent) that is 1 where all is right.
 _KPIS = {
@@ -74,12 +74,7 @@ class DTP(LossBalancer):
         Raises:
             UsageError: one is named for a task that the run does not have, or none is known.
         """
-        names = [task.name for task in tasks]
-        unknown = sorted(set(self._given) - set(names))
-        if unknown:
-            raise UsageError(
-                f"balancer.kpis: no task named {', '.join(unknown)}; the run has {', '.join(names)}"
-            )
+        refuse_unknown_tasks("balancer.kpis", self._given, tasks)
         for task in tasks:
             kpi = self._given.get(task.name, _KPIS.get(task.kind))
             if kpi is None:

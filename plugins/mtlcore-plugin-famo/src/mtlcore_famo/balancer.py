@@ -12,7 +12,7 @@ from mtlcore.balancing import BalancerContext, LossBalancer, floats
 from mtlcore.data import Batch
 from mtlcore.errors import MtlError, UsageError
 from mtlcore.ranges import LearningRate, NonNegative
-from mtlcore.tasks import Task
+from mtlcore.tasks import Task, refuse_unknown_tasks
 
 # Keeps logarithms of losses from minus infinity; the authors' value.
 _SMALL = 1e-8
@@ -68,12 +68,7 @@ class FAMO(LossBalancer):
         Raises:
             UsageError: there is a least loss of a task that the run does not have.
         """
-        unknown = sorted(set(self._least) - {task.name for task in tasks})
-        if unknown:
-            raise UsageError(
-                f"balancer.min_losses: no task named {', '.join(unknown)}; "
-                f"the run has {', '.join(task.name for task in tasks)}"
-            )
+        refuse_unknown_tasks("balancer.min_losses", self._least, tasks)
         for task in tasks:
             self._logits.setdefault(task.name, (0.0, 0.0, 0.0, 0))
 

@@ -9,8 +9,7 @@ import numpy as np
 from mtlcore.balancing import BalancerContext, Solution, SolvedBalancer
 from mtlcore.balancing.solvers import Array, unit_diagonal
 from mtlcore.data import Batch
-from mtlcore.errors import UsageError
-from mtlcore.tasks import Task
+from mtlcore.tasks import Task, refuse_unknown_tasks
 
 
 class GradCos(SolvedBalancer):
@@ -45,11 +44,7 @@ class GradCos(SolvedBalancer):
         Raises:
             UsageError: The run has no such task.
         """
-        names = [task.name for task in tasks]
-        if self._main is not None and self._main not in names:
-            raise UsageError(
-                f"balancer.main: no task named {self._main!r}; the run has {', '.join(names)}"
-            )
+        refuse_unknown_tasks("balancer.main", () if self._main is None else (self._main,), tasks)
 
     def solve(self, gramian: Array, context: BalancerContext | None) -> Solution:
         main = 0 if context is None else self._place(context)

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from mtlcore.balancing import BalancerContext, LossBalancer
 from mtlcore.data import Batch
-from mtlcore.errors import UsageError, did_you_mean
+from mtlcore.errors import UsageError
 from mtlcore.ranges import Count, Decay, Positive, ProperFraction, Range
-from mtlcore.tasks import Task
+from mtlcore.tasks import Task, refuse_unknown_tasks
 from mtlcore_ira.bins import Bins, fit_bins
 from mtlcore_ira.weights import ClassWeights, EpsMode, RatioAux, Rule
 
@@ -306,11 +306,10 @@ class IRA(LossBalancer):
 
     def _given_roles(self) -> tuple[_Roles, ...]:
         """Who is main and who auxiliary, in each phase."""
-        self._find("main", self._main)
-        for name in self._auxiliary or ():
-            self._find("auxiliary", name)
-            if name == self._main:
-                raise UsageError(f"balancer.auxiliary: {name} is the main task")
+        refuse_unknown_tasks("balancer.main", (self._main,), self._tasks.values())
+        refuse_unknown_tasks("balancer.auxiliary", self._auxiliary or (), self._tasks.values())
+        if self._main in (self._auxiliary or ()):
+            raise UsageError(f"balancer.auxiliary: {self._main} is the main task")
         others = self._auxiliary
         if others is None:
             others = tuple(n for n in self._tasks if n != self._main and self._fits(n, self._main))
@@ -330,13 +329,6 @@ class IRA(LossBalancer):
                         "classes nor a single value to cut into bins, or lies on another grid"
                     )
         return tuple(roles)
-
-    def _find(self, setting: str, name: str) -> None:
-        if name not in self._tasks:
-            raise UsageError(
-                f"balancer.{setting}: no task named {name!r}; the run has {', '.join(self._tasks)}"
-                + did_you_mean(name, self._tasks)
-            )
 
     def _fits(self, name: str, main: str) -> bool:
         task, other = self._tasks[name], self._tasks[main]

@@ -12,7 +12,7 @@ from mtlcore.balancing import BalancerContext, LossBalancer, floats
 from mtlcore.data import Batch
 from mtlcore.errors import MtlError, UsageError
 from mtlcore.ranges import Natural, Positive, Range
-from mtlcore.tasks import Task
+from mtlcore.tasks import Task, refuse_unknown_tasks
 
 # Keeps logarithms of losses from minus infinity; the authors' value.
 _SMALL = 1e-20
@@ -85,14 +85,8 @@ class STCH(LossBalancer):
         Raises:
             UsageError: there is a preference or a reference for a task that the run does not have.
         """
-        names = [task.name for task in tasks]
         for setting, values in self._named.items():
-            unknown = sorted(set(values) - set(names))
-            if unknown:
-                raise UsageError(
-                    f"balancer.{setting}: no task named {', '.join(unknown)}; "
-                    f"the run has {', '.join(names)}"
-                )
+            refuse_unknown_tasks(f"balancer.{setting}", values, tasks)
 
     def reset(self) -> None:
         # Per task the epoch whose mean loss is its nadir, the sum of its losses and their number.
