@@ -15,6 +15,8 @@ _Scales = Annotated[tuple[Annotated[float, Range(ge=1, le=100)], ...], Length(ge
 _Samples = Annotated[int, Range(ge=1, le=100_000_000)]
 #: More processes or threads than this bring a machine down.
 _Parallel = 1024
+#: More memory than machines have.
+_Megabytes = 2**24
 
 
 @attrs.frozen(kw_only=True)
@@ -54,6 +56,8 @@ class DataConfig:
             Regressions are learnt so anyway.
         on_error: Whether a sample that cannot be read stops the run or is skipped.
         workers: Number of processes that load ahead; 0 loads between the steps.
+        cache: Megabytes of memory, shared by the workers, in which samples are kept once read,
+            before augmentation; those that find no room are read again in every epoch.
         augment: Random scaling and flipping of training samples.
         augmentations: Further augmentations of training samples, in order, after scaling and
             flipping: a list of tables, each with the `name` of one and its settings.
@@ -70,6 +74,7 @@ class DataConfig:
     standardise: tuple[str, ...] = ()
     on_error: Literal["stop", "skip"] = "stop"
     workers: Annotated[int, Range(ge=0, le=_Parallel)] = 1
+    cache: Annotated[int, Range(ge=0, le=_Megabytes)] = 0
     augment: AugmentConfig = AugmentConfig()
     augmentations: tuple[Mapping[str, Any], ...] = ()
 

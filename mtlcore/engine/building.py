@@ -15,7 +15,15 @@ from mtlcore.distributed import SINGLE_PROCESS, Distributed
 from mtlcore.errors import UsageError
 from mtlcore.features import FeatureInfo
 from mtlcore.learner import Learner
-from mtlcore.loading import Augmentation, Loader, PlanReader, Split, draw_regime
+from mtlcore.loading import (
+    Augmentation,
+    Loader,
+    PlanReader,
+    SampleCache,
+    Split,
+    check_shared,
+    draw_regime,
+)
 from mtlcore.metrics import Metric, MetricCollection, RegionalMetric
 from mtlcore.models import (
     Backbone,
@@ -33,14 +41,23 @@ def open_splits(config: RunConfig) -> dict[str, Split]:
     """Return the training and validation split as the run uses them.
 
     Raises:
-        UsageError: a split without samples.
+        UsageError: a split without samples; samples that cannot be kept.
     """
     train = open_split(config, "train", config.data.train)
     # A stream of its own: the regime is the same whatever else a run draws.
     generator = torch.Generator().manual_seed(config.seed)
     names = [task.name for task in config.tasks]
     train.regime = draw_regime(config.data.labels, names, len(train), generator)
-    return {"train": train, "val": open_split(config, "val", config.data.val)}
+    val = open_split(config, "val", config.data.val)
+    if config.data.cache:
+        if train.needs_teachers or val.needs_teachers:
+            raise UsageError(
+                f"data.cache: labels of {config.data.name} are what teachers say; leave it at 0"
+            )
+        check_shared(config.data.workers)
+        cache = SampleCache(config.data.cache, len(train) + len(val))
+        train.cache, val.cache = (cache, 0), (cache, len(train))
+    return {"train": train, "val": val}
 
 
 def open_split(config: RunConfig, name: str, limit: int | None) -> Split:

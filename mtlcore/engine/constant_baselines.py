@@ -109,7 +109,7 @@ class _Direction(_Rule):
 
     def best(self) -> Tensor:
         # Labels that cancel out have no mean direction either.
-        length = torch.linalg.vector_norm(self._sums.total, dim=0)
+        length = self._sums.total.square().sum(0).sqrt()
         return torch.where(length > 0, self._sums.total / length, torch.nan).float()
 
 

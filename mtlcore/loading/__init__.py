@@ -1,6 +1,7 @@
 """Reading files, augmenting samples and loading batches."""
 
 from mtlcore.loading.augmentations import BatchAugmentation, SampleAugmentation, image_of
+from mtlcore.loading.cache import SampleCache, check_shared
 from mtlcore.loading.decoding import (
     decode_image,
     decode_label,
@@ -33,10 +34,12 @@ __all__ = [
     "PlanReader",
     "Root",
     "SampleAugmentation",
+    "SampleCache",
     "Split",
     "WeightFile",
     "as_seen_in",
     "check_fit",
+    "check_shared",
     "check_split",
     "convert",
     "decode_image",

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Literal
 
 import attrs
@@ -26,6 +27,7 @@ from mtlcore.episodes import BatchPlan, LoadedPlan, StepPlan
 from mtlcore.errors import MtlError, UsageError, describe
 from mtlcore.inputs import Inputs, describe_inputs, image_size
 from mtlcore.loading.augmentations import BatchAugmentation, SampleAugmentation
+from mtlcore.loading.cache import SampleCache
 from mtlcore.loading.regimes import LabelRegime
 from mtlcore.loading.transforms import Augmentation, resize
 from mtlcore.system import leave_to_parent, signals_blocked
@@ -65,6 +67,7 @@ class Split:
     Attributes:
         available: number of samples in the dataset.
         regime: which labels are used; None: all.
+        cache: where samples are kept once read, and the number of the first there; None: nowhere.
     """
 
     def __init__(
@@ -78,6 +81,7 @@ class Split:
         self.available = len(dataset)
         self._length = self.available if limit is None else min(limit, self.available)
         self.regime: LabelRegime | None = None
+        self.cache: tuple[SampleCache, int] | None = None
 
     def __len__(self) -> int:
         return self._length
@@ -104,15 +108,19 @@ class Split:
 
     def sample(self, index: int) -> Sample:
         """Return a sample at the run's size, with labels of the run's tasks only."""
-        sample = self._dataset[self._number(index)]
+        if self.cache is None:
+            sample = self._read(index)
+        else:
+            cache, first = self.cache
+            sample = cache.get(first + index, partial(self._read, index))
+        if self.regime is None:
+            return sample
+        return _with_labels(sample, self.regime.tasks(index, sample.key))
+
+    def _read(self, index: int) -> Sample:
+        """Return a sample as it is kept: whatever the regime hides."""
         names = {task.name for task in self._tasks}
-        if self.regime is not None:
-            names &= self.regime.tasks(index, sample.key)
-        sample = attrs.evolve(
-            sample,
-            targets={name: t for name, t in sample.targets.items() if name in names},
-            valid={name: v for name, v in sample.valid.items() if name in names},
-        )
+        sample = _with_labels(self._dataset[self._number(index)], names)
         if self._size is not None and image_size(sample.inputs, samples=False) != self._size:
             sample = resize(sample, self._tasks, self._size)
         return sample
@@ -120,6 +128,14 @@ class Split:
     def _number(self, index: int) -> int:
         """Return the number of a sample in the dataset."""
         return index * len(self._dataset) // self._length
+
+
+def _with_labels(sample: Sample, names: Collection[str]) -> Sample:
+    return attrs.evolve(
+        sample,
+        targets={name: t for name, t in sample.targets.items() if name in names},
+        valid={name: v for name, v in sample.valid.items() if name in names},
+    )
 
 
 class PlanReader(TorchDataset[Loaded]):

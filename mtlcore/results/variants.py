@@ -19,7 +19,7 @@ from mtlcore.storage import RunFiles, StoredCell, plain_settings
 SINGLE_TASK = "single-task"
 
 # Settings that may differ between runs of one variant.
-_INCIDENTAL = ("seed", "device", "data.workers", "training.threads")
+_INCIDENTAL = ("seed", "device", "data.workers", "data.cache", "training.threads")
 _PER_TASK = ("tasks", "model.heads", "losses", "metrics")
 
 

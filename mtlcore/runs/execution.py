@@ -36,7 +36,9 @@ from mtlcore.storage import (
 from mtlcore.system import is_main_process, out_of_memory
 
 #: Settings that may change where a run goes on.
-_OF_THE_MACHINE = ("device", "data.root", "data.workers", "training.threads", "loggers")
+_OF_THE_MACHINE = (
+    "device", "data.root", "data.workers", "data.cache", "training.threads", "loggers"
+)  # fmt: skip
 
 
 def run(

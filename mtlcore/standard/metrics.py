@@ -11,10 +11,10 @@ from collections.abc import Mapping
 from typing import final
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from mtlcore.metrics import Metric
+from mtlcore.standard.losses import unit_vectors
 from mtlcore.tasks import Task
 
 
@@ -207,8 +207,8 @@ def _angle(prediction: Tensor, target: Tensor) -> Tensor:
     `2 atan2(|a - b|, |a + b|)` of unit vectors (Kahan) rather than the arc cosine of their
     product: near 0 the latter loses half the digits, 0.02 degrees in float32.
     """
-    a, b = F.normalize(prediction, dim=1), F.normalize(target, dim=1)
-    apart, along = (torch.linalg.vector_norm(v, dim=1) for v in (a - b, a + b))
+    a, b = unit_vectors(prediction), unit_vectors(target)
+    apart, along = (v.square().sum(1).sqrt() for v in (a - b, a + b))
     return torch.rad2deg(2 * torch.atan2(apart, along)).clamp(max=180.0)
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from mtlcore.metrics import Metric
-from mtlcore.standard.losses import SHORTEST_NORMAL
+from mtlcore.standard.losses import SHORTEST_NORMAL, lengths
 from mtlcore.standard.metrics import Pool
 from mtlcore.tasks import Task
 
@@ -93,8 +93,8 @@ class NormalsCosine(Metric):
         Raw vectors (B, 3, H, W), unit vectors (B, 3, H, W), mask (B, H, W).
         """
         prediction = prediction.to(target.dtype)
-        length: Tensor = torch.linalg.vector_norm(prediction, dim=1)
-        self._mean.add((prediction * target).sum(1) / length.clamp_min(SHORTEST_NORMAL), valid)
+        cosine = (prediction * target).sum(1) / lengths(prediction, SHORTEST_NORMAL)
+        self._mean.add(cosine, valid)
 
     def compute(self) -> dict[str, float]:
         """Return `cosine`."""

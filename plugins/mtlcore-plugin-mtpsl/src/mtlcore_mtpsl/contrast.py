@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from mtlcore.data import Batch
 from mtlcore.features import FeatureInfo, Features
 from mtlcore.ranges import NonNegative
+from mtlcore.standard.losses import unit_vectors
 from mtlcore.tasks import Task
 from mtlcore_mtpsl.joint import JointSpace, Mapped
 from mtlcore_mtpsl.mapping import distance
@@ -212,6 +213,6 @@ def _same_pair(mapped: Mapped) -> Tensor:
 
 def _distances(ones: Tensor, others: Tensor) -> Tensor:
     """`distance` of every map to every other: (P, C, h, w), (Q, C, h, w) -> (P, Q)."""
-    one, other = (F.normalize(maps, dim=1, eps=1e-12).flatten(1) for maps in (ones, others))
+    one, other = (unit_vectors(maps).flatten(1) for maps in (ones, others))
     positions = ones.shape[2] * ones.shape[3]
     return 1 - one @ other.t() / positions

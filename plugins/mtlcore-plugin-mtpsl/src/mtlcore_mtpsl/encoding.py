@@ -24,7 +24,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mtlcore.standard.losses import SHORTEST_NORMAL
+from mtlcore.standard.losses import SHORTEST_NORMAL, unit_vectors
 from mtlcore.tasks import Task
 
 _LOGITS = ("edges", "saliency")
@@ -83,7 +83,7 @@ def _drawn(logits: Tensor) -> Tensor:
 
 
 def _unit(vectors: Tensor) -> Tensor:
-    return F.normalize(vectors, dim=1, eps=SHORTEST_NORMAL)
+    return unit_vectors(vectors, SHORTEST_NORMAL)
 
 
 def _relative(task: Task, maps: Tensor) -> Tensor:

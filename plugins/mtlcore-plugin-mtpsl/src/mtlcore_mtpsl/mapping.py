@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn import Parameter
 
 from mtlcore.features import Features
+from mtlcore.standard.losses import unit_vectors
 from mtlcore.standard.resnet import CHANNELS
 from mtlcore.standard.segnet import FILTERS, REST, conv, filters_of, scaled
 from mtlcore.tasks import Task
@@ -301,4 +302,4 @@ def joint_feature(features: Features, uses: Sequence[tuple[int, str]], like: Ten
 
 def distance(one: Tensor, other: Tensor) -> Tensor:
     """Return `1 - cosine` over channels, averaged over positions: two (N, C, h, w) -> (N,)."""
-    return 1 - F.cosine_similarity(one, other, dim=1, eps=1e-12).mean((1, 2))
+    return 1 - (unit_vectors(one) * unit_vectors(other)).sum(1).mean((1, 2))
