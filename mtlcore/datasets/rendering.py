@@ -22,7 +22,7 @@ from mtlcore.datasets.random_numbers import hash_uniform
 from mtlcore.datasets.scene import CLASS_NAMES, TEXTURE_KINDS, Camera, Material, Scene, Shape
 from mtlcore.datasets.scene_layout import make_scene
 
-__all__ = ["CLASS_NAMES", "Rendering", "render"]
+__all__ = ["CLASS_NAMES", "FACINGS", "SHAPES", "FurtherLabels", "Rendering", "render"]
 
 Floats = NDArray[np.float64]
 Singles = NDArray[np.float32]
@@ -38,12 +38,32 @@ _FLAT_FACES: dict[Shape, list[int]] = {
     "cylinder": [4, 5],
     "sphere": [],
 }
+_CURVED: frozenset[Shape] = frozenset({"cylinder", "sphere"})
 _SIGNS = np.array([1.0, -1.0, 1.0, -1.0, 1.0, -1.0])
 _CORNERS = np.array([[x, y, z] for x in (-1.0, 1.0) for y in (-1.0, 1.0) for z in (-1.0, 1.0)])
+#: What the visible part is of: the room itself, or a solid of some shape.
+SHAPES = ("room", "box", "cylinder", "sphere")
+#: Where the visible surface faces: the sky, the ground, sideways, or all round.
+FACINGS = ("up", "down", "side", "round")
 _NEAR = 0.05  # metres; what comes nearer has no safe projection and is cast everywhere
 _GRAZING = 1e-6  # relative; rays nearer to tangent than this miss a curved side
 _NOISE_SIDE = 32  # of the lattice of random values, which repeats
 _NOISE = hash_uniform(0x5EED, _NOISE_SIDE**2).astype(np.float32)
+
+
+@attrs.frozen
+class FurtherLabels:
+    """Six more labels of a room, exact at the pixel centres.
+
+    The layout is the empty room: what would be seen without the things in it.
+    """
+
+    furniture: NDArray[np.uint8]  # (H, W) 0 the room, 1 a thing in it
+    outlines: NDArray[np.uint8]  # (H, W) 0 or 1: edges between parts, without the creases of one
+    shapes: NDArray[np.uint8]  # (H, W) index into SHAPES
+    facing: NDArray[np.uint8]  # (H, W) index into FACINGS
+    layout_depth: NDArray[np.float32]  # (H, W) as the depth
+    layout_normals: NDArray[np.float32]  # (H, W, 3) as the normals
 
 
 @attrs.frozen
@@ -60,17 +80,26 @@ class Rendering:
     depth: NDArray[np.float32]  # (H, W) metres along the camera's axis
     normals: NDArray[np.float32]  # (H, W, 3) unit; x right, y down, z forward; facing the camera
     edges: NDArray[np.uint8]  # (H, W) 0 or 1
+    further: FurtherLabels | None = None
 
 
-def render(seed: int, index: int, height: int, width: int) -> Rendering:
+def render(seed: int, index: int, height: int, width: int, *, further: bool = False) -> Rendering:
     """Render the room of (seed, index) at ``height`` x ``width`` pixels.
 
     The room does not depend on the resolution; the field of view spans the shorter side.
+
+    Args:
+        seed: of the rooms.
+        index: of the room.
+        height: in pixels.
+        width: in pixels.
+        further: also make the further labels.
     """
     scene = make_scene(seed, index)
     solids = _Solids(scene)
     rays = _Rays(scene.camera, height, width)
-    surface, inverse = _cast(solids, rays)
+    empty = _cast_room(solids, rays)
+    surface, inverse = _cast_things(solids, rays, *empty)
     depth = (1.0 / inverse).astype(np.float32)
     points = rays.directions() * depth
     normals = _normals(solids, surface, points)
@@ -83,6 +112,28 @@ def render(seed: int, index: int, height: int, width: int) -> Rendering:
         depth=depth,
         normals=np.ascontiguousarray(normals.transpose(1, 2, 0)),
         edges=_edges(surface),
+        further=_further(solids, surface, *empty) if further else None,
+    )
+
+
+def _further(
+    solids: _Solids, surface: Indices, wall: Indices, wall_inverse: Floats
+) -> FurtherLabels:
+    part = surface // _FACES
+    shapes = np.array([SHAPES.index(shape) for shape in solids.shapes], dtype=np.uint8)
+    shapes[0] = SHAPES.index("room")
+    up, down, side, round_ = range(len(FACINGS))
+    facing = np.tile(np.array([side] * 4 + [up, down], dtype=np.uint8), (len(shapes), 1))
+    facing[0, 4:] = down, up  # the room is seen from inside
+    facing[[shape in _CURVED for shape in solids.shapes], 0] = round_
+    inward = -solids.normals[0].astype(np.float32)
+    return FurtherLabels(
+        furniture=(part > 0).astype(np.uint8),
+        outlines=_edges(part),
+        shapes=shapes.take(part),
+        facing=facing.take(surface),
+        layout_depth=(1.0 / wall_inverse).astype(np.float32),
+        layout_normals=inward.take(wall, axis=0),
     )
 
 
@@ -193,16 +244,26 @@ def _turn(matrix: Floats, vectors: Floats) -> Floats:
 # -- visibility -----------------------------------------------------------------------------------
 
 
-def _cast(solids: _Solids, rays: _Rays) -> tuple[Indices, Floats]:
-    """Return the visible surface and the inverse depth of every pixel, both (H, W)."""
+def _slopes(solids: _Solids, rays: _Rays) -> tuple[Floats, Floats]:
+    """Return the planes' inverse depth by column (N, 6, W) and by row (N, 6, H): terms of a sum."""
     slopes = solids.normals / solids.gaps[..., None]
-    across = slopes[..., 0, None] * rays.u  # (N, 6, W): the planes' inverse depth by column
-    down = slopes[..., 1, None] * rays.v + slopes[..., 2, None]  # (N, 6, H): and by row
+    return slopes[..., 0, None] * rays.u, slopes[..., 1, None] * rays.v + slopes[..., 2, None]
 
-    # The room is seen from inside, where the nearest plane ahead is the visible one.
+
+def _cast_room(solids: _Solids, rays: _Rays) -> tuple[Indices, Floats]:
+    """Return the surface and the inverse depth that every pixel sees of the empty room: (H, W)."""
+    across, down = _slopes(solids, rays)
+    # It is seen from inside, where the nearest plane ahead is the visible one.
     planes = down[0, :, :, None] + across[0, :, None, :]
-    surface: Indices = planes.argmax(axis=0)
-    inverse: Floats = planes.max(axis=0)
+    return planes.argmax(axis=0), planes.max(axis=0)
+
+
+def _cast_things(
+    solids: _Solids, rays: _Rays, wall: Indices, wall_inverse: Floats
+) -> tuple[Indices, Floats]:
+    """Return what every pixel sees with the things before the walls: surface, inverse depth."""
+    across, down = _slopes(solids, rays)
+    surface, inverse = wall.copy(), wall_inverse.copy()
     in_front = (solids.gaps < 0).tolist()
     for solid, (rows, columns) in enumerate(solids.windows(*surface.shape)):
         if solid == 0 or rows.start >= rows.stop or columns.start >= columns.stop:
@@ -274,7 +335,7 @@ def _normals(solids: _Solids, surface: Indices, points: Singles) -> Singles:
     normals: Singles = table.take(surface, axis=1)
 
     curved = np.zeros((len(solids.shapes), _FACES), dtype=bool)
-    curved[:, 0] = [shape in ("sphere", "cylinder") for shape in solids.shapes]
+    curved[:, 0] = [shape in _CURVED for shape in solids.shapes]
     pixels = np.flatnonzero(curved.ravel().take(surface))
     if pixels.size:
         solid = surface.ravel().take(pixels) // _FACES

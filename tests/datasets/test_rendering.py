@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 from mtlcore.datasets.random_numbers import Stream
-from mtlcore.datasets.rendering import CLASS_NAMES, Rendering, render
+from mtlcore.datasets.rendering import CLASS_NAMES, FACINGS, SHAPES, Rendering, render
 from mtlcore.datasets.scene import Primitive
 from mtlcore.datasets.scene_layout import make_scene
 
@@ -238,3 +238,47 @@ def test_images_are_well_exposed() -> None:
     assert 80 < means.mean() < 150
     assert np.mean(means < 40) < 0.02
     assert np.mean([(room.image == 255).all(axis=2).mean() for room in many()]) < 0.05
+
+
+def test_further_labels_follow_from_the_others():
+    for index in range(40):
+        room = render(6, index, 32, 48, further=True)
+        more = room.further
+        bare = more.furniture == 0
+        structure = [CLASS_NAMES.index(name) for name in ("wall", "floor", "ceiling")]
+        walls = np.isin(room.segmentation, structure)
+        np.testing.assert_array_equal(bare, more.shapes == SHAPES.index("room"))
+        assert bool((walls | ~bare).all())
+        # Where nothing stands before it, the empty room is what is seen; elsewhere it is behind.
+        np.testing.assert_array_equal(more.layout_depth[bare], room.depth[bare])
+        assert bool((more.layout_depth[~bare] > room.depth[~bare]).all())
+        np.testing.assert_allclose(more.layout_normals[bare], room.normals[bare], atol=1e-6)
+        # An outline is an edge, and an edge that is none lies within one part.
+        assert bool((more.outlines <= room.edges).all())
+        for name, faces in (("floor", "up"), ("ceiling", "down"), ("wall", "side")):
+            of_room = bare & (room.segmentation == CLASS_NAMES.index(name))
+            assert set(more.facing[of_room].tolist()) <= {FACINGS.index(faces)}
+
+
+def test_what_faces_up_has_the_floors_normal():
+    seen = set()
+    for index in range(40):
+        room = render(6, index, 32, 48, further=True)
+        facing, normals = room.further.facing, room.normals
+        upwards, downwards = (facing == FACINGS.index(name) for name in ("up", "down"))
+        floor = (room.further.furniture == 0) & upwards
+        if not floor.any():
+            continue
+        up = normals[floor][0]
+        along = normals @ up
+        flat = facing != FACINGS.index("round")
+        expected = np.select([upwards, downwards], [1, -1])
+        np.testing.assert_allclose(along[flat], expected[flat], atol=1e-5)
+        seen |= set(np.unique(facing).tolist())
+    assert seen == set(range(len(FACINGS)))
+
+
+def test_further_labels_cost_nothing_where_nobody_asks():
+    plain, more = render(6, 1, 24, 24), render(6, 1, 24, 24, further=True)
+    assert plain.further is None
+    np.testing.assert_array_equal(plain.image, more.image)

@@ -62,3 +62,13 @@ def test_a_scene_depends_on_its_split_seed_and_number_only():
 def test_a_split_it_does_not_have():
     with pytest.raises(UsageError, match=r"no split 'tran'.*did you mean 'train'"):
         rooms("tran")
+
+
+def test_ten_tasks_of_one_room():
+    dataset = rooms(further=True)
+    tasks = dataset.describe(None, further=True)
+    assert len(tasks) == 10
+    batch = collate([dataset[i] for i in range(len(dataset))], tasks)
+    assert set(batch.count.values()) == {4 * SIZE[0] * SIZE[1]}
+    usual = collate([rooms()[i] for i in range(4)], Rooms.describe(None))
+    assert torch.equal(batch.targets["depth"], usual.targets["depth"])
