@@ -55,6 +55,7 @@ KNOWN: Mapping[str, tuple[str, ...]] = {
     "pcgrad": (),
     "peft": ("lora",),
     "rotograd": (),
+    "schedules": ("active", "stop-and-go", "tcdcn"),
     "sdmgrad": ("modo",),
     "stch": (),
     "timm": ("photographs",),
