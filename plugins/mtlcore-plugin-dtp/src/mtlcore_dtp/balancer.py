@@ -2,34 +2,18 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from torch import Tensor
 
 from mtlcore.balancing import BalancerContext, LossBalancer
 from mtlcore.data import Batch
-from mtlcore.errors import MtlError, UsageError
+from mtlcore.errors import UsageError
 from mtlcore.metrics import MetricValues
 from mtlcore.ranges import NonNegative, Share
 from mtlcore.tasks import Task, refuse_unknown_tasks
-
-# Of the core's metrics, one from 0 to 1 (or in percent) that is 1 where all is right.
-_KPIS = {
-    "segmentation": "miou",
-    "depth": "delta1",
-    "inverse-depth": "delta1",
-    "normals": "within_11_25",
-    "edges": "f1",
-    "saliency": "f1",
-    "classification": "accuracy",
-    "multilabel": "f1",
-    "regression": "r2",
-}
-_PERCENT = ("within_11_25", "within_22_5", "within_30")
-# An indicator of 0 would have an infinite weight; of 0.001, it is 6.9.
-_LEAST = 1e-3
+from mtlcore_dtp.indicators import KPIS, Indicators
 
 
 class DTP(LossBalancer):
@@ -64,9 +48,9 @@ class DTP(LossBalancer):
         kpis: dict[str, str] | None = None,
     ) -> None:
         super().__init__()
-        self._discount, self._gamma, self._given = discount, gamma, dict(kpis or {})
+        self._given = dict(kpis or {})
         self._kpis: dict[str, str] = {}
-        self._means: dict[str, float] = {}
+        self._indicators = Indicators("balancer", discount, gamma)
 
     def prepare(self, tasks: Sequence[Task], data: Iterable[Batch] | None = None) -> None:
         """Find out which metric is each task's indicator.
@@ -76,7 +60,7 @@ class DTP(LossBalancer):
         """
         refuse_unknown_tasks("balancer.kpis", self._given, tasks)
         for task in tasks:
-            kpi = self._given.get(task.name, _KPIS.get(task.kind))
+            kpi = self._given.get(task.name, KPIS.get(task.kind))
             if kpi is None:
                 raise UsageError(
                     f"balancer.kpis: name a metric from 0 to 1 of the task {task.name!r}; for the "
@@ -86,7 +70,7 @@ class DTP(LossBalancer):
 
     def transform(self, losses: dict[str, Tensor], context: BalancerContext) -> dict[str, Tensor]:
         """Weigh the losses."""
-        return {task: loss * self._weight(task) for task, loss in losses.items()}
+        return {task: loss * self._indicators.weight(task) for task, loss in losses.items()}
 
     def after_evaluation(self, metrics: MetricValues) -> None:
         """Take the indicators into the running means.
@@ -97,44 +81,16 @@ class DTP(LossBalancer):
         """
         for task, name in self._kpis.items():
             if task in metrics:
-                self._take(task, self._indicator(task, name, metrics[task]))
+                self._indicators.take(task, name, metrics[task])
 
     def current_weights(self) -> dict[str, float]:
-        return {task: self._weight(task) for task in self._kpis}
+        return {task: self._indicators.weight(task) for task in self._kpis}
 
     def reset(self) -> None:
-        self._means = {}
+        self._indicators.means = {}
 
     def get_extra_state(self) -> dict[str, Any]:
-        return {"means": self._means}
+        return {"means": self._indicators.means}
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
-        self._means = dict(state["means"])
-
-    def _indicator(self, task: str, name: str, values: Mapping[str, float]) -> float:
-        if name not in values:
-            raise UsageError(
-                f"balancer.kpis: the task {task!r} has no metric {name!r}; it has "
-                f"{', '.join(values)}"
-            )
-        value = values[name] / 100 if name in _PERCENT else values[name]
-        if value > 1:
-            raise MtlError(
-                f"balancer dtp: the metric {name} of {task} is {value:g}, and an indicator is from "
-                "0 to 1, larger where the task is learnt better; choose another by balancer.kpis"
-            )
-        return value
-
-    def _take(self, task: str, value: float) -> None:
-        if math.isnan(value):
-            return  # no label was valid
-        value = max(value, _LEAST)
-        before = self._means.get(task, value)
-        self._means[task] = self._discount * value + (1 - self._discount) * before
-
-    def _weight(self, task: str) -> float:
-        if task not in self._means:
-            return 1.0
-        k = self._means[task]
-        # Of k = 1, with gamma 0, the negative of the logarithm is -0.
-        return abs(math.pow(1 - k, self._gamma) * math.log(k))
+        self._indicators.means = dict(state["means"])
