@@ -25,6 +25,8 @@ from mtlcore.studies.cells import Cell
 from mtlcore.studies.spec import Study
 from mtlcore.system import locked
 
+#: Folder of the cells by which variants are tuned: a study of its own in the study's directory.
+TUNING = "tune"
 _LOCK = "study.lock"
 _SUMMARY = "summary.json"
 _MOST_CHANGES = 5  # so many changed settings are listed per cell
@@ -39,8 +41,8 @@ def open_directory(out: str) -> Path:
     if "://" in out:
         raise UsageError(f"--out {out}: a study needs a local directory")
     folder = Path(out)
-    # A study whose file was refused leaves its lock behind.
-    used = folder.is_dir() and any(entry.name != _LOCK for entry in folder.iterdir())
+    # A study whose file was refused leaves its lock behind, one that still tunes its cells.
+    used = folder.is_dir() and any(e.name not in (_LOCK, TUNING) for e in folder.iterdir())
     if used and not (folder / STUDY).exists():
         raise UsageError(f"{out}: is not empty and holds no study; choose another --out")
     make_directory(folder)
@@ -98,7 +100,8 @@ class StudyState:
             "threads": self.threads,
             "notes": [
                 f"Cells ran in processes of their own, up to {self.jobs} at a time with "
-                f"{' or '.join(map(str, used))} compute threads; times hold for that."
+                f"{' or '.join(map(str, used))} compute threads; times hold for that.",
+                *self.study.notes,
             ],
             "cells": [
                 {

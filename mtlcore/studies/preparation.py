@@ -10,6 +10,7 @@ import tomli_w
 from mtlcore.plugins import Plugins
 from mtlcore.studies.cells import Cell, cells_of
 from mtlcore.studies.directory import (
+    TUNING,
     StudyState,
     directory_lock,
     is_finished,
@@ -21,6 +22,7 @@ from mtlcore.studies.directory import (
     write_text,
 )
 from mtlcore.studies.spec import Study, read_study
+from mtlcore.studies.tuning import tuned_study, tuning_study
 
 
 def prepare_study(
@@ -28,7 +30,8 @@ def prepare_study(
 ) -> list[str]:
     """Write the folders and configurations of a study's cells, and run none.
 
-    `mtl run --resume --out CELL` then runs a cell, on whatever machine sees its folder.
+    `mtl run --resume --out CELL` then runs a cell, on whatever machine sees its folder. Where
+    variants are tuned these are the tuning cells first, and the study's own once those have ended.
 
     Args:
         plugins: The plugins whose components the configurations may name.
@@ -47,11 +50,23 @@ def prepare_study(
     study = read_study(file)
     folder = open_directory(out)
     with directory_lock(folder, note):
-        state = open_cells(study, folder, plugins, jobs)
-        state.write()
-        waiting = [cell for cell in state.cells if cell.status == "waiting"]
-        for cell in waiting:
-            write_configuration(folder, cell)
+        if study.tuning is not None:
+            tuning = folder / TUNING
+            waiting = _prepared(tuning_study(study, study.tuning), tuning, plugins, jobs)
+            if waiting:
+                note(f"{file}: these cells tune the variants; prepare again when they have ended")
+                return waiting
+            study = tuned_study(study, study.tuning, tuning)
+        return _prepared(study, folder, plugins, jobs)
+
+
+def _prepared(study: Study, folder: Path, plugins: Plugins, jobs: int) -> list[str]:
+    state = open_cells(study, folder, plugins, jobs)
+    make_directory(folder)
+    state.write()
+    waiting = [cell for cell in state.cells if cell.status == "waiting"]
+    for cell in waiting:
+        write_configuration(folder, cell)
     return [str(folder / cell.location) for cell in waiting]
 
 

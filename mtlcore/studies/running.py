@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 
 from mtlcore.config import Chosen
 from mtlcore.display import Outlook, StudyDisplay, clock
@@ -14,6 +15,7 @@ from mtlcore.plugins import Plugins, structure
 from mtlcore.results import Comparison, compare, write_tables
 from mtlcore.studies.cells import Cell
 from mtlcore.studies.directory import (
+    TUNING,
     StudyState,
     available_cores,
     directory_lock,
@@ -24,6 +26,7 @@ from mtlcore.studies.directory import (
 )
 from mtlcore.studies.preparation import open_cells, write_configuration
 from mtlcore.studies.spec import Study, read_study
+from mtlcore.studies.tuning import tuned_study, tuning_study
 
 #: The file of a cell's output, in its directory.
 LOG = "log.txt"
@@ -60,19 +63,26 @@ def run_study(
     """
     study = read_study(file)
     folder = open_directory(out)
-    with directory_lock(folder, display.note) as lock:
-        state = open_cells(study, folder, plugins, jobs)
+    options = [word for plugin in blocked for word in ("--no-plugin", plugin)]
+    command = (*options, "run", *(("--trust",) if plugins.trusts_runs else ()))
+
+    def run(part: Study, directory: Path, lock: int) -> Comparison:
+        state = open_cells(part, directory, plugins, jobs)
         # Not before: the configurations of cells name plugin files, which may bring it.
-        chosen = _chosen_launcher(plugins, study, launcher)
+        chosen = _chosen_launcher(plugins, part, launcher)
+        make_directory(directory)
         state.write()
         _warn_of_threads(state.cells, jobs, display)
-        options = [word for plugin in blocked for word in ("--no-plugin", plugin)]
-        trust = ("--trust",) if plugins.trusts_runs else ()
-        command = (*options, "run", *trust)
-        _run_cells(state, chosen.make(folder, lock), command, display)
-    comparison = compare([str(folder)])
-    write_tables(comparison, folder)
-    return comparison
+        _run_cells(state, chosen.make(directory, lock), command, display, out)
+        comparison = compare([str(directory)])
+        write_tables(comparison, directory)
+        return comparison
+
+    with directory_lock(folder, display.note) as lock:
+        if study.tuning is not None:
+            run(tuning_study(study, study.tuning), folder / TUNING, lock)
+            study = tuned_study(study, study.tuning, folder / TUNING)
+        return run(study, folder, lock)
 
 
 def _chosen_launcher(plugins: Plugins, study: Study, name: str | None) -> Chosen:
@@ -108,7 +118,11 @@ def _warn_of_threads(cells: Sequence[Cell], jobs: int, display: StudyDisplay) ->
 
 
 def _run_cells(
-    state: StudyState, launcher: Launcher, command: Sequence[str], display: StudyDisplay
+    state: StudyState,
+    launcher: Launcher,
+    command: Sequence[str],
+    display: StudyDisplay,
+    out: str,
 ) -> None:
     by_location = {cell.location: cell for cell in state.cells}
     waiting = [cell for cell in state.cells if cell.status not in ("finished", "pruned")]
@@ -149,7 +163,7 @@ def _run_cells(
         left = sum(cell.status != "finished" for cell in state.cells)
         raise Interrupted(
             f"stopped with {left} of {len(state.cells)} cells to do; what was done is saved. Go "
-            f"on with: mtl study {state.study.path} --out {state.folder}"
+            f"on with: mtl study {state.study.path} --out {out}"
         ) from error
 
 

@@ -16,6 +16,7 @@ from mtlcore.ranges import Name, Seed
 from mtlcore.results import SINGLE_TASK, Epoch, Target, find_definition
 from mtlcore.storage import decoded
 
+_TABLES = ("base", "variants", "tune")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,99}")
 
 
@@ -46,6 +47,20 @@ class StudySettings:
 
 @final
 @attrs.frozen(kw_only=True)
+class Tuning:
+    """`[tune]` of a study's file: settings among which each variant chooses before its seeds run.
+
+    Args:
+        seed: With which they are tried; not one of the study's.
+        candidates: Name -> settings that are laid over a variant's own.
+    """
+
+    seed: Seed
+    candidates: Mapping[str, Mapping[str, Any]]
+
+
+@final
+@attrs.frozen(kw_only=True)
 class StudyVariant:
     """One variant of a study's file.
 
@@ -57,6 +72,7 @@ class StudyVariant:
         groups: The tasks of each run, where every seed has several; None elsewhere.
         starts_from: An earlier variant; each run starts with its weights of the same seed.
         seeds: Which of the study's seeds it is run with; None: all.
+        tuned: Settings of the candidate that it has.
     """
 
     name: str
@@ -66,6 +82,7 @@ class StudyVariant:
     groups: tuple[tuple[str, ...], ...] | None = None
     starts_from: str | None = None
     seeds: tuple[int, ...] | None = None
+    tuned: Mapping[str, Any] = attrs.field(factory=dict)
 
     def groups_of(self, tasks: Sequence[str]) -> tuple[tuple[str, ...], ...] | None:
         """Return the tasks of each run of a seed; None where one run learns all of them.
@@ -104,12 +121,16 @@ class Study:
         settings: The file's top-level keys.
         base: Plugins and settings that all variants share.
         variants: The variants, in the order of the file.
+        tuning: What each variant chooses among; None: nothing, or it has chosen.
+        notes: What a reader of the tables should know, one sentence each.
     """
 
     path: str
     settings: StudySettings
     base: StudyVariant
     variants: tuple[StudyVariant, ...]
+    tuning: Tuning | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def baseline(self) -> str:
@@ -136,7 +157,7 @@ def read_study(path: str) -> Study:
         for key in tree
         if key in CORE_DEFAULTS
     ]
-    own = {k: v for k, v in tree.items() if k not in ("base", "variants", *CORE_DEFAULTS)}
+    own = {k: v for k, v in tree.items() if k not in _TABLES and k not in CORE_DEFAULTS}
     values = structure(StudySettings, own, "", problems)
     base = _read_variant("base", tree.get("base", {}), "base", problems)
     tables = tree.get("variants", {})
@@ -149,9 +170,43 @@ def read_study(path: str) -> Study:
     problems += _setting_problems(values, [variant.name for variant in variants])
     problems += _start_problems(variants)
     problems += _seed_problems(variants, values.get("seeds", ()))
+    tuning = _read_tuning(tree.get("tune"), values.get("seeds", ()), problems)
+    if tuning is not None:
+        problems += [
+            f"variants.{variant.name}.starts_from: variants that are tuned start from none"
+            for variant in variants
+            if variant.starts_from is not None
+        ]
     if problems:
         raise ConfigError(f"{path}: {problem}" for problem in problems)
-    return Study(path=path, settings=StudySettings(**values), base=base, variants=variants)
+    settings = StudySettings(**values)
+    return Study(path=path, settings=settings, base=base, variants=variants, tuning=tuning)
+
+
+def _read_tuning(table: Any, seeds: Sequence[int], problems: list[str]) -> Tuning | None:
+    if table is None:
+        return None
+    if not isinstance(table, Mapping):
+        problems.append(f"tune: expected a table, got {shown(table)}")
+        return None
+    values = structure(Tuning, dict(table), "tune", problems)
+    candidates = values.get("candidates", {})
+    if "candidates" in values and len(candidates) < 2:
+        problems.append("tune.candidates: name at least two, as tables [tune.candidates.NAME]")
+    for name, settings in candidates.items():
+        if not _NAME.fullmatch(name):
+            problems.append(
+                f"tune.candidates.{name}: a name is letters, digits and any of _ . + -, at most 100"
+            )
+        problems += [
+            f"tune.candidates.{name}.{key}: a candidate has settings of runs only"
+            for key in ("plugins", "single_task", "groups", "starts_from", "seeds", "seed")
+            if key in settings
+        ]
+    if values.get("seed") in seeds:
+        problems.append(f"tune.seed: {values['seed']} is one of the study's seeds; choose another")
+    complete = {"seed", "candidates"} <= set(values)
+    return Tuning(**values) if complete else None
 
 
 def _read_variant(name: str, table: Any, path: str, problems: list[str]) -> StudyVariant:
