@@ -16,6 +16,7 @@ from mtlcore.ranges import Name, Seed
 from mtlcore.results import SINGLE_TASK, Epoch, Target, find_definition
 from mtlcore.storage import decoded
 
+_OF_VARIANTS = ("plugins", "single_task", "groups", "starts_from", "seeds", "candidates")
 _TABLES = ("base", "variants", "tune")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,99}")
 
@@ -72,6 +73,7 @@ class StudyVariant:
         groups: The tasks of each run, where every seed has several; None elsewhere.
         starts_from: An earlier variant; each run starts with its weights of the same seed.
         seeds: Which of the study's seeds it is run with; None: all.
+        candidates: Its own candidates; None: those of `[tune]`.
         tuned: Settings of the candidate that it has.
     """
 
@@ -82,6 +84,7 @@ class StudyVariant:
     groups: tuple[tuple[str, ...], ...] | None = None
     starts_from: str | None = None
     seeds: tuple[int, ...] | None = None
+    candidates: Mapping[str, Mapping[str, Any]] | None = None
     tuned: Mapping[str, Any] = attrs.field(factory=dict)
 
     def groups_of(self, tasks: Sequence[str]) -> tuple[tuple[str, ...], ...] | None:
@@ -171,6 +174,12 @@ def read_study(path: str) -> Study:
     problems += _start_problems(variants)
     problems += _seed_problems(variants, values.get("seeds", ()))
     tuning = _read_tuning(tree.get("tune"), values.get("seeds", ()), problems)
+    if "tune" not in tree:
+        problems += [
+            f"variants.{variant.name}.candidates: the seed that chooses is named by [tune]"
+            for variant in variants
+            if variant.candidates is not None
+        ]
     if tuning is not None:
         problems += [
             f"variants.{variant.name}.starts_from: variants that are tuned start from none"
@@ -190,23 +199,34 @@ def _read_tuning(table: Any, seeds: Sequence[int], problems: list[str]) -> Tunin
         problems.append(f"tune: expected a table, got {shown(table)}")
         return None
     values = structure(Tuning, dict(table), "tune", problems)
-    candidates = values.get("candidates", {})
-    if "candidates" in values and len(candidates) < 2:
-        problems.append("tune.candidates: name at least two, as tables [tune.candidates.NAME]")
-    for name, settings in candidates.items():
-        if not _NAME.fullmatch(name):
-            problems.append(
-                f"tune.candidates.{name}: a name is letters, digits and any of _ . + -, at most 100"
-            )
-        problems += [
-            f"tune.candidates.{name}.{key}: a candidate has settings of runs only"
-            for key in ("plugins", "single_task", "groups", "starts_from", "seeds", "seed")
-            if key in settings
-        ]
+    if "candidates" in values:
+        _checked_candidates(values["candidates"], "tune.candidates", problems)
     if values.get("seed") in seeds:
         problems.append(f"tune.seed: {values['seed']} is one of the study's seeds; choose another")
     complete = {"seed", "candidates"} <= set(values)
     return Tuning(**values) if complete else None
+
+
+def _checked_candidates(
+    candidates: Any, path: str, problems: list[str]
+) -> Mapping[str, Mapping[str, Any]]:
+    if not isinstance(candidates, Mapping) or len(candidates) < 2:
+        problems.append(f"{path}: name at least two, as tables [{path}.NAME]")
+        return {}
+    for name, settings in candidates.items():
+        if not _NAME.fullmatch(name):
+            problems.append(
+                f"{path}.{name}: a name is letters, digits and any of _ . + -, at most 100"
+            )
+        if not isinstance(settings, Mapping):
+            problems.append(f"{path}.{name}: expected a table of settings, got {shown(settings)}")
+            continue
+        problems += [
+            f"{path}.{name}.{key}: a candidate has settings of runs only"
+            for key in (*_OF_VARIANTS, "seed")
+            if key in settings
+        ]
+    return candidates
 
 
 def _read_variant(name: str, table: Any, path: str, problems: list[str]) -> StudyVariant:
@@ -237,11 +257,12 @@ def _read_variant(name: str, table: Any, path: str, problems: list[str]) -> Stud
         seeds = None
     if "seed" in table:
         problems.append(f"{path}.seed: the study's seeds are a list, seeds = [0, 1, 2]")
-    settings = {
-        key: value
-        for key, value in table.items()
-        if key not in ("plugins", "single_task", "groups", "starts_from", "seeds")
-    }
+    settings = {key: value for key, value in table.items() if key not in _OF_VARIANTS}
+    candidates = table.get("candidates")
+    if candidates is not None:
+        candidates = _checked_candidates(candidates, f"{path}.candidates", problems)
+        if path == "base":
+            problems.append("base.candidates: those of all variants are [tune.candidates.NAME]")
     return StudyVariant(
         name=name,
         plugins=tuple(plugins),
@@ -250,6 +271,7 @@ def _read_variant(name: str, table: Any, path: str, problems: list[str]) -> Stud
         groups=groups,
         starts_from=start,
         seeds=tuple(seeds) if isinstance(seeds, list) else None,
+        candidates=candidates,
     )
 
 

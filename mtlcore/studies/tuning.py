@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import attrs
 
@@ -18,13 +19,13 @@ def tuning_study(study: Study, tuning: Tuning) -> Study:
     variants = tuple(
         attrs.evolve(variant, name=f"{variant.name}+{name}", tuned=settings, seeds=None)
         for variant in study.variants
-        for name, settings in tuning.candidates.items()
+        for name, settings in _candidates(variant, tuning).items()
     )
     settings = attrs.evolve(
         study.settings,
         name=f"{study.settings.name}: tuning",
         seeds=(tuning.seed,),
-        baseline=f"{study.baseline}+{next(iter(tuning.candidates))}",
+        baseline=next(v.name for v in variants if v.name.startswith(f"{study.baseline}+")),
     )
     return attrs.evolve(study, settings=settings, variants=variants, tuning=None)
 
@@ -50,15 +51,18 @@ def tuned_study(study: Study, tuning: Tuning, folder: Path) -> Study:
         )
     words = "; ".join(f"{name}: {candidate}" for name, candidate in chosen.items())
     note = (
-        f"Each variant has the best by Δm ({comparison.definition.name}) of "
-        f"{len(tuning.candidates)} candidates on the seed {tuning.seed}, which is in no "
-        f"table: {words}."
+        f"Each variant has the best of its candidates by Δm ({comparison.definition.name}) on the "
+        f"seed {tuning.seed}, which is in no table: {words}."
     )
     variants = tuple(
-        attrs.evolve(variant, tuned=tuning.candidates[chosen[variant.name] or ""])
+        attrs.evolve(variant, tuned=_candidates(variant, tuning)[chosen[variant.name] or ""])
         for variant in study.variants
     )
     return attrs.evolve(study, variants=variants, tuning=None, notes=(note,))
+
+
+def _candidates(variant: StudyVariant, tuning: Tuning) -> Mapping[str, Mapping[str, Any]]:
+    return tuning.candidates if variant.candidates is None else variant.candidates
 
 
 def _best(variant: StudyVariant, tuning: Tuning, comparison: Comparison) -> str | None:
@@ -81,7 +85,7 @@ def _with_a_reference(comparison: Comparison) -> Comparison:
 def _gains(variant: StudyVariant, tuning: Tuning, comparison: Comparison) -> Mapping[str, float]:
     sign = 1 if comparison.definition.higher_is_better else -1
     gains = {}
-    for name in tuning.candidates:
+    for name in _candidates(variant, tuning):
         result = comparison.variant(f"{variant.name}+{name}")
         spread = comparison.delta_m(result)
         if spread is not None and not result.failed:

@@ -100,8 +100,30 @@ def test_each_variant_has_the_candidate_that_served_it_best(
     assert result.exit_code == 0, result.output
     assert "Tiny: tuning: 4 cells, 4 of them done before" in result.stdout
     table = (out / "table.md").read_text()
-    assert "2 candidates on the seed 9" in table and "one: " in table
+    assert "Δm (" in table and "on the seed 9, which is in no table: one: " in table
     assert "seed-9" not in json.dumps(json.loads((out / "study.json").read_text()))
+
+
+def test_a_variant_may_have_candidates_of_its_own(tmp_path: Path) -> None:
+    own = """
+[variants.two.candidates.even]
+balancer = {name = "fixed", weights = {depth = 1.0}}
+[variants.two.candidates.depth-2]
+balancer = {name = "fixed", weights = {depth = 2.0}}
+[variants.two.candidates.depth-3]
+balancer = {name = "fixed", weights = {depth = 3.0}}
+
+[tune]
+"""
+    text = TUNED.replace("DEFINITION", "mtan").replace("[tune]\n", own)
+    file, told = _file(tmp_path, text), list[str]()
+    cells = prepare_study(Plugins.from_environment(), file, str(tmp_path / "o"), 1, told.append)
+    assert [Path(cell).parent.name for cell in cells] == [
+        "one+slow", "one+fast", "two+even", "two+depth-2", "two+depth-3",
+    ]  # fmt: skip
+    without = text.replace("[tune]\nseed = 9", "").replace("[tune.candidates", "[variants.x")
+    with pytest.raises(ConfigError, match=r"variants\.two\.candidates: the seed that chooses"):
+        read_study(_file(tmp_path, without))
 
 
 def test_a_candidate_without_a_result_is_not_chosen(
@@ -137,6 +159,7 @@ def test_where_no_candidate_has_a_result_the_study_ends(
         ("seed = 9", "seed = 9\nseeds = [1]", r"tune\.seeds: unknown setting"),
         ("[tune.candidates.fast]\noptimizer.lr = 1e-2", "", "name at least two"),
         ("[tune.candidates.fast]", "[tune.candidates.'a/b']", r"candidates\.a/b: a name is"),
+        ("[tune]\nseed = 9", "[variants.two.candidates.a]", "name at least two"),
         ("candidates.fast]", "candidates.fast]\nplugins = ['x']", r"fast\.plugins: a candidate"),
         ("[variants.two]", '[variants.two]\nstarts_from = "one"', "tuned start from none"),
         ("[tune.candidates.fast]\noptimizer.lr", "[tune.candidates]\nfast", r"candidates\.fast"),
