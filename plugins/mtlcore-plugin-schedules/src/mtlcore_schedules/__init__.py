@@ -1,1 +1,0 @@
-"""Schedules of tasks: which of them a step trains, by what the run has found so far."""
