@@ -83,7 +83,7 @@ def _mixed(change: MaskMix, samples: Sequence[Sample]) -> list[tuple[Sample, Sam
         for sample in change(samples, torch.Generator().manual_seed(seed)):
             told: Any = sample.meta.get("classmix") or sample.meta.get("depthmix")
             if told is not None:
-                other = samples[int(told["key"])]
+                (other,) = (each for each in samples if each.key == told["key"])
                 pasted = sample.inputs[0] == other.inputs[0]
                 assert told["share"] == pytest.approx(float(pasted.float().mean()))
                 found.append((sample, other, pasted))
