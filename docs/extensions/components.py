@@ -24,6 +24,11 @@ The map of balancers, of what is said in balancer_map.py:
 ```{mtl-balancer-map}
 ```
 
+All systems of a review, of what is said in review.py:
+
+```{mtl-review}
+```
+
 And the changelogs of the core and of the plugins of this repository:
 
 ```{mtl-changelogs}
@@ -39,6 +44,7 @@ from typing import Any
 
 import balancer_map
 import click
+import review
 from docutils import nodes
 from docutils.parsers.rst import Directive
 from docutils.statemachine import StringList
@@ -136,6 +142,16 @@ class BalancerMap(Generated):
         return [*balancer_map.lines(_PLUGINS), "", "## Sources", "", *balancer_map.sources()]
 
 
+class Review(Generated):
+    """How many systems are here, and a table for each section of the review."""
+
+    required_arguments = 0
+
+    def lines(self) -> list[str]:
+        self.state.document.settings.env.note_dependency(str(review.KNOWN))
+        return [*review.lines()]
+
+
 class Changelogs(Generated):
     """Of the core, then of each plugin, with the title that the distribution has."""
 
@@ -181,5 +197,6 @@ def setup(app: Any) -> dict[str, bool]:
     app.add_directive("mtl-help", Help)
     app.add_directive("mtl-names", Names)
     app.add_directive("mtl-balancer-map", BalancerMap)
+    app.add_directive("mtl-review", Review)
     app.add_directive("mtl-changelogs", Changelogs)
     return {"parallel_read_safe": True}

@@ -13,6 +13,7 @@ from mtlcore.engine.building import (
 from mtlcore.engine.checkpointing import restore
 from mtlcore.engine.checks import check
 from mtlcore.engine.evaluation import evaluate
+from mtlcore.engine.flops import count_flops
 from mtlcore.engine.session import Session
 from mtlcore.engine.training import Training
 
@@ -22,6 +23,7 @@ __all__ = [
     "build_learner",
     "build_model",
     "check",
+    "count_flops",
     "evaluate",
     "make_loader",
     "make_metrics",

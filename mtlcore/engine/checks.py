@@ -5,18 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-import torch
-
 from mtlcore.balancing import MISSING, Balancing, GradientBalancer
 from mtlcore.config import RunConfig
 from mtlcore.data import DataError, Sample, collate
 from mtlcore.engine.building import make_metrics
+from mtlcore.engine.flops import trial
 from mtlcore.engine.session import Session
 from mtlcore.episodes import EpisodeSampler
 from mtlcore.errors import UsageError, outline
 from mtlcore.features import Features
-from mtlcore.inputs import Inputs, describe_inputs, image_size, input_tensors, map_inputs
-from mtlcore.learner import Learner, uncompiled
+from mtlcore.inputs import Inputs, describe_inputs, image_size, map_inputs
+from mtlcore.learner import Learner
 from mtlcore.loading import stop_at
 from mtlcore.models import MultiTaskModel
 from mtlcore.optimizers import Optimizer
@@ -24,8 +23,11 @@ from mtlcore.system import out_of_memory
 from mtlcore.tasks import Task
 
 
-def check(session: Session) -> None:
+def check(session: Session) -> Inputs:
     """Refuse what can be known to fail before the first step.
+
+    Returns:
+        The inputs that were tried: of a batch of one sample, on the run's device.
 
     Raises:
         UsageError: batches of one sample that batch norm cannot train on, a backbone that cannot
@@ -48,6 +50,7 @@ def check(session: Session) -> None:
     check_model(session.learner, inputs)
     _check_lone_samples(session, inputs)
     session.teachers.check(inputs)
+    return inputs
 
 
 def _first_readable(session: Session) -> Sample:
@@ -169,19 +172,15 @@ def check_model(learner: Learner, inputs: Inputs) -> None:
         p.requires_grad for p in learner.model.last_shared_parameters()
     ):
         raise UsageError(MISSING[scope])
-    modes = [(module, module.training) for module in learner.modules()]
-    devices = {x.device for x in input_tensors(inputs) if x.is_cuda}
     sample = describe_inputs(map_inputs(lambda tensor: tensor[0], inputs))
-    with torch.no_grad(), torch.random.fork_rng([*devices]), uncompiled(backbone):
+    with trial(learner, inputs):
         with _explained(
             f"model.backbone: {type(backbone).__name__} cannot read a sample of shape {sample}",
             "choose a backbone for such inputs (mtl list backbones)",
         ):
-            features = learner.eval().model.features(inputs, learner.tasks)
+            features = learner.model.features(inputs, learner.tasks)
         for task in learner.model.tasks.values():
             _check_head(learner.model, task, features, image_size(inputs))
-    for module, mode in modes:
-        module.training = mode
 
 
 def _check_head(

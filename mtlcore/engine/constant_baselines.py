@@ -12,7 +12,6 @@ from collections.abc import Mapping, Sequence
 from typing import Literal, final
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from mtlcore.tasks import Task
@@ -46,7 +45,10 @@ class _Rule(abc.ABC):
 
 @final
 class _Majority(_Rule):
-    """The most frequent class (the lowest of equals) as logits 1 and 0: the most hits."""
+    """The more frequent a class (of equals, the lower), the larger its logit: the most hits.
+
+    So it is whether the first class counts or the first few.
+    """
 
     dtype = "int64"
 
@@ -57,8 +59,9 @@ class _Majority(_Rule):
         self._counts.scatter_add_(0, labels.clamp_min(0), (labels >= 0).long())
 
     def best(self) -> Tensor:
-        most = F.one_hot(self._counts.argmax(0), len(self._counts)).movedim(-1, 0).float()
-        return torch.where(self._counts.sum(0) > 0, most, torch.nan)
+        order = self._counts.argsort(dim=0, descending=True, stable=True)
+        below = len(self._counts) - 1 - order.argsort(dim=0)  # how many classes are less frequent
+        return torch.where(self._counts.sum(0) > 0, below.float(), torch.nan)
 
 
 @final

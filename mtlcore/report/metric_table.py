@@ -165,6 +165,8 @@ def result_notes(summary: Mapping[str, Any], rows: Sequence[ResultRow]) -> list[
         how = f" by {'the mean rank of ' if len(by) > 1 else ''}{', '.join(by)}" if by else ""
         notes.append(f"best epoch: {best['epoch']}, chosen on {best.get('chosen_on', split)}{how}")
     notes.append(f"parameters: {learning_told(summary['parameters'])}")
+    if "flops" in summary:
+        notes.append(f"a prediction: {summary['flops'] / 1e9:.3g} GFLOPs")
     notes.append(f"time: {timedelta(seconds=round(summary['seconds']))}")
     if summary.get("skipped_steps"):
         notes.append(f"skipped steps: {summary['skipped_steps']}")

@@ -13,8 +13,9 @@ import torch
 from mtlcore.config import Layer, RunConfig, file_layer
 from mtlcore.display import Display, LoggingDisplay, SilentDisplay
 from mtlcore.distributed import Distributed, init_distributed
-from mtlcore.engine import Session, Training, check, parameter_table, restore
+from mtlcore.engine import Session, Training, check, count_flops, parameter_table, restore
 from mtlcore.errors import Interrupted, MtlError, Pruned, UsageError, describe, exit_told
+from mtlcore.inputs import Inputs
 from mtlcore.plugins import Plugins
 from mtlcore.report import write_report
 from mtlcore.runs.configuration import configure
@@ -106,7 +107,7 @@ def try_step(config: RunConfig) -> dict[str, Any]:
         closing(RunDirectory(place, resume=True)) as directory,
     ):
         session = Session(begins_with(config), directory, SilentDisplay())
-        check(session)
+        example = check(session)
         _make_loggers(session)
         _start(session)
         report = Training(session).first_step()
@@ -119,6 +120,7 @@ def try_step(config: RunConfig) -> dict[str, Any]:
         "steps": session.total_steps,
         "samples": {name: len(split) for name, split in session.splits.items()},
         "parameters": parameter_table(session.learner),
+        "flops": count_flops(session.learner, example),
         "losses": report.losses,
     }
 
@@ -164,7 +166,7 @@ def execute(
         built = begins_with(config, resumed=state is not None)
         session = Session(built, directory, display, distributed)
         _refuse_other_data(session)
-        check(session)
+        example = check(session)
         if distributed.is_main_process:
             directory.loggers = _make_loggers(session)
         about = _begin(session, plugins, state)
@@ -172,7 +174,7 @@ def execute(
             with display:
                 display.start(session.total_steps, session.progress.step, _title(session))
                 Training(session).run()
-            return _finish(session, about) if distributed.is_main_process else {}
+            return _finish(session, example, about) if distributed.is_main_process else {}
 
 
 @contextmanager
@@ -337,7 +339,7 @@ def _title(session: Session) -> str:
     return f"{title}, {processes} processes" if processes > 1 else title
 
 
-def _finish(session: Session, about: Mapping[str, Any]) -> dict[str, Any]:
+def _finish(session: Session, example: Inputs, about: Mapping[str, Any]) -> dict[str, Any]:
     """Write report and summary of a trained session; return the summary."""
     directory = session.directory
     try:
@@ -345,7 +347,7 @@ def _finish(session: Session, about: Mapping[str, Any]) -> dict[str, Any]:
     except OSError as error:
         place = directory.path / "report"
         raise MtlError(f"{place}: cannot be written ({describe(error)})") from error
-    summary = summarise(session)
+    summary = summarise(session, example)
     directory.write_json("run.json", {**about, "status": "finished", "reason": None})
     # Last: --resume takes a run that has it for finished.
     directory.write_json("summary.json", summary)

@@ -6,12 +6,18 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from mtlcore.engine import Session, make_metrics, parameter_table
+from mtlcore.engine import Session, count_flops, make_metrics, parameter_table
+from mtlcore.inputs import Inputs
 from mtlcore.metrics import MetricValues
 
 
-def summarise(session: Session) -> dict[str, Any]:
-    """Return what summary.json holds."""
+def summarise(session: Session, example: Inputs) -> dict[str, Any]:
+    """Return what summary.json holds.
+
+    Args:
+        session: Of the run, at its end.
+        example: Inputs of a batch of one sample, for which a prediction is counted.
+    """
     progress, config = session.progress, session.config
     last = progress.evaluations[-config.training.average_last :]
     metrics = make_metrics(config)
@@ -29,6 +35,7 @@ def summarise(session: Session) -> dict[str, Any]:
         },
         "units": {task.name: task.unit for task in config.tasks if task.unit},
         "parameters": parameter_table(session.learner),
+        "flops": count_flops(session.learner, example),
         "epochs": progress.epoch,
         "steps": progress.step,
         "stopped": {"tasks": progress.stopping.stopped, "run": progress.stopping.ended},

@@ -93,8 +93,10 @@ class Rotate(SampleAugmentation):
     ) -> None:
         if not 0 <= degrees <= 180:
             raise ValueError(f"degrees {degrees} must lie between 0 and 180")
-        if not 0 < scales[0] <= scales[1] < math.inf:
-            raise ValueError(f"scales {scales} must be positive, the smaller one first")
+        if len(scales) != 2 or not 0 < scales[0] <= scales[1] < math.inf:
+            raise ValueError(
+                f"scales {scales} must be two, the smallest and the largest, and positive"
+            )
         self._tasks, self._degrees, self._scales = tuple(tasks), degrees, scales
 
     def __call__(self, sample: Sample, generator: torch.Generator) -> Sample:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import final
+from typing import Annotated, final
 
 import torch
 from torch import Tensor
 
 from mtlcore.metrics import Metric
+from mtlcore.ranges import Range
 from mtlcore.standard.metrics import Pool
 from mtlcore.tasks import Task
 
@@ -121,6 +122,48 @@ class ClassificationMetric(Metric):
         self._confusion.reset()
         if self._scores is not None:
             self._scores.reset()
+
+
+@final
+class TopAccuracy(Metric):
+    """`top5_accuracy`: the part of the samples whose class has one of the five largest logits.
+
+    Of classes with equal logits the sample's own is the last, so that a network that says the same
+    of all classes is not right. So is a logit that is NaN.
+
+    Args:
+        k: how many classes count; the value is called `top<k>_accuracy`.
+    """
+
+    higher_is_better: Mapping[str, bool]
+
+    def __init__(self, task: Task, *, k: Annotated[int, Range(ge=1)] = 5) -> None:
+        self._k = k
+        self._name = f"top{k}_accuracy"
+        self.higher_is_better = {self._name: True}
+        # Samples that are right, and all of them.
+        self._counts = Pool(2, torch.int64)
+
+    @torch.no_grad()
+    def update(self, prediction: Tensor, target: Tensor, valid: Tensor) -> None:
+        """Accumulate a batch: logits (B, C), classes (B,) int64, mask (B,)."""
+        own = prediction.gather(1, target.unsqueeze(1))
+        rank = (~(prediction < own)).sum(1)  # from 1: the own logit is not below itself
+        self._counts.add(torch.stack([((rank <= self._k) & valid).sum(), valid.sum()]))
+
+    def compute(self) -> dict[str, float]:
+        """Return the accuracy, 0 to 1."""
+        right, all_of_them = self._counts.values.tolist()
+        return {self._name: right / all_of_them if all_of_them else math.nan}
+
+    def merge(self, other: Metric) -> None:
+        """Add the other's counts."""
+        assert isinstance(other, TopAccuracy)
+        self._counts.merge(other._counts)
+
+    def reset(self) -> None:
+        """Drop everything that was accumulated."""
+        self._counts.reset()
 
 
 @final

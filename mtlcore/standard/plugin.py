@@ -290,11 +290,24 @@ def mtl_metrics() -> Iterator[MetricSpec]:
         paper="Vandenhende et al., Multi-Task Learning for Dense Prediction, TPAMI 2021",
     )
     yield MetricSpec(
+        name="saliency-maxf",
+        target="mtlcore.standard.metrics_maps:SaliencyMaxF",
+        task_kinds=("saliency",),
+        summary="Largest F-measure over thresholds (maxF), over images or over pixels.",
+        paper="Vandenhende et al., Multi-Task Learning for Dense Prediction, TPAMI 2021",
+    )
+    yield MetricSpec(
         name="classification",
         target="mtlcore.standard.metrics_vectors:ClassificationMetric",
         task_kinds=("classification",),
         default_for=("classification",),
         summary="Accuracy, macro F-measure, and the area under the curve of two classes.",
+    )
+    yield MetricSpec(
+        name="top-accuracy",
+        target="mtlcore.standard.metrics_vectors:TopAccuracy",
+        task_kinds=("classification",),
+        summary="Whether the class is among the five that the network finds likeliest.",
     )
     yield MetricSpec(
         name="multilabel",

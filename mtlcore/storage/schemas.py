@@ -79,6 +79,7 @@ class Summary(TypedDict):
     higher_is_better: dict[str, dict[str, bool]]
     units: NotRequired[dict[str, str]]
     parameters: _Parameters
+    flops: NotRequired[Natural]
     epochs: Natural
     steps: Natural
     seconds: _Seconds

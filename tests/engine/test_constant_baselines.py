@@ -11,6 +11,7 @@ from torch import Tensor
 
 from mtlcore.engine.constant_baselines import ConstantFit, Extent
 from mtlcore.standard.metrics import DepthMetric, EdgesMetric, NormalsMetric, SegmentationMetric
+from mtlcore.standard.metrics_vectors import TopAccuracy
 from mtlcore.tasks import Task
 
 SEGMENTATION = Task(name="segmentation", kind="segmentation", channels=4)
@@ -123,7 +124,16 @@ def test_no_other_class_hits_more() -> None:
 def test_equal_classes_give_the_lowest() -> None:
     target = torch.tensor([3, 1, 1, 3, 2])
     fit = fitted(SCENE, (target, torch.ones(5, dtype=torch.bool)))
-    assert constant(fit, "global", SCENE).tolist() == [0, 1, 0, 0]
+    assert constant(fit, "global", SCENE).tolist() == [0, 3, 1, 2]
+
+
+def test_no_other_two_classes_hit_more() -> None:
+    target = torch.tensor([2] * 4 + [0] * 3 + [3] * 3 + [1] * 2)
+    valid = torch.ones(12, dtype=torch.bool)
+    metric = TopAccuracy(SCENE, k=2)
+    logits = constant(fitted(SCENE, (target, valid)), "global", SCENE)
+    metric.update(logits.expand(12, -1), target, valid)
+    assert metric.compute() == {"top2_accuracy": 7 / 12}
 
 
 def test_no_other_depth_errs_less() -> None:

@@ -351,7 +351,14 @@ def test_the_label_of_an_image_is_drawn_by_the_boxs_share() -> None:
 
 
 @pytest.mark.parametrize(
-    "settings", [{"degrees": -1.0}, {"degrees": 181.0}, {"scales": (0.0, 1.0)}, {"scales": (2, 1)}]
+    "settings",
+    [
+        {"degrees": -1.0},
+        {"degrees": 181.0},
+        {"scales": (0.0, 1.0)},
+        {"scales": (2, 1)},
+        {"scales": (0.75, 1.0, 1.25)},
+    ],
 )
 def test_rotate_refuses_what_is_no_angle_or_scale(settings: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=next(iter(settings))):

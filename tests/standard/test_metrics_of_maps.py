@@ -9,7 +9,12 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from mtlcore.standard.metrics_maps import NormalsCosine, ProbabilityError, SaliencyIoU
+from mtlcore.standard.metrics_maps import (
+    NormalsCosine,
+    ProbabilityError,
+    SaliencyIoU,
+    SaliencyMaxF,
+)
 from mtlcore.tasks import Task
 from mtlcore.testing import MetricContract
 
@@ -41,6 +46,20 @@ class TestSaliencyIoU(MetricContract):
 
     def make(self, task):
         return SaliencyIoU(task)
+
+
+class TestSaliencyMaxF(MetricContract):
+    task = SALIENCY
+
+    def make(self, task):
+        return SaliencyMaxF(task)
+
+
+class TestSaliencyMaxFOfPixels(MetricContract):
+    task = SALIENCY
+
+    def make(self, task):
+        return SaliencyMaxF(task, form="pixels")
 
 
 def drawn(channels: int, seed: int = 0):
@@ -117,3 +136,61 @@ def test_saliency_counts_empty_images_as_right_and_unlabelled_ones_not_at_all() 
     assert metric.compute() == {"miou": 1.0}
     metric.update(empty - 9, empty + 1, torch.ones(1, 4, 4, dtype=torch.bool))
     assert metric.compute() == {"miou": 0.5}
+
+
+def max_f_by_hand(prediction, target, valid, form) -> float:
+    """As published, with loops over thresholds and images; a weight of 1 or 0.3."""
+    best, weight = 0.0, 1.0 if form == "images" else 0.3
+    steps = np.linspace(0.2, 0.9, 15) if form == "images" else np.arange(1, 20) / 20
+    for threshold in steps:
+        hits, predicted, salient = [], [], []
+        for z, t, kept in zip(prediction[:, 0], target[:, 0], valid, strict=True):
+            if not kept.any():
+                continue
+            found = 1 / (1 + np.exp(-z[kept].astype(np.float64))) > threshold
+            hits.append(int((found & (t[kept] >= 0.5)).sum()))
+            predicted.append(int(found.sum()))
+            salient.append(int((t[kept] >= 0.5).sum()))
+        if form == "images":
+            p = np.mean([h / n if n else 0 for h, n in zip(hits, predicted, strict=True)])
+            r = np.mean([h / n if n else 0 for h, n in zip(hits, salient, strict=True)])
+        else:
+            p, r = sum(hits) / max(sum(predicted), 1), sum(hits) / sum(salient)
+        best = max(best, (1 + weight) * p * r / (weight * p + r) if p + r else 0)
+    return best
+
+
+@pytest.mark.parametrize("form", ["images", "pixels"])
+def test_max_f_is_the_published_one(form: str) -> None:
+    prediction, noise, valid = drawn(1, 3)
+    target = (prediction + noise > 0.8).float()
+    target[1] = 0.0  # nothing salient
+    prediction[2] -= 9  # nothing found
+    valid[3] = False  # an image without a label
+    metric = SaliencyMaxF(SALIENCY, form=form)
+    for part in zip(*(x.split([2, 1, 2]) for x in (prediction, target, valid)), strict=True):
+        metric.update(*part)
+    expected = max_f_by_hand(*(x.numpy() for x in (prediction, target, valid)), form)
+    assert metric.compute() == {"max_f": pytest.approx(expected, abs=1e-9)}
+
+
+def test_max_f_of_few_pixels() -> None:
+    """Two images of four pixels: probabilities .8, .8, .1, .1 and .6, .1, .1, .1."""
+    prediction = torch.tensor([[0.8, 0.8, 0.1, 0.1], [0.6, 0.1, 0.1, 0.1]]).logit()
+    target = torch.tensor([[1.0, 0, 0, 0], [1, 1, 0, 0]])
+    maps = (prediction.view(2, 1, 2, 2), target.view(2, 1, 2, 2))
+    images, pixels = SaliencyMaxF(SALIENCY), SaliencyMaxF(SALIENCY, form="pixels")
+    for metric in (images, pixels):
+        metric.update(*maps, torch.ones(2, 2, 2, dtype=torch.bool))
+    # Below .6: precisions 1/2 and 1, recalls 1 and 1/2, so that both are 3/4 in the mean.
+    assert images.compute() == {"max_f": pytest.approx(0.75)}
+    # Below .6: 2 hits of 3 found and of 3 salient.
+    assert pixels.compute() == {"max_f": pytest.approx(2 / 3)}
+
+
+def test_max_f_is_unknown_where_nothing_is_salient() -> None:
+    metric, empty = SaliencyMaxF(SALIENCY), torch.zeros(1, 1, 4, 4)
+    metric.update(empty, empty, torch.ones(1, 4, 4, dtype=torch.bool))
+    assert math.isnan(metric.compute()["max_f"])
+    metric.update(empty - 9, empty + 1, torch.ones(1, 4, 4, dtype=torch.bool))
+    assert metric.compute() == {"max_f": 0.0}

@@ -15,6 +15,7 @@ from mtlcore.standard.metrics_vectors import (
     ClassificationMetric,
     MultiLabelMetric,
     RegressionMetric,
+    TopAccuracy,
     area_under_curve,
 )
 from mtlcore.tasks import Task
@@ -36,6 +37,13 @@ class TestClassification(MetricContract):
 
 class TestTwoClasses(TestClassification):
     task = ANSWER
+
+
+class TestTopAccuracy(MetricContract):
+    task = CLASSES
+
+    def make(self, task):
+        return TopAccuracy(task, k=2)
 
 
 class TestMultiLabelMetric(MetricContract):
@@ -71,6 +79,37 @@ def test_depth_figures():
     assert figures["abs_error"] == pytest.approx(errors.mean())
     assert figures["rmse"] == pytest.approx(math.sqrt((errors**2).mean()))
     assert figures["delta1"] == pytest.approx(2 / 5)
+
+
+# --- the class among the first k
+
+
+def test_top_accuracy_counts_classes_above_the_own():
+    logits = torch.tensor([[4.0, 3, 2, 1], [4, 3, 2, 1], [4, 3, 2, 1], [1, 1, 1, 1], [4, 3, 2, 1]])
+    classes = torch.tensor([0, 1, 2, 0, 0])
+    valid = torch.tensor([True, True, True, True, False])
+    for k, right in ((1, 1), (2, 2), (3, 3), (4, 4)):
+        metric = TopAccuracy(CLASSES, k=k)
+        metric.update(logits, classes, valid)
+        assert metric.compute() == {f"top{k}_accuracy": right / 4}
+    assert list(TopAccuracy(CLASSES).higher_is_better) == ["top5_accuracy"]
+
+
+def test_top_one_is_the_accuracy():
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(50, 4, generator=generator)
+    classes = torch.randint(4, (50,), generator=generator)
+    first, plain = TopAccuracy(CLASSES, k=1), ClassificationMetric(CLASSES)
+    for metric in (first, plain):
+        metric.update(logits, classes, torch.ones(50, dtype=torch.bool))
+    assert first.compute()["top1_accuracy"] == plain.compute()["accuracy"]
+
+
+def test_a_network_that_says_nothing_is_not_right():
+    for value in (0.0, math.nan):
+        metric = TopAccuracy(CLASSES, k=3)
+        metric.update(torch.full((2, 4), value), torch.tensor([0, 3]), torch.tensor([True, True]))
+        assert metric.compute() == {"top3_accuracy": 0.0}
 
 
 # --- areas under curves
