@@ -37,6 +37,7 @@ KNOWN: Mapping[str, tuple[str, ...]] = {
     "imtl": ("imtl-g", "imtl-l"),
     "ira": ("ira-cityscapes", "ira-nyuv2", "ira-vkitti"),
     "mgda": ("mgda-ub",),
+    "mmoe": ("cgc", "mmoe-census", "ple", "ple-census"),
     "moco": (),
     "mtml": ("deeplab-repeated", "mtml-nyuv2", "mtml-taskonomy", "task-powerset"),
     "mtpsl": (
