@@ -48,19 +48,26 @@ class Extracted:
     weights: dict[str, Tensor] = field(default_factory=dict)
     cut: list[Tensor] = field(default_factory=list)
     terms: dict[str, Tensor] = field(default_factory=dict)
+    _views: list[tuple[Tensor, Tensor]] = field(default_factory=list)
 
     def view(self, x: Tensor) -> Tensor:
         """Return what parts of a single task may read of what tasks share, and note the crossing.
 
-        It is a view, because what is shared reads the tensor itself: a path crosses once.
+        It is a view, because what is shared reads the tensor itself: a path crosses once. Of the
+        same tensor it is always the same one.
         """
+        for known, view in self._views:
+            if known is x:
+                return view
         seen: Tensor = x.view_as(x)
+        self._views.append((x, seen))
         if seen.requires_grad:
             self.cut.append(seen)
         return seen
 
     def weigh(self, gate: nn.Module, x: Tensor) -> Tensor:
         """Ask a gate for weights (B, E) at its input, and add up its terms."""
+        weights: Tensor
         weights, terms = cast(ExpertGate, gate)(x.mean((2, 3)) if x.dim() == 4 else x)
         for name, term in terms.items():
             self.terms[name] = self.terms[name] + term if name in self.terms else term
@@ -159,13 +166,10 @@ class Extraction(nn.Module):
         for number, level in enumerate(cast("Iterable[Level]", self.levels), start=1):
             # Whose parts are the tasks' alone: gates at the last two levels, experts at the last.
             gates_are_own, experts_are_own = number >= depth - 1, number == depth
-            if number == 1 and gates_are_own:
-                streams_seen = dict.fromkeys(tasks, found.view(inputs))
-            elif number == depth - 1:
-                streams_seen = {task: found.view(streams[task]) for task in tasks}
-            else:
-                streams_seen = streams
-            sources = streams_seen if experts_are_own else streams
+            seen = streams
+            if number == max(depth - 1, 1):  # where tasks part
+                seen = {task: found.view(streams[task]) for task in tasks}
+            sources = seen if experts_are_own else streams
             own = {
                 task: _run(level.own_of(self._keys[task]), sources[task])
                 for task in (tasks if experts_are_own else everybody)
@@ -182,7 +186,7 @@ class Extraction(nn.Module):
                 if gates_are_own and not experts_are_own:
                     mine = [found.view(x) for x in mine]
                 gate = level.gates[self._keys[task]]
-                found.weights[task] = found.weigh(gate, streams_seen[task])
+                found.weights[task] = found.weigh(gate, seen[task])
                 streams[task] = _mix(found.weights[task], [*mine, *shared])
         found.mixed = streams
         return found
