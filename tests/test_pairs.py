@@ -142,8 +142,11 @@ COVER = covering(POSSIBLE, pairs_of)
 # What a component is tried with
 
 
-#: Settings that make a backbone small which has no width.
+#: Settings that make a backbone small which has no width, and those that it needs by itself.
 NARROW: dict[str, dict[str, Any]] = {
+    "cgc": {"inputs": 3},
+    "mmoe": {"inputs": 3},
+    "ple": {"inputs": 3},
     "timm": {"model": "test_resnet"},
     "transformers": {
         "model": "resnet",
@@ -236,10 +239,11 @@ def backbone_table(name: str, tasks: Sequence[str]) -> dict[str, Any]:
 
 
 def configuration(combination: Combination, place: Path) -> RunConfig:
-    outer = combination.backbone.partition(" over ")[0]
+    outer, _, inner = combination.backbone.partition(" over ")
     settings = {setting.name for setting in settings_of(PLUGINS.get("backbones", outer).load())}
     kind = PLUGINS.get("backbones", outer).load().input_kind
-    reads_rows = "inputs" in settings or kind == "tokens"
+    # One that reads vectors of so many values may read the maps of another one instead.
+    reads_rows = ("inputs" in settings and not inner) or kind == "tokens"
     tasks = VECTORS if reads_rows else IMAGES
     data: dict[str, Any] = {"name": "rooms", "size": [64, 32]}
     if reads_rows:

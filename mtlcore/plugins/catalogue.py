@@ -38,6 +38,7 @@ KNOWN: Mapping[str, tuple[str, ...]] = {
     "ira": ("ira-cityscapes", "ira-nyuv2", "ira-vkitti"),
     "mgda": ("mgda-ub",),
     "mix": ("classmix", "depthmix"),
+    "mmoe": ("cgc", "mmoe-census", "ple", "ple-census"),
     "moco": (),
     "mtml": ("deeplab-repeated", "mtml-nyuv2", "mtml-taskonomy", "task-powerset"),
     "mtpsl": (
