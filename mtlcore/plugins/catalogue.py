@@ -38,6 +38,7 @@ KNOWN: Mapping[str, tuple[str, ...]] = {
     "ira": ("ira-cityscapes", "ira-nyuv2", "ira-vkitti"),
     "mgda": ("mgda-ub",),
     "moco": (),
+    "mtinet": ("mti-net", "mti-net-nyud", "mti-net-pascal"),
     "mtml": ("deeplab-repeated", "mtml-nyuv2", "mtml-taskonomy", "task-powerset"),
     "mtpsl": (
         "consistency",
@@ -51,6 +52,7 @@ KNOWN: Mapping[str, tuple[str, ...]] = {
     ),
     "nashmtl": ("nash-mtl",),
     "ntkmtl": (),
+    "padnet": ("bottlenecks", "pad-net", "pad-net-nyud", "pad-net-pascal"),
     "paretomtl": ("pareto-mtl",),
     "pcgrad": (),
     "peft": ("lora",),
