@@ -82,9 +82,10 @@ def shared_maps(setting: str, backbone: Backbone, features: Features) -> tuple[T
         UsageError: it gives tasks maps of their own.
     """
     if features.per_task:
+        name = type(backbone).__name__
         raise UsageError(
-            f"{setting}: {type(backbone).__name__} gives tasks maps of their own, and what is around "
-            f"it reads maps that tasks share; let it share them (unet: {setting}.decoder=none), or "
-            "choose another encoder"
+            f"{setting}: {name} gives tasks maps of their own, and what is around it reads maps "
+            f"that tasks share; let it share them (unet: {setting}.decoder=none), or choose "
+            "another encoder"
         )
     return features.shared

@@ -26,7 +26,7 @@ def _on_rooms() -> dict[str, Any]:
                 "backbone": unet,
                 "auxiliary": _AUXILIARY,
                 "distillation": "c",
-                "channels": 32,
+                "channels": 16,
             },
             "head": {"name": "bottlenecks", "blocks": 2},
             "heads": _POINTWISE,
