@@ -26,12 +26,11 @@ from mtlcore_mtinet.pyramid import FeaturePyramid
 
 NAMES = [task.name for task in TINY_TASKS]
 KEYS = {task.name: task.key for task in TINY_TASKS}
-UNET = partial(UNet, width=1 / 32, decoder="none", output_stride=4)
 RESNET = partial(ResNet, depth=18, width=1 / 32, pyramid=True)
 
 
 class ThreeMaps(Backbone):
-    """Three maps with a prediction on the way and a term; small enough to compute by hand."""
+    """Three maps, small enough to compute by hand."""
 
     out_channels, strides, input_multiple, main_map = (6, 5, 4), (8, 4, 2), 8, 0
 
@@ -40,25 +39,35 @@ class ThreeMaps(Backbone):
         self.fine = nn.Conv2d(3, 4, 3, stride=2, padding=1)
         self.middle = nn.Conv2d(4, 5, 3, stride=2, padding=1)
         self.coarse = nn.Conv2d(5, 6, 3, stride=2, padding=1)
-        self.keys = {task.name: task.key for task in tasks}
-        self.early = nn.ModuleDict({t.key: nn.Conv2d(6, t.channels, 1) for t in tasks})
 
     def forward(self, inputs: Tensor, tasks: Sequence[str]) -> Features:
         fine = self.fine(inputs).tanh()
         middle = self.middle(fine).tanh()
-        maps = (self.coarse(middle).tanh(), middle, fine)
-        if not self.training:
-            return Features(shared=maps)
-        early = {
-            task: [EarlyPrediction(self.early[self.keys[task]](maps[0]), 0.5)] for task in tasks
-        }
-        return Features(shared=maps, early=early, terms={"size": fine.abs().mean()})
-
-    def task_parameters(self, task: str):
-        return self.early[self.keys[task]].parameters()
+        return Features(shared=(self.coarse(middle).tanh(), middle, fine))
 
     def last_shared_parameters(self):
         return self.coarse.parameters()
+
+
+class Predicting(ThreeMaps):
+    """It predicts on the way itself, and has a term."""
+
+    def __init__(self, tasks: Sequence[Task]) -> None:
+        super().__init__(tasks)
+        self.keys = {task.name: task.key for task in tasks}
+        self.early = nn.ModuleDict({t.key: nn.Conv2d(6, t.channels, 1) for t in tasks})
+
+    def forward(self, inputs: Tensor, tasks: Sequence[str]) -> Features:
+        features = super().forward(inputs, tasks)
+        if self.training:
+            coarse = features.shared[0]
+            heads = {task: self.early[self.keys[task]] for task in tasks}
+            features.early = {t: [EarlyPrediction(head(coarse), 0.5)] for t, head in heads.items()}
+            features.terms = {"size": coarse.abs().mean()}
+        return features
+
+    def task_parameters(self, task: str):
+        return self.early[self.keys[task]].parameters()
 
 
 @pytest.fixture(autouse=True)
@@ -69,7 +78,7 @@ def _one_thread_and_a_seed() -> None:
 
 class TestOverAPyramid(BackboneContract):
     def make(self, tasks):
-        return MTINet(tasks, backbone=UNET)
+        return MTINet(tasks, backbone=ThreeMaps)
 
 
 class TestWithAuxiliaryTasksOverWhatPredicts(BackboneContract):
@@ -77,13 +86,25 @@ class TestWithAuxiliaryTasksOverWhatPredicts(BackboneContract):
 
     def make(self, tasks):
         auxiliary = tuple(task.name for task in tasks[1:])
-        return MTINet(tasks, backbone=ThreeMaps, auxiliary=auxiliary, fpn=4)
+        return MTINet(tasks, backbone=Predicting, auxiliary=auxiliary, fpn=4)
 
 
-class TestWithTwoFinalTasks(BackboneContract):
-    def make(self, tasks):
-        auxiliary = tuple(task.name for task in tasks[2:])
-        return MTINet(tasks, backbone=ThreeMaps, auxiliary=auxiliary)
+def test_with_two_final_tasks_it_knows_what_they_share() -> None:
+    class Contract(BackboneContract):
+        def make(self, tasks):
+            return MTINet(tasks, backbone=ThreeMaps, auxiliary=("normals",))
+
+    Contract().test_task_parameters_are_honest()
+    Contract().test_every_parameter_is_reached()
+    Contract().test_the_cut_is_crossed()
+
+
+def test_the_cut_is_the_maps_of_all_tasks_at_all_scales() -> None:
+    images = torch.rand(2, 3, 16, 24)
+    backbone = MTINet(TINY_TASKS, backbone=ThreeMaps)
+    assert len(backbone(images, ["depth"]).cut) == 3 * len(NAMES)
+    assert backbone(images, NAMES).early
+    assert MTINet(TINY_TASKS, backbone=Predicting)(images, NAMES).cut == ()
 
 
 def settled(backbone: MTINet, images: Tensor) -> MTINet:
@@ -228,7 +249,7 @@ def test_a_pyramid_network_adds_what_is_deeper() -> None:
 
 def test_a_task_learns_from_its_predictions_at_all_scales() -> None:
     """The published loss: those of all initial predictions and of the last one count alike."""
-    learner = tiny_learner(backbone=partial(MTINet, backbone=ThreeMaps))
+    learner = tiny_learner(backbone=partial(MTINet, backbone=Predicting))
     batch = tiny_batch(2, size=(16, 24))
     model = learner.model
     losses = learner(batch, NAMES)

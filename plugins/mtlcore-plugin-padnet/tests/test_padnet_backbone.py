@@ -30,7 +30,7 @@ MODULES = ("a", "b", "c", "c-receiver")
 
 
 class TwoMaps(Backbone):
-    """Two maps with a prediction on the way and a term; small enough to compute by hand."""
+    """Two maps, small enough to compute by hand."""
 
     out_channels, strides, input_multiple, main_map = (6, 4), (4, 2), 4, 0
 
@@ -38,24 +38,34 @@ class TwoMaps(Backbone):
         super().__init__()
         self.fine = nn.Conv2d(3, 4, 3, stride=2, padding=1)
         self.coarse = nn.Conv2d(4, 6, 3, stride=2, padding=1)
+
+    def forward(self, inputs: Tensor, tasks: Sequence[str]) -> Features:
+        fine = self.fine(inputs).tanh()
+        return Features(shared=(self.coarse(fine).tanh(), fine))
+
+    def last_shared_parameters(self):
+        return self.coarse.parameters()
+
+
+class Predicting(TwoMaps):
+    """It predicts on the way itself, and has a term."""
+
+    def __init__(self, tasks: Sequence[Task]) -> None:
+        super().__init__(tasks)
         self.keys = {task.name: task.key for task in tasks}
         self.early = nn.ModuleDict({t.key: nn.Conv2d(6, t.channels, 1) for t in tasks})
 
     def forward(self, inputs: Tensor, tasks: Sequence[str]) -> Features:
-        fine = self.fine(inputs).tanh()
-        coarse = self.coarse(fine).tanh()
-        if not self.training:
-            return Features(shared=(coarse, fine))
-        early = {
-            task: [EarlyPrediction(self.early[self.keys[task]](coarse), 0.5)] for task in tasks
-        }
-        return Features(shared=(coarse, fine), early=early, terms={"size": coarse.abs().mean()})
+        features = super().forward(inputs, tasks)
+        if self.training:
+            coarse = features.shared[0]
+            heads = {task: self.early[self.keys[task]] for task in tasks}
+            features.early = {t: [EarlyPrediction(head(coarse), 0.5)] for t, head in heads.items()}
+            features.terms = {"size": coarse.abs().mean()}
+        return features
 
     def task_parameters(self, task: str):
         return self.early[self.keys[task]].parameters()
-
-    def last_shared_parameters(self):
-        return self.coarse.parameters()
 
 
 @pytest.fixture(autouse=True)
@@ -74,20 +84,7 @@ class TestWithAuxiliaryTasksOverWhatPredicts(BackboneContract):
 
     def make(self, tasks):
         auxiliary = tuple(task.name for task in tasks[1:])
-        return PADNet(tasks, backbone=TwoMaps, channels=4, auxiliary=auxiliary)
-
-
-class TestWithTwoFinalTasks(BackboneContract):
-    def make(self, tasks):
-        auxiliary = tuple(task.name for task in tasks[2:])
-        return PADNet(
-            tasks, backbone=TwoMaps, channels=4, auxiliary=auxiliary, distillation="c-receiver"
-        )
-
-
-class TestConcatenated(BackboneContract):
-    def make(self, tasks):
-        return PADNet(tasks, backbone=TwoMaps, channels=4, distillation="a")
+        return PADNet(tasks, backbone=Predicting, channels=4, auxiliary=auxiliary)
 
 
 class TestBottlenecks(HeadContract):
@@ -163,6 +160,27 @@ def distilled(backbone: PADNet, module: str, task: str, maps: dict[str, Tensor])
 
 
 @pytest.mark.parametrize("module", MODULES)
+def test_every_module_knows_what_tasks_share(module) -> None:
+    class Contract(BackboneContract):
+        def make(self, tasks):
+            return PADNet(
+                tasks, backbone=TwoMaps, channels=4, auxiliary=("normals",), distillation=module
+            )
+
+    Contract().test_task_parameters_are_honest()
+    Contract().test_every_parameter_is_reached()
+    Contract().test_the_cut_is_crossed()
+
+
+def test_the_cut_is_the_maps_of_all_tasks() -> None:
+    images = torch.rand(2, 3, 8, 12)
+    backbone = PADNet(TINY_TASKS, backbone=TwoMaps, channels=4)
+    assert len(backbone(images, ["depth"]).cut) == len(NAMES)
+    assert backbone(images, NAMES).early
+    assert PADNet(TINY_TASKS, backbone=Predicting, channels=4)(images, NAMES).cut == ()
+
+
+@pytest.mark.parametrize("module", MODULES)
 def test_maps_are_those_of_the_equations(module) -> None:
     images = torch.rand(2, 3, 8, 12, dtype=torch.float64)
     backbone = settled(
@@ -194,18 +212,22 @@ def test_predictions_on_the_way_are_made_before_distillation() -> None:
 
 
 def test_a_task_learns_from_both_of_its_predictions() -> None:
-    """The published loss: that of the last prediction and that of the first count alike."""
-    learner = tiny_learner(backbone=partial(PADNet, backbone=ONE_MAP, channels=4))
-    batch = tiny_batch(2, size=(32, 40))
+    """The published loss: final and intermediate predictions count alike."""
+    learner = tiny_learner(backbone=partial(PADNet, backbone=Predicting, channels=4))
+    batch = tiny_batch(2, size=(8, 12))
     model = learner.model
     losses = learner(batch, NAMES)
     features = model.features(batch.inputs, NAMES)
-    predictions = model.predict(features, NAMES, (32, 40))
+    predictions = model.predict(features, NAMES, (8, 12))
     for task in NAMES:
-        (early,) = features.early[task]
-        first = F.interpolate(early.prediction, (32, 40), mode="bilinear")
+        inside, own = features.early[task]
+        assert (inside.weight, own.weight) == (0.5, 1.0)
         labels = (batch.targets[task], batch.valid[task])
-        expected = [learner.loss_of(task, x, *labels)[0] for x in (predictions[task], first)]
+        weighed = [(1.0, predictions[task])] + [
+            (one.weight, F.interpolate(one.prediction, (8, 12), mode="bilinear"))
+            for one in (inside, own)
+        ]
+        expected = [w * learner.loss_of(task, x, *labels)[0] for w, x in weighed]
         torch.testing.assert_close(losses.total[task], sum(expected))
 
 

@@ -100,6 +100,10 @@ class MTINet(WrappingBackbone):
     def forward(self, inputs: Tensor, tasks: Sequence[str]) -> Features:
         """Compute the features of images (B, 3, H, W), sides multiples of `input_multiple`.
 
+        The cut is the map of every task at every scale, or rather a view of it, of which
+        predictions and messages are made, while the next scale reads the map itself. There is none
+        where the encoder predicts early.
+
         Raises:
             UsageError: the encoder gives tasks maps of their own.
         """
@@ -109,23 +113,28 @@ class MTINet(WrappingBackbone):
         if self.fpn is not None:
             encoded = self.fpn(encoded)
         final = [task for task in tasks if task in self._finals]
-        # Maps of the finest scale reach other tasks by messages alone.
-        finest = [task for task in self._tasks if final or task in tasks]
+        # Only final tasks read maps of others; deeper ones are also handed on, mixed.
+        heard = [task for task in self._tasks if final or task in tasks]
         own: dict[str, list[Tensor]] = {task: [] for task in tasks}
         early = {task: list(several) for task, several in found.early.items()}
         handed: dict[str, Tensor] = {}
+        cut: list[Tensor] = []
         for number, (scale, here) in enumerate(zip(self._scales, encoded, strict=True)):
-            maps = scale.maps(here, handed, finest if scale.propagate is None else self._tasks)
+            maps = scale.maps(here, handed, heard if scale.propagate is None else self._tasks)
+            read = {task: x.view_as(x) for task, x in maps.items() if task in heard}
+            cut += read.values()
             for task in tasks:
-                own[task].append(scale.messages(task, maps) if task in final else maps[task])
-                prediction = scale.predict(task, maps) if self.training else None
+                own[task].append(scale.messages(task, read) if task in final else read[task])
+                prediction = scale.predict(task, read) if self.training else None
                 if prediction is not None:
                     early.setdefault(task, []).append(EarlyPrediction(prediction))
             if scale.propagate is not None:
                 next_is_finest = number == len(encoded) - 2
-                handed = scale.propagate(maps, finest if next_is_finest else self._tasks)
+                handed = scale.propagate(maps, heard if next_is_finest else self._tasks)
         per_task = {task: tuple(maps_of_task) for task, maps_of_task in own.items()}
-        return Features(per_task=per_task, early=early, terms=found.terms)
+        return Features(
+            per_task=per_task, cut=() if found.early else tuple(cut), early=early, terms=found.terms
+        )
 
     def wrapped(self) -> Sequence[Backbone]:
         """Return the encoder."""

@@ -103,6 +103,9 @@ class PADNet(WrappingBackbone):
     def forward(self, inputs: Tensor, tasks: Sequence[str]) -> Features:
         """Compute the features of images (B, 3, H, W), sides multiples of `input_multiple`.
 
+        The cut is the map of every task, of which predictions and messages are made; there is none
+        where the encoder predicts early.
+
         Raises:
             UsageError: the encoder gives tasks maps of their own.
         """
@@ -121,13 +124,14 @@ class PADNet(WrappingBackbone):
             task: (self.distillation(task, maps) if task in final else maps[task],)
             for task in tasks
         }
+        cut = () if found.early else tuple(maps.values())
         if not self.training:
-            return Features(per_task=own)
+            return Features(per_task=own, cut=cut)
         early = {task: list(several) for task, several in found.early.items()}
         for task in final:
             prediction = EarlyPrediction(self.initial[self._keys[task]](maps[task]))
             early.setdefault(task, []).append(prediction)
-        return Features(per_task=own, early=early, terms=found.terms)
+        return Features(per_task=own, cut=cut, early=early, terms=found.terms)
 
     def wrapped(self) -> Sequence[Backbone]:
         """Return the encoder."""
