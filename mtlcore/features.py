@@ -77,7 +77,8 @@ class Features:
             announced with the stride 0.
         per_task: task name -> maps of this task alone; its head receives them after the shared
             ones.
-        cut: tensors such that every path from a shared parameter to a loss crosses one of them.
+        cut: tensors such that every path from a shared parameter to a loss, of early predictions
+            too, crosses exactly one of them.
             Balancers with the scope "features" compare gradients there. Leave it empty if the maps
             that heads read will do: the core then compares gradients at those (see `separated`).
         early: Task -> the predictions that the backbone makes on the way; none in evaluation mode.

@@ -438,3 +438,44 @@ def test_rows_of_features_have_early_predictions_in_them(backbone) -> None:
         states.append(dict(learner.model.state_dict()))
     for name, value in states[0].items():
         torch.testing.assert_close(states[1][name], value, msg=name)
+
+
+class Stating(PADNet):
+    """Names the maps of which all predictions are made, early ones and those of heads."""
+
+    def forward(self, inputs: Tensor, tasks: Sequence[str]) -> Features:
+        shared = self.trunk(inputs).tanh()
+        before = {key: self.branches[key](shared).tanh() for key in self.tasks.values()}
+        after = {task: (self._distilled(self.tasks[task], before),) for task in tasks}
+        keys = {task: self.tasks[task] for task in tasks if self.training}
+        early = {
+            task: [EarlyPrediction(self.initial[key](before[key]))] for task, key in keys.items()
+        }
+        return Features(per_task=after, cut=tuple(before.values()), early=early)
+
+
+class TestStating(BackboneContract):
+    def make(self, tasks: Sequence[Task]) -> Backbone:
+        return Stating(tasks)
+
+
+class SeenAtFeatures(Seen):
+    scope = "features"
+
+
+def test_tasks_are_compared_at_a_stated_cut_early_predictions_included() -> None:
+    learner = tiny_learner([SeenAtFeatures()], backbone=Stating).double()
+    batch = double(tiny_batch(4))
+    losses = learner(batch, NAMES, separate=True)
+    assert losses.boundary is None and len(losses.cut) == len(NAMES)
+    rows = torch.stack(
+        [
+            torch.cat([g.flatten() for g in torch.autograd.grad(
+                losses.balanced[task], losses.cut, retain_graph=True)])
+            for task in NAMES
+        ]
+    )  # fmt: skip
+    step(learner, sgd(learner, lr=0.1), batch)
+    (gramian,) = learner.balancing.finisher.seen
+    torch.testing.assert_close(gramian, rows @ rows.T)
+    assert bool((gramian != 0).all())  # at maps of single tasks, other tasks' gradients are 0

@@ -147,6 +147,7 @@ NARROW: dict[str, dict[str, Any]] = {
     "cgc": {"inputs": 3},
     "mmoe": {"inputs": 3},
     "ple": {"inputs": 3},
+    "pad-net": {"channels": 8},
     "timm": {"model": "test_resnet"},
     "transformers": {
         "model": "resnet",
@@ -231,6 +232,7 @@ def backbone_table(name: str, tasks: Sequence[str]) -> dict[str, Any]:
     outer, _, inner = name.partition(" over ")
     table = {"name": outer, **required("backbones", outer, tasks)}
     if inner:
+        table |= NARROW.get(outer, {})
         return table | {str(setting_inside(outer)): {"name": inner, **INSIDE[inner]}}
     settings = {setting.name for setting in settings_of(PLUGINS.get("backbones", name).load())}
     if "width" in settings and "inputs" not in settings:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import pytest
 import torch
 from torch import nn
 
+from mtlcore.errors import UsageError
 from mtlcore.features import Features
-from mtlcore.models import Backbone, Transition, WrappingBackbone, joined
+from mtlcore.models import Backbone, Transition, WrappingBackbone, joined, shared_maps
 from mtlcore.tasks import Task
 from mtlcore.testing import TINY_TASKS, BackboneContract, TinyBackbone
 
@@ -98,3 +100,15 @@ def test_all_hear_of_steps_and_tell_their_facts() -> None:
     backbone.after_step(context)
     assert [part.heard for part in backbone.wrapped()] == [[context], [context]]
     assert set(backbone.facts()) == {"licence", "begins at 0.3", "begins at 0.6"}
+
+
+def test_maps_of_single_tasks_are_refused_where_shared_ones_are_read() -> None:
+    maps = (torch.rand(1, 6, 2, 2),)
+    inner = TinyBackbone(TINY_TASKS)
+    assert shared_maps("model.backbone.inner", inner, Features(shared=maps)) is maps
+    features = Features(shared=maps, per_task={"depth": maps})
+    with pytest.raises(
+        UsageError,
+        match=r"^model\.backbone\.inner: TinyBackbone gives tasks .*inner\.decoder",
+    ):
+        shared_maps("model.backbone.inner", inner, features)

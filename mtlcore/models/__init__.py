@@ -13,7 +13,7 @@ from mtlcore.models.freezing import Frozen, made_for
 from mtlcore.models.model import MultiTaskModel, count_parameters
 from mtlcore.models.necks import NeckPerTask, Necks, SharedNeck
 from mtlcore.models.rates import SAME_RATES, BackboneRates, groups_of
-from mtlcore.models.wrapping import WrappingBackbone, joined
+from mtlcore.models.wrapping import WrappingBackbone, joined, shared_maps
 
 __all__ = [
     "AVERAGE",
@@ -40,4 +40,5 @@ __all__ = [
     "joined",
     "made_for",
     "no_checkpointing",
+    "shared_maps",
 ]

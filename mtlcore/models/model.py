@@ -141,8 +141,7 @@ class MultiTaskModel(nn.Module):
         if self.neck is not None and self.neck.is_shared:
             features = self.neck(features, tasks)
         boundary = None
-        # Early predictions need not come from the stated cut.
-        if separate and (features.early or not features.cut):
+        if separate and not features.cut:
             features, boundary = features.separated()
         if self.neck is not None and not self.neck.is_shared:
             features = self.neck(features, tasks)

@@ -7,11 +7,14 @@ from collections.abc import Mapping, Sequence
 from itertools import chain
 
 import attrs
+from torch import Tensor
 from torch.nn import Parameter
 
+from mtlcore.errors import UsageError
+from mtlcore.features import Features
 from mtlcore.models.contracts import Backbone, StepContext, Transition
 
-__all__ = ["WrappingBackbone", "joined"]
+__all__ = ["WrappingBackbone", "joined", "shared_maps"]
 
 
 class WrappingBackbone(Backbone, abc.ABC):
@@ -65,3 +68,24 @@ def joined(one: Transition | None, other: Transition | None) -> Transition | Non
         reset_heads=one.reset_heads or other.reset_heads,
         reset_balancer=one.reset_balancer or other.reset_balancer,
     )
+
+
+def shared_maps(setting: str, backbone: Backbone, features: Features) -> tuple[Tensor, ...]:
+    """Return the features of a backbone inside that all tasks share, as `out_channels` has them.
+
+    Args:
+        setting: the path of the setting that is the backbone, for the message.
+        backbone: that computed the features.
+        features: that it returned.
+
+    Raises:
+        UsageError: it gives tasks maps of their own.
+    """
+    if features.per_task:
+        name = type(backbone).__name__
+        raise UsageError(
+            f"{setting}: {name} gives tasks maps of their own, and what is around it reads maps "
+            f"that tasks share; let it share them (unet: {setting}.decoder=none), or choose "
+            "another encoder"
+        )
+    return features.shared

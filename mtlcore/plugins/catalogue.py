@@ -40,6 +40,7 @@ KNOWN: Mapping[str, tuple[str, ...]] = {
     "mix": ("classmix", "depthmix"),
     "mmoe": ("cgc", "mmoe-census", "ple", "ple-census"),
     "moco": (),
+    "mtinet": ("mti-net", "mti-net-nyud", "mti-net-pascal"),
     "mtml": ("deeplab-repeated", "mtml-nyuv2", "mtml-taskonomy", "task-powerset"),
     "mtpsl": (
         "consistency",
@@ -53,6 +54,7 @@ KNOWN: Mapping[str, tuple[str, ...]] = {
     ),
     "nashmtl": ("nash-mtl",),
     "ntkmtl": (),
+    "padnet": ("bottlenecks", "pad-net", "pad-net-nyud", "pad-net-pascal"),
     "paretomtl": ("pareto-mtl",),
     "pcgrad": (),
     "peft": ("lora",),

@@ -1,4 +1,4 @@
-"""Decoders over any pyramid of maps: FPN, UPerNet, SegFormer's, DPT's.
+"""Decoders over any pyramid of maps: FPN, UPerNet, SegFormer's, DPT's, HRNet's.
 
 Each turns the maps of a backbone, whatever their number, channels and strides, into one map. They
 are necks (`model.neck`, one for all tasks or one for each) and, with an output layer, heads
@@ -188,6 +188,41 @@ class UPerNet(Neck):
             found.append(smooth(maps))
         size = found[-1].shape[2:]
         return (self.join(torch.cat([_resized(x, size) for x in reversed(found)], dim=1)),)
+
+    def last_parameters(self) -> Iterable[Parameter]:
+        """Return the parameters of the joining layer."""
+        return self.join.parameters()
+
+
+class HRNetFusion(Neck):
+    """HRNetV2's representation: all maps at the finest stride, mixed by a 1x1 convolution.
+
+    Sun et al., "High-Resolution Representations for Labeling Pixels and Regions", 2019 (arXiv
+    1904.04514), as in Vandenhende et al. 2021: maps are enlarged bilinearly and joined finest first
+    by a 1x1 convolution with bias, batch norm and ReLU, and the channels stay as many as all maps
+    have. On the 18, 36, 72 and 144 channels of HRNet-W18 it has 73,710 parameters.
+
+    Args:
+        features: all maps are read.
+
+    Raises:
+        UsageError: there is no map.
+    """
+
+    def __init__(self, features: FeatureInfo) -> None:
+        super().__init__()
+        self._places, inputs, strides = levels_of(features, "hrnet")
+        channels = sum(inputs)
+        self.out_channels, self.strides = (channels,), (strides[-1],)
+        self.join = nn.Sequential(
+            nn.Conv2d(channels, channels, 1), nn.BatchNorm2d(channels), nn.ReLU(inplace=True)
+        )
+
+    def forward(self, features: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """Compute maps of any strides -> (B, sum of channels, H / s, W / s), s the finest one."""
+        maps = [features[place] for place in reversed(self._places)]
+        size = maps[0].shape[2:]
+        return (self.join(torch.cat([_resized(x, size) for x in maps], dim=1)),)
 
     def last_parameters(self) -> Iterable[Parameter]:
         """Return the parameters of the joining layer."""

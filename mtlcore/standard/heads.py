@@ -57,6 +57,45 @@ class ConvHead(Head):
         initialise(self)
 
 
+class PointwiseHead(Head):
+    """A 1x1 convolution on the main map: the least that makes a prediction of features.
+
+    It is enough where a backbone computes features for the task alone, as PAD-Net and MTI-Net do
+    for auxiliary tasks. If the map is coarser than the input, the prediction is enlarged
+    bilinearly.
+
+    Args:
+        task: its `channels` are the outputs.
+        features: the head reads the main map (`FeatureInfo.main_map`).
+
+    Raises:
+        UsageError: the task has no value per pixel.
+    """
+
+    def __init__(self, task: Task, features: FeatureInfo) -> None:
+        super().__init__()
+        if task.layout != "map":
+            raise UsageError(
+                f"task {task.name!r} has one label per sample; the pointwise head predicts a map"
+            )
+        self.place = features.main_map
+        self.stride = features.strides[self.place]
+        self.output = nn.Conv2d(features.channels[self.place], task.channels, 1)
+
+    def forward(self, features: Sequence[Tensor]) -> Tensor:
+        """Predict from the main map, (B, c, H / s, W / s) -> (B, task.channels, H, W)."""
+        prediction: Tensor = self.output(features[self.place])
+        if self.stride == 1:
+            return prediction
+        return F.interpolate(
+            prediction, scale_factor=self.stride, mode="bilinear", align_corners=False
+        )
+
+    def reset_parameters(self) -> None:
+        """Re-initialise as `nn.Conv2d` does."""
+        self.output.reset_parameters()
+
+
 class DeepLabHead(Head):
     """DeepLabV3's head on the main map: pyramid pooling by dilation, then a 3x3 and a 1x1 layer.
 

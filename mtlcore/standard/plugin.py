@@ -75,6 +75,12 @@ def mtl_necks() -> Iterator[NeckSpec]:
         paper="Xie et al., SegFormer, NeurIPS 2021",
     )
     yield NeckSpec(
+        name="hrnet",
+        target="mtlcore.standard.decoders:HRNetFusion",
+        summary="All maps at the finest stride, side by side, mixed by a 1x1 convolution.",
+        paper="Sun et al., HRNetV2, 2019, https://arxiv.org/abs/1904.04514",
+    )
+    yield NeckSpec(
         name="dpt",
         target="mtlcore.standard.decoders:DPTFusion",
         summary="Residual units add map after map, up to half the finest stride.",
@@ -98,6 +104,14 @@ def mtl_heads() -> Iterator[HeadSpec]:
         default_for=_MAPS,
         summary="A 3x3 and a 1x1 convolution on the main map.",
         paper="Liu et al., MTAN, CVPR 2019",
+    )
+    yield HeadSpec(
+        name="pointwise",
+        target="mtlcore.standard.heads:PointwiseHead",
+        task_kinds=("*",),
+        layouts=("map",),
+        summary="A 1x1 convolution on the main map, for features that are made for the task.",
+        paper="Long, Shelhamer and Darrell, Fully Convolutional Networks, CVPR 2015",
     )
     yield HeadSpec(
         name="deeplab",
@@ -138,6 +152,14 @@ def mtl_heads() -> Iterator[HeadSpec]:
         layouts=("map",),
         summary="A decoder of the task's own: a linear layer per map, all joined.",
         paper="Xie et al., SegFormer, NeurIPS 2021",
+    )
+    yield HeadSpec(
+        name="hrnet",
+        target="mtlcore.standard.decoder_heads:hrnet",
+        task_kinds=("*",),
+        layouts=("map",),
+        summary="A decoder of the task's own: all maps at the finest stride, mixed.",
+        paper="Sun et al., HRNetV2, 2019, https://arxiv.org/abs/1904.04514",
     )
     yield HeadSpec(
         name="dpt",

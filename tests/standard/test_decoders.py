@@ -10,7 +10,7 @@ from mtlcore.errors import UsageError
 from mtlcore.features import FeatureInfo
 from mtlcore.models import Head, MultiTaskModel, Neck, SharedNeck, count_parameters
 from mtlcore.standard import decoder_heads
-from mtlcore.standard.decoders import FPN, DPTFusion, SegFormerMLP, UPerNet
+from mtlcore.standard.decoders import FPN, DPTFusion, HRNetFusion, SegFormerMLP, UPerNet
 from mtlcore.standard.heads import ConvHead, DeepLabHead, LinearHead
 from mtlcore.standard.resnet import ResNet
 from mtlcore.standard.unet import UNet, UNetNeck
@@ -64,6 +64,14 @@ def test_counts_of_dpt() -> None:
         assert size(decoder_heads.dpt(CLASSES, SWIN).output) == 600_616
 
 
+def test_counts_of_hrnet() -> None:
+    """The head of Vandenhende et al. on the maps of HRNet-W18."""
+    maps = FeatureInfo((144, 72, 36, 18), STRIDES)
+    with torch.device("meta"):
+        assert size(HRNetFusion(maps)) == 73_710
+        assert size(decoder_heads.hrnet(CLASSES, maps)) == 73_710 + 271 * 40
+
+
 def test_counts_of_fpn() -> None:
     """torchvision's pyramid of a ResNet-50; the branch as its paper describes it."""
     with torch.device("meta"):
@@ -92,6 +100,13 @@ class TestSegFormerMLP(NeckContract):
 
     def make(self, features: FeatureInfo) -> Neck:
         return SegFormerMLP(features, channels=6)
+
+
+class TestHRNetFusion(NeckContract):
+    features = PYRAMIDS
+
+    def make(self, features: FeatureInfo) -> Neck:
+        return HRNetFusion(features)
 
 
 class TestUPerNet(NeckContract):
@@ -134,6 +149,13 @@ class TestSegFormerHead(HeadContract):
 
     def make(self, task: Task, features: FeatureInfo) -> Head:
         return decoder_heads.segformer_mlp(task, features, channels=6)
+
+
+class TestHRNetHead(HeadContract):
+    features = PYRAMIDS
+
+    def make(self, task: Task, features: FeatureInfo) -> Head:
+        return decoder_heads.hrnet(task, features)
 
 
 class TestUNetHead(HeadContract):
@@ -185,6 +207,15 @@ def test_a_head_of_one_map_reads_the_deepest_of_a_pyramid(make) -> None:
     assert torch.equal(head(maps), alone(maps[:1]))
 
 
+def test_hrnet_joins_all_maps_finest_first() -> None:
+    fusion = HRNetFusion(FeatureInfo((8, 3, 6), (4, 0, 2))).eval()
+    deep, token, fine = torch.rand(1, 8, 2, 3), torch.rand(1, 3), torch.rand(1, 6, 4, 6)
+    enlarged = nn.functional.interpolate(deep, (4, 6), mode="bilinear")
+    (found,) = fusion([deep, token, fine])
+    assert fusion.out_channels == (14,) and fusion.strides == (2,)
+    torch.testing.assert_close(found, fusion.join(torch.cat([fine, enlarged], 1)))
+
+
 def test_a_linear_head_reads_a_token_beside_the_maps() -> None:
     maps = [torch.rand(2, 8, 4, 4), torch.rand(2, 3), torch.rand(2, 6, 8, 8)]
     head = LinearHead(WHOLE, FeatureInfo((8, 3, 6), (8, 0, 4), main_map=0))
@@ -205,7 +236,7 @@ def test_any_size_through_the_model() -> None:
 
 def test_what_cannot_work_is_refused() -> None:
     vectors = FeatureInfo((8,), (0,))
-    for make in (FPN, UPerNet, SegFormerMLP, DPTFusion, UNetNeck):
+    for make in (FPN, UPerNet, SegFormerMLP, HRNetFusion, DPTFusion, UNetNeck):
         with pytest.raises(UsageError, match="reads maps, and the backbone gives vectors"):
             make(vectors)
     with pytest.raises(UsageError, match=r"one map.*pyramid=true"):

@@ -1,4 +1,4 @@
-"""The DeepLab and the linear head."""
+"""The pointwise, the DeepLab and the linear head."""
 
 from __future__ import annotations
 
@@ -9,12 +9,19 @@ from mtlcore.errors import UsageError
 from mtlcore.features import FeatureInfo
 from mtlcore.models import count_parameters
 from mtlcore.plugins import settings_of
-from mtlcore.standard.heads import DeepLabHead, LinearHead
+from mtlcore.standard.heads import DeepLabHead, LinearHead, PointwiseHead
 from mtlcore.tasks import Task
 from mtlcore.testing import HeadContract
 
 SEGMENTATION = Task(name="segmentation", kind="segmentation", channels=5)
 CLASSES = Task(name="classes", kind="classification", channels=5)
+
+
+class TestPointwise(HeadContract):
+    task = SEGMENTATION
+
+    def make(self, task, features):
+        return PointwiseHead(task, features)
 
 
 class TestDeepLab(HeadContract):
@@ -45,6 +52,16 @@ def test_published_size(outputs, size):
     with torch.device("meta"):
         head = DeepLabHead(task, FeatureInfo((2048,), (8,)))
     assert count_parameters(head.parameters()) == size == 16_125_440 + 257 * outputs
+
+
+def test_a_pointwise_head_sees_a_place_of_the_main_map_alone():
+    head = PointwiseHead(SEGMENTATION, FeatureInfo((3, 2), (4, 1), main_map=-1))
+    assert count_parameters(head.parameters()) == 2 * 5 + 5
+    maps = torch.rand(1, 3, 2, 2), torch.rand(1, 2, 8, 8)
+    changed = maps[1].clone()
+    changed[..., 3, 4] += 1
+    moved = (head(maps) != head((maps[0] + 1, changed))).any(1)[0].nonzero().tolist()
+    assert moved == [[3, 4]]
 
 
 def test_rates_reach_as_far_as_they_say():

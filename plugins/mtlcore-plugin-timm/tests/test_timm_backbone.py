@@ -76,6 +76,18 @@ def test_published_sizes(model: str) -> None:
     assert (backbone.out_channels, backbone.strides) == (channels, strides)
 
 
+@pytest.mark.parametrize(
+    ("options", "parameters", "channels"),
+    [({"head": ""}, 3_860_720, (144, 72, 36, 18)), (None, 5_246_640, (1024, 512, 256, 128))],
+)
+def test_options_of_a_model(options, parameters: int, channels: tuple[int, ...]) -> None:
+    """HRNet-W18 with and without the layers through which its classifier reads its branches."""
+    with torch.device("meta"):
+        backbone = made(model="hrnet_w18_small_v2", options=options)
+    assert count_parameters(backbone.parameters()) == parameters
+    assert (backbone.out_channels, backbone.strides) == (channels, (32, 16, 8, 4))
+
+
 def test_maps_are_those_that_timm_computes() -> None:
     backbone = made(model="test_convnext", out_indices=(-1, 1)).eval()
     full = timm().create_model("test_convnext", num_classes=0).eval()
@@ -210,6 +222,9 @@ def test_drop_path_grows_to_the_last_block() -> None:
         ({"model": "crossvit_tiny_240"}, r"cannot read|the maps of crossvit_tiny_240"),
         ({"model": "dla34", "gradient_checkpointing": True}, r"none for the maps of dla34"),
         ({"model": "vgg11", "drop_path": 0.1}, r"drop_path: vgg11 has no stochastic depth"),
+        ({"model": "test_resnet", "options": {"nope": 1}}, r"options: test_resnet .*'nope'"),
+        ({"model": "test_resnet", "options": {"layers": "x"}}, r"options: test_resnet does not"),
+        ({"model": "test_resnet", "options": {"num_classes": 2}}, r"num_classes is set by other"),
         ({"model": "test_resnet", "in_chans": 0}, r"in_chans 0 must be positive"),
         ({"model": "test_resnet", "drop_path": 1.0}, r"drop_path 1.0 from 0 to below 1"),
     ],

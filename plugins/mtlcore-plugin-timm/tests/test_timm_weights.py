@@ -96,6 +96,21 @@ def test_what_does_not_fit_is_listed(
         made(str(tmp_path / "w.pth"))
 
 
+def test_what_options_leave_out_is_ignored(tmp_path: Path) -> None:
+    """An HRNet without the layers of its classifier; what else does not fit is an error still."""
+    settings = {"model": "hrnet_w18_small", "options": {"head": "", "stem_width": 8}}
+    narrow = timm().create_model("hrnet_w18_small", stem_width=8).state_dict()
+    torch.save(narrow, tmp_path / "w.pth")
+    backbone = made(str(tmp_path / "w.pth"), **settings)
+    loaded = backbone.encoder.state_dict()
+    assert loaded and all(torch.equal(value, narrow[key]) for key, value in loaded.items())
+    unused = {key.split(".")[0] for key in backbone.facts()["weights_unused"].split(", ")}
+    assert unused == {"incre_modules", "downsamp_modules", "final_layer", "classifier"}
+    torch.save({**narrow, "stage5.weight": torch.zeros(1)}, tmp_path / "w.pth")
+    with pytest.raises(MtlError, match=r"unknown here: stage5\.weight$"):
+        made(str(tmp_path / "w.pth"), **settings)
+
+
 def test_sorted_files_are_not_taken_in_order(published: State, tmp_path: Path) -> None:
     """Safetensors sort tensors by name: the order says nothing, even where all shapes fit."""
     save_file(wrapped(published, "foreign"), tmp_path / "w.safetensors")

@@ -7,6 +7,7 @@ Sinodinos and Armanfard, "Attentive Task Interaction Network for Multi-Task Lear
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import partial
 from itertools import chain, pairwise
 from typing import Literal, final
 
@@ -16,10 +17,10 @@ from torch.nn import Parameter
 from mtlcore.features import Features
 from mtlcore.models import Transition, joined
 from mtlcore.ranges import Fraction, Width
-from mtlcore.standard.segnet import conv_unit, initialise, scaled
+from mtlcore.standard.messages import Gate, Messages
+from mtlcore.standard.segnet import conv, conv_unit, initialise, scaled
 from mtlcore.tasks import Task
 from mtlcore_atinet.attention import Attention
-from mtlcore_atinet.gates import Gates
 from mtlcore_atinet.trunk import Encoder, TrunkBackbone, trunk_of
 
 STACK = (1, 1 / 2, 1 / 4, 1 / 8)
@@ -52,7 +53,8 @@ class LatentDistillation(nn.Module):
         channels = [scaled(latent, part) for part in STACK]
         self._keys = {task.name: task.key for task in tasks}
         self.read = _stacks(tasks, channels)
-        self.gates = Gates(tasks, channels[-1])
+        # The paper has them "concatenated and summed"; as in its code that is a sum per element.
+        self.gates = Messages(tasks, tasks, partial(Gate, channels[-1], conv))
         self.write = _stacks(tasks, channels[::-1])
 
     def forward(self, latent: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import partial
 from itertools import chain
 from typing import final
 
@@ -11,8 +12,9 @@ from torch.nn import Parameter
 
 from mtlcore.features import Features
 from mtlcore.ranges import Width
+from mtlcore.standard.messages import Gate, Messages
+from mtlcore.standard.segnet import conv
 from mtlcore.tasks import Task
-from mtlcore_atinet.gates import Gates
 from mtlcore_atinet.trunk import Encoder, TrunkBackbone, trunk_of
 
 
@@ -43,7 +45,7 @@ class PADNet(TrunkBackbone):
         super().__init__(trunk)
         self._keys = {task.name: task.key for task in tasks}
         self.decoders = nn.ModuleDict({task.key: trunk.make_decoder() for task in tasks})
-        self.gates = Gates(tasks, self.out_channels[-1])
+        self.gates = Messages(tasks, tasks, partial(Gate, self.out_channels[-1], conv))
 
     def forward(self, inputs: Tensor, tasks: Sequence[str]) -> Features:
         """Compute the features of images (B, 3, H, W); all decoders run.

@@ -22,7 +22,7 @@ from torch.nn import Parameter
 
 from mtlcore.errors import UsageError
 from mtlcore.features import EarlyPrediction, FeatureInfo, Features
-from mtlcore.models import Backbone, WrappingBackbone
+from mtlcore.models import Backbone, WrappingBackbone, shared_maps
 from mtlcore.plugins import NO_COMPONENT
 from mtlcore.ranges import Nested
 from mtlcore.standard.segnet import (
@@ -237,14 +237,10 @@ def _run_backbone(
 ) -> Encoded:
     # Small convolutions on a CPU take an eighth less time so.
     inputs = inputs.contiguous(memory_format=torch.channels_last)
+    assert isinstance(backbone, Backbone)
     features: Features = backbone(inputs, tasks)
-    if features.per_task:
-        raise UsageError(
-            f"model.backbone.encoder: {type(backbone).__name__} gives tasks maps of their own, and "
-            "attention picks from maps that tasks share; let it share them (unet: "
-            "model.backbone.encoder.decoder=none), or choose another encoder"
-        )
-    maps = tuple(features.shared[place] for place in places)
+    shared = shared_maps("model.backbone.encoder", backbone, features)
+    maps = tuple(shared[place] for place in places)
     return Encoded(maps, maps, maps[-1], maps[:-1], features.early, features.terms)
 
 

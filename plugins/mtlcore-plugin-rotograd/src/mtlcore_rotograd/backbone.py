@@ -79,7 +79,8 @@ class RotatedBackbone(WrappingBackbone):
             features,
             shared=(),
             per_task={t: (*turned[t], *features.per_task.get(t, ())) for t in tasks},
-            cut=features.cut or (*features.shared, *own),
+            # Early predictions need not be made of these maps.
+            cut=features.cut or (() if features.early else (*features.shared, *own)),
         )
 
     def task_parameters(self, task: str) -> Iterable[Parameter]:

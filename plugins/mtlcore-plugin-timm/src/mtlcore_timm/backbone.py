@@ -5,16 +5,22 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, final
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 from torch.nn import Parameter
 
-from mtlcore.errors import UsageError, did_you_mean
+from mtlcore.errors import UsageError, describe, did_you_mean
 from mtlcore.models import ImageEncoder, PyramidKind, Stage, chosen_stages, no_checkpointing
 from mtlcore.ranges import Channels, Range
 from mtlcore.tasks import Task
 from mtlcore_timm.library import timm
 from mtlcore_timm.weights import find_weights, load_weights
 
+# Arguments of timm that are settings here, or would make something else of the model.
+_SET_HERE = frozenset(
+    {"model_name", "num_classes", "in_chans", "drop_path_rate", "pretrained", "pretrained_cfg",
+     "checkpoint_path", "features_only"}
+)  # fmt: skip
 # What lets an encoder read images of any size; others either do so anyway, or cannot.
 _ANY_SIZE: tuple[dict[str, bool], ...] = ({"dynamic_img_size": True}, {"strict_img_size": False})
 
@@ -55,6 +61,9 @@ class TimmBackbone(ImageEncoder):
             should in batches of a few images.
         in_chans: channels of the images. Where the weights have another number, the first layer's
             are repeated, or added up.
+        options: further arguments of timm's model, such as {head = ""} of an HRNet, whose maps are
+            then those that its parallel branches end with, without the layers that its classifier
+            reads them through. What they leave out of a file of weights is ignored.
 
     Raises:
         UsageError: timm has no such model, the model has no such stage or option, or it cannot read
@@ -75,19 +84,22 @@ class TimmBackbone(ImageEncoder):
         gradient_checkpointing: bool = False,
         freeze_norm: bool = False,
         in_chans: Channels = 3,
+        options: dict[str, Any] | None = None,
     ) -> None:
         if channels < 1 or in_chans < 1 or not 0 <= drop_path < 1:
             raise UsageError(
                 f"model.backbone: channels {channels} and in_chans {in_chans} must be positive, "
                 f"drop_path {drop_path} from 0 to below 1"
             )
-        encoder = _create(model, drop_path, in_chans)
+        encoder = _create(model, drop_path, in_chans, options or {})
         about: Mapping[str, Any] = encoder.pretrained_cfg
         facts = _facts(about, weights)
         # On the meta device there is nothing to load into.
         if weights != "none" and not any(p.is_meta for p in encoder.parameters()):
             file = find_weights(weights, encoder)
-            unused = load_weights(encoder, file, in_chans)
+            unused = load_weights(
+                encoder, file, in_chans, _left_out(model, encoder) if options else ()
+            )
             facts |= file.facts
             if unused:
                 facts["weights_unused"] = ", ".join(unused)
@@ -131,22 +143,34 @@ class TimmBackbone(ImageEncoder):
         return self._facts
 
 
-def _create(model: str, drop_path: float, in_chans: int) -> Any:
+def _create(model: str, drop_path: float, in_chans: int, options: Mapping[str, Any]) -> Any:
     """Build an encoder without classifier, for images of any size where it has such an option."""
     library = timm()
     _check_name(library, model)
     given: dict[str, Any] = {"num_classes": 0, "in_chans": in_chans}
     if drop_path:
         given["drop_path_rate"] = drop_path
+    if clash := sorted(_SET_HERE & options.keys()):
+        raise UsageError(
+            f"model.backbone.options: {clash[0]} is set by other settings of the backbone; leave "
+            "it out"
+        )
     for extra in (*_ANY_SIZE, {}):
         try:
-            encoder = library.create_model(model, **given, **extra)
+            encoder = library.create_model(model, **{**given, **extra, **options})
             break
         except TypeError as error:
+            if any(name in str(error) for name in extra.keys() - options.keys()):
+                continue
             if "drop_path_rate" in str(error):
                 raise _no_drop_path(model) from error
-            if not any(name in str(error) for name in extra):
+            if not options:
                 raise
+            raise _refused(model, error) from error
+        except Exception as error:  # models check options in many ways
+            if not options:
+                raise
+            raise _refused(model, error) from error
     if drop_path and not any("DropPath" in type(m).__name__ for m in encoder.modules()):
         raise _no_drop_path(model)  # some take the option and leave it at that
     missing = [
@@ -160,6 +184,17 @@ def _create(model: str, drop_path: float, in_chans: int) -> Any:
             "another model"
         )
     return encoder
+
+
+def _refused(model: str, error: Exception) -> UsageError:
+    return UsageError(f"model.backbone.options: {model} does not take them ({describe(error)})")
+
+
+def _left_out(model: str, encoder: nn.Module) -> set[str]:
+    """Return the names of the tensors that the model has without options, and the encoder not."""
+    with torch.device("meta"):
+        whole = timm().create_model(model, num_classes=0)
+    return set(whole.state_dict()) - set(encoder.state_dict())
 
 
 def _no_drop_path(model: str) -> UsageError:

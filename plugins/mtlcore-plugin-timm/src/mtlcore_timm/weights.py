@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -52,7 +52,9 @@ def find_weights(weights: str, encoder: nn.Module) -> WeightFile:
     )
 
 
-def load_weights(encoder: nn.Module, file: WeightFile, channels: int) -> list[str]:
+def load_weights(
+    encoder: nn.Module, file: WeightFile, channels: int, left_out: Collection[str] = ()
+) -> list[str]:
     """Load a file into an encoder that is whole but for its classifier.
 
     The names may be timm's, those of a release that timm knows how to convert, timm's behind a
@@ -63,9 +65,10 @@ def load_weights(encoder: nn.Module, file: WeightFile, channels: int) -> list[st
         encoder: Of timm; `num_classes` is 0.
         file: The weights.
         channels: Of the images that it will read.
+        left_out: Names of tensors that the model has elsewhere, and the encoder was made without.
 
     Returns:
-        The names of the tensors that are of no use here: those of a classifier.
+        The names of the tensors that are of no use here: those of a classifier, and `left_out`.
 
     Raises:
         MtlError: Something is missing, left over, or of another shape; the message lists it.
@@ -74,7 +77,9 @@ def load_weights(encoder: nn.Module, file: WeightFile, channels: int) -> list[st
     found = _renamed(file, encoder, own)
     about: Mapping[str, Any] = encoder.pretrained_cfg  # type: ignore[assignment]
     classifiers = _several(about.get("classifier"))
-    unused = sorted(key for key in found if key not in own and _is_within(key, classifiers))
+    unused = sorted(
+        key for key in found if key not in own and (key in left_out or _is_within(key, classifiers))
+    )
     found = {key: value for key, value in found.items() if key not in unused}
     for name in _several(about.get("first_conv")):
         key = f"{name}.weight"
