@@ -11,7 +11,8 @@ import importlib.metadata
 import os
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
-from functools import partial
+from email.parser import HeaderParser
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, Self, final
 
@@ -21,7 +22,7 @@ from packaging.utils import canonicalize_name
 from mtlcore._version import __version__
 from mtlcore.errors import ConfigError, MtlError, UsageError, describe
 from mtlcore.plugins.components import Component, PluginInfo, Selection
-from mtlcore.plugins.loading import import_file, load_plugin
+from mtlcore.plugins.loading import hook_manager, import_file, load_plugin
 from mtlcore.plugins.not_found import not_found
 from mtlcore.plugins.settings import NO_COMPONENT, nested_in, settings_of
 from mtlcore.plugins.specs import KINDS, MethodSpec, singular
@@ -60,6 +61,7 @@ class Plugins:
         self._infos: list[PluginInfo] = []
         self._components: dict[str, list[Component]] = {kind: [] for kind in KINDS}
         self._files: dict[Path, PluginInfo] = {}
+        self._hooks = hook_manager()
         own = PluginInfo(STANDARD, "mtlcore", __version__)
         self._load(own, lambda: importlib.import_module("mtlcore.standard.plugin"))
         if entry_points is None:
@@ -263,7 +265,9 @@ class Plugins:
     def _load(
         self, info: PluginInfo, load: Callable[[], Any], requires: Iterable[str] = ()
     ) -> PluginInfo:
-        info, components = load_plugin(info, load, requires, namesake=self._info(info.id))
+        info, components = load_plugin(
+            self._hooks, info, load, requires, namesake=self._info(info.id)
+        )
         self._infos.append(info)
         for component in components:
             self._components[component.kind].append(component)
@@ -316,14 +320,25 @@ def _maker(
     return partial(target, **values)
 
 
+@cache
+def _stated(metadata: str) -> tuple[str | None, str | None, tuple[str, ...]]:
+    """Return name, version and requirements that a distribution's metadata state.
+
+    By their text: every scan asks, and parsing them takes longer than all else in a scan.
+    """
+    headers = HeaderParser().parsestr(metadata)
+    return headers["Name"], headers["Version"], tuple(headers.get_all("Requires-Dist", ()))
+
+
 def _described(entry: importlib.metadata.EntryPoint) -> tuple[PluginInfo, tuple[str, ...]]:
     """Return what is known of a plugin before it is loaded, and what its distribution requires."""
     dist = entry.dist
     if dist is None:
         return PluginInfo(entry.name), ()
     try:
-        name, version = dist.metadata["Name"], dist.metadata["Version"]
-        requires = tuple(dist.requires or ())
+        name, version, requires = _stated(
+            dist.read_text("METADATA") or dist.read_text("PKG-INFO") or ""
+        )
         problem = "" if name and version else "it has no name or no version"
     except Exception as error:  # whatever is wrong with its files
         problem = describe(error)
@@ -346,5 +361,6 @@ def _id_of(file: Path) -> str:
 
 
 def _same(one: PluginInfo, other: PluginInfo) -> bool:
-    names = [canonicalize_name(info.distribution) for info in (one, other)]
-    return one.id == other.id and names[0] == names[1]
+    return one.id == other.id and (
+        canonicalize_name(one.distribution) == canonicalize_name(other.distribution)
+    )
