@@ -9,7 +9,7 @@ import functools
 import importlib.util
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from zlib import crc32
@@ -40,7 +40,7 @@ def load_plugin(
     manager: pluggy.PluginManager,
     info: PluginInfo,
     load: Callable[[], Any],
-    requires: Iterable[str] = (),
+    requires: tuple[str, ...] = (),
     namesake: PluginInfo | None = None,
 ) -> tuple[PluginInfo, list[Component]]:
     """Load a plugin; return what became of it and the components that it brings.
@@ -143,13 +143,10 @@ def _yielded(hook: str, function: Callable[..., Any]) -> list[Any]:
     return called(f"failed in {hook}()", lambda: list(function()))
 
 
-# Every scan asks about the same few texts.
-_requirement = functools.cache(Requirement)
-
-
-def _unmet(requires: Iterable[str]) -> str:
+@functools.cache
+def _unmet(requires: tuple[str, ...]) -> str:
     """Return the requirement on mtlcore that the running one does not meet, if there is one."""
-    for requirement in map(_requirement, requires):
+    for requirement in map(Requirement, requires):
         marker, specifier = requirement.marker, requirement.specifier
         if (
             canonicalize_name(requirement.name) == "mtlcore"

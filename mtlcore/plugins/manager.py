@@ -9,10 +9,10 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 import os
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
-from email.parser import HeaderParser
-from functools import cache, partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, Self, final
 
@@ -29,6 +29,16 @@ from mtlcore.plugins.specs import KINDS, MethodSpec, singular
 from mtlcore.plugins.structuring import structure
 
 STANDARD = "standard"
+
+
+@final
+@attrs.frozen
+class _Found:
+    """The entry point of a plugin, what is known before it is loaded, what its files require."""
+
+    entry: importlib.metadata.EntryPoint
+    info: PluginInfo
+    requires: tuple[str, ...] = ()
 
 
 @final
@@ -65,9 +75,12 @@ class Plugins:
         own = PluginInfo(STANDARD, "mtlcore", __version__)
         self._load(own, lambda: importlib.import_module("mtlcore.standard.plugin"))
         if entry_points is None:
-            entry_points = self._installed_entry_points()
-        for entry in sorted(entry_points, key=lambda entry: entry.name):
-            self._load_entry_point(entry)
+            damaged, found = _installed(_search_path())
+        else:
+            damaged, found = (), _in_order(entry_points)
+        self._infos += damaged
+        for one in found:
+            self._load_entry_point(one)
         for file in files:
             self.load_file(file)
 
@@ -228,27 +241,8 @@ class Plugins:
             )
         return self.load_file(path)
 
-    def _installed_entry_points(self) -> list[importlib.metadata.EntryPoint]:
-        """Return the entry points of all distributions, one by one: any may be damaged."""
-        found: list[importlib.metadata.EntryPoint] = []
-        seen: set[str] = set()
-        for dist in importlib.metadata.distributions():
-            try:
-                # The first one on the path hides others of its name, as it does for imports.
-                name = getattr(dist, "_normalized_name", None)
-                if name is not None and name in seen:
-                    continue
-                seen |= {name} if name is not None else set()
-                found += dist.entry_points.select(group="mtlcore")
-            except Exception as error:
-                place = Path(str(getattr(dist, "_path", "an unnamed distribution")))
-                reason = f"has entry points that cannot be read ({describe(error)}): {place}"
-                info = PluginInfo(place.stem, status="failed", reason=reason, error=error)
-                self._infos.append(info)
-        return found
-
-    def _load_entry_point(self, entry: importlib.metadata.EntryPoint) -> None:
-        info, requires = _described(entry)
+    def _load_entry_point(self, found: _Found) -> None:
+        entry, info = found.entry, found.info
         if info.status != "ok":
             self._infos.append(info)
             return
@@ -260,10 +254,10 @@ class Plugins:
             reason = "is not in the allow list (MTL_PLUGINS)"
             self._infos.append(attrs.evolve(info, status="blocked", reason=reason))
         else:
-            self._load(info, entry.load, requires)
+            self._load(info, entry.load, found.requires)
 
     def _load(
-        self, info: PluginInfo, load: Callable[[], Any], requires: Iterable[str] = ()
+        self, info: PluginInfo, load: Callable[[], Any], requires: tuple[str, ...] = ()
     ) -> PluginInfo:
         info, components = load_plugin(
             self._hooks, info, load, requires, namesake=self._info(info.id)
@@ -320,33 +314,68 @@ def _maker(
     return partial(target, **values)
 
 
-@cache
-def _stated(metadata: str) -> tuple[str | None, str | None, tuple[str, ...]]:
-    """Return name, version and requirements that a distribution's metadata state.
+def _search_path() -> tuple[tuple[str, int, int], ...]:
+    """Return where distributions are looked for, and the state that each of these folders is in."""
+    folders = []
+    for path in sys.path:
+        with suppress(OSError):
+            state = os.stat(path or ".")
+            folders.append((path, state.st_ino, state.st_mtime_ns))
+    return tuple(folders)
 
-    By their text: every scan asks, and parsing them takes longer than all else in a scan.
+
+@lru_cache(maxsize=4)
+def _installed(
+    folders: tuple[tuple[str, int, int], ...],
+) -> tuple[tuple[PluginInfo, ...], tuple[_Found, ...]]:
+    """Return what is wrong with distributions, and the entry points of all others.
+
+    Reading their files takes longer than loading their plugins, and programs scan more than once
+    (each `mtlcore.create` does). Whoever installs one changes the folder that it lies in.
+
+    Args:
+        folders: What `_search_path` returns now.
     """
-    headers = HeaderParser().parsestr(metadata)
-    return headers["Name"], headers["Version"], tuple(headers.get_all("Requires-Dist", ()))
+    damaged: list[PluginInfo] = []
+    found: list[importlib.metadata.EntryPoint] = []
+    seen: set[str] = set()
+    # One by one: any may be damaged.
+    for dist in importlib.metadata.distributions():
+        try:
+            # The first one on the path hides others of its name, as it does for imports.
+            name = getattr(dist, "_normalized_name", None)
+            if name is not None and name in seen:
+                continue
+            seen |= {name} if name is not None else set()
+            found += dist.entry_points.select(group="mtlcore")
+        except Exception as error:
+            place = Path(str(getattr(dist, "_path", "an unnamed distribution")))
+            reason = f"has entry points that cannot be read ({describe(error)}): {place}"
+            damaged.append(PluginInfo(place.stem, status="failed", reason=reason, error=error))
+    return tuple(damaged), _in_order(found)
 
 
-def _described(entry: importlib.metadata.EntryPoint) -> tuple[PluginInfo, tuple[str, ...]]:
-    """Return what is known of a plugin before it is loaded, and what its distribution requires."""
+def _in_order(entry_points: Iterable[importlib.metadata.EntryPoint]) -> tuple[_Found, ...]:
+    return tuple(map(_described, sorted(entry_points, key=lambda entry: entry.name)))
+
+
+def _described(entry: importlib.metadata.EntryPoint) -> _Found:
+    """Return what is known of a plugin before it is loaded."""
     dist = entry.dist
     if dist is None:
-        return PluginInfo(entry.name), ()
+        return _Found(entry, PluginInfo(entry.name))
     try:
-        name, version, requires = _stated(
-            dist.read_text("METADATA") or dist.read_text("PKG-INFO") or ""
-        )
+        metadata = dist.metadata
+        name, version = metadata["Name"], metadata["Version"]
+        requires = tuple(dist.requires or ())
         problem = "" if name and version else "it has no name or no version"
     except Exception as error:  # whatever is wrong with its files
         problem = describe(error)
     if problem:
         place = getattr(dist, "_path", "unknown")
         reason = f"is in a damaged distribution ({problem}): install it again, or delete {place}"
-        return PluginInfo(entry.name, status="failed", reason=reason), ()
-    return PluginInfo(entry.name, name, version), requires
+        return _Found(entry, PluginInfo(entry.name, status="failed", reason=reason))
+    return _Found(entry, PluginInfo(entry.name, name, version), requires)
 
 
 def _resolved(path: str) -> Path:
