@@ -11,7 +11,6 @@ from __future__ import annotations
 import math
 import re
 import shlex
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import combinations, cycle, product
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import attrs
+import numpy as np
 import pytest
 import torch
 
@@ -111,32 +111,31 @@ def covering(
 
     Of several such the one with the choices that are rarest so far.
     """
-    # A bit per part: every worker of the tests computes this anew.
-    bits: dict[Pair, int] = {}
-    masks = [
-        sum(1 << bits.setdefault(part, len(bits)) for part in parts_of(combination))
-        for combination in combinations
-    ]
-    chosen = [attrs.astuple(combination) for combination in combinations]
-    missing = (1 << len(bits)) - 1
+    # Arrays of numbers: every worker of the tests computes this anew.
+    numbers: dict[Pair, int] = {}
+    parts = np.array(
+        [[numbers.setdefault(part, len(numbers)) for part in parts_of(c)] for c in combinations]
+    )
+    names: dict[str, int] = {}
+    chosen = np.array(
+        [[names.setdefault(name, len(names)) for name in attrs.astuple(c)] for c in combinations]
+    )
+    missing = np.ones(len(numbers), dtype=bool)
+    uses = np.zeros(len(names), dtype=int)
     found: list[Combination] = []
-    uses: Counter[str] = Counter()
-
-    def use(number: int) -> int:
-        return sum(uses[name] for name in chosen[number])
-
-    while missing:
-        gains = [(mask & missing).bit_count() for mask in masks]
-        most = max(gains)
-        best = min((number for number, gain in enumerate(gains) if gain == most), key=use)
+    while missing.any():
+        gains = missing[parts].sum(1)
+        most = np.flatnonzero(gains == gains.max())
+        best = most[uses[chosen[most]].sum(1).argmin()]
         found.append(combinations[best])
-        missing &= ~masks[best]
-        uses.update(chosen[best])
+        missing[parts[best]] = False
+        uses[chosen[best]] += 1
     return found
 
 
 EACH = covering(POSSIBLE, choices_of)
 COVER = covering(POSSIBLE, pairs_of)
+TRIED = {*EACH, *COVER}
 
 
 # What a component is tried with
@@ -439,7 +438,7 @@ def test_a_pair_trains(combination: Combination, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("combination", [c for c in POSSIBLE if c not in [*EACH, *COVER]], ids=str)
+@pytest.mark.parametrize("combination", [c for c in POSSIBLE if c not in TRIED], ids=str)
 def test_a_combination_trains(combination: Combination, tmp_path: Path) -> None:
     train(combination, tmp_path)
 

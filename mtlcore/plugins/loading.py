@@ -5,10 +5,11 @@ Whatever goes wrong is kept in the `PluginInfo`, so that no plugin breaks anothe
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from zlib import crc32
@@ -28,15 +29,24 @@ from mtlcore.plugins.specs import KINDS, hook_name, singular
 _HOOK_KINDS = {hook_name(kind): kind for kind in KINDS}
 
 
+def hook_manager() -> pluggy.PluginManager:
+    """Return a manager that knows the hooks and holds no plugin."""
+    manager = pluggy.PluginManager("mtlcore")
+    manager.add_hookspecs(hookspecs)
+    return manager
+
+
 def load_plugin(
+    manager: pluggy.PluginManager,
     info: PluginInfo,
     load: Callable[[], Any],
-    requires: Iterable[str] = (),
+    requires: tuple[str, ...] = (),
     namesake: PluginInfo | None = None,
 ) -> tuple[PluginInfo, list[Component]]:
     """Load a plugin; return what became of it and the components that it brings.
 
     Args:
+        manager: Reads its hooks; holds no plugin before and after.
         info: What is known of it before.
         load: Imports its module.
         requires: The requirements of its distribution.
@@ -51,7 +61,7 @@ def load_plugin(
             raise MtlError(f"has the same id as another, from {namesake.distribution}: rename one")
         module = called("failed to import", load)
         info = attrs.evolve(info, seconds=time.perf_counter() - started)
-        components = _collect(info, module)
+        components = _collect(manager, info, module)
     except Exception as error:
         cause = error.__cause__ or error
         return attrs.evolve(info, status="failed", reason=describe(error), error=cause), []
@@ -84,12 +94,16 @@ def import_file(file: Path) -> Any:
     return module
 
 
-def _collect(info: PluginInfo, module: Any) -> list[Component]:
+def _collect(manager: pluggy.PluginManager, info: PluginInfo, module: Any) -> list[Component]:
     """Return all a plugin yields, or raise: a plugin counts as a whole or not at all."""
-    # A manager for each plugin: nothing of one that fails is left behind.
-    manager = pluggy.PluginManager("mtlcore")
-    manager.add_hookspecs(hookspecs)
-    manager.register(module, name=info.id)
+    try:
+        manager.register(module, name=info.id)
+        return _components(manager, info, module)
+    finally:  # the next one is alone with the manager, whatever this one did
+        manager.unregister(name=info.id)
+
+
+def _components(manager: pluggy.PluginManager, info: PluginInfo, module: Any) -> list[Component]:
     callers = manager.get_hookcallers(module) or []
     _check_marked(module, {caller.name for caller in callers})
     components: list[Component] = []
@@ -129,7 +143,8 @@ def _yielded(hook: str, function: Callable[..., Any]) -> list[Any]:
     return called(f"failed in {hook}()", lambda: list(function()))
 
 
-def _unmet(requires: Iterable[str]) -> str:
+@functools.cache
+def _unmet(requires: tuple[str, ...]) -> str:
     """Return the requirement on mtlcore that the running one does not meet, if there is one."""
     for requirement in map(Requirement, requires):
         marker, specifier = requirement.marker, requirement.specifier

@@ -9,9 +9,10 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 import os
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, Self, final
 
@@ -21,13 +22,23 @@ from packaging.utils import canonicalize_name
 from mtlcore._version import __version__
 from mtlcore.errors import ConfigError, MtlError, UsageError, describe
 from mtlcore.plugins.components import Component, PluginInfo, Selection
-from mtlcore.plugins.loading import import_file, load_plugin
+from mtlcore.plugins.loading import hook_manager, import_file, load_plugin
 from mtlcore.plugins.not_found import not_found
 from mtlcore.plugins.settings import NO_COMPONENT, nested_in, settings_of
 from mtlcore.plugins.specs import KINDS, MethodSpec, singular
 from mtlcore.plugins.structuring import structure
 
 STANDARD = "standard"
+
+
+@final
+@attrs.frozen
+class _Found:
+    """The entry point of a plugin, what is known before it is loaded, what its files require."""
+
+    entry: importlib.metadata.EntryPoint
+    info: PluginInfo
+    requires: tuple[str, ...] = ()
 
 
 @final
@@ -60,12 +71,16 @@ class Plugins:
         self._infos: list[PluginInfo] = []
         self._components: dict[str, list[Component]] = {kind: [] for kind in KINDS}
         self._files: dict[Path, PluginInfo] = {}
+        self._hooks = hook_manager()
         own = PluginInfo(STANDARD, "mtlcore", __version__)
         self._load(own, lambda: importlib.import_module("mtlcore.standard.plugin"))
         if entry_points is None:
-            entry_points = self._installed_entry_points()
-        for entry in sorted(entry_points, key=lambda entry: entry.name):
-            self._load_entry_point(entry)
+            damaged, found = _installed(_search_path())
+        else:
+            damaged, found = (), _in_order(entry_points)
+        self._infos += damaged
+        for one in found:
+            self._load_entry_point(one)
         for file in files:
             self.load_file(file)
 
@@ -226,27 +241,8 @@ class Plugins:
             )
         return self.load_file(path)
 
-    def _installed_entry_points(self) -> list[importlib.metadata.EntryPoint]:
-        """Return the entry points of all distributions, one by one: any may be damaged."""
-        found: list[importlib.metadata.EntryPoint] = []
-        seen: set[str] = set()
-        for dist in importlib.metadata.distributions():
-            try:
-                # The first one on the path hides others of its name, as it does for imports.
-                name = getattr(dist, "_normalized_name", None)
-                if name is not None and name in seen:
-                    continue
-                seen |= {name} if name is not None else set()
-                found += dist.entry_points.select(group="mtlcore")
-            except Exception as error:
-                place = Path(str(getattr(dist, "_path", "an unnamed distribution")))
-                reason = f"has entry points that cannot be read ({describe(error)}): {place}"
-                info = PluginInfo(place.stem, status="failed", reason=reason, error=error)
-                self._infos.append(info)
-        return found
-
-    def _load_entry_point(self, entry: importlib.metadata.EntryPoint) -> None:
-        info, requires = _described(entry)
+    def _load_entry_point(self, found: _Found) -> None:
+        entry, info = found.entry, found.info
         if info.status != "ok":
             self._infos.append(info)
             return
@@ -258,12 +254,14 @@ class Plugins:
             reason = "is not in the allow list (MTL_PLUGINS)"
             self._infos.append(attrs.evolve(info, status="blocked", reason=reason))
         else:
-            self._load(info, entry.load, requires)
+            self._load(info, entry.load, found.requires)
 
     def _load(
-        self, info: PluginInfo, load: Callable[[], Any], requires: Iterable[str] = ()
+        self, info: PluginInfo, load: Callable[[], Any], requires: tuple[str, ...] = ()
     ) -> PluginInfo:
-        info, components = load_plugin(info, load, requires, namesake=self._info(info.id))
+        info, components = load_plugin(
+            self._hooks, info, load, requires, namesake=self._info(info.id)
+        )
         self._infos.append(info)
         for component in components:
             self._components[component.kind].append(component)
@@ -316,13 +314,59 @@ def _maker(
     return partial(target, **values)
 
 
-def _described(entry: importlib.metadata.EntryPoint) -> tuple[PluginInfo, tuple[str, ...]]:
-    """Return what is known of a plugin before it is loaded, and what its distribution requires."""
+def _search_path() -> tuple[tuple[str, int, int], ...]:
+    """Return where distributions are looked for, and the state that each of these folders is in."""
+    folders = []
+    for path in sys.path:
+        with suppress(OSError):
+            state = os.stat(path or ".")
+            folders.append((path, state.st_ino, state.st_mtime_ns))
+    return tuple(folders)
+
+
+@lru_cache(maxsize=4)
+def _installed(
+    folders: tuple[tuple[str, int, int], ...],
+) -> tuple[tuple[PluginInfo, ...], tuple[_Found, ...]]:
+    """Return what is wrong with distributions, and the entry points of all others.
+
+    Reading their files takes longer than loading their plugins, and programs scan more than once
+    (each `mtlcore.create` does). Whoever installs one changes the folder that it lies in.
+
+    Args:
+        folders: What `_search_path` returns now.
+    """
+    damaged: list[PluginInfo] = []
+    found: list[importlib.metadata.EntryPoint] = []
+    seen: set[str] = set()
+    # One by one: any may be damaged.
+    for dist in importlib.metadata.distributions():
+        try:
+            # The first one on the path hides others of its name, as it does for imports.
+            name = getattr(dist, "_normalized_name", None)
+            if name is not None and name in seen:
+                continue
+            seen |= {name} if name is not None else set()
+            found += dist.entry_points.select(group="mtlcore")
+        except Exception as error:
+            place = Path(str(getattr(dist, "_path", "an unnamed distribution")))
+            reason = f"has entry points that cannot be read ({describe(error)}): {place}"
+            damaged.append(PluginInfo(place.stem, status="failed", reason=reason, error=error))
+    return tuple(damaged), _in_order(found)
+
+
+def _in_order(entry_points: Iterable[importlib.metadata.EntryPoint]) -> tuple[_Found, ...]:
+    return tuple(map(_described, sorted(entry_points, key=lambda entry: entry.name)))
+
+
+def _described(entry: importlib.metadata.EntryPoint) -> _Found:
+    """Return what is known of a plugin before it is loaded."""
     dist = entry.dist
     if dist is None:
-        return PluginInfo(entry.name), ()
+        return _Found(entry, PluginInfo(entry.name))
     try:
-        name, version = dist.metadata["Name"], dist.metadata["Version"]
+        metadata = dist.metadata
+        name, version = metadata["Name"], metadata["Version"]
         requires = tuple(dist.requires or ())
         problem = "" if name and version else "it has no name or no version"
     except Exception as error:  # whatever is wrong with its files
@@ -330,8 +374,8 @@ def _described(entry: importlib.metadata.EntryPoint) -> tuple[PluginInfo, tuple[
     if problem:
         place = getattr(dist, "_path", "unknown")
         reason = f"is in a damaged distribution ({problem}): install it again, or delete {place}"
-        return PluginInfo(entry.name, status="failed", reason=reason), ()
-    return PluginInfo(entry.name, name, version), requires
+        return _Found(entry, PluginInfo(entry.name, status="failed", reason=reason))
+    return _Found(entry, PluginInfo(entry.name, name, version), requires)
 
 
 def _resolved(path: str) -> Path:
@@ -346,5 +390,6 @@ def _id_of(file: Path) -> str:
 
 
 def _same(one: PluginInfo, other: PluginInfo) -> bool:
-    names = [canonicalize_name(info.distribution) for info in (one, other)]
-    return one.id == other.id and names[0] == names[1]
+    return one.id == other.id and (
+        canonicalize_name(one.distribution) == canonicalize_name(other.distribution)
+    )

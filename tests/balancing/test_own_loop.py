@@ -33,7 +33,9 @@ def needs_losses_alone(component: Component) -> bool:
     return not (maps or several or made.validation or getattr(made, "scope", "shared") != "shared")
 
 
-NAMES = sorted(c.spec.name for c in Plugins().all("balancers") if needs_losses_alone(c))
+# One scan for all tests: `mtlcore.create` makes one each time.
+PLUGINS = Plugins()
+NAMES = sorted(c.spec.name for c in PLUGINS.all("balancers") if needs_losses_alone(c))
 
 
 class Net(nn.Module):
@@ -54,8 +56,12 @@ class Net(nn.Module):
         }
 
 
+def unprepared(name: str):
+    return PLUGINS.get("balancers", name).load()(**SETTINGS.get(name, {}))
+
+
 def make(name: str):
-    balancer = mtlcore.create("balancers", name, **SETTINGS.get(name, {}))
+    balancer = unprepared(name)
     balancer.generator = torch.Generator().manual_seed(0)
     balancer.prepare(TASKS)
     return balancer
@@ -175,7 +181,7 @@ def test_gradients_are_added_to_those_that_are_there(balancer) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_a_balancer_that_was_not_prepared_says_so(name: str) -> None:
     net = Net()
-    balancer = mtlcore.create("balancers", name, **SETTINGS.get(name, {}))
+    balancer = unprepared(name)
     if type(balancer).prepare is mtlcore.balancing.Balancer.prepare:
         balancer.backward(net.losses(), net.trunk.parameters())
         return

@@ -18,12 +18,12 @@ import importlib
 import json
 import os
 import re
+import signal
 import stat
 import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -136,17 +136,27 @@ for step in steps:
         exec(compile("\\n" * (step["line"] - 1) + step["code"], page, "exec"), names)
 '''
 
-# Answers a page's `mtl` from forks of one process that has imported torch, which takes a start of
-# Python longer than most commands of a page.
+# Answers what pages call from forks of two processes: a start of Python that imports torch takes
+# longer than most blocks and commands. Python code finds torch imported and nothing of mtlcore.
 SERVER = """
-import json, os, signal, socket, sys
-from mtlcore.cli import main
-import mtlcore.engine, mtlcore.report, mtlcore.runs
+import json, os, runpy, signal, socket, sys, traceback
+import torch
 
-with socket.socket(socket.AF_UNIX) as listener:
-    listener.bind("mtl.socket")
-    listener.listen()
-    print("ready", flush=True)
+def python(arguments):
+    if arguments[0] == "-m":
+        sys.path[0] = os.getcwd()
+        sys.argv = arguments[1:]
+        runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+    else:
+        sys.path[0] = os.path.dirname(os.path.abspath(arguments[0]))
+        sys.argv = arguments
+        runpy.run_path(sys.argv[0], run_name="__main__")
+
+def mtl(arguments):
+    from mtlcore.cli import main
+    main(arguments, prog_name="mtl")
+
+def serve(listener, answer):
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     while True:
         line, _ = listener.accept()
@@ -156,8 +166,9 @@ with socket.socket(socket.AF_UNIX) as listener:
             for file in files:
                 os.close(file)
             continue
-        listener.close()
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        for listener in listeners.values():
+            listener.close()
         for number, file in enumerate(files):
             os.dup2(file, number)
             os.close(file)
@@ -165,38 +176,48 @@ with socket.socket(socket.AF_UNIX) as listener:
         os.chdir(folder)
         os.environ.clear()
         os.environ.update(environment)
+        code = 0
         try:
-            main(arguments, prog_name="mtl")
+            answer(arguments)
         except SystemExit as end:
-            code = end.code
+            code = end.code or 0
+            if isinstance(code, str):
+                print(code, file=sys.stderr)
+                code = 1
+        except BaseException:
+            traceback.print_exc()
+            code = 1
         sys.stdout.flush()
         sys.stderr.flush()
-        line.sendall(str(code or 0).encode())
+        line.sendall(str(code).encode())
         os._exit(0)
+
+listeners = {}
+for answer in (python, mtl):
+    listeners[answer] = socket.socket(socket.AF_UNIX)
+    listeners[answer].bind(answer.__name__ + ".socket")
+    listeners[answer].listen()
+print("ready", flush=True)
+if os.fork():
+    serve(listeners[python], python)
+import mtlcore.cli, mtlcore.engine, mtlcore.report, mtlcore.runs
+mtlcore.plugins.Plugins()
+serve(listeners[mtl], mtl)
 """
 
 # What stands for the programs that a page calls.
 PROGRAMS = {
     "mtl": """
-import json, socket
 given = sys.argv[1:]
 small = shlex.split(os.environ["SMALL"]) if "run" in given[:3] and "--resume" not in given else []
-folder = os.getcwd()
-with socket.socket(socket.AF_UNIX) as line:
-    os.chdir(os.path.dirname(os.path.abspath(__file__)))  # a socket's path must be short
-    line.connect("mtl.socket")
-    os.chdir(folder)
-    socket.send_fds(line, [b"."], [0, 1, 2])
-    line.sendall(json.dumps([[*given, *small], folder, {**os.environ}]).encode())
-    line.shutdown(socket.SHUT_WR)
-    sys.exit(int(line.makefile().read()))
+ask("mtl", *given, *small)
 """,
     "torchrun": """
 small = [] if "--resume" in sys.argv else shlex.split(os.environ["SMALL"])
 run(sys.executable, "-m", "torch.distributed.run", *sys.argv[1:], *small)
 """,
-    "python": "run(sys.executable, *sys.argv[1:])",
-    "pytest": """run(sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *sys.argv[1:])""",
+    "python": """ask("python", *sys.argv[1:])""",
+    "pytest": """ask("python", "-m", "pytest", "-p", "no:cacheprovider", *sys.argv[1:])""",
     # Installing needs a network, and is tested with wheels: here, only that there is such a thing.
     "pip": """
 assert sys.argv[1] == "install", sys.argv
@@ -211,10 +232,20 @@ for word in (word for word in sys.argv[2:] if not word.startswith("-")):
     "make": """run("make", "--dry-run", "--directory", ROOT, *sys.argv[1:], stdout=DEVNULL)""",
 }
 HEADER = f"""#!{sys.executable}
-import os, shlex, shutil, subprocess, sys, tomllib
+import json, os, shlex, shutil, socket, subprocess, sys, tomllib
 from pathlib import Path
 from subprocess import DEVNULL
 ROOT = {str(ROOT)!r}
+def ask(who, *arguments):
+    folder = os.getcwd()
+    with socket.socket(socket.AF_UNIX) as line:
+        os.chdir(os.path.dirname(os.path.abspath(__file__)))  # a socket's path must be short
+        line.connect(who + ".socket")
+        os.chdir(folder)
+        socket.send_fds(line, [b"."], [0, 1, 2])
+        line.sendall(json.dumps([arguments, folder, {{**os.environ}}]).encode())
+        line.shutdown(socket.SHUT_WR)
+        sys.exit(int(line.makefile().read()))
 def run(program, *arguments, **options):
     own = os.path.dirname(os.path.abspath(__file__))
     rest = os.pathsep.join(p for p in os.environ["PATH"].split(os.pathsep) if p != own)
@@ -235,50 +266,44 @@ def runnable(page: Path, slow: bool) -> Iterator[dict[str, Any]]:
                    "file": marks.get("file", ""), "small": marks.get("with", SMALL)}  # fmt: skip
 
 
-def calls_mtl(steps: list[dict[str, Any]]) -> bool:
-    return any(re.search(r"\bmtl\b", step["code"]) for step in steps)
-
-
-@contextmanager
-def answering(programs: Path, env: dict[str, str]) -> Iterator[None]:
-    """While it is open, `mtl` in the folder of programs finds who answers it."""
+@pytest.fixture(scope="session")
+def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """What a page runs in: the programs that it calls, and those who answer them."""
+    programs = tmp_path_factory.mktemp("programs")
+    for name, code in PROGRAMS.items():
+        (programs / name).write_text(HEADER + code)
+        (programs / name).chmod(stat.S_IRWXU)
+    (programs / "server.py").write_text(SERVER)
+    env = {key: value for key, value in os.environ.items() if key != "MTL_PLUGINS"}
+    env |= {"PATH": f"{programs}{os.pathsep}{env['PATH']}", "SMALL": SMALL, "OMP_NUM_THREADS": "1"}
     with subprocess.Popen(
-        [sys.executable, "server.py"], cwd=programs, env=env, stdout=subprocess.PIPE
-    ) as server:
+        [sys.executable, "server.py"], cwd=programs, env=env, stdout=subprocess.PIPE,
+        start_new_session=True,
+    ) as server:  # fmt: skip
         try:
             assert server.stdout is not None
             assert server.stdout.readline() == b"ready\n"
-            yield
+            yield env
         finally:
-            server.kill()
+            os.killpg(server.pid, signal.SIGKILL)
 
 
-def read_aloud(page: Path, folder: Path, slow: bool) -> None:
+def read_aloud(page: Path, folder: Path, env: dict[str, str], slow: bool) -> None:
     """Do what the page says in a folder."""
     steps = list(runnable(page, slow))
     if not [step for step in steps if not step["file"] and step["language"] != "hidden"]:
         pytest.skip("nothing to run, or elsewhere")
-    programs = folder / ".programs"
-    programs.mkdir()
-    for name, code in PROGRAMS.items():
-        (programs / name).write_text(HEADER + code)
-        (programs / name).chmod(stat.S_IRWXU)
     (folder / "steps.json").write_text(json.dumps([str(page), steps]))
     (folder / "driver.py").write_text(DRIVER)
-    (programs / "server.py").write_text(SERVER)
-    env = {key: value for key, value in os.environ.items() if key != "MTL_PLUGINS"}
-    env |= {"PATH": f"{programs}{os.pathsep}{env['PATH']}", "SMALL": SMALL, "OMP_NUM_THREADS": "1"}
-    with answering(programs, env) if calls_mtl(steps) else nullcontext():
-        result = subprocess.run(
-            [sys.executable, "driver.py"], cwd=folder, env=env, capture_output=True, text=True,
-            check=False,
-        )  # fmt: skip
+    result = subprocess.run(
+        ["python", "driver.py"], cwd=folder, env=env, capture_output=True, text=True, check=False
+    )
     assert result.returncode == 0, f"{page}\n{result.stdout[-3000:]}\n{result.stderr[-6000:]}"
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_what_a_page_says_runs(name: str, tmp_path: Path) -> None:
-    read_aloud(ROOT / name, tmp_path, slow=False)
+def test_what_a_page_says_runs(name: str, tmp_path: Path, environment: dict[str, str]) -> None:
+    read_aloud(ROOT / name, tmp_path, environment, slow=False)
 
 
 @pytest.mark.slow
@@ -286,8 +311,8 @@ def test_what_a_page_says_runs(name: str, tmp_path: Path) -> None:
     "name",
     [n for n in NAMES if is_slow(ROOT / n) or any("slow" in b.marks for b in blocks(ROOT / n))],
 )
-def test_the_long_ones_run_too(name: str, tmp_path: Path) -> None:
-    read_aloud(ROOT / name, tmp_path, slow=True)
+def test_the_long_ones_run_too(name: str, tmp_path: Path, environment: dict[str, str]) -> None:
+    read_aloud(ROOT / name, tmp_path, environment, slow=True)
 
 
 @pytest.mark.parametrize("name", NAMES)

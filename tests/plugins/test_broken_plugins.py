@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 import json
 import os
+import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
@@ -87,6 +88,17 @@ def test_a_distribution_hides_older_ones_behind_it(
     monkeypatch.syspath_prepend(str(newer.parent))
     result = mtl("plugins", "--json", env={"MTL_PLUGINS": "broken"})
     assert "broken" not in {row["id"] for row in json.loads(result.stdout)}, result.output
+
+
+def test_a_scan_sees_what_was_installed_or_removed_since_the_last_one(site: Path) -> None:
+    def status() -> list[str]:
+        return [info.status for info in Plugins(allow=("broken",)).infos if info.id == "broken"]
+
+    assert status() == []
+    install(site, HEAD + HOOK.format(YIELD), metadata=METADATA)
+    assert status() == ["ok"]
+    shutil.rmtree(site / "mtlcore_plugin_broken-1.0.dist-info")
+    assert status() == []
 
 
 BAD_METADATA = {
