@@ -52,7 +52,7 @@ KNOWN: Mapping[str, tuple[str, ...]] = {
     ),
     "nashmtl": ("nash-mtl",),
     "ntkmtl": (),
-    "padnet": ("bottlenecks", "pad-net", "pad-net-nyud", "pad-net-pascal"),
+    "pad-net": ("bottlenecks", "pad-net-nyud", "pad-net-pascal"),
     "paretomtl": ("pareto-mtl",),
     "pcgrad": (),
     "peft": ("lora",),
