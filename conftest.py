@@ -19,7 +19,7 @@ from click.testing import CliRunner, Result
 from mtlcore.plugins import Plugins
 
 ROOT = Path(__file__).parent
-_PLUGIN_TESTS = re.compile(r"/plugins/mtlcore-plugin-(\w+)/tests/")
+_PLUGIN_TESTS = re.compile(r"/plugins/mtlcore-plugin-([\w-]+)/tests/")
 _REAL_DATA = "MTLCORE_REAL_DATA"
 
 

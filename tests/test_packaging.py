@@ -24,13 +24,14 @@ def read(path: Path) -> dict:
 def test_a_plugin_is_a_whole_distribution(plugin: Path) -> None:
     project = read(plugin)["project"]
     short = plugin.name.removeprefix("mtlcore-plugin-")
+    package = f"mtlcore_{short.replace('-', '_')}"
     assert project["name"] == plugin.name
-    assert project["entry-points"]["mtlcore"][short] == f"mtlcore_{short}.plugin"
+    assert project["entry-points"]["mtlcore"][short] == f"{package}.plugin"
     assert "mtlcore>=0.1,<0.2" in project["dependencies"]
     assert project["requires-python"] == ">=3.11"
-    for name in ("README.md", "CHANGELOG.md", "LICENSE", f"src/mtlcore_{short}/py.typed"):
+    for name in ("README.md", "CHANGELOG.md", "LICENSE", f"src/{package}/py.typed"):
         assert (plugin / name).is_file()
-    assert (plugin / f"src/mtlcore_{short}/__init__.py").read_text() == ""
+    assert (plugin / f"src/{package}/__init__.py").read_text() == ""
     assert not (plugin / "tests" / "__init__.py").exists()
 
 

@@ -56,7 +56,7 @@ KNOWN: Mapping[str, tuple[str, ...]] = {
     "nashmtl": ("nash-mtl",),
     "nddr": ("nddr-nyuv2", "nddr-shortcut", "nddr-shortcut-nyuv2"),
     "ntkmtl": (),
-    "padnet": ("bottlenecks", "pad-net", "pad-net-nyud", "pad-net-pascal"),
+    "pad-net": ("bottlenecks", "pad-net-nyud", "pad-net-pascal"),
     "paretomtl": ("pareto-mtl",),
     "pcgrad": (),
     "peft": ("lora",),

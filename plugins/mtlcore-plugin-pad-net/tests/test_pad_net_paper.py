@@ -44,7 +44,7 @@ RECIPE: dict[str, Any] = {
 
 @pytest.fixture(autouse=True)
 def _with_the_encoder(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MTL_PLUGINS", "padnet,timm")
+    monkeypatch.setenv("MTL_PLUGINS", "pad-net,timm")
 
 
 class TestNYUD(PaperContract):

@@ -19,8 +19,8 @@ from mtlcore.standard.resnet import ResNet
 from mtlcore.standard.unet import UNet
 from mtlcore.tasks import Task
 from mtlcore.testing import TINY_TASKS, BackboneContract, HeadContract, tiny_batch, tiny_learner
-from mtlcore_padnet.backbone import PADNet
-from mtlcore_padnet.heads import bottlenecks
+from mtlcore_pad_net.backbone import PADNet
+from mtlcore_pad_net.heads import bottlenecks
 
 NAMES = [task.name for task in TINY_TASKS]
 KEYS = {task.name: task.key for task in TINY_TASKS}

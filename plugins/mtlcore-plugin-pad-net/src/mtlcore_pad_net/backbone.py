@@ -23,8 +23,8 @@ from mtlcore.standard.decoders import HRNetFusion
 from mtlcore.standard.messages import final_tasks
 from mtlcore.standard.resnet import Bottleneck
 from mtlcore.tasks import Task
-from mtlcore_padnet.distillation import Module, make_distillation
-from mtlcore_padnet.heads import bottleneck
+from mtlcore_pad_net.distillation import Module, make_distillation
+from mtlcore_pad_net.heads import bottleneck
 
 
 @final

@@ -15,8 +15,8 @@ from mtlcore.features import FeatureInfo, Features
 from mtlcore.models import Backbone, MultiTaskModel, count_parameters
 from mtlcore.standard.heads import PointwiseHead
 from mtlcore.tasks import Task
-from mtlcore_padnet.backbone import PADNet
-from mtlcore_padnet.heads import bottlenecks
+from mtlcore_pad_net.backbone import PADNet
+from mtlcore_pad_net.heads import bottlenecks
 
 HRNET = 3_860_720
 KINDS = {

@@ -128,7 +128,7 @@ def mtl_backbones() -> Iterator[BackboneSpec]:
     """Yield PAD-Net over any encoder."""
     yield BackboneSpec(
         name="pad-net",
-        target="mtlcore_padnet.backbone:PADNet",
+        target="mtlcore_pad_net.backbone:PADNet",
         summary="A prediction of every task on the way, messages between what they are made of.",
         paper=_PAPER,
     )
@@ -139,7 +139,7 @@ def mtl_heads() -> Iterator[HeadSpec]:
     """Yield the head of final tasks."""
     yield HeadSpec(
         name="bottlenecks",
-        target="mtlcore_padnet.heads:bottlenecks",
+        target="mtlcore_pad_net.heads:bottlenecks",
         task_kinds=("*",),
         layouts=("map",),
         summary="Residual bottlenecks and a 1x1 convolution on the main map.",

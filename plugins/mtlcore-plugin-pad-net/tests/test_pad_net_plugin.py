@@ -14,7 +14,7 @@ from mtlcore.testing import (
     assert_plugin_is_light,
     assert_plugin_is_whole,
 )
-from mtlcore_padnet import plugin
+from mtlcore_pad_net import plugin
 
 METHODS = {spec.name: spec for spec in plugin.mtl_methods()}
 
@@ -24,8 +24,8 @@ class TestPADNet(MethodContract):
 
 
 def test_is_light_and_whole() -> None:
-    assert_plugin_is_light("mtlcore_padnet.plugin")
-    assert_plugin_is_whole("mtlcore_padnet.plugin")
+    assert_plugin_is_light("mtlcore_pad_net.plugin")
+    assert_plugin_is_whole("mtlcore_pad_net.plugin")
 
 
 def test_names_and_defaults() -> None:
