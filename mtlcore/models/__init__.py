@@ -1,13 +1,28 @@
 """Backbones, necks and heads, and the model that runs a backbone with one head per task."""
 
 from mtlcore.features import Features
-from mtlcore.models.contracts import AVERAGE, Backbone, Head, Neck, StepContext, Transition
+from mtlcore.models.contracts import (
+    AVERAGE,
+    Backbone,
+    ExchangePoint,
+    Head,
+    Neck,
+    StepContext,
+    Transition,
+)
 from mtlcore.models.encoders import (
     ImageEncoder,
     PyramidKind,
     Stage,
     chosen_stages,
     no_checkpointing,
+)
+from mtlcore.models.exchange import (
+    BackbonePerTask,
+    ExchangingBackbone,
+    Places,
+    as_it_was,
+    as_map,
 )
 from mtlcore.models.freezing import Frozen, made_for
 from mtlcore.models.model import MultiTaskModel, count_parameters
@@ -19,7 +34,10 @@ __all__ = [
     "AVERAGE",
     "SAME_RATES",
     "Backbone",
+    "BackbonePerTask",
     "BackboneRates",
+    "ExchangePoint",
+    "ExchangingBackbone",
     "Features",
     "Frozen",
     "Head",
@@ -28,12 +46,15 @@ __all__ = [
     "Neck",
     "NeckPerTask",
     "Necks",
+    "Places",
     "PyramidKind",
     "SharedNeck",
     "Stage",
     "StepContext",
     "Transition",
     "WrappingBackbone",
+    "as_it_was",
+    "as_map",
     "chosen_stages",
     "count_parameters",
     "groups_of",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Protocol
+from typing import Any, Literal, Protocol
 
 import attrs
 import torch
@@ -15,7 +15,7 @@ from mtlcore.distributed import Distributed
 from mtlcore.features import Features
 from mtlcore.inputs import Inputs
 
-__all__ = ["AVERAGE", "Backbone", "Head", "Neck", "StepContext", "Transition"]
+__all__ = ["AVERAGE", "Backbone", "ExchangePoint", "Head", "Neck", "StepContext", "Transition"]
 
 
 #: The name under which the averaged copy of the model teaches.
@@ -72,6 +72,47 @@ class Transition:
     reset: tuple[str, ...] = ()
     reset_heads: bool = False
     reset_balancer: bool = False
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class ExchangePoint:
+    """A place in a backbone after which several of its kind can exchange their maps.
+
+    Args:
+        module: a part of the backbone that is called once per forward pass and returns the map with
+            which the network goes on, or a tuple that begins with it. What a forward hook puts in
+            its place is used instead.
+        channels: of the map.
+        parameters: what the network has used since the point before, in the order of use.
+        layout: of the map: N samples, C channels, H rows, W columns, L tokens.
+    """
+
+    module: nn.Module
+    channels: int
+    parameters: tuple[Parameter, ...]
+    layout: Literal["NCHW", "NHWC", "NLC", "NC"] = "NCHW"
+
+    def map_in(self, output: Any) -> Tensor:
+        """Return the map in what the module returned.
+
+        Raises:
+            TypeError: there is none.
+        """
+        found = output[0] if isinstance(output, tuple) and output else output
+        if not isinstance(found, Tensor):
+            raise TypeError(f"{type(self.module).__name__} returned no map, which it says it does")
+        return found
+
+    @staticmethod
+    def with_map(output: Any, x: Tensor) -> Any:
+        """Return what the module returned, with another map."""
+        return (x, *output[1:]) if isinstance(output, tuple) else x
+
+    @property
+    def weight(self) -> Parameter | None:
+        """The last weight since the point before that has a filter for each channel of the map."""
+        fitting = (p for p in self.parameters if p.dim() > 1 and p.shape[0] == self.channels)
+        return next(reversed([*fitting]), None)
 
 
 class Backbone(nn.Module, abc.ABC):
@@ -133,6 +174,17 @@ class Backbone(nn.Module, abc.ABC):
         Fine-tuning lowers the learning rate from group to group towards the input
         (`model.backbone.layer_decay`). What is in no group, such as a decoder, counts as nearest to
         the heads. If it returns none, such a setting is refused.
+        """
+        return ()
+
+    def exchange_points(self) -> Sequence[ExchangePoint]:
+        """Return the places at which networks that run side by side can exchange maps, in order.
+
+        Such as after each stage. Backbones that give each task a network of their own kind
+        (cross-stitch) mix maps there. If it returns none, such backbones refuse it.
+
+        Raises:
+            UsageError: as the backbone is set, no maps can be exchanged.
         """
         return ()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import abc
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, Self, TypeAlias
 
 import attrs
@@ -14,8 +14,9 @@ from torch.nn import Parameter
 
 from mtlcore.errors import UsageError, describe
 from mtlcore.features import Features
-from mtlcore.models.contracts import Backbone
+from mtlcore.models.contracts import Backbone, ExchangePoint
 from mtlcore.models.pyramids import DPTPyramid, Pyramid, SimplePyramid, levels
+from mtlcore.models.tracing import StageTrace, traced
 
 __all__ = ["ImageEncoder", "PyramidKind", "Stage", "chosen_stages", "no_checkpointing"]
 
@@ -101,6 +102,9 @@ class ImageEncoder(Backbone, abc.ABC):
         in_chans: Channels of the images.
         freeze_norm: Whether batch norm keeps its statistics and factors.
         checkpointing: Whether gradient checkpointing has been turned on.
+        stage_names: Of the modules within the network that return the maps of the stages, from the
+            input on, up to the last one that is read; where networks can exchange them. Empty:
+            they cannot.
 
     Raises:
         UsageError: The encoder cannot read images of any size, its maps are not those of the
@@ -126,8 +130,10 @@ class ImageEncoder(Backbone, abc.ABC):
         in_chans: int,
         freeze_norm: bool,
         checkpointing: bool,
+        stage_names: Sequence[str] = (),
     ) -> None:
         super().__init__()
+        self._checkpointing = checkpointing
         self.in_chans = in_chans
         self.freeze_norm = freeze_norm
         self.encoder = encoder
@@ -148,7 +154,7 @@ class ImageEncoder(Backbone, abc.ABC):
             self.strides = tuple(stage.stride for stage in kept)
         for name, values in zip(("mean", "std"), normalisation, strict=True):
             self.register_buffer(name, _per_channel(values, in_chans))
-        self._try(model)
+        self._exchange = self._try(model, dict(zip(stage_names, stages, strict=False)))
         if checkpointing:
             self._check_checkpointing(model)
         if freeze_norm:
@@ -195,6 +201,20 @@ class ImageEncoder(Backbone, abc.ABC):
         learning = [layer for layer in layers if any(p.requires_grad for p in layer)]
         return (learning or [layer for layer in layers if layer])[-1]
 
+    def exchange_points(self) -> Sequence[ExchangePoint]:
+        """Return the maps of the stages, as the library's own module of each returns them.
+
+        Raises:
+            UsageError: gradient checkpointing is on, which would compute maps again without an
+                exchange, or the map of a stage cannot be told from what its module returns.
+        """
+        if self._checkpointing and self._exchange:
+            raise UsageError(
+                "model.backbone.backbone.gradient_checkpointing: networks that exchange maps "
+                "cannot compute them again by themselves; leave it off"
+            )
+        return [trace.point(self.encoder) for trace in self._exchange]
+
     def _maps(self, inputs: Tensor) -> tuple[Tensor, ...]:
         maps = self.encode((inputs - self.mean) / self.std)
         return self.pyramid(maps) if self.pyramid is not None else tuple(reversed(maps))
@@ -207,8 +227,15 @@ class ImageEncoder(Backbone, abc.ABC):
         kinds = (nn.modules.batchnorm._BatchNorm,)
         return [module for module in self.encoder.modules() if isinstance(module, kinds)]
 
-    def _try(self, model: str) -> None:
+    def _try(self, model: str, named: Mapping[str, Stage]) -> list[StageTrace]:
         """Hold what is announced against the maps of a small image that is no square.
+
+        Args:
+            model: Its name, for messages.
+            named: Name of a module -> the stage whose map it returns.
+
+        Returns:
+            What was seen of these modules.
 
         Raises:
             UsageError: they differ, or there are none.
@@ -219,9 +246,10 @@ class ImageEncoder(Backbone, abc.ABC):
             for number, stride in zip(self.out_channels, self.strides, strict=True)
         ]
         image = torch.zeros(1, self.in_chans, height, width)
+        channels = {name: stage.channels for name, stage in named.items()}
         self.eval()
         try:
-            with torch.no_grad():
+            with torch.no_grad(), traced(self.encoder, channels) as traces:
                 found = [tuple(x.shape) for x in self._maps(image)]
         except (RuntimeError, AssertionError, ValueError) as error:
             raise UsageError(
@@ -234,6 +262,7 @@ class ImageEncoder(Backbone, abc.ABC):
                 f"the shapes {found}, and {expected} was expected; choose another model"
             )
         self.train()
+        return traces
 
     def _check_checkpointing(self, model: str) -> None:
         """Hold gradient checkpointing against what it does for a small image.

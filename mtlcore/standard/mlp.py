@@ -9,7 +9,7 @@ from torch.nn import Parameter
 
 from mtlcore.errors import UsageError
 from mtlcore.features import Features
-from mtlcore.models import Backbone
+from mtlcore.models import Backbone, ExchangePoint
 from mtlcore.ranges import Channels, Layers
 from mtlcore.tasks import Task
 
@@ -41,6 +41,7 @@ class MLP(Backbone):
                 "positive numbers"
             )
         self._inputs = inputs
+        self._hidden = tuple(hidden)
         self.out_channels = (hidden[-1],)
         layers: list[nn.Module] = []
         for before, after in zip((inputs, *hidden), hidden, strict=False):
@@ -55,6 +56,16 @@ class MLP(Backbone):
         """Return every linear layer."""
         # Whatever stands in a linear layer's place: adapters go around one.
         return [[*layer.parameters()] for layer in [*self.layers][::2]]
+
+    def exchange_points(self) -> list[ExchangePoint]:
+        """Return the output of every layer."""
+        pairs = zip([*self.layers][::2], [*self.layers][1::2], strict=True)
+        return [
+            ExchangePoint(
+                module=relu, channels=channels, parameters=(*layer.parameters(),), layout="NC"
+            )
+            for (layer, relu), channels in zip(pairs, self._hidden, strict=True)
+        ]
 
     def forward(self, inputs: Tensor, tasks: Sequence[str]) -> Features:
         """Compute (B, F) -> (B, C).

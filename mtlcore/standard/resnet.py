@@ -20,7 +20,7 @@ from torch.nn import Parameter
 from mtlcore.errors import MtlError
 from mtlcore.features import Features
 from mtlcore.loading import WeightFile, read_weight_file
-from mtlcore.models import Backbone
+from mtlcore.models import Backbone, ExchangePoint
 from mtlcore.ranges import Width
 from mtlcore.standard.segnet import scaled
 from mtlcore.tasks import Task
@@ -155,6 +155,7 @@ class ResNet(Backbone):
         inner = [scaled(channels, width) for channels in CHANNELS]
         self.conv1 = nn.Conv2d(3, inner[0], 7, stride=2, padding=3, bias=False)
         self.bn1 = nn.BatchNorm2d(inner[0])
+        self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
         channels, reached, dilation = inner[0], 4, 1
         given: list[tuple[int, int]] = []
         for number, (size, count) in enumerate(zip(inner, counts, strict=True)):
@@ -167,6 +168,7 @@ class ResNet(Backbone):
             blocks += [block(channels, size, 1, dilation, dilation) for _ in range(count - 1)]
             setattr(self, f"layer{number + 1}", nn.Sequential(*blocks))
             given.insert(0, (channels, reached))
+        self._stages = tuple(channels for channels, _ in reversed(given))
         self._given = len(given) if pyramid else 1
         self.out_channels = tuple(channels for channels, _ in given[: self._given])
         self.strides = tuple(stride for _, stride in given[: self._given])
@@ -186,7 +188,7 @@ class ResNet(Backbone):
         """Compute the maps (B, c, H / s, W / s) of images (B, 3, H, W) in [0, 1]."""
         maps = (inputs - self.mean) / self.std
         maps = F.relu(self.bn1(self.conv1(maps)), inplace=True)
-        maps = F.max_pool2d(maps, 3, stride=2, padding=1)
+        maps = self.maxpool(maps)
         found: list[Tensor] = []
         for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
             maps = stage(maps)
@@ -202,6 +204,18 @@ class ResNet(Backbone):
         """Return the parameters of the last convolution of the last block."""
         block = self.layer4[-1]
         return block.get_submodule("conv3" if hasattr(block, "conv3") else "conv2").parameters()
+
+    def exchange_points(self) -> list[ExchangePoint]:
+        """Return the maps of the stem after pooling and of the four stages."""
+        stem = (*self.conv1.parameters(), *self.bn1.parameters())
+        channels = (self.conv1.out_channels, *self._stages)
+        modules = (self.maxpool, self.layer1, self.layer2, self.layer3, self.layer4)
+        return [
+            ExchangePoint(module=module, channels=number, parameters=parameters)
+            for module, number, parameters in zip(
+                modules, channels, (stem, *((*m.parameters(),) for m in modules[1:])), strict=True
+            )
+        ]
 
     def layer_groups(self) -> list[list[Parameter]]:
         """Return the stem, and each residual block."""

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import Parameter
 
 from mtlcore.features import Features
-from mtlcore.models import Backbone
+from mtlcore.models import Backbone, ExchangePoint
 from mtlcore.ranges import Width
 from mtlcore.tasks import Task
 
@@ -229,6 +229,7 @@ class SegNet(Backbone):
 
     def __init__(self, tasks: Sequence[Task], *, width: Width = 1.0) -> None:
         super().__init__()
+        self._filters = filters_of(width)
         self.out_channels = (scaled(FILTERS[-1], width), scaled(FILTERS[0], width))
         self.encoder = SegNetEncoder(width)
         self.decoder = SegNetDecoder(width)
@@ -245,3 +246,13 @@ class SegNet(Backbone):
     def layer_groups(self) -> list[list[Parameter]]:
         """Return the levels of the encoder."""
         return [list(level.parameters()) for level in self.encoder.levels]
+
+    def exchange_points(self) -> list[ExchangePoint]:
+        """Return the maps of the encoder's levels before pooling, and those of the decoder's."""
+        levels = [*self.encoder.levels, *reversed(self.decoder.levels)]
+        filters = [*self._filters, *reversed(self._filters[:-1]), self._filters[0]]
+        return [
+            ExchangePoint(module=level.rest, channels=channels, parameters=(*level.parameters(),))
+            for level, channels in zip(levels, filters, strict=True)
+            if isinstance(level, Level)
+        ]

@@ -17,7 +17,7 @@ from torch.nn import Parameter
 
 from mtlcore.errors import UsageError
 from mtlcore.features import FeatureInfo, Features
-from mtlcore.models import Backbone, Neck
+from mtlcore.models import Backbone, ExchangePoint, Neck
 from mtlcore.ranges import Width
 from mtlcore.standard.decoders import levels_of
 from mtlcore.standard.segnet import scaled
@@ -170,6 +170,7 @@ class UNet(Backbone):
     ) -> None:
         super().__init__()
         channels = [scaled(c, width) for c in CHANNELS]
+        self._channels = tuple(channels)
         self._finest = output_stride.bit_length() - 1
         given = channels[self._finest :]
         self.out_channels, self.strides = (given[-1], given[0]), (STRIDES[0], output_stride)
@@ -212,6 +213,25 @@ class UNet(Backbone):
     def layer_groups(self) -> list[list[Parameter]]:
         """Return the levels of the encoder."""
         return [list(level.parameters()) for level in self.encoder.levels]
+
+    def exchange_points(self) -> list[ExchangePoint]:
+        """Return the maps of the encoder's levels, then those of a decoder's if there is one."""
+        points = [
+            ExchangePoint(module=level, channels=channels, parameters=(*level.parameters(),))
+            for level, channels in zip(self.encoder.levels, self._channels, strict=True)
+        ]
+        decoders = [self.decoder] if self.decoder is not None else [*self.decoders.children()]
+        if len(decoders) == 1 and isinstance(decoders[0], UNetDecoder):
+            up, levels = decoders[0].up, decoders[0].levels
+            points += [
+                ExchangePoint(
+                    module=levels[number],
+                    channels=self._channels[self._finest + number],
+                    parameters=(*up[number].parameters(), *levels[number].parameters()),
+                )
+                for number in reversed(range(len(levels)))
+            ]
+        return points
 
 
 def _last_convolution(module: nn.Module) -> nn.Module:

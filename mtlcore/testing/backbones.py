@@ -14,9 +14,10 @@ from torch import Tensor, nn
 from torch.nn import Parameter
 
 from mtlcore.balancing import BalancerContext
+from mtlcore.errors import UsageError
 from mtlcore.features import Features
 from mtlcore.inputs import Inputs, map_inputs
-from mtlcore.models import Backbone
+from mtlcore.models import Backbone, ExchangePoint
 from mtlcore.plugins import settings_of
 from mtlcore.tasks import Task
 from mtlcore.testing.base import (
@@ -304,6 +305,58 @@ class BackboneContract:
             assert not twice, f"{twice} are in two layer groups"
             seen |= ids
 
+    def test_exchange_points_are_where_maps_pass(self) -> None:
+        """Otherwise networks side by side exchange what no head sees, or never meet."""
+        backbone = self._new()
+        try:
+            points = backbone.exchange_points()
+        except UsageError:  # as it is set, it can exchange nothing
+            return
+        seen: list[tuple[int, Tensor]] = []
+
+        def look(_module: nn.Module, _inputs: object, output: object, *, number: int) -> None:
+            seen.append((number, points[number].map_in(output)))
+
+        hooks = [
+            point.module.register_forward_hook(partial(look, number=number))
+            for number, point in enumerate(points)
+        ]
+        inputs = self._inputs(backbone)
+        backbone(inputs, self._names())
+        for hook in hooks:
+            hook.remove()
+        assert [n for n, _ in seen] == [*range(len(points))], (
+            f"exchange points {[n for n, _ in seen]} were passed, of {len(points)}, in this order"
+        )
+        names = {id(p): name for name, p in backbone.named_parameters()}
+        before: list[Parameter] = []
+        for point, (number, x) in zip(points, seen, strict=True):
+            found = x.shape[point.layout.index("C")] if x.dim() == len(point.layout) else None
+            assert found == point.channels, (
+                f"exchange point {number}: {point.channels} channels of {point.layout} announced, "
+                f"and the map has the shape {tuple(x.shape)}"
+            )
+            before += point.parameters
+            unknown = [p for p in point.parameters if id(p) not in names]
+            assert not unknown, f"exchange point {number} has parameters of others"
+            known = {id(p) for p in before}
+            assert len(known) == len(before), f"a parameter of exchange point {number} comes twice"
+            later = [p for p in backbone.parameters() if id(p) not in known and p.requires_grad]
+            for parameter, gradient in zip(later, gradients_of(x.sum(), later), strict=True):
+                assert gradient is None, (
+                    f"exchange point {number} does not name {names[id(parameter)]}, which its map "
+                    "depends on"
+                )
+        backbone = self._used()
+        kept = self._evaluated(backbone, inputs)
+        for number, point in enumerate(backbone.exchange_points()):
+            hook = point.module.register_forward_hook(partial(_emptied, point), prepend=True)
+            changed = self._evaluated(backbone, inputs)
+            hook.remove()
+            assert not same(kept, changed), (
+                f"zeros in place of the map of exchange point {number} change no feature"
+            )
+
     def test_what_it_tells_is_text(self) -> None:
         """Otherwise `run.json` and `mtl show` cannot hold it."""
         facts = self._new().facts()
@@ -438,6 +491,11 @@ class BackboneContract:
             return any(id(p) in own for p in parameters)
 
         return [module for module in backbone.modules() if holds(module)]
+
+
+def _emptied(point: ExchangePoint, _module: nn.Module, _inputs: object, output: object) -> object:
+    """Return zeros in place of the map that a module returned."""
+    return point.with_map(output, torch.zeros_like(point.map_in(output)))
 
 
 def _filled(inputs: Tensor, value: float) -> Tensor:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import attrs
 import pytest
 import torch
 from torch import nn
 
 from mtlcore.features import EarlyPrediction, Features
-from mtlcore.models import Backbone, Transition
+from mtlcore.models import Backbone, ExchangePoint, Transition
 from mtlcore.testing import BackboneContract, TinyBackbone
 
 
@@ -318,7 +319,48 @@ class WarmsUpInSteps(TinyBackbone):
         self.steps += 1
 
 
+class Exchanges(TinyBackbone):
+    """Right: maps of the trunk can be exchanged."""
+
+    channels = 6
+
+    def exchange_points(self):
+        parameters = (*self.trunk.parameters(),)
+        return [ExchangePoint(module=self.trunk, channels=self.channels, parameters=parameters)]
+
+
+class LiesAboutWhatItExchanges(Exchanges):
+    channels = 5
+
+
+class ForgetsWhatMadeIt(Exchanges):
+    def exchange_points(self):
+        return [attrs.evolve(point, parameters=()) for point in super().exchange_points()]
+
+
+class ExchangesForNothing(Exchanges):
+    def forward(self, inputs, tasks):
+        self.trunk(inputs)
+        features = self.trunk[2](self.trunk[1](self.trunk[0](inputs)))
+        own = {task: (self.branches[self.keys[task]](features),) for task in tasks}
+        return Features(shared=(features,), per_task=own, cut=(features,))
+
+
+class ExchangesBackwards(Exchanges):
+    def exchange_points(self):
+        (last,) = super().exchange_points()
+        parts = self.trunk[1].parameters()
+        return [
+            attrs.evolve(last, parameters=(*self.trunk[0].parameters(), *parts)),
+            ExchangePoint(module=self.trunk[0], channels=6, parameters=()),
+        ]
+
+
 BACKBONES = [
+    (LiesAboutWhatItExchanges, "test_exchange_points_are_where_maps_pass", "5 channels of NCHW"),
+    (ForgetsWhatMadeIt, "test_exchange_points_are_where_maps_pass", "trunk.0.weight, which its"),
+    (ExchangesForNothing, "test_exchange_points_are_where_maps_pass", "change no feature"),
+    (ExchangesBackwards, "test_exchange_points_are_where_maps_pass", "1, 0] were passed"),
     (PointsBeyondItsMaps, "test_maps_are_as_announced", "main_map is 2"),
     (ListsALayerTwice, "test_layers_are_of_its_own_parameters", "in two layer groups"),
     (ListsForeignLayers, "test_layers_are_of_its_own_parameters", "none of the backbone's"),
@@ -409,6 +451,10 @@ def test_own_parameters_that_no_loss_reaches_can_be_listed(held_to, catches):
 
 def test_a_good_backbone_with_early_predictions_passes(held_to, passes):
     passes(held_to(BackboneContract, PredictsEarly))
+
+
+def test_a_backbone_whose_maps_are_exchanged_passes(held_to, passes):
+    passes(held_to(BackboneContract, Exchanges))
 
 
 def test_what_no_loss_reaches_can_be_listed(held_to):

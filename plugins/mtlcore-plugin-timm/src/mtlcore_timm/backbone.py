@@ -91,6 +91,7 @@ class TimmBackbone(ImageEncoder):
             facts |= file.facts
             if unused:
                 facts["weights_unused"] = ", ".join(unused)
+        names = [info["module"] for info in encoder.feature_info]
         stages = [Stage(info["num_chs"], info["reduction"]) for info in encoder.feature_info]
         wanted = chosen_stages(model, out_indices, stages, pyramid)
         indices: list[int] = encoder.prune_intermediate_layers(wanted, prune_norm=True)
@@ -110,6 +111,7 @@ class TimmBackbone(ImageEncoder):
             in_chans=in_chans,
             freeze_norm=freeze_norm,
             checkpointing=gradient_checkpointing,
+            stage_names=names[: indices[-1] + 1],
         )
         self._facts = facts
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any, final
 
 import attrs
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import Parameter
 
 from mtlcore.errors import MtlError, UsageError, describe, did_you_mean
@@ -140,6 +140,7 @@ class TransformersBackbone(ImageEncoder):
             in_chans=in_chans,
             freeze_norm=freeze_norm,
             checkpointing=gradient_checkpointing,
+            stage_names=_stage_names(encoder, len(stages))[: indices[-1] + 1],
         )
         self._facts = facts
         self.eval()
@@ -207,6 +208,27 @@ def _stages(model: str, kind: Any, configuration: Any, in_chans: int) -> list[St
     if not sides:
         raise UsageError(f"{_MODEL}: {model} hands out no maps; choose another model")
     return [Stage(channels, round(_SIDE / side)) for channels, side in sides]
+
+
+def _stage_names(encoder: nn.Module, number: int) -> list[str]:
+    """Return the names of the modules that return the maps of the stages; none if unknown.
+
+    A stage is a module of the list that has as many as there are stages; where it holds a list of
+    blocks itself, the last block returns its map, before it is made smaller for the next stage.
+    """
+    for name, stages in encoder.named_modules():
+        if not isinstance(stages, nn.ModuleList) or len(stages) != number:
+            continue
+        names = []
+        for place, stage in enumerate(stages):
+            lists = [
+                f".{inner}.{len(blocks) - 1}"
+                for inner, blocks in stage.named_children()
+                if isinstance(blocks, nn.ModuleList) and len(blocks)
+            ]
+            names.append(f"{name}.{place}{lists[-1] if lists else ''}")
+        return names
+    return []
 
 
 def _for_channels(file: WeightFile, channels: int) -> WeightFile:

@@ -1,0 +1,211 @@
+"""Calls of networks that stop on the way, hand out a map, and go on with another one.
+
+A network computes its maps in one call, which another library may have written, and nothing but a
+thread can hold such a call halfway. Threads take turns here: while one runs, all others wait, so
+that order, random numbers and results are those of a single thread. (torch's `DataParallel` runs
+modules in threads as well, and hands on the same states of the caller.)
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from contextvars import copy_context
+from queue import SimpleQueue
+from types import TracebackType
+from typing import Any, Generic, Self, TypeVar, final
+
+import attrs
+import torch
+from torch import Tensor, nn
+
+from mtlcore.models.contracts import ExchangePoint
+
+__all__ = ["Lockstep"]
+
+_Result = TypeVar("_Result")
+
+
+class _Stopped(BaseException):
+    """Ends a call that nobody waits for; no `except Exception` on its way may hold it up."""
+
+
+@attrs.frozen
+class _Paused:
+    """The map that a call hands out."""
+
+    x: Tensor
+
+
+@attrs.frozen
+class _Ended:
+    """What a call returned."""
+
+    value: Any
+
+
+@attrs.frozen
+class _Failed:
+    """What a call raised."""
+
+    error: BaseException
+
+
+@final
+class _Call(Generic[_Result]):
+    """One call in a thread of its own, which waits at each of these points."""
+
+    def __init__(self, call: Callable[[], _Result], points: Sequence[ExchangePoint]) -> None:
+        self._call = call
+        self._to: SimpleQueue[Tensor | None] = SimpleQueue()
+        self._from: SimpleQueue[_Paused | _Ended | _Failed] = SimpleQueue()
+        self._passed = 0
+        self._over = False
+        # Before other hooks: a library may collect its maps by some.
+        self._hooks = [
+            point.module.register_forward_hook(self._pause, prepend=True) for point in points
+        ]
+        self._points = points
+        self._states = _states_of_this_thread()
+        context = copy_context()
+        self._thread = threading.Thread(target=lambda: context.run(self._run), daemon=True)
+        self._thread.start()
+
+    def next_map(self) -> Tensor:
+        """Wait until the call has reached the next point; return its map.
+
+        Raises:
+            RuntimeError: the call ended first, or passed another point.
+        """
+        message = self._from.get()
+        if isinstance(message, _Paused):
+            return message.x
+        self._over = True
+        if isinstance(message, _Failed):
+            raise message.error
+        raise RuntimeError(
+            f"the network ended before its exchange point {self._passed}: the modules of "
+            "Backbone.exchange_points must be called in their order, each once"
+        )
+
+    def go_on(self, x: Tensor) -> None:
+        """Let the call go on with this map in place of the one it handed out."""
+        self._to.put(x)
+
+    def result(self) -> _Result:
+        """Wait for the call to end; return what it returned."""
+        message = self._from.get()
+        self._over = True
+        if isinstance(message, _Failed):
+            raise message.error
+        assert isinstance(message, _Ended)
+        value: _Result = message.value
+        return value
+
+    def stop(self) -> None:
+        """End the call, wherever it is."""
+        if not self._over:
+            self._to.put(None)
+        self._thread.join()
+        for hook in self._hooks:
+            hook.remove()
+
+    def _run(self) -> None:
+        try:
+            with self._states():
+                self._from.put(_Ended(self._call()))
+        except _Stopped:
+            pass
+        except BaseException as error:
+            self._from.put(_Failed(error))
+
+    def _pause(self, module: nn.Module, _: Any, output: Any) -> Any:
+        point = self._points[self._passed] if self._passed < len(self._points) else None
+        if point is None or module is not point.module:
+            raise RuntimeError(
+                f"{type(module).__name__} was called out of order: the modules of "
+                "Backbone.exchange_points must be called in their order, each once"
+            )
+        self._passed += 1
+        self._from.put(_Paused(point.map_in(output)))
+        received = self._to.get()
+        if received is None:
+            raise _Stopped
+        return point.with_map(output, received)
+
+
+@final
+class Lockstep(Generic[_Result]):
+    """Several calls, which take turns; leaving the context ends those that are still on their way.
+
+    Only one thread runs at a time: a call runs from `start` or `go_on` to its next point, and both
+    wait for that.
+    """
+
+    def __init__(self) -> None:
+        self._calls: dict[str, _Call[_Result]] = {}
+        self._maps: dict[str, Tensor] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for call in self._calls.values():
+            call.stop()
+
+    def start(
+        self, name: str, call: Callable[[], _Result], points: Sequence[ExchangePoint]
+    ) -> Tensor:
+        """Start a call; return its map at the first point.
+
+        Args:
+            name: by which the call is known here.
+            call: a call of a network.
+            points: at which it hands out its map, in the order in which it reaches them.
+        """
+        self._calls[name] = _Call(call, points)
+        return self._calls[name].next_map()
+
+    def go_on(self, name: str, x: Tensor) -> Tensor:
+        """Let a call go on with this map; return its map at the next point."""
+        self._calls[name].go_on(x)
+        return self._calls[name].next_map()
+
+    def end(self, name: str, x: Tensor) -> _Result:
+        """Let a call go on with this map, past all points; return what it returns."""
+        self._calls[name].go_on(x)
+        return self._calls[name].result()
+
+
+def _states_of_this_thread() -> Callable[[], Any]:
+    """Return what brings another thread into the states of this one that torch keeps by thread."""
+    gradients, inference = torch.is_grad_enabled(), torch.is_inference_mode_enabled()
+    kinds = ["cpu"]
+    streams = []
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        kinds.append("cuda")
+        streams.append(torch.cuda.current_stream())
+    casts = [
+        (kind, torch.get_autocast_dtype(kind), torch.is_autocast_enabled(kind)) for kind in kinds
+    ]
+    cache = torch.is_autocast_cache_enabled()
+
+    @contextmanager
+    def entered() -> Iterator[None]:
+        with ExitStack() as stack:
+            for stream in streams:
+                stack.enter_context(torch.cuda.stream(stream))
+            stack.enter_context(torch.inference_mode(inference))
+            stack.enter_context(torch.set_grad_enabled(gradients))
+            for kind, dtype, enabled in casts:
+                if enabled:
+                    stack.enter_context(torch.autocast(kind, dtype, cache_enabled=cache))
+            yield
+
+    return entered
