@@ -19,10 +19,12 @@ from mtlcore_crossstitch import plugin
 
 
 class TestCrossStitch(MethodContract):
+    overrides = (*MethodContract.overrides, "data.size=32x32")
     method = "cross-stitch"
 
 
 class TestSluice(MethodContract):
+    overrides = (*MethodContract.overrides, "data.size=32x32")
     method = "sluice"
 
 

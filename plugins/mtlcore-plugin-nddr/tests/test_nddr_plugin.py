@@ -19,10 +19,12 @@ from mtlcore_nddr import plugin
 
 
 class TestNDDR(MethodContract):
+    overrides = (*MethodContract.overrides, "data.size=32x32")
     method = "nddr"
 
 
 class TestShortcut(MethodContract):
+    overrides = (*MethodContract.overrides, "data.size=32x32")
     method = "nddr-shortcut"
 
 
