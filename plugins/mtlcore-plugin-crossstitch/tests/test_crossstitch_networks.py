@@ -219,7 +219,7 @@ def test_earlier_maps_are_brought_to_the_size_of_the_last() -> None:
     [(18, 2, 3_840), (18, 5, 24_000), (50, 2, 15_360)],
 )
 def test_published_sizes(depth, tasks: int, units: int) -> None:
-    """Of Vandenhende et al., TPAMI 2021: a unit after each of the four stages of a ResNet."""
+    """Of the code of Vandenhende et al., TPAMI 2021: a unit after each stage of a ResNet."""
     several = [Task(name=f"t{n}", kind="depth", channels=1) for n in range(tasks)]
     backbone = partial(ResNet, depth=depth)
     with torch.device("meta"):

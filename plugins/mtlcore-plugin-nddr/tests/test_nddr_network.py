@@ -163,7 +163,7 @@ def test_a_shortcut_reads_maps_of_the_size_of_the_last() -> None:
     [(18, 2, 1_413_120), (18, 5, 8_816_640), (50, 2, 22_314_240)],
 )
 def test_published_sizes(depth: int, tasks: int, layers: int) -> None:
-    """Of Vandenhende et al., TPAMI 2021: after the stem and each of the stages of a ResNet."""
+    """Of the code of Vandenhende et al., TPAMI 2021: after the stem and each stage."""
     several = [Task(name=f"t{n}", kind="depth", channels=1) for n in range(tasks)]
     with torch.device("meta"):
         network = NDDR(several, backbone=partial(ResNet, depth=depth))

@@ -56,7 +56,7 @@ class SubspaceUnit(nn.Module):
         self.rows = nn.ParameterDict(
             {
                 task.key: Parameter(part.clone())
-                for task, part in zip(tasks, weights.split(subspaces), strict=True)
+                for task, part in zip(tasks, weights.chunk(len(tasks)), strict=True)
             }
         )
 
