@@ -25,6 +25,8 @@ from mtlcore.models.contracts import ExchangePoint
 __all__ = ["Lockstep"]
 
 _Result = TypeVar("_Result")
+#: Kinds of devices that have an autocast of their own.
+_CASTS = ("cpu", "cuda", "mps", "xpu")
 
 
 class _Stopped(BaseException):
@@ -186,13 +188,11 @@ class Lockstep(Generic[_Result]):
 def _states_of_this_thread() -> Callable[[], Any]:
     """Return what brings another thread into the states of this one that torch keeps by thread."""
     gradients, inference = torch.is_grad_enabled(), torch.is_inference_mode_enabled()
-    kinds = ["cpu"]
     streams = []
     if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
-        kinds.append("cuda")
         streams.append(torch.cuda.current_stream())
     casts = [
-        (kind, torch.get_autocast_dtype(kind), torch.is_autocast_enabled(kind)) for kind in kinds
+        (kind, torch.get_autocast_dtype(kind)) for kind in _CASTS if torch.is_autocast_enabled(kind)
     ]
     cache = torch.is_autocast_cache_enabled()
 
@@ -203,9 +203,8 @@ def _states_of_this_thread() -> Callable[[], Any]:
                 stack.enter_context(torch.cuda.stream(stream))
             stack.enter_context(torch.inference_mode(inference))
             stack.enter_context(torch.set_grad_enabled(gradients))
-            for kind, dtype, enabled in casts:
-                if enabled:
-                    stack.enter_context(torch.autocast(kind, dtype, cache_enabled=cache))
+            for kind, dtype in casts:
+                stack.enter_context(torch.autocast(kind, dtype, cache_enabled=cache))
             yield
 
     return entered

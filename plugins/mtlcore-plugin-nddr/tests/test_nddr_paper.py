@@ -35,9 +35,8 @@ PAPER: dict[str, Any] = {
 }
 OURS = "The methods here train as MTAN's paper does where it compares networks"
 RECIPE = ("tasks", "balancer.", "optimizer.", "training.")
-SAME = ("optimizer.schedule.power",)
 DEVIATIONS = {
-    **{s: OURS for s in PAPER if s.startswith(RECIPE) and s not in SAME},
+    **{s: OURS for s in PAPER if s.startswith(RECIPE)},
     "model.backbone.backbone.name": "SegNet's encoder is VGG-16 as well",
 }
 
