@@ -29,7 +29,7 @@ from mtlcore.tasks import Task
 __all__ = ["BackbonePerTask", "ExchangingBackbone", "Places", "as_it_was", "as_map"]
 
 #: The setting that is the backbone of which each task gets one.
-BackbonePerTask = Annotated[Callable[[Sequence[Task]], Backbone], Nested("backbones")]
+BackbonePerTask: TypeAlias = Annotated[Callable[[Sequence[Task]], Backbone], Nested("backbones")]
 #: The setting that says after which of a backbone's stages maps are exchanged.
 Places: TypeAlias = tuple[Annotated[int, Range(ge=-1000, le=1000)], ...] | None
 
