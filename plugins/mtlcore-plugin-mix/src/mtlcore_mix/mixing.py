@@ -132,7 +132,7 @@ class ClassMix(MaskMix):
 
     def chosen(self, sample: Sample, other: Sample, generator: torch.Generator) -> Tensor:
         labels, valid = other.targets[self._by.name], other.valid[self._by.name]
-        classes = labels[valid].unique()
+        classes = torch.tensor(sorted({*labels[valid].tolist()}), dtype=labels.dtype)
         drawn = torch.randperm(len(classes), generator=generator)[: len(classes) // 2]
         return torch.isin(labels, classes[drawn]) & valid
 
