@@ -294,3 +294,14 @@ def test_maps_keep_their_precision(make) -> None:
     with torch.autocast("cpu", torch.bfloat16):
         features = network(torch.rand(2, 5), NAMES)
     assert features.of("depth")[0].dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("make", [CrossStitch, Sluice])
+def test_it_runs_with_other_tensors_in_place_of_its_parameters(make) -> None:
+    """As bilevel optimizers do: gradients reach these, not the parameters."""
+    network = make(TINY_TASKS, backbone=VECTORS)
+    others = {n: (2 * p).detach().requires_grad_() for n, p in network.named_parameters()}
+    features = torch.func.functional_call(network, others, (torch.rand(3, 5), NAMES))
+    terms = [*features.terms.values(), *(features.of(t)[0].square().sum() for t in NAMES)]
+    found = torch.autograd.grad(torch.stack(terms).sum(), [*others.values()])
+    assert all(bool(gradient.isfinite().all()) for gradient in found)

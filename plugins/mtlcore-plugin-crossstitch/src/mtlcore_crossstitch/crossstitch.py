@@ -7,7 +7,7 @@ Misra, Shrivastava, Gupta and Hebert, "Cross-Stitch Networks for Multi-task Lear
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, Literal, final
+from typing import Any, Literal, cast, final
 
 from torch import Tensor, nn
 from torch.nn import Parameter
@@ -48,9 +48,7 @@ class CrossStitchUnit(nn.Module):
 
     def row(self, task: str) -> Parameter:
         """Return (tasks, channels): what a task weighs every task's channels by."""
-        row = self.rows[self._keys[task]]
-        assert isinstance(row, Parameter)
-        return row
+        return cast(Parameter, self.rows[self._keys[task]])
 
     def forward(self, maps: Mapping[str, Tensor], task: str) -> Tensor:
         """Compute the weighted sum of all tasks' maps that a task goes on with."""

@@ -62,9 +62,7 @@ class SubspaceUnit(nn.Module):
 
     def row(self, task: str) -> Parameter:
         """Return (subspaces, tasks * subspaces): what a task weighs all subspaces by."""
-        row = self.rows[self._keys[task]]
-        assert isinstance(row, Parameter)
-        return row
+        return cast(Parameter, self.rows[self._keys[task]])
 
     def forward(self, maps: Mapping[str, Tensor], task: str) -> Tensor:
         """Compute the map that a task goes on with, subspace by subspace."""
