@@ -111,6 +111,8 @@ class ExchangingBackbone(WrappingBackbone, abc.ABC):
         """Return what `finish` uses for this task alone; here, nothing."""
         return ()
 
+    # The networks run in threads, which a compiler does not follow.
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def forward(self, inputs: Inputs, tasks: Sequence[str]) -> Features:
         """Compute the features; what only tasks that are not asked for need is left out."""
         found, exchanged = self._run(inputs, tasks)
@@ -155,8 +157,6 @@ class ExchangingBackbone(WrappingBackbone, abc.ABC):
         points = self._network(task).exchange_points()
         return [points[place] for place in self._places]
 
-    # The networks run in threads, which a compiler does not follow.
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def _run(
         self, inputs: Inputs, tasks: Sequence[str]
     ) -> tuple[dict[str, Features], dict[str, list[Tensor]]]:

@@ -217,6 +217,8 @@ class Sluice(ExchangingBackbone):
             return features
         return replace(features, terms={**features.terms, "orthogonality": self.overlap()})
 
+    # A compiler does not follow how the filters are found.
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def overlap(self) -> Tensor:
         """Return the term of subspaces that are not orthogonal, times its factor."""
         points = chain.from_iterable(self._points(task) for task in self._keys)
