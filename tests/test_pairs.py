@@ -163,7 +163,8 @@ NARROW: dict[str, dict[str, Any]] = {
 #: Backbones inside others, with the settings that make them small.
 INSIDE: dict[str, dict[str, Any]] = {
     "unet": {"width": 0.03125, "decoder": "none"},
-    "resnet": {"depth": 18, "width": 0.0625, "pyramid": True},
+    # With four channels, torch's gradients corrupt memory on processors without AVX-512.
+    "resnet": {"depth": 18, "width": 0.125, "pyramid": True},
     "timm": NARROW["timm"],
 }
 
@@ -231,7 +232,8 @@ def backbone_table(name: str, tasks: Sequence[str]) -> dict[str, Any]:
     outer, _, inner = name.partition(" over ")
     table = {"name": outer, **required("backbones", outer, tasks)}
     if inner:
-        table |= NARROW.get(outer, {})
+        # Over another one, a backbone does not read the input itself.
+        table |= {name: v for name, v in NARROW.get(outer, {}).items() if name != "inputs"}
         return table | {str(setting_inside(outer)): {"name": inner, **INSIDE[inner]}}
     settings = {setting.name for setting in settings_of(PLUGINS.get("backbones", name).load())}
     if "width" in settings and "inputs" not in settings:

@@ -21,7 +21,7 @@ def test_published_methods_are_compared_with_their_paper(folder: Path) -> None:
         for component in Plugins.from_environment().all("methods")
         if component.plugin == name and component.spec.paper  # others claim no publication
     }
-    paper = folder / f"tests/test_{name}_paper.py"
+    paper = folder / f"tests/test_{name.replace('-', '_')}_paper.py"
     assert methods or not paper.exists()  # what wraps a library publishes no method
     elsewhere = {m for m, preset in methods.items() if "name" in preset.get("data", {})}
     small = {m for m in methods if any(other.startswith(f"{m}-") for other in elsewhere)}

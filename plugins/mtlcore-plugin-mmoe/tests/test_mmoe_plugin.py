@@ -20,10 +20,8 @@ from mtlcore.runs import try_step
 from mtlcore.standard.mlp import MLP
 from mtlcore.standard.unet import UNet
 from mtlcore.testing import (
-    NOT_SAID,
     TINY_TASKS,
     MethodContract,
-    PaperContract,
     assert_plugin_is_light,
     assert_plugin_is_whole,
     tiny_batch,
@@ -79,45 +77,6 @@ def test_a_row_of_the_census_has_as_many_values_as_the_preset_says(real_data: An
     given = set_layer([f"data.root={real_data('census_income')}"])
     config = resolve(Plugins.from_environment(), ["mmoe-census"], [given])
     try_step(config)
-
-
-class TestMMoEOnTheCensus(PaperContract):
-    """Against keras-mmoe, since the paper tunes its networks and prints no sizes for the census."""
-
-    method = "mmoe-census"
-    readme = README
-    paper = {
-        "tasks": ["income", "never_married"],
-        "data.name": "tabular",
-        "data.file": "census-income.{split}.gz",
-        "data.categorical": [2, 3],
-        "data.ignore": [],
-        "data.val_fraction": None,
-        "data.train": 199_523,
-        "data.val": 49_881,
-        "data.targets.income.column": 41,
-        "data.targets.never_married.column": 7,
-        "model.backbone.name": "mmoe",
-        "model.backbone.inputs": NOT_SAID,
-        "model.backbone.experts": 8,
-        "model.backbone.hidden": [4],
-        "model.backbone.tower": [8],
-        "model.head.name": "linear",
-        "balancer.name": "equal",
-        "optimizer.name": "adam",
-        "optimizer.lr": 1e-3,
-        "training.batch_size": 32,
-        "training.epochs": 100,
-    }
-    deviations = {
-        "data.file": "the published test half alone",
-        "data.categorical": "so are the codes of own business and of veterans",
-        "data.ignore": "the weight of a row in the population is no input",
-        "data.val_fraction": "a fifth of its rows is kept for validation",
-        "data.train": "the published test half alone",
-        "data.val": "the published test half alone",
-        "model.backbone.inputs": "A row has 500 values",
-    }
 
 
 def test_is_light_and_whole() -> None:

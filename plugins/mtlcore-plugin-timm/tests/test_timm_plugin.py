@@ -24,5 +24,5 @@ def test_settings_are_explained() -> None:
     settings = settings_of(spec.load())
     assert {setting.name for setting in settings if setting.meaning} == {
         "model", "weights", "out_indices", "pyramid", "channels", "drop_path",
-        "gradient_checkpointing", "freeze_norm", "in_chans",
+        "gradient_checkpointing", "freeze_norm", "in_chans", "options",
     }  # fmt: skip
