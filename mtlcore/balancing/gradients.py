@@ -154,7 +154,8 @@ class TaskGradients:
         measured: Sequence[Tensor] = self._measured
         if self._scope == "features":
             measured = self._cut.extend(cut) if boundary is None else self._cut.separate(boundary)
-            if not measured:
+            # A batch without labels has no maps where each task has its own.
+            if not measured and losses:
                 raise UsageError(MISSING["features"])
             self._rows.extend(measured)
         elif self._scope == "last_shared":
