@@ -212,7 +212,7 @@ class Sluice(ExchangingBackbone):
 
     def forward(self, inputs: Inputs, tasks: Sequence[str]) -> Features:
         """Compute the features, and in training the term that keeps subspaces apart."""
-        features = super().forward(inputs, tasks)
+        features: Features = super().forward(inputs, tasks)
         if not self.training or not self.orthogonality:
             return features
         return replace(features, terms={**features.terms, "orthogonality": self.overlap()})
