@@ -11,10 +11,11 @@ import pytest
 from click.testing import Result
 
 import mtlcore
-from mtlcore.errors import ConfigError
+from mtlcore.errors import ConfigError, MtlError
 from mtlcore.plugins import Plugins
 from mtlcore.results import compare
 from mtlcore.studies import prepare_study, read_study
+from mtlcore.studies.tuning import tuned_study
 
 pytest.importorskip("fcntl", reason="studies need file locks")
 
@@ -126,7 +127,23 @@ balancer = {name = "fixed", weights = {depth = 3.0}}
         read_study(_file(tmp_path, without))
 
 
-def test_a_candidate_without_a_result_is_not_chosen(
+def test_a_candidate_without_a_result_is_not_chosen(tmp_path: Path) -> None:
+    file, out = _file(tmp_path, TUNED.replace("DEFINITION", "mtan")), tmp_path / "out"
+    cells = prepare_study(Plugins.from_environment(), file, str(out), 1, lambda _: None)
+    study = read_study(file)
+    assert study.tuning is not None
+    with pytest.raises(
+        MtlError, match=r"no candidate of one, two has a result on the seed 9; .*tune"
+    ):
+        tuned_study(study, study.tuning, out / "tune")
+    for cell in cells[1::2]:
+        mtlcore.run(out=cell, resume=True)
+    variants = tuned_study(study, study.tuning, out / "tune").variants
+    assert [variant.tuned for variant in variants] == [{"optimizer": {"lr": 1e-2}}] * 2
+
+
+@pytest.mark.slow
+def test_a_candidate_that_fails_does_not_stop_the_study(
     mtl: Callable[..., Result], tmp_path: Path
 ) -> None:
     text = TUNED.replace("DEFINITION", "mtan").replace("1e-6", "1e30").replace("[variants.two]", "")
@@ -137,18 +154,6 @@ def test_a_candidate_without_a_result_is_not_chosen(
     assert "one+slow, seed 9: failed" in result.stdout
     config = tomllib.loads((out / "cells/one/seed-3/config.toml").read_text())
     assert config["optimizer"]["lr"] == 1e-2
-
-
-def test_where_no_candidate_has_a_result_the_study_ends(
-    mtl: Callable[..., Result], tmp_path: Path
-) -> None:
-    text = TUNED.replace("DEFINITION", "mtan").replace("1e-6", "1e30").replace("1e-2", "1e29")
-    text = text.replace("threads = 1", "max_skipped = 1")
-    text = text.replace("[variants.two]", "").replace('balancer.name = "rlw"', "")
-    result = mtl("study", _file(tmp_path, text), "--out", str(tmp_path / "out"))
-    assert result.exit_code == 1
-    assert "no candidate of one has a result on the seed 9" in result.stderr
-    assert "tune" in result.stderr
 
 
 @pytest.mark.parametrize(
