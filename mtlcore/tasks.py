@@ -58,18 +58,18 @@ _UNKNOWN = _Kind("map", "float32")
 KINDS: tuple[str, ...] = tuple(_KINDS)
 
 
-def refuse_unknown_tasks(setting: str, named: Iterable[str], tasks: Iterable[Task]) -> None:
+def refuse_unknown_tasks(setting: str, named: Iterable[str], tasks: Iterable[Task | str]) -> None:
     """Refuse a setting that names a task which the run does not have.
 
     Args:
         setting: its path, such as "balancer.main".
         named: the names in it.
-        tasks: of the run.
+        tasks: of the run, or their names.
 
     Raises:
         UsageError: there is such a name; the message tells the first.
     """
-    names = [task.name for task in tasks]
+    names = [task if isinstance(task, str) else task.name for task in tasks]
     for name in sorted(set(named) - set(names)):
         raise UsageError(
             f"{setting}: no task named {name!r}; the run has {', '.join(names)}"

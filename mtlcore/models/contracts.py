@@ -180,8 +180,8 @@ class Backbone(nn.Module, abc.ABC):
     def exchange_points(self) -> Sequence[ExchangePoint]:
         """Return the places at which networks that run side by side can exchange maps, in order.
 
-        Such as after each stage. Backbones that give each task a network of their own kind
-        (cross-stitch) mix maps there. If it returns none, such backbones refuse it.
+        Such as after each stage. Backbones that give each task a network of its own mix maps
+        there. If it returns none, such backbones refuse it.
 
         Raises:
             UsageError: as the backbone is set, no maps can be exchanged.

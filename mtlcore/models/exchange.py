@@ -1,6 +1,6 @@
 """Networks of several tasks that run side by side and exchange their maps on the way.
 
-Soft sharing (cross-stitch, sluice, NDDR) gives each task a network of its own and mixes the maps of
+Soft sharing gives each task a network of its own and mixes the maps of
 all of them after every stage. A backbone says where that may be done by `exchange_points`;
 `ExchangingBackbone` runs one per task up to such a point, mixes, and lets them go on.
 """

@@ -41,7 +41,7 @@ def tuned_study(study: Study, tuning: Tuning, folder: Path) -> Study:
     Raises:
         MtlError: No candidate of a variant has a result.
     """
-    comparison = compare([str(folder)])
+    comparison = _with_a_reference(compare([str(folder)]))
     chosen = {variant.name: _best(variant, tuning, comparison) for variant in study.variants}
     lost = [name for name, candidate in chosen.items() if candidate is None]
     if lost:
@@ -67,7 +67,7 @@ def _candidates(variant: StudyVariant, tuning: Tuning) -> Mapping[str, Mapping[s
 
 def _best(variant: StudyVariant, tuning: Tuning, comparison: Comparison) -> str | None:
     """Return the candidate with the best delta_m, the first of equals; None: none has a result."""
-    gains = _gains(variant, tuning, _with_a_reference(comparison))
+    gains = _gains(variant, tuning, comparison)
     return max(gains, key=lambda name: gains[name]) if gains else None
 
 

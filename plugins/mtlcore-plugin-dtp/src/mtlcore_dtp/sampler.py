@@ -8,9 +8,10 @@ from typing import Any, final
 import torch
 
 from mtlcore.episodes import Episode, EpisodeSampler, StepPlan, batch_bounds, shuffled_batches
-from mtlcore.errors import UsageError, did_you_mean
+from mtlcore.errors import UsageError
 from mtlcore.metrics import MetricValues
 from mtlcore.ranges import NonNegative, Share
+from mtlcore.tasks import refuse_unknown_tasks
 from mtlcore_dtp.indicators import KPIS, Indicators
 
 
@@ -45,12 +46,7 @@ class PrioritySampler(EpisodeSampler):
     ) -> None:
         self._size = splits["train"]
         self._kpis = dict(kpis or {})
-        for name in self._kpis:
-            if name not in tasks:
-                raise UsageError(
-                    f"episodes.kpis: no task named {name!r} learns; those that do are "
-                    f"{', '.join(tasks)}" + did_you_mean(name, tasks)
-                )
+        refuse_unknown_tasks("episodes.kpis", self._kpis, tasks)
         self._indicators = Indicators("episodes", discount, gamma)
 
     def steps(self, batch_size: int) -> int:

@@ -9,8 +9,8 @@ import torch
 
 from mtlcore.balancing import BalancerContext
 from mtlcore.episodes import BatchPlan, Episode, StepPlan, StepSampler, batch_bounds
-from mtlcore.errors import UsageError, did_you_mean
 from mtlcore.ranges import Count, NonNegative, Positive
+from mtlcore.tasks import refuse_unknown_tasks
 
 
 @final
@@ -50,12 +50,7 @@ class Active(StepSampler):
         self._size = splits["train"]
         self._temperature, self._window = temperature, window
         self._targets = dict(targets or {})
-        for name in self._targets:
-            if name not in tasks:
-                raise UsageError(
-                    f"episodes.targets: no task named {name!r} learns; those that do are "
-                    f"{', '.join(tasks)}" + did_you_mean(name, tasks)
-                )
+        refuse_unknown_tasks("episodes.targets", self._targets, tasks)
         self.horizon = window
         self._order = torch.arange(self._size)
         self._planned: dict[str, int] = {}

@@ -11,9 +11,10 @@ import torch
 
 from mtlcore.balancing import BalancerContext
 from mtlcore.episodes import Episode, EpisodeSampler, StepPlan, batch_bounds, shuffled_batches
-from mtlcore.errors import UsageError, did_you_mean
+from mtlcore.errors import UsageError
 from mtlcore.metrics import MetricValues
 from mtlcore.ranges import Positive, Range
+from mtlcore.tasks import refuse_unknown_tasks
 
 
 @final
@@ -54,13 +55,8 @@ class TrendStopping(EpisodeSampler):
         self._main = tuple(tasks[:1]) if main is None else tuple(main)
         self._window, self._threshold = window, threshold
         self._importance = dict(importance or {})
-        for setting, named in (("main", self._main), ("importance", self._importance)):
-            for name in named:
-                if name not in tasks:
-                    raise UsageError(
-                        f"episodes.{setting}: no task named {name!r} learns; those that do are "
-                        f"{', '.join(tasks)}" + did_you_mean(name, tasks)
-                    )
+        refuse_unknown_tasks("episodes.main", self._main, tasks)
+        refuse_unknown_tasks("episodes.importance", self._importance, tasks)
         if not self._main:
             raise UsageError("episodes.main: name at least one task that never stops")
         self._sums: dict[str, tuple[float, int]] = {}
