@@ -15,9 +15,13 @@ pytestmark = pytest.mark.skipif(HANGUP is None, reason="this platform has no SIG
 
 def test_a_terminal_that_goes_stops_like_sigterm() -> None:
     got: list[int] = []
-    with handled(lambda number, _frame: got.append(number)):
-        for number in STOPPING:
-            os.kill(os.getpid(), number)
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests may run under nohup
+    try:
+        with handled(lambda number, _frame: got.append(number)):
+            for number in STOPPING:
+                os.kill(os.getpid(), number)
+    finally:
+        signal.signal(signal.SIGHUP, before)
     assert got == [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
 
 
