@@ -18,6 +18,7 @@ from mtlcore.cli import (
     components,
     doctor,
     evaluation,
+    grouping,
     labels,
     new_plugin,
     report,
@@ -128,7 +129,18 @@ def main(ctx: click.Context, block: tuple[str, ...], strict_plugins: bool, trace
         ctx.obj = {"block": block, "strict": strict_plugins}
 
 
-_MODULES = (run, adapt, evaluation, studies, report, components, labels, new_plugin, doctor)
+_MODULES = (
+    run,
+    adapt,
+    evaluation,
+    studies,
+    grouping,
+    report,
+    components,
+    labels,
+    new_plugin,
+    doctor,
+)
 for module in _MODULES:
     for command in module.COMMANDS:
         main.add_command(command)

@@ -71,6 +71,8 @@ class Progress:
         if report.balancing.status == "degenerate":
             self.measure("degenerate", {"": 1.0})
         self.measure("learning_rate", {"": report.learning_rate})
+        for metric, values in report.measured.items():
+            self.measure(metric, values)
 
     def measure_weights(self, balancers: Sequence[Balancer]) -> None:
         """Take in the weights of balancers: one per task, the last balancer's, and all with names.

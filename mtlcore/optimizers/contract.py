@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import abc
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import attrs
@@ -27,6 +27,8 @@ class StepReport:
         learning_rate: Learning rate of the first parameter group.
         early: Weighted sum of the losses of early predictions per present task; empty where the
             backbone makes none.
+        measured: What else is to be recorded: metric -> task, or "" for none -> value. A record has
+            the mean over the steps that measured it.
         skipped: Why the step was skipped, naming the task; None if it was taken.
     """
 
@@ -35,6 +37,7 @@ class StepReport:
     balancing: BalancingResult = attrs.field(factory=BalancingResult)
     learning_rate: float = math.nan
     early: dict[str, float] = attrs.field(factory=dict)
+    measured: Mapping[str, Mapping[str, float]] = attrs.field(factory=dict)
     skipped: str | None = None
 
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 #: Id of each plugin of this project -> names of its components and methods that differ from it.
 KNOWN: Mapping[str, tuple[str, ...]] = {
     "adaloss": (),
+    "affinity": ("tag",),
     "alignedmtl": ("aligned-mtl", "alignedmtl-ub"),
     "atinet": (
         "atinet-nyuv2",

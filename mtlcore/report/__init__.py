@@ -1,5 +1,6 @@
 """Pictures, curves, tables and pages of runs and studies."""
 
+from mtlcore.report.charts.heat_map import heat_map
 from mtlcore.report.colours import colour
 from mtlcore.report.html.report import default_place, make_report
 from mtlcore.report.metric_table import result_table
@@ -8,6 +9,7 @@ from mtlcore.report.writing import write_report
 __all__ = [
     "colour",
     "default_place",
+    "heat_map",
     "make_report",
     "result_table",
     "write_report",

@@ -3,9 +3,10 @@
 from mtlcore.results.comparison import Comparison, compare, find_definition
 from mtlcore.results.csv_json import as_csv, as_data
 from mtlcore.results.latex import as_latex
-from mtlcore.results.markdown import as_markdown
+from mtlcore.results.markdown import as_markdown, markdown_table
 from mtlcore.results.notes import notes_of
 from mtlcore.results.run_results import Epoch, RunResult, read_run
+from mtlcore.results.statistics import Difference
 from mtlcore.results.summary_tables import SummaryTable, tables_of
 from mtlcore.results.table_files import write_tables
 from mtlcore.results.targets import Reached, Target
@@ -14,6 +15,7 @@ from mtlcore.results.variants import SINGLE_TASK, Variant
 __all__ = [
     "SINGLE_TASK",
     "Comparison",
+    "Difference",
     "Epoch",
     "Reached",
     "RunResult",
@@ -26,6 +28,7 @@ __all__ = [
     "as_markdown",
     "compare",
     "find_definition",
+    "markdown_table",
     "notes_of",
     "read_run",
     "tables_of",

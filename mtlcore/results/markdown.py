@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+
 from mtlcore.results.comparison import Comparison
 from mtlcore.results.notes import failures, notes_of
 from mtlcore.results.summary_tables import SummaryTable, tables_of
@@ -22,8 +24,13 @@ def _table(table: SummaryTable) -> str:
     rows = [
         [f"**{entry.text}**" if entry.bold else entry.text for entry in row] for row in table.rows
     ]
-    rows = [[text.replace("|", "\\|") for text in row] for row in [list(table.head), *rows]]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return markdown_table(table.head, rows)
+
+
+def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Return a table with aligned columns, all but the first to the right."""
+    lines = [[text.replace("|", "\\|") for text in row] for row in (head, *rows)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
     return "\n".join(
         "| "
@@ -32,5 +39,5 @@ def _table(table: SummaryTable) -> str:
             for number, (text, width) in enumerate(zip(row, widths, strict=True))
         )
         + " |"
-        for row in (rows[0], rule, *rows[1:])
+        for row in (lines[0], rule, *lines[1:])
     )

@@ -109,7 +109,7 @@ def _sheet(title: str, groups: Mapping[str, Sequence[Chart]]) -> Markup:
     return element(
         "svg",
         element("title", title),
-        element("style", Markup(_style())),
+        element("style", Markup(sheet_style())),
         element("rect", width="100%", height="100%", class_="paper"),
         *parts,
         xmlns="http://www.w3.org/2000/svg",
@@ -180,7 +180,7 @@ def chart_style() -> str:
     return resources.files("mtlcore.report.charts").joinpath("charts.css").read_text("utf-8")
 
 
-def _style() -> str:
+def sheet_style() -> str:
     """Return the style of a file: colours instead of variables, which not every viewer knows."""
     light, dark = (
         dict(re.findall(r"--([\w-]+): (#\w+);", block))
