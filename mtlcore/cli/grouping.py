@@ -26,6 +26,10 @@ from mtlcore.system import stop_at_once
     "--budget", type=click.IntRange(min=1), default=2, show_default=True,
     help="The largest number of networks.",
 )  # fmt: skip
+@click.option(
+    "--check", multiple=True, metavar="RUN",
+    help="Compare with runs of groups and of single tasks: a run or a study. Repeatable.",
+)  # fmt: skip
 @click.option("--out", metavar="DIR", help="Write the table, its picture and the study here.")
 @click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
 @TRUST
@@ -35,6 +39,7 @@ def groups(
     runs: tuple[str, ...],
     by: Any,
     budget: int,
+    check: tuple[str, ...],
     out: str | None,
     as_json: bool,
     trust: bool,
@@ -52,6 +57,7 @@ def groups(
             as_data,
             as_text,
             best_grouping,
+            check_relations,
             finished_runs,
             recorded_relations,
             representation_similarities,
@@ -72,13 +78,16 @@ def groups(
     else:
         relations = recorded_relations(found, by)
     grouping = best_grouping(relations, budget)
+    checked = None
+    if check:
+        checked = check_relations(relations, grouping, budget, finished_runs(check))
     if as_json:
-        data = without_nan(as_data(relations, grouping))
+        data = without_nan(as_data(relations, grouping, checked))
         click.echo(json.dumps(data, indent=2, allow_nan=False))
     else:
-        click.echo(as_text(relations, grouping))
+        click.echo(as_text(relations, grouping, checked))
     if out is not None:
-        study = write_grouping(Path(out), relations, grouping, largest)
+        study = write_grouping(Path(out), relations, grouping, largest, checked)
         if not as_json:
             click.echo(
                 f"\nwritten: {out}/relations.md, relations.svg, and {study}, which trains the "

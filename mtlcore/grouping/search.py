@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import final
 
 import attrs
@@ -34,7 +34,7 @@ def score_of(relations: Relations, groups: Sequence[Sequence[str]]) -> float:
 
     That is the mean over the others; a task alone gets 0: nobody helps it, and nobody harms it.
     """
-    total = sum(_received(relations, group) for group in groups)
+    total = sum(received(relations, group) for group in groups)
     return total / sum(map(len, groups))
 
 
@@ -47,7 +47,23 @@ def best_grouping(relations: Relations, budget: int) -> Grouping:
         UsageError: The budget is no number of networks, or there are more tasks than
             `MOST_TASKS`.
     """
-    tasks = relations.tasks
+    return best_of(relations.tasks, lambda group: received(relations, group), budget)
+
+
+def best_of(
+    tasks: Sequence[str], worth: Callable[[tuple[str, ...]], float], budget: int
+) -> Grouping:
+    """Return the best groups by what a group is worth; its score is the sum over tasks, divided.
+
+    Args:
+        tasks: All tasks.
+        worth: Of a group in the order of `tasks`: the sum of what its tasks get; minus infinity
+            for one that may not be.
+        budget: The largest number of groups.
+
+    Raises:
+        UsageError: As `best_grouping` does.
+    """
     if budget < 1:
         raise UsageError(f"--budget: {budget} is not a number of networks")
     if len(tasks) > MOST_TASKS:
@@ -56,17 +72,17 @@ def best_grouping(relations: Relations, budget: int) -> Grouping:
             "to make groups to look at each"
         )
     every = (1 << len(tasks)) - 1
-    worth = [_received(relations, _members(tasks, mask)) for mask in range(every + 1)]
+    worths = [0.0, *(worth(_members(tasks, mask)) for mask in range(1, every + 1))]
     # Set of tasks -> the most that they get in so many groups, and the first of these.
-    best: dict[int, tuple[float, int]] = {mask: (worth[mask], mask) for mask in range(1, every + 1)}
+    best = {mask: (worths[mask], mask) for mask in range(1, every + 1)}
     levels = [best]
     for _ in range(1, min(budget, len(tasks))):
         before, best = levels[-1], dict(levels[-1])
         for mask in before:
             for group in _parts(mask):
                 rest = mask ^ group
-                if rest and worth[group] + before[rest][0] > best[mask][0] + 1e-12:
-                    best[mask] = worth[group] + before[rest][0], group
+                if rest and worths[group] + before[rest][0] > best[mask][0] + 1e-12:
+                    best[mask] = worths[group] + before[rest][0], group
         levels.append(best)
     groups, left = [], every
     for level in reversed(levels):
@@ -76,17 +92,18 @@ def best_grouping(relations: Relations, budget: int) -> Grouping:
         if not left:
             break
     groups.sort(key=lambda group: tasks.index(group[0]))
-    return Grouping(groups=tuple(groups), score=score_of(relations, groups))
+    return Grouping(groups=tuple(groups), score=levels[-1][every][0] / len(tasks))
 
 
-def _received(relations: Relations, group: Sequence[str]) -> float:
-    """Return the sum over a group's tasks of the mean that each gets from the others."""
-    if len(group) < 2:
-        return 0.0
-    return sum(
-        statistics.fmean(relations.mean(source, target) for source in group if source != target)
-        for target in group
-    )
+def received(relations: Relations, group: Sequence[str]) -> float:
+    """Return the sum over a group's tasks of what each gets from the others."""
+    return sum(received_by(relations, task, group) for task in group)
+
+
+def received_by(relations: Relations, task: str, group: Sequence[str]) -> float:
+    """Return the mean of what the others of a group do to a task; 0 if there is none."""
+    others = [relations.mean(source, task) for source in group if source != task]
+    return statistics.fmean(others) if others else 0.0
 
 
 def _members(tasks: Sequence[str], mask: int) -> tuple[str, ...]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from mtlcore.grouping.checking import Check
 from mtlcore.grouping.relations import Relations
 from mtlcore.grouping.search import Grouping, score_of
 from mtlcore.report import heat_map
@@ -16,8 +18,10 @@ from mtlcore.storage import written_whole
 _NOT_OF_A_BASE = ("method", "seed", "device", "initial", "loggers")
 
 
-def as_text(relations: Relations, grouping: Grouping | None) -> str:
-    """Return the table, as Markdown that is read as it is, and the groups."""
+def as_text(
+    relations: Relations, grouping: Grouping | None = None, check: Check | None = None
+) -> str:
+    """Return the table, as Markdown that is read as it is, the groups, and what runs say of it."""
     tasks = relations.tasks
     head = ["from, to" if relations.directed else "", *tasks]
     rows = [[source, *(_cell(relations, source, target) for target in tasks)] for source in tasks]
@@ -30,10 +34,14 @@ def as_text(relations: Relations, grouping: Grouping | None) -> str:
             f"What a task gets from its group, in the mean: {grouping.score:.4g}; with all tasks "
             f"in one network {together:.4g}, alone 0"
         )
+    if check is not None:
+        parts.append(_told(check))
     return "\n\n".join(parts)
 
 
-def as_data(relations: Relations, grouping: Grouping | None) -> dict[str, Any]:
+def as_data(
+    relations: Relations, grouping: Grouping | None = None, check: Check | None = None
+) -> dict[str, Any]:
     """Return the same as a tree of JSON values; what is unknown is NaN."""
     data: dict[str, Any] = {
         "measure": relations.measure,
@@ -53,11 +61,23 @@ def as_data(relations: Relations, grouping: Grouping | None) -> dict[str, Any]:
     if grouping is not None:
         data["groups"] = [list(group) for group in grouping.groups]
         data["score"] = grouping.score
+    if check is not None:
+        data["check"] = {
+            "correlation": check.correlation,
+            "compared": check.compared,
+            "chosen": check.chosen,
+            "best": None if check.best is None else [list(group) for group in check.best.groups],
+            "best_gain": math.nan if check.best is None else check.best.score,
+        }
     return data
 
 
 def write_grouping(
-    directory: Path, relations: Relations, grouping: Grouping, run: RunResult
+    directory: Path,
+    relations: Relations,
+    grouping: Grouping,
+    run: RunResult,
+    check: Check | None = None,
 ) -> Path:
     """Write the table, its picture, and the study that trains the groups; return its path.
 
@@ -66,13 +86,14 @@ def write_grouping(
         relations: The table.
         grouping: The groups chosen by it.
         run: Whose configuration the study's runs have.
+        check: What runs say of the table.
 
     Raises:
         OSError: A file cannot be written.
     """
     directory.mkdir(parents=True, exist_ok=True)
     with written_whole(directory / "relations.md") as partial:
-        partial.write_text(as_text(relations, grouping) + "\n", "utf-8")
+        partial.write_text(as_text(relations, grouping, check) + "\n", "utf-8")
     picture = heat_map(
         relations.measure,
         relations.tasks,
@@ -134,6 +155,21 @@ def _cell(relations: Relations, source: str, target: str) -> str:
         return ""
     low, high = value.interval
     return f"{value.mean:.3g}" + (f" [{low:.2g}, {high:.2g}]" if value.n > 1 else "")
+
+
+def _told(check: Check) -> str:
+    lines = [
+        f"Against runs of groups: rank correlation {check.correlation:.2f} over {check.compared} "
+        "tasks in groups"
+    ]
+    if math.isfinite(check.chosen):
+        lines.append(f"Tasks are better in the chosen groups than alone by {check.chosen:.3g} %")
+    else:
+        lines.append("Not all of the chosen groups were trained")
+    if check.best is not None:
+        groups = "; ".join(", ".join(group) for group in check.best.groups)
+        lines.append(f"The best groups by these runs: {groups}: {check.best.score:.3g} %")
+    return "\n".join(lines)
 
 
 def _read(relations: Relations) -> str:

@@ -17,6 +17,7 @@ from mtlcore.grouping import (
     as_data,
     as_text,
     best_grouping,
+    check_relations,
     finished_runs,
     recorded_relations,
     transfer_gains,
@@ -186,3 +187,41 @@ def test_data_are_the_text(tmp_path: Path) -> None:
     assert data["groups"] == [["a", "b"]]
     assert data["score"] == 0.5
     assert {(p["source"], p["target"]) for p in data["pairs"]} == {("a", "b"), ("b", "a")}
+
+
+def _measured(tmp_path: Path) -> list[str]:
+    """Every group of a, b and c: a and b help each other, c harms both and gains."""
+    alone = {"a": 1.0, "b": 1.0, "c": 1.0}
+    better = {"a": 1.5, "b": 0.7}  # an accuracy, and an error
+    runs = [_run(tmp_path / task, {task: value}) for task, value in alone.items()]
+    runs.append(_run(tmp_path / "ab", better))
+    runs.append(_run(tmp_path / "ac", {"a": 0.5, "c": 0.9}))
+    runs.append(_run(tmp_path / "bc", {"b": 1.8, "c": 0.8}))
+    runs.append(_run(tmp_path / "abc", {"a": 1.1, "b": 1.2, "c": 0.95}))
+    return runs
+
+
+def test_a_table_is_checked_against_runs_of_groups(tmp_path: Path) -> None:
+    runs = finished_runs(_measured(tmp_path))
+    relations = transfer_gains(runs)
+    chosen = best_grouping(relations, 2)
+    check = check_relations(relations, chosen, 2, runs)
+    assert chosen.groups == (("a", "b"), ("c",))
+    assert check.chosen == pytest.approx((50 + 30) / 3)
+    assert check.best is not None and check.best.groups == chosen.groups
+    assert check.best.score == pytest.approx(check.chosen)
+    assert check.compared == 9 and 0.5 < check.correlation < 1
+    text = as_text(relations, chosen, check)
+    assert "rank correlation" in text and "better in the chosen groups than alone by 26.7 %" in text
+
+
+def test_groups_that_nobody_trained_are_told(tmp_path: Path) -> None:
+    runs = finished_runs(_measured(tmp_path))
+    relations = transfer_gains(runs)
+    chosen = best_grouping(relations, 1)
+    without = [run for run in runs if len(run.tasks) < 3]
+    check = check_relations(relations, chosen, 1, without)
+    assert math.isnan(check.chosen) and check.best is None
+    assert "Not all of the chosen groups were trained" in as_text(relations, chosen, check)
+    with pytest.raises(UsageError, match="0 task"):
+        check_relations(relations, chosen, 1, [run for run in runs if len(run.tasks) == 1])
