@@ -113,7 +113,7 @@ def test_a_file_is_read_at_any_place(root):
         assert file.read(1) == b"w"
         file.seek(0)
         assert file.read() == b"two"
-    with pytest.raises(MissingFile, match=r"train/z.txt: no such file"):
+    with pytest.raises(MissingFile, match=r"train/z.txt.*: no such file"):
         root.open("train/z.txt")
     with pytest.raises(DataError, match="leads out of the data's folder"):
         root.open("train/../../z.txt")
