@@ -24,8 +24,8 @@ class KITTISemantics(Dataset):
     photographs `training/image_2/<name>.png`. Sizes differ by a few pixels.
 
     The authors publish no split. The last fifth by name is for validation, or what a list names:
-    the numbers follow the drives, so that photographs drawn at random would leave views of the same
-    street in training.
+    neighbouring numbers may be views of the same street, and drawn at random these would be on
+    both sides.
 
     Args:
         root: the folder that holds `training`, a local path or an fsspec URL.

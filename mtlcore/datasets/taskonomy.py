@@ -56,7 +56,7 @@ class Taskonomy(Dataset):
 
     edge_occlusion: 3-D edges, of the kind "edges" like those of texture.
     keypoints2d, keypoints3d: 16-bit strengths as parts of 65535; nearly all are small.
-    reshading: the mesh in the light of one lamp, 0 to 1 in grey; of three channels the first.
+    reshading: the mesh lit from the place of the camera, 0 to 1; of three channels the first.
     principal_curvature: two channels, (p - 127) / 127 of the files' red and green; 1 is a curvature
         of 1 / 0.03 m in the authors' annotator, which cuts off what is larger.
 

@@ -73,9 +73,10 @@ class Root:
             MissingFile: there is no such file, or no such root.
             DataError: it cannot be read, with the reason.
         """
-        return self._reach(
+        contents: bytes = self._reach(
             relative, lambda filesystem, path: filesystem.cat_file(path), Path.read_bytes
         )
+        return contents
 
     def open(self, relative: str) -> IO[bytes]:
         """Return a file that is read in parts, at any place in it; close it.
