@@ -125,7 +125,7 @@ def _lines(root: Root, name: str) -> tuple[str, list[str]]:
 def _read_parts(root: Root) -> dict[str, str]:
     """Return file name -> 0, 1 or 2."""
     where, lines = _lines(root, _PARTS)
-    parts = {}
+    parts: dict[str, str] = {}
     for number, line in enumerate(lines, 1):
         match line.split():
             case [name, ("0" | "1" | "2") as part]:

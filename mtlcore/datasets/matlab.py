@@ -120,9 +120,9 @@ def hdf5_texts(file: Any, name: str, where: str) -> tuple[str, ...]:
         raise DataError(f"{where}: {name!r} is no cell array of texts")
     texts = []
     for reference in cells[()].ravel():
-        stored = file[reference] if reference else None
+        stored: Any = file[reference] if reference else None
         whole = isinstance(stored, h5py.Dataset) and not _lies_elsewhere(stored)
-        codes = stored[()] if whole else None
+        codes: Any = stored[()] if whole else None
         if codes is None or codes.dtype.kind != "u" or codes.dtype.itemsize > 2:
             raise DataError(f"{where}: {name!r} is no cell array of texts")
         texts.append(codes.ravel().astype("<u2").tobytes().decode("utf-16-le"))

@@ -101,7 +101,7 @@ class Taskonomy(Dataset):
         self._root = open_root("taskonomy", root, "the folder of the buildings")
         check_split("taskonomy", split, self.splits)
         self._folder = folder
-        self._domains = {
+        self._domains: dict[str, str] = {
             "segmentation": "segment_semantic",
             "depth": f"depth_{depth}",
             "normals": "normal",
