@@ -29,6 +29,7 @@ from safetensors.torch import save_file
 import mtlcore
 from mtlcore.config import Layer, resolve
 from mtlcore.data import DataError
+from mtlcore.datasets.matlab import hdf5_array, hdf5_texts, opened_hdf5
 from mtlcore.datasets.tables import Form, open_table
 from mtlcore.errors import ConfigError, MtlError, UsageError
 from mtlcore.loading import Root, convert, decode_image, decode_label
@@ -500,6 +501,34 @@ def test_tables_are_texts(tmp_path: Path, sprung: Path) -> None:
     with pytest.raises(MtlError):
         open_table(Root(str(tmp_path)), "table.csv", Form())
     assert not sprung.exists()
+
+
+@pytest.mark.parametrize("sort", ["link", "external", "virtual"])
+def test_values_of_a_matlab_file_lie_in_no_other_file(tmp_path: Path, sort: str) -> None:
+    h5py = pytest.importorskip("h5py")
+    with h5py.File(tmp_path / "secret.h5", "w") as secret:
+        secret["x"] = np.arange(4.0)
+    (tmp_path / "data").mkdir()
+    with h5py.File(tmp_path / "data" / "x.mat", "w") as file:
+        file["own"] = np.arange(4.0)
+        if sort == "link":
+            file["x"] = h5py.ExternalLink(str(tmp_path / "secret.h5"), "x")
+        elif sort == "external":
+            outside = [(str(tmp_path / "secret.h5"), 0, 32)]
+            file.create_dataset("x", (4,), np.float64, external=outside)
+        else:
+            layout = h5py.VirtualLayout((4,), np.float64)
+            layout[:] = h5py.VirtualSource(str(tmp_path / "secret.h5"), "x", (4,))
+            file.create_virtual_dataset("x", layout)
+        cells = file.create_dataset("names", (1,), h5py.ref_dtype)
+        if sort != "link":
+            cells[0] = file["x"].ref
+    with opened_hdf5(Root(str(tmp_path / "data")), "x.mat", "x") as file:
+        assert hdf5_array(file, "own", "x.mat")[3] == 3
+        with pytest.raises(DataError, match=r"x\.mat: has no variable 'x' of its own"):
+            hdf5_array(file, "x", "x.mat")
+        with pytest.raises(DataError, match=r"x\.mat: 'names' is no cell array"):
+            hdf5_texts(file, "names", "x.mat")
 
 
 # Names and pages

@@ -57,7 +57,7 @@ def read_per_task(
         tasks: The tasks.
         path: The table whose keys are tasks.
         fallback: The table that holds for tasks without one of their own. Where neither names a
-            component, it is the default one for the task's kind.
+            component, it is the default one for the task's kind and layout.
         core: Keys of a component's table that the core itself reads.
     """
     result = {}
@@ -69,7 +69,7 @@ def read_per_task(
             reader.put(task_path, table, reader.merged.origins.get(f"{fallback}.name", "core"))
         try:
             if not table.get("name"):
-                component = reader.plugins.default(kind, task.kind)
+                component = reader.plugins.default(kind, task.kind, task.layout)
                 reader.put(task_path, {"name": component.spec.name, **table}, "default")
         except UsageError as error:
             reader.problems.append(f"{task_path}.name: {error}")

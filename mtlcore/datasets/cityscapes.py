@@ -25,7 +25,7 @@ CLASS_NAMES: dict[int, tuple[str, ...]] = {
 }  # fmt: skip
 # Metres times pixels: baseline and focal length of the camera of most photographs.
 _FOCAL_BASELINE = 0.209313 * 2262.52
-_FARTHEST = 1.0  # pixels of disparity; what has less is farther than the matching can tell
+FARTHEST = 1.0  # pixels of disparity; what has less is farther than the matching can tell
 _PLAIN_LABEL = "label"  # LibMTL's layout has one folder of labels, with 7 classes
 
 
@@ -110,8 +110,8 @@ class Cityscapes(Dataset):
         labels: dict[str, Label] = {"segmentation": (classes, classes != -1)}
         if self._metric:
             disparity = (np.rint(inverse * np.float32(65_535)) - 1) / 256
-            known = disparity >= _FARTHEST
-            metres = np.float32(_FOCAL_BASELINE) / disparity.clip(_FARTHEST)
+            known = disparity >= FARTHEST
+            metres = np.float32(_FOCAL_BASELINE) / disparity.clip(FARTHEST)
             labels["depth"] = (metres[None], known)
         else:
             labels["inverse_depth"] = (inverse[None], inverse > 0)

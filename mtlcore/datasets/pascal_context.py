@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import io
 from pathlib import PurePosixPath
 from typing import Any, final
 
@@ -12,6 +10,7 @@ from numpy.typing import NDArray
 
 from mtlcore.data import DataError, Dataset, Sample
 from mtlcore.datasets.dense_tasks import EDGES, NORMALS, segmentation
+from mtlcore.datasets.matlab import need_scipy, read_variable
 from mtlcore.datasets.photographs import (
     Label,
     find_label,
@@ -20,7 +19,7 @@ from mtlcore.datasets.photographs import (
     read_photograph,
     resize_nearest,
 )
-from mtlcore.errors import UsageError, describe
+from mtlcore.errors import describe
 from mtlcore.loading import MissingFile, check_split, open_root, unit_normals
 from mtlcore.standard.edges import thin
 from mtlcore.tasks import Task
@@ -32,6 +31,7 @@ CLASS_NAMES = (
 )  # fmt: skip
 PART_NAMES = ("background", "head", "torso", "upper arm", "lower arm", "upper leg", "lower leg")
 
+_NAME = "pascal-context"
 _PERSON = 15
 _PARTS = {
     "head": "hair head lear lebrow leye mouth nose rear rebrow reye",
@@ -90,9 +90,9 @@ class PascalContext(Dataset):
     input_kind = "image"
 
     def __init__(self, root: str | None, split: str) -> None:
-        _scipy_io()
-        self._root = open_root("pascal-context", root, "the folder that holds JPEGImages/")
-        check_split("pascal-context", split, self.splits)
+        need_scipy(_NAME)
+        self._root = open_root(_NAME, root, "the folder that holds JPEGImages/")
+        check_split(_NAME, split, self.splits)
         self._names = read_names(self._root, f"ImageSets/Context/{split}.txt")
 
     @classmethod
@@ -190,28 +190,10 @@ class PascalContext(Dataset):
 
     def _mat(self, path: str, variable: str) -> NDArray[Any] | None:
         """Return a variable of a MATLAB file; None where there is no such file."""
-        where = self._root.where(path)
         try:
-            data = self._root.read_bytes(path)
+            return read_variable(self._root, path, variable, _NAME)
         except MissingFile:
             return None
-        try:
-            variables = _scipy_io().loadmat(io.BytesIO(data), squeeze_me=True)
-        except Exception as error:  # whatever is in the file, the file is at fault
-            raise DataError(f"{where}: cannot be read: {describe(error)}") from error
-        if variable not in variables:
-            raise DataError(f"{where}: has no variable {variable!r}")
-        return np.asarray(variables[variable])
-
-
-def _scipy_io() -> Any:
-    try:
-        return importlib.import_module("scipy.io")
-    except ImportError as error:
-        raise UsageError(
-            "pascal-context reads MATLAB files with scipy, which is not installed: "
-            "pip install 'mtlcore[matlab]'"
-        ) from error
 
 
 def _parts(anno: NDArray[Any]) -> NDArray[np.int64] | None:

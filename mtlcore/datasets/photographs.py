@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mtlcore.data import DataError, Sample
-from mtlcore.loading import MissingFile, Root, decode_image, decode_label
+from mtlcore.loading import MissingFile, Root, decode_image, decode_label, decode_text
 
 Label = tuple[NDArray[Any], NDArray[np.bool_]]
 """A task's target and its mask."""
@@ -21,9 +21,9 @@ def read_names(root: Root, path: str) -> list[str]:
     """Return the names in a list, one per line.
 
     Raises:
-        DataError: the list is missing or empty.
+        DataError: the list is missing, empty or no text.
     """
-    lines = root.read_bytes(path).decode().splitlines()
+    lines = decode_text(root.read_bytes(path), root.where(path)).splitlines()
     names = [line.strip() for line in lines if line.strip()]
     if not names:
         raise DataError(f"{root.where(path)}: lists no image")
@@ -43,7 +43,7 @@ def read_photograph(root: Root, path: str) -> tuple[Tensor, str]:
 def read_label(
     root: Root,
     path: str,
-    channels: int,
+    channels: int | tuple[int, ...],
     *,
     size: tuple[int, ...] | None = None,
     bits: Literal[8, 16] | None = None,
@@ -53,7 +53,7 @@ def read_label(
     Args:
         root: the dataset's folder.
         path: of the file inside it, PNG or .npy.
-        channels: the number of channels that it must have.
+        channels: the number of channels that it must have, or several that it may have.
         size: the height and width that it must have, those of its photograph; None: any.
         bits: the bits per value that it must have; None: any.
 
@@ -64,14 +64,17 @@ def read_label(
     where = root.where(path)
     stored = decode_label(root.read_bytes(path), where)
     raw = stored[..., None] if stored.ndim == 2 else stored
-    if size is not None and raw.shape != (*size, channels):
+    allowed = (channels,) if isinstance(channels, int) else channels
+    if size is not None and (raw.shape[:2] != tuple(size) or raw.shape[2] not in allowed):
+        expected = " or ".join(str((*size, number)) for number in allowed)
         raise DataError(
-            f"{where}: shape {stored.shape} where {(*size, channels)} was expected, "
+            f"{where}: shape {stored.shape} where {expected} was expected, "
             f"as the image is {tuple(size)} (height x width)"
         )
-    if raw.shape[2] != channels:
+    if raw.shape[2] not in allowed:
         raise DataError(
-            f"{where}: {raw.shape[2]} channel(s) of {raw.dtype} where {channels} were expected"
+            f"{where}: {raw.shape[2]} channel(s) of {raw.dtype} where "
+            f"{' or '.join(map(str, allowed))} were expected"
         )
     if bits is not None and (raw.dtype != np.uint8 if bits == 8 else raw.dtype.itemsize == 1):
         raise DataError(f"{where}: must be a PNG of {bits} bits, not {raw.dtype}")
@@ -81,7 +84,7 @@ def read_label(
 def find_label(
     root: Root,
     path: str,
-    channels: int,
+    channels: int | tuple[int, ...],
     *,
     size: tuple[int, ...] | None = None,
     bits: Literal[8, 16] | None = None,

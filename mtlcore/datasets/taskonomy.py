@@ -23,6 +23,20 @@ CLASS_NAMES = (
     "background", "bottle", "chair", "couch", "potted plant", "bed", "dining table", "toilet",
     "tv", "microwave", "oven", "toaster", "sink", "refrigerator", "book", "clock", "vase",
 )  # fmt: skip
+Domain = Literal["edge_occlusion", "keypoints2d", "keypoints3d", "reshading", "principal_curvature"]
+_FURTHER = {
+    "edge_occlusion": Task(name="edge_occlusion", kind="edges", channels=1),
+    **{
+        name: Task(name=name, kind="regression", channels=channels, layout="map")
+        for name, channels in (
+            ("keypoints2d", 1),
+            ("keypoints3d", 1),
+            ("reshading", 1),
+            ("principal_curvature", 2),
+        )
+    },
+}
+_OF_MESH = {"edge_occlusion", "keypoints3d", "reshading", "principal_curvature"}
 _METRES = np.float32(1 / 512)
 _NO_DEPTH = 65_535
 _SHORTEST_NORMAL = 64  # in grey levels, of 127; around (127, 127, 127) there is none
@@ -38,6 +52,18 @@ class Taskonomy(Dataset):
     unit length; grey is invalid; the camera frame is the files' own) and edges (`edge_texture`,
     16-bit strengths as parts of 65535). Segmentation consists of another network's predictions.
 
+    `further` adds tasks that are called like their domains:
+
+    edge_occlusion: 3-D edges, of the kind "edges" like those of texture.
+    keypoints2d, keypoints3d: 16-bit strengths as parts of 65535; nearly all are small.
+    reshading: the mesh lit from the place of the camera, 0 to 1; of three channels the first.
+    principal_curvature: two channels, (p - 127) / 127 of the files' red and green; 1 is a curvature
+        of 1 / 0.03 m in the authors' annotator, which cuts off what is larger.
+
+    All but the edges are regressions with a value per pixel, learnt in standard deviations. What is
+    made of the mesh is not valid in its holes. Only the depth tells where these are, so that a view
+    without its depth has no such label; keypoints2d comes from the photograph.
+
     Buildings are split as in the authors' tables, `splits_taskonomy.zip`: put one of them, such as
     `train_val_test_tiny.csv` (25, 5 and 5 buildings), beside the buildings. Buildings that were not
     downloaded are left out; where a view has no file of a domain, the label is missing.
@@ -50,6 +76,7 @@ class Taskonomy(Dataset):
         folder: where a building's images of one domain lie inside the root; what `omnitools`
             downloads is "{domain}/taskonomy/{building}".
         depth: the distance from the camera's centre ("euclidean") or along its axis ("zbuffer").
+        further: names of further domains.
 
     Raises:
         UsageError: there is no root or no such split, or `folder` lacks {building} or {domain}.
@@ -67,17 +94,19 @@ class Taskonomy(Dataset):
         splits: str = "train_val_test_tiny.csv",
         folder: str = "{building}/{domain}",
         depth: Literal["euclidean", "zbuffer"] = "euclidean",
+        further: tuple[Domain, ...] = (),
     ) -> None:
         if any(f"{{{field}}}" not in folder for field in _FIELDS):
             raise UsageError(f"data.folder: {folder!r} must hold {{building}} and {{domain}}")
         self._root = open_root("taskonomy", root, "the folder of the buildings")
         check_split("taskonomy", split, self.splits)
         self._folder = folder
-        self._domains = {
+        self._domains: dict[str, str] = {
             "segmentation": "segment_semantic",
             "depth": f"depth_{depth}",
             "normals": "normal",
             "edges": "edge_texture",
+            **{domain: domain for domain in further},
         }
         buildings = _buildings(self._root, splits, split)
         self._views = [
@@ -92,13 +121,16 @@ class Taskonomy(Dataset):
         self._warn_of_absent_domains()
 
     @classmethod
-    def describe(cls, root: str | None, **settings: Any) -> tuple[Task, ...]:
-        """Return the tasks: segmentation, depth, normals and edges."""
+    def describe(
+        cls, root: str | None, *, further: tuple[Domain, ...] = (), **settings: Any
+    ) -> tuple[Task, ...]:
+        """Return the tasks: segmentation, depth, normals and edges, and the further ones."""
         return (
             segmentation(CLASS_NAMES),
             DEPTH,
             NORMALS,
             EDGES,
+            *(_FURTHER[domain] for domain in dict.fromkeys(further)),
         )
 
     def __len__(self) -> int:
@@ -123,6 +155,8 @@ class Taskonomy(Dataset):
             path = self._path(building, domain, view)
             raw = find_label(self._root, path, channels, size=inputs.shape[1:], bits=bits)
             labels[name] = None if raw is None else decode(raw)
+        for name in _OF_MESH.intersection(labels):
+            labels[name] = _outside_holes(labels[name], labels["depth"])
         return make_sample(inputs, labels, key)
 
     def _path(self, building: str, domain: str, view: str = "") -> str:
@@ -193,14 +227,37 @@ def _normals(raw: NDArray[Any]) -> Label:
     return normals, known
 
 
-def _edges(raw: NDArray[Any]) -> Label:
+def _strengths(raw: NDArray[Any]) -> Label:
     return raw.transpose(2, 0, 1) / np.float32(65_535), np.ones(raw.shape[:2], dtype=np.bool_)
 
 
+def _reshading(raw: NDArray[Any]) -> Label:
+    grey = raw[..., :1].transpose(2, 0, 1).astype(np.float32, order="C") / np.float32(255)
+    return grey, np.ones(raw.shape[:2], dtype=np.bool_)
+
+
+def _curvature(raw: NDArray[Any]) -> Label:
+    curvatures = raw[..., :2].transpose(2, 0, 1).astype(np.float32, order="C")
+    return (curvatures - 127) / np.float32(127), np.ones(raw.shape[:2], dtype=np.bool_)
+
+
+def _outside_holes(label: Label | None, depth: Label | None) -> Label | None:
+    if label is None or depth is None:
+        return None
+    return label[0], label[1] & depth[1]
+
+
 # Per task how its files are decoded, their channels and the bits of a value.
-_DECODERS: dict[str, tuple[Callable[[NDArray[Any]], Label], int, Literal[8, 16]]] = {
+_DECODERS: dict[
+    str, tuple[Callable[[NDArray[Any]], Label], int | tuple[int, ...], Literal[8, 16]]
+] = {
     "segmentation": (_segmentation, 1, 8),
     "depth": (_depth, 1, 16),
     "normals": (_normals, 3, 8),
-    "edges": (_edges, 1, 16),
+    "edges": (_strengths, 1, 16),
+    "edge_occlusion": (_strengths, 1, 16),
+    "keypoints2d": (_strengths, 1, 16),
+    "keypoints3d": (_strengths, 1, 16),
+    "reshading": (_reshading, (1, 3), 8),
+    "principal_curvature": (_curvature, 3, 8),
 }

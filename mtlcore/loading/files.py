@@ -13,9 +13,9 @@ import hashlib
 import os
 import re
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, final
+from typing import IO, Any, TypeVar, final
 
 from mtlcore.data import DataError
 from mtlcore.errors import UsageError, describe, did_you_mean
@@ -28,6 +28,8 @@ __all__ = [
     "marked_encoding",
     "open_root",
 ]
+
+_T = TypeVar("_T")
 
 _NEAR = ("file", "local", "memory")  # protocols that need no cache
 _OWN_CACHES = ("simplecache", "filecache", "blockcache", "cached")
@@ -71,19 +73,23 @@ class Root:
             MissingFile: there is no such file, or no such root.
             DataError: it cannot be read, with the reason.
         """
-        self._refuse_way_out(relative)
-        try:
-            filesystem, base = self._open()
-            path = _join(base, relative)
-            if _is_far(self.root):
-                return _cached(filesystem, path, self.where(relative)).read_bytes()
-            contents: bytes = filesystem.cat_file(path)
-        except KeyError as error:  # before fsspec 2026.9: an archive has no such file
-            missing = not self.exists(relative)
-            raise self._explain(relative, FileNotFoundError() if missing else error) from error
-        except Exception as error:  # a network's file system raises what its libraries raise
-            raise self._explain(relative, error) from error
+        contents: bytes = self._reach(
+            relative, lambda filesystem, path: filesystem.cat_file(path), Path.read_bytes
+        )
         return contents
+
+    def open(self, relative: str) -> IO[bytes]:
+        """Return a file that is read in parts, at any place in it; close it.
+
+        Raises:
+            MissingFile: there is no such file, or no such root.
+            DataError: it cannot be opened, with the reason.
+        """
+        return self._reach(
+            relative,
+            lambda filesystem, path: filesystem.open(path, "rb"),
+            lambda copy: copy.open("rb"),
+        )
 
     def exists(self, relative: str) -> bool:
         """Return whether there is such a file or directory; False if the root is missing.
@@ -132,6 +138,23 @@ class Root:
                 f"{self.where(folder)}: {content}; files 0.npy, 1.npy, ... were expected"
             )
         return sorted(map(int, stems))
+
+    def _reach(
+        self, relative: str, near: Callable[[Any, str], _T], far: Callable[[Path], _T]
+    ) -> _T:
+        """Return what is read of a file: by its file system and path there, or of its copy."""
+        self._refuse_way_out(relative)
+        try:
+            filesystem, base = self._open()
+            path = _join(base, relative)
+            if _is_far(self.root):
+                return far(_cached(filesystem, path, self.where(relative)))
+            return near(filesystem, path)
+        except KeyError as error:  # before fsspec 2026.9: an archive has no such file
+            missing = not self.exists(relative)
+            raise self._explain(relative, FileNotFoundError() if missing else error) from error
+        except Exception as error:  # a network's file system raises what its libraries raise
+            raise self._explain(relative, error) from error
 
     def _open(self) -> tuple[Any, str]:
         if self._opened is None or self._opened[0] != os.getpid():

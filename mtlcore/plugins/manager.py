@@ -27,6 +27,7 @@ from mtlcore.plugins.not_found import not_found
 from mtlcore.plugins.settings import NO_COMPONENT, nested_in, settings_of
 from mtlcore.plugins.specs import KINDS, MethodSpec, singular
 from mtlcore.plugins.structuring import structure
+from mtlcore.tasks import LAYOUTS, Layout
 
 STANDARD = "standard"
 
@@ -127,13 +128,23 @@ class Plugins:
             raise not_found(singular(kind), name, names, self._infos)
         return self._only(matches, name)
 
-    def default(self, kind: str, task_kind: str) -> Component:
+    def default(self, kind: str, task_kind: str, layout: Layout | None = None) -> Component:
         """Return the default head, loss or metric for tasks of a kind.
+
+        Args:
+            kind: Of component.
+            task_kind: The kind of task.
+            layout: That a head must predict; None: any.
 
         Raises:
             UsageError: No component claims to be it, or several do and none of them is standard.
         """
-        claims = [c for c in self.all(kind) if task_kind in getattr(c.spec, "default_for", ())]
+        claims = [
+            c
+            for c in self.all(kind)
+            if task_kind in getattr(c.spec, "default_for", ())
+            and (layout is None or layout in getattr(c.spec, "layouts", LAYOUTS))
+        ]
         claims = [c for c in claims if c.plugin == STANDARD] or claims
         if len(claims) == 1:
             return claims[0]

@@ -154,7 +154,8 @@ class TaskSpec(ComponentSpec, ABC):
 
     Args:
         task_kinds: The kinds of task it serves; `"*"` stands for any.
-        default_for: The kinds for which it is taken when the configuration names none.
+        default_for: The kinds for which it is taken when the configuration names none; a head only
+            for tasks of its layouts.
     """
 
     task_kinds: tuple[str, ...] = attrs.field(converter=_words, validator=_check_task_kinds)

@@ -101,7 +101,7 @@ def mtl_heads() -> Iterator[HeadSpec]:
         target="mtlcore.standard.heads:ConvHead",
         task_kinds=("*",),
         layouts=("map",),
-        default_for=_MAPS,
+        default_for=(*_MAPS, "regression"),
         summary="A 3x3 and a 1x1 convolution on the main map.",
         paper="Liu et al., MTAN, CVPR 2019",
     )
@@ -439,6 +439,12 @@ def mtl_datasets() -> Iterator[DatasetSpec]:
         paper="Silberman et al., ECCV 2012; Liu et al., MTAN, CVPR 2019",
     )
     yield DatasetSpec(
+        name="nyuv2-mat",
+        target="mtlcore.datasets.nyuv2_mat:NYUv2Mat",
+        summary="NYUv2's published MATLAB file: 13, 40 or 894 classes, depth.",
+        paper="Silberman et al., ECCV 2012",
+    )
+    yield DatasetSpec(
         name="nyud-mt",
         target="mtlcore.datasets.nyud_mt:NYUDMT",
         summary="NYUD_MT: 40 or 41 classes, depth, normals, edges.",
@@ -451,6 +457,24 @@ def mtl_datasets() -> Iterator[DatasetSpec]:
         paper="Cordts et al., CVPR 2016; Liu et al., MTAN, CVPR 2019",
     )
     yield DatasetSpec(
+        name="cityscapes-png",
+        target="mtlcore.datasets.cityscapes_png:CityscapesPNG",
+        summary="Cityscapes' published PNG files: 19 or 7 classes, disparity or depth.",
+        paper="Cordts et al., CVPR 2016",
+    )
+    yield DatasetSpec(
+        name="kitti-semantics",
+        target="mtlcore.datasets.kitti_semantics:KITTISemantics",
+        summary="KITTI's 200 labelled streets: 19 or 7 classes.",
+        paper="Alhaija et al., IJCV 2018",
+    )
+    yield DatasetSpec(
+        name="kitti-depth",
+        target="mtlcore.datasets.kitti_depth:KITTIDepth",
+        summary="KITTI's drives with sparse annotated depth.",
+        paper="Geiger et al., IJRR 2013; Uhrig et al., 3DV 2017",
+    )
+    yield DatasetSpec(
         name="vkitti",
         target="mtlcore.datasets.vkitti:VirtualKITTI",
         summary="Virtual KITTI 2: rendered streets, 14 classes, inverse depth.",
@@ -459,7 +483,7 @@ def mtl_datasets() -> Iterator[DatasetSpec]:
     yield DatasetSpec(
         name="taskonomy",
         target="mtlcore.datasets.taskonomy:Taskonomy",
-        summary="Taskonomy's buildings: 17 classes, depth, normals, texture edges.",
+        summary="Taskonomy's buildings: 17 classes, depth, normals, edges, and five further maps.",
         paper="Zamir et al., Taskonomy, CVPR 2018",
     )
     yield DatasetSpec(
@@ -467,6 +491,18 @@ def mtl_datasets() -> Iterator[DatasetSpec]:
         target="mtlcore.datasets.pascal_context:PascalContext",
         summary="PASCAL_MT: classes, human parts, edges, normals, saliency.",
         paper="Maninis et al., ASTMT, CVPR 2019; Vandenhende et al., TPAMI 2021",
+    )
+    yield DatasetSpec(
+        name="ade20k",
+        target="mtlcore.datasets.ade20k:ADE20K",
+        summary="ADE20K's scene parsing challenge: 150 classes, or those of a list.",
+        paper="Zhou et al., Scene Parsing through ADE20K Dataset, CVPR 2017",
+    )
+    yield DatasetSpec(
+        name="celeba",
+        target="mtlcore.datasets.celeba:CelebA",
+        summary="CelebA's faces: a task for each of 40 attributes, or one for all.",
+        paper="Liu et al., Deep Learning Face Attributes in the Wild, ICCV 2015",
     )
     yield DatasetSpec(
         name="tabular",

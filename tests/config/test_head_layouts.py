@@ -32,6 +32,8 @@ class Mixed(Dataset):
         yield Task(name="scene", kind="classification", channels=2)
         yield Task(name="tags", kind="multilabel", channels=3)
         yield Task(name="depth", kind="depth", channels=1)
+        yield Task(name="light", kind="regression", channels=1, layout="map")
+        yield Task(name="price", kind="regression", channels=1)
 
     @classmethod
     def default_size(cls, root): return (32, 32)
@@ -82,6 +84,17 @@ def test_every_preset_refuses_a_head_of_another_layout(method: str, tmp_path: Pa
     del layer.values["model"]
     found = [line for line in problems(method, layer) if line.startswith("model.heads.scene")]
     assert len(found) <= 1 and all("linear" in line for line in found)
+
+
+@pytest.mark.parametrize(("task", "head"), [("light", "conv"), ("price", "linear")])
+def test_the_default_head_of_a_kind_is_that_of_the_layout(
+    task: str, head: str, tmp_path: Path
+) -> None:
+    layer = settings(tmp_path, task, head)
+    del layer.values["model"]
+    config = resolve(Plugins(), [], [layer])
+    assert config.heads[task].component.spec.name == head
+    assert config.losses[task].component.spec.name == "l1"
 
 
 @pytest.mark.parametrize(("head", "layouts"), HEADS)

@@ -2,6 +2,7 @@
 
 import copy
 import io
+import json
 import math
 import warnings
 from pathlib import Path
@@ -16,7 +17,11 @@ from hypothesis.extra.numpy import array_shapes, arrays
 from PIL import Image
 
 from mtlcore.data import DataError, collate
+from mtlcore.datasets.ade20k import ADE20K
+from mtlcore.datasets.celeba import ATTRIBUTES, CelebA
+from mtlcore.datasets.cityscapes_png import CityscapesPNG
 from mtlcore.datasets.folder import Folder
+from mtlcore.datasets.kitti_depth import KITTIDepth
 from mtlcore.datasets.tabular import Tabular, Target
 from mtlcore.errors import ConfigError, MtlError
 from mtlcore.loading import decode_image
@@ -193,3 +198,69 @@ def test_any_list_is_read_or_told(tmp_path, content):
             assert str(error)
         else:
             pytest.fail(f"there is no photograph in {list(Path(tmp_path).iterdir())}")
+
+
+DRIVE = "2011_09_26/2011_09_26_drive_0001_sync"
+LINES = st.lists(
+    st.sampled_from([
+        "", "1", "7", "1\twall", "2\tsky\t", "Idx\tName", "000001.jpg 0", "000001.jpg 3", "a b c",
+        " ".join(ATTRIBUTES), "000001.jpg" + " -1" * 40, "000001.jpg" + " 1" * 39,
+        f"{DRIVE} 5 l", f"{DRIVE}/image_02/data/5.png x", f"../{DRIVE} 5 r", f"{DRIVE} {9**99}",
+    ]) | st.text(max_size=12),
+    max_size=5,
+)  # fmt: skip
+CONTENTS = st.binary(max_size=40) | LINES.map(
+    lambda lines: "\n".join(lines).encode("utf-8", "surrogatepass")
+)
+
+
+def told(make):
+    """Whatever is in a file, it is read, or a message of mtlcore says what is wrong."""
+    try:
+        make()
+    except MtlError as error:
+        assert str(error)
+
+
+@FEW
+@given(CONTENTS, CONTENTS)
+def test_any_list_of_a_published_dataset_is_read_or_told(tmp_path, content, other):
+    for folder in ("images/training", "img_align_celeba", "train"):
+        (tmp_path / folder).mkdir(parents=True, exist_ok=True)
+    for name in ("objectInfo150.txt", "list_eval_partition.txt", "list-train.txt"):
+        (tmp_path / name).write_bytes(content)
+    (tmp_path / "list_attr_celeba.txt").write_bytes(other)
+    root = str(tmp_path)
+    told(lambda: ADE20K.describe(root))
+    told(lambda: CelebA(root, "train"))
+    told(lambda: KITTIDepth(root, "train", names="list-{split}.txt")[0])
+
+
+CAMERAS = st.binary(max_size=20) | VALUES.map(
+    lambda tree: json.dumps({"extrinsic": {"baseline": tree}, "intrinsic": {"fx": 2.0}}).encode()
+)
+
+
+@FEW
+@given(CAMERAS)
+def test_any_camera_is_read_or_told(tmp_path, content):
+    place = "train/ulm/ulm_000000_000019"
+    for kind, array in (
+        ("leftImg8bit", np.zeros((*SIZE, 3), np.uint8)),
+        ("disparity", np.full(SIZE, 700, np.uint16)),
+    ):
+        file = tmp_path / kind / f"{place}_{kind}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(array).save(file)
+    camera = tmp_path / "camera" / f"{place}_camera.json"
+    camera.parent.mkdir(parents=True, exist_ok=True)
+    camera.write_bytes(content)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        dataset = CityscapesPNG(str(tmp_path), "train", depth="metres")
+    try:
+        batch = collate([dataset[0]], dataset.describe(None, depth="metres"))
+    except DataError as error:
+        assert str(camera) in str(error)
+    else:
+        assert bool((batch.targets["depth"] > 0).all())

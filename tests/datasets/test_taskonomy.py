@@ -32,7 +32,15 @@ def raw(number):
         "depth_zbuffer": depth // 2,
         "normal": normal,
         "edge_texture": rng.integers(0, 65_536, SIZE, dtype=np.uint16),
+        "edge_occlusion": rng.integers(0, 65_536, SIZE, dtype=np.uint16),
+        "keypoints2d": rng.integers(0, 400, SIZE, dtype=np.uint16),
+        "keypoints3d": rng.integers(0, 65_536, SIZE, dtype=np.uint16),
+        "reshading": rng.integers(0, 256, (*SIZE, 1), dtype=np.uint8).repeat(3, -1),
+        "principal_curvature": rng.integers(0, 255, (*SIZE, 3), dtype=np.uint8),
     }
+
+
+FURTHER = ("edge_occlusion", "keypoints2d", "keypoints3d", "reshading", "principal_curvature")
 
 
 def write(root, folder="{building}/{domain}", without=(), table=TABLE):
@@ -59,6 +67,14 @@ class TestContract(DatasetContract):
 
     def tasks(self):
         return Taskonomy.describe(self.root)
+
+
+class TestContractOfFurtherDomains(TestContract):
+    def make(self, split):
+        return Taskonomy(self.root, split, further=FURTHER)
+
+    def tasks(self):
+        return Taskonomy.describe(self.root, further=FURTHER)
 
 
 def check(sample, expected):
@@ -92,6 +108,51 @@ def test_reads_the_published_encodings(tmp_path):
     assert tasks[0].class_names[16] == "vase"
     check(dataset[1], raw(1))
     assert all(collate([dataset[0], dataset[1]], tasks).count.values())
+
+
+def test_reads_the_encodings_of_further_domains(tmp_path):
+    dataset = Taskonomy(write(tmp_path), "train", further=FURTHER)
+    tasks = dataset.describe(None, further=FURTHER)
+    assert [(t.name, t.kind, t.channels, t.layout) for t in tasks[4:]] == [
+        ("edge_occlusion", "edges", 1, "map"),
+        ("keypoints2d", "regression", 1, "map"),
+        ("keypoints3d", "regression", 1, "map"),
+        ("reshading", "regression", 1, "map"),
+        ("principal_curvature", "regression", 2, "map"),
+    ]
+    sample, stored = dataset[1], raw(1)
+    check(sample, stored)
+    for name in ("edge_occlusion", "keypoints2d", "keypoints3d"):
+        np.testing.assert_allclose(sample.targets[name][0] * 65_535, stored[name], atol=0.01)
+    grey = stored["reshading"][..., 0]
+    np.testing.assert_allclose(sample.targets["reshading"][0] * 255, grey, atol=1e-4)
+    curvatures = stored["principal_curvature"][..., :2].astype(float)
+    curvature = sample.targets["principal_curvature"].permute(1, 2, 0)
+    np.testing.assert_allclose(curvature * 127 + 127, curvatures, atol=1e-4)
+    holes = stored["depth_euclidean"] == 65_535
+    for name in FURTHER:
+        known = np.ones(SIZE, bool) if name == "keypoints2d" else ~holes
+        np.testing.assert_array_equal(sample.valid[name], known)
+
+
+def test_grey_files_of_reshading_are_read_too(tmp_path):
+    dataset = Taskonomy(write(tmp_path), "train", further=("reshading",))
+    colour = dataset[0].targets["reshading"]
+    for view, number in zip(VIEWS, (0, 1), strict=True):
+        file = tmp_path / "allensville/reshading" / f"{view}_domain_reshading.png"
+        Image.fromarray(raw(number)["reshading"][..., 0]).save(file)
+    assert torch.equal(dataset[0].targets["reshading"], colour)
+    four = np.zeros((*SIZE, 4), np.uint8)
+    Image.fromarray(four).save(file)
+    with pytest.raises(DataError, match=r"where \(8, 12, 1\) or \(8, 12, 3\) was expected"):
+        dataset[1]
+
+
+def test_only_the_depth_tells_the_holes_of_the_mesh(tmp_path):
+    dataset = Taskonomy(write(tmp_path), "train", further=FURTHER, depth="zbuffer")
+    (tmp_path / "allensville/depth_zbuffer" / f"{VIEWS[0]}_domain_depth_zbuffer.png").unlink()
+    assert set(dataset[0].targets) == {"segmentation", "normals", "edges", "keypoints2d"}
+    assert set(FURTHER) < set(dataset[1].targets)
 
 
 def test_views_are_in_the_order_of_their_numbers(tmp_path):

@@ -107,6 +107,18 @@ def test_a_missing_file_is_named(root):
         root.list("test")
 
 
+def test_a_file_is_read_at_any_place(root):
+    with root.open("train/b.txt") as file:
+        assert file.seek(1) == 1
+        assert file.read(1) == b"w"
+        file.seek(0)
+        assert file.read() == b"two"
+    with pytest.raises(MissingFile, match=r"train/z.txt.*: no such file"):
+        root.open("train/z.txt")
+    with pytest.raises(DataError, match="leads out of the data's folder"):
+        root.open("train/../../z.txt")
+
+
 def test_a_pickled_root_opens_again(root):
     root.list("train")
     assert pickle.loads(pickle.dumps(root)).read_bytes("train/a.txt") == b"one"
@@ -155,6 +167,8 @@ def test_remote_files_are_fetched_once(shelf, tmp_path):
     shelf.pipe_file("/data/a.txt", b"one")
     for _ in range(2):
         assert Root("shelf://data").read_bytes("a.txt") == b"one"
+    with Root("shelf://data").open("a.txt") as file:
+        assert file.read() == b"one"
     assert shelf.fetched == ["/data/a.txt"]
     assert Root("shelf://data").list("") == ["a.txt"]
     with pytest.raises(MissingFile):

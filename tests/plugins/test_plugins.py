@@ -345,11 +345,14 @@ def test_a_target_that_cannot_be_loaded_names_its_plugin(site):
         site.scan().get("balancers", "x").load()
 
 
-def head(name, default):
+def head(name, default, layouts=("map", "vector", "label")):
     return f"""
 @hookimpl
 def mtl_heads():
-    yield HeadSpec(name={name!r}, target="a:B", task_kinds=("*",), default_for=({default!r},))
+    yield HeadSpec(
+        name={name!r}, target="a:B", task_kinds=("*",), default_for=({default!r},),
+        layouts={layouts!r},
+    )
 """
 
 
@@ -363,6 +366,19 @@ def test_defaults_by_task_kind(site):
         plugins.default("heads", "smell")
     with pytest.raises(UsageError, match="'taste' have no default head; name one"):
         plugins.default("heads", "taste")
+
+
+def test_the_default_head_predicts_the_layout(site):
+    site.add("one", head("one", "sound", ("map",)))
+    site.add("two", head("two", "sound", ("vector", "label")))
+    plugins = site.scan()
+    assert plugins.default("heads", "sound", "map").spec.name == "one"
+    assert plugins.default("heads", "sound", "vector").spec.name == "two"
+    with pytest.raises(UsageError, match="several default heads: one/one, two/two"):
+        plugins.default("heads", "sound")
+    for layout, expected in (("map", "conv"), ("vector", "linear")):
+        assert plugins.default("heads", "regression", layout).spec.name == expected
+    assert plugins.default("losses", "regression", "map").spec.name == "l1"
 
 
 def test_the_default_of_standard_loses_to_nobody(site, monkeypatch):
