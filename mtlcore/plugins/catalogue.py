@@ -37,6 +37,7 @@ KNOWN: Mapping[str, tuple[str, ...]] = {
     "gradvac": (),
     "imtl": ("imtl-g", "imtl-l"),
     "ira": ("ira-cityscapes", "ira-nyuv2", "ira-vkitti"),
+    "kdmtl": ("kdmtl-nyuv2", "kdmtl-teacher", "kdmtl-teacher-nyuv2"),
     "mgda": ("mgda-ub",),
     "mix": ("classmix", "depthmix"),
     "mmoe": ("cgc", "mmoe-census", "ple", "ple-census"),
