@@ -26,6 +26,7 @@ KNOWN: Mapping[str, tuple[str, ...]] = {
     "config": (),
     "crossstitch": ("cross-stitch", "cross-stitch-nyuv2", "sluice", "sluice-nyuv2"),
     "dbmtl": ("db-mtl",),
+    "distill": ("lwf", "mean-teacher"),
     "dtp": (),
     "excessmtl": (),
     "fairgrad": (),
