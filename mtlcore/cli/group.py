@@ -20,6 +20,7 @@ from mtlcore.cli import (
     evaluation,
     labels,
     new_plugin,
+    pseudo_labels,
     report,
     run,
     studies,
@@ -128,7 +129,18 @@ def main(ctx: click.Context, block: tuple[str, ...], strict_plugins: bool, trace
         ctx.obj = {"block": block, "strict": strict_plugins}
 
 
-_MODULES = (run, adapt, evaluation, studies, report, components, labels, new_plugin, doctor)
+_MODULES = (
+    run,
+    adapt,
+    evaluation,
+    pseudo_labels,
+    studies,
+    report,
+    components,
+    labels,
+    new_plugin,
+    doctor,
+)
 for module in _MODULES:
     for command in module.COMMANDS:
         main.add_command(command)
