@@ -69,4 +69,5 @@ KNOWN: Mapping[str, tuple[str, ...]] = {
     "timm": ("photographs",),
     "transformers": ("texts", "transformers-text"),
     "upgrad": ("dual-proj",),
+    "views": ("byol", "mtss", "simclr"),
 }
