@@ -78,7 +78,8 @@ class CrossTaskLoss(nn.Module, abc.ABC):
         views: number of views of every training sample in a batch, 1 to 4. The constructor may set
             it.
         needs_teachers: Names of the teachers that it asks for, those of the table `[teachers]` or
-            "ema" (see `training.ema`). The constructor may set it.
+            "ema" (see `training.ema`). The constructor may set it. Where the class names "initial",
+            `mtl adapt` adds the run that it starts from to the table.
         teachers: Name -> teacher that it has asked for; set before the first step. Teachers are in
             no checkpoint.
     """

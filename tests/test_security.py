@@ -121,6 +121,7 @@ def trap(tmp_path: Path, run: Path) -> Path:
 COMMANDS = {
     "eval": ["eval", "RUN"],
     "predict": ["predict", "RUN", "image.png", "--out", "predicted"],
+    "pseudo-label": ["pseudo-label", "RUN", "--data", "photographs", "--out", "labelled"],
     "adapt": ["adapt", "RUN", "--tasks", "edges", "--out", "adapted"],
     "resume": ["run", "--resume", "--out", "RUN"],
     "teacher": ["config", "--set=tasks=['depth']", "--set=teachers.old='RUN'"],

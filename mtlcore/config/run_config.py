@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import attrs
 
@@ -87,10 +87,12 @@ class TeacherConfig:
     Args:
         location: Directory or URL of the run.
         config: Its configuration.
+        checkpoint: The weights of its best epoch, or the last ones.
     """
 
     location: str
     config: RunConfig
+    checkpoint: Literal["best", "last"] = "best"
 
 
 @attrs.frozen(kw_only=True)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
 
 import attrs
 
@@ -28,13 +28,12 @@ def read_teachers(
     from mtlcore.models import AVERAGE  # late: it imports torch
 
     teachers = {}
-    for name, location in reader.table("teachers").items():
+    for name, value in reader.table("teachers").items():
         path = f"teachers.{name}"
-        if not isinstance(location, str):
-            reader.problems.append(
-                f"{path}: expected a run's directory or URL, got {shown(location)}"
-            )
+        place = _place(reader, value, path)
+        if place is None:
             continue
+        location = place.run
         if name == AVERAGE:
             reader.problems.append(
                 f"{path}: {AVERAGE!r} is the averaged copy that training.ema keeps; choose another "
@@ -50,8 +49,29 @@ def read_teachers(
             reader.problems.append(f"{path}: {error}")
             continue
         reader.problems += [f"{path}: {location} {why}" for why in _unfit(config.tasks, tasks)]
-        teachers[name] = TeacherConfig(location=location, config=config)
+        teachers[name] = TeacherConfig(
+            location=location, config=config, checkpoint=place.checkpoint
+        )
     return teachers
+
+
+@attrs.frozen(kw_only=True)
+class _Place:
+    """Where a teacher's weights are: a run, and which of its checkpoints."""
+
+    run: str
+    checkpoint: Literal["best", "last"] = "best"
+
+
+def _place(reader: ConfigReader, value: Any, path: str) -> _Place | None:
+    """Return where a teacher is, from the place alone or from a table; None if it is neither."""
+    if isinstance(value, str):
+        return _Place(run=value)
+    if isinstance(value, Mapping):
+        place: _Place | None = reader.build(_Place, value, path)
+        return place
+    reader.problems.append(f"{path}: expected a run's directory or URL, got {shown(value)}")
+    return None
 
 
 def _layers(reader: ConfigReader, location: str) -> list[Layer]:

@@ -10,12 +10,13 @@ from typing import Any, final
 import attrs
 
 from mtlcore.data import Dataset, Sample
-from mtlcore.errors import ConfigError, MtlError, did_you_mean
+from mtlcore.errors import ConfigError, MtlError, UsageError, did_you_mean
 from mtlcore.inputs import Inputs
 from mtlcore.plugins import Plugins, structure
 from mtlcore.tasks import Task
 
-_OWN_KEYS = ("name", "root", "tasks")
+_OWN_KEYS = ("name", "root", "tasks", "splits")
+_SPLITS = ("train", "val", "test")
 
 
 @attrs.frozen
@@ -29,6 +30,7 @@ class _Source:
         root: where it lies.
         settings: its own, converted.
         renamed: its tasks' names and what they are called here.
+        splits: in which it takes part; None: in all.
     """
 
     path: str
@@ -37,6 +39,7 @@ class _Source:
     root: str | None
     settings: Mapping[str, Any]
     renamed: Mapping[str, str]
+    splits: tuple[str, ...] | None
 
     def tasks(self) -> tuple[Task, ...]:
         """Its tasks under the names they have here."""
@@ -77,6 +80,7 @@ class Concat(Dataset):
         samples = 800
         size = [288, 384]
         tasks = { segmentation = "room_parts" }
+        splits = ["train"]
 
     A source may be any dataset of mtlcore or of an installed plugin.
 
@@ -84,7 +88,8 @@ class Concat(Dataset):
         root: of the sources that name no root of their own.
         split: of every source.
         sources: one table per dataset: its name, its root, `tasks` (new names for some of its
-            tasks) and its own settings. A rendered dataset takes `samples` (per split) and `size`.
+            tasks), `splits` (in which it takes part; by default in all) and its own settings. A
+            rendered dataset takes `samples` (per split) and `size`.
 
     Raises:
         ConfigError: a source is wrong, or two tasks of the same name differ.
@@ -92,13 +97,16 @@ class Concat(Dataset):
         UsageError: raised by one of the datasets.
     """
 
-    splits = ("train", "val", "test")
+    splits = _SPLITS
 
     def __init__(
         self, root: str | None, split: str, *, sources: tuple[dict[str, Any], ...]
     ) -> None:
-        opened = _sources(root, sources)
-        _merged(opened)
+        every = _sources(root, sources)
+        _merged(every)
+        opened = [source for source in every if source.splits is None or split in source.splits]
+        if not opened:
+            raise UsageError(f"data.sources: none of them takes part in the split {split!r}")
         self._renamed = [source.renamed for source in opened]
         self._datasets = [_open(source, split) for source in opened]
         self._starts = list(accumulate(map(len, self._datasets), initial=0))
@@ -180,8 +188,8 @@ def _sources(root: str | None, tables: Sequence[Mapping[str, Any]]) -> list[_Sou
     for number, table in enumerate(tables):
         path = f"data.sources[{number}]"
         name, own_root = table.get("name"), table.get("root", root)
-        renamed = table.get("tasks", {})
-        problems += _wrong_types(path, name, own_root, renamed)
+        renamed, splits = table.get("tasks", {}), table.get("splits")
+        problems += _wrong_types(path, name, own_root, renamed, splits)
         if not isinstance(name, str):
             continue
         try:
@@ -191,19 +199,22 @@ def _sources(root: str | None, tables: Sequence[Mapping[str, Any]]) -> list[_Sou
             continue
         given = {key: value for key, value in table.items() if key not in _OWN_KEYS}
         settings = structure(target, given, path, problems)
-        parsed.append(_Source(path, name, target, own_root, settings, renamed))
+        parsed.append(_Source(path, name, target, own_root, settings, renamed, splits))
     if problems:
         raise ConfigError(problems)
     return parsed
 
 
-def _wrong_types(path: str, name: Any, root: Any, renamed: Any) -> Iterator[str]:
+def _wrong_types(path: str, name: Any, root: Any, renamed: Any, splits: Any) -> Iterator[str]:
     if not isinstance(name, str):
         yield f"{path}.name: name a dataset, one of mtl list datasets (got {name!r})"
     if not isinstance(root, str | None):
         yield f"{path}.root: expected a folder or URL, got {root!r}"
     if not isinstance(renamed, Mapping) or not all(isinstance(n, str) for n in renamed.values()):
         yield f"{path}.tasks: expected a table of new names, got {renamed!r}"
+    listed = isinstance(splits, list | tuple) and all(split in _SPLITS for split in splits)
+    if splits is not None and not (listed and splits):
+        yield f"{path}.splits: expected some of {', '.join(_SPLITS)}, got {splits!r}"
 
 
 def _merged(sources: Sequence[_Source]) -> tuple[Task, ...]:

@@ -125,7 +125,7 @@ def _given(name: str, who: str, known: Mapping[str, Teacher]) -> Teacher:
 
 def _load(config: RunConfig, name: str) -> tuple[MultiTaskModel, str]:
     teacher = config.teachers[name]
-    path, weights = read_weights(teacher.location, "best")
+    path, weights = read_weights(teacher.location, teacher.checkpoint)
     state = model_of(weights)
     with torch.random.fork_rng(devices=[]):  # what the learner draws stays as it was
         model = build_model(restoring(teacher.config))

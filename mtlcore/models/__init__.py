@@ -3,6 +3,7 @@
 from mtlcore.features import Features
 from mtlcore.models.contracts import (
     AVERAGE,
+    INITIAL,
     Backbone,
     ExchangePoint,
     Head,
@@ -32,6 +33,7 @@ from mtlcore.models.wrapping import WrappingBackbone, joined, shared_maps
 
 __all__ = [
     "AVERAGE",
+    "INITIAL",
     "SAME_RATES",
     "Backbone",
     "BackbonePerTask",

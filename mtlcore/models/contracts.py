@@ -15,11 +15,23 @@ from mtlcore.distributed import Distributed
 from mtlcore.features import Features
 from mtlcore.inputs import Inputs
 
-__all__ = ["AVERAGE", "Backbone", "ExchangePoint", "Head", "Neck", "StepContext", "Transition"]
+__all__ = [
+    "AVERAGE",
+    "INITIAL",
+    "Backbone",
+    "ExchangePoint",
+    "Head",
+    "Neck",
+    "StepContext",
+    "Transition",
+]
 
 
 #: The name under which the averaged copy of the model teaches.
 AVERAGE = "ema"
+
+#: The name under which `mtl adapt` lets the run teach that it starts from.
+INITIAL = "initial"
 
 
 class StepContext(Protocol):

@@ -27,6 +27,7 @@ KNOWN: Mapping[str, tuple[str, ...]] = {
     "config": (),
     "crossstitch": ("cross-stitch", "cross-stitch-nyuv2", "sluice", "sluice-nyuv2"),
     "dbmtl": ("db-mtl",),
+    "distill": ("lwf", "mean-teacher"),
     "dtp": (),
     "excessmtl": (),
     "fairgrad": (),
@@ -38,6 +39,7 @@ KNOWN: Mapping[str, tuple[str, ...]] = {
     "gradvac": (),
     "imtl": ("imtl-g", "imtl-l"),
     "ira": ("ira-cityscapes", "ira-nyuv2", "ira-vkitti"),
+    "kdmtl": ("kdmtl-nyuv2", "kdmtl-teacher", "kdmtl-teacher-nyuv2"),
     "mgda": ("mgda-ub",),
     "mix": ("classmix", "depthmix"),
     "mmoe": ("cgc", "mmoe-census", "ple", "ple-census"),
@@ -68,4 +70,5 @@ KNOWN: Mapping[str, tuple[str, ...]] = {
     "timm": ("photographs",),
     "transformers": ("texts", "transformers-text"),
     "upgrad": ("dual-proj",),
+    "views": ("byol", "mtss", "simclr"),
 }

@@ -19,6 +19,7 @@ from mtlcore.config import Chosen, Layer, RunConfig, resolve
 from mtlcore.display import Display
 from mtlcore.engine import make_metrics
 from mtlcore.errors import UsageError, did_you_mean
+from mtlcore.models import INITIAL
 from mtlcore.plugins import Plugins
 from mtlcore.results import RunResult, Target, read_run
 from mtlcore.runs.execution import execute
@@ -42,7 +43,8 @@ def adapted_config(
 
     It is the run's own, with the usual joint episodes and an evaluation after every epoch. An
     optimizer that needs query batches, which joint episodes lack, makes room for AdamW, with
-    its learning rate. Where heads alone learn, a balancer of gradients is left out.
+    its learning rate. Where heads alone learn, a balancer of gradients is left out. The run is the
+    teacher "initial" of losses between tasks whose class asks for it.
 
     Args:
         plugins: where components come from.
@@ -93,10 +95,18 @@ def adapted_config(
         )
     if fraction is not None:
         values["data"] = {"train_fraction": fraction}
-    own = Layer(run, stored, of_run=True)
-    layers = [own, Layer("adapt", values), *([changes] if changes else [])]
-    config = resolve(plugins, (), layers)
+    layers = [Layer(run, stored, of_run=True), Layer("adapt", values)]
+    config = resolve(plugins, (), [*layers, *([changes] if changes else [])])
+    if any(_asks_for_start(loss) for loss in config.cross_task):
+        start = {"teachers": {INITIAL: {"run": run, "checkpoint": checkpoint}}}
+        layers.append(Layer("adapt", start))
+        config = resolve(plugins, (), [*layers, *([changes] if changes else [])])
     return attrs.evolve(config, notes=(*notes, *config.notes))
+
+
+def _asks_for_start(loss: Chosen) -> bool:
+    """Return whether a loss between tasks learns from what the run that is adapted says."""
+    return INITIAL in getattr(loss.component.load(), "needs_teachers", ())
 
 
 def _weighs_gradients(balancer: Chosen) -> bool:

@@ -52,6 +52,7 @@ LINES = [
     "study study.toml --out study --prepare",
     "new-plugin own --kind balancers --out own",
     "predict run a.png --out out",
+    "pseudo-label run --data photographs --out out --threshold 0.3 --split val",
     "doctor",
 ]
 # What trains or evaluates; `half` is a run that was stopped.

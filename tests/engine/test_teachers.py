@@ -168,6 +168,37 @@ def test_the_student_of_a_student(place: Path, tmp_path: Path) -> None:
     assert list(loss.teachers["both"].tasks) == ["segmentation", "depth"]
 
 
+@pytest.mark.parametrize("checkpoint", ["best", "last"])
+def test_a_teacher_may_be_the_last_weights(place: Path, tmp_path: Path, checkpoint: str) -> None:
+    shutil.copytree(place / "depth", tmp_path / "depth")
+    file = tmp_path / "depth" / "checkpoints" / "last.safetensors"
+    state = load_checkpoint(file)
+    name = next(n for n in state["learner"] if n.endswith("weight"))
+    state["learner"][name] = state["learner"][name] + 1
+    save_checkpoint(file, state)
+    teacher = {"run": str(tmp_path / "depth"), "checkpoint": checkpoint}
+    values = settings(place, ["depth"], teachers={"depth": teacher})
+    (loss,) = session_of(values, tmp_path / "run").learner.cross_task_losses
+    trained = load_run(Plugins.from_environment(), teacher["run"], "last")
+    inputs = torch.rand(2, 3, 32, 32)
+    found = loss.teachers["depth"].predict(inputs, ["depth"])["depth"]
+    expected = trained.learner.predict(inputs, ["depth"])["depth"]
+    assert torch.equal(found, expected) is (checkpoint == "last")
+
+
+@pytest.mark.parametrize(
+    ("place", "message"),
+    [
+        ({"checkpoint": "last"}, r"teachers\.depth\.run: is required"),
+        ({"run": "x", "checkpoint": "lst"}, r"teachers\.depth\.checkpoint: .*did you mean 'last'"),
+        ({"run": "x", "epoch": 3}, r"teachers\.depth\.epoch: unknown setting"),
+    ],
+)
+def test_the_table_of_a_teacher_is_checked(place: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        resolved({**TINY, "teachers": {"depth": place}})
+
+
 @pytest.mark.parametrize("task", ["normals", "segmentation"])
 def test_a_teacher_of_other_tasks_is_refused_by_name(place: Path, task: str) -> None:
     with pytest.raises(ConfigError, match=rf"teachers\.depth: .*depth has learnt depth.*{task}"):

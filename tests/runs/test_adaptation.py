@@ -388,6 +388,54 @@ def test_eval_and_predict(mtl: Command, adapt: Command, run: Path, tmp_path: Pat
     assert np.load(tmp_path / "a.edges.npy").shape == (1, 40, 50)
 
 
+ASKS = """
+from mtlcore import CrossTaskLossSpec, hookimpl
+
+
+@hookimpl
+def mtl_losses():
+    from mtlcore.losses import CrossTaskLoss
+
+    class Keep(CrossTaskLoss):
+        needs_teachers = ("initial",)
+
+        def __init__(self, tasks, features):
+            super().__init__()
+
+        def needs(self, batch, tasks):
+            return [task for task in tasks if task in self.teachers["initial"].tasks]
+
+        def forward(self, batch, features, predictions):
+            old = list(self.needs(batch, predictions))
+            taught = self.teachers["initial"].predict(batch.inputs, old)
+            return {task: (predictions[task] - raw).abs().mean() for task, raw in taught.items()}
+
+    yield CrossTaskLossSpec(name="keep", target=Keep)
+"""
+
+
+@pytest.mark.parametrize("checkpoint", ["best", "last"])
+def test_the_run_teaches_where_a_loss_asks_for_it(
+    run: Path, tmp_path: Path, checkpoint: Any
+) -> None:
+    plugins = Plugins.from_environment()
+    config = adapted_config(plugins, str(run), ["edges"], checkpoint=checkpoint)
+    assert not config.teachers
+    (tmp_path / "keep.py").write_text(ASKS)
+    asking = Layer(
+        "test", {"cross_task": [{"name": "keep"}], "plugins": [str(tmp_path / "keep.py")]}
+    )
+    config = adapted_config(plugins, str(run), ["edges"], checkpoint=checkpoint, changes=asking)
+    assert config.teachers["initial"].location == str(run)
+    assert config.teachers["initial"].checkpoint == checkpoint
+    first = tmp_path / "first"
+    assert mtlcore.run(config, out=str(first))
+    # The run that is adapted next teaches next, and not the one that taught it.
+    plugins.trust_runs()
+    config = adapted_config(plugins, str(first), ["normals"])
+    assert config.teachers["initial"].location == str(first)
+
+
 def test_an_adapted_run_can_be_adapted(adapt: Command, adapted: Path, tmp_path: Path) -> None:
     adapt(adapted, tmp_path / "out", tasks="normals")
     config = tomllib.loads((tmp_path / "out/config.toml").read_text())
