@@ -15,7 +15,16 @@ from mtlcore.distributed import Distributed
 from mtlcore.features import Features
 from mtlcore.inputs import Inputs
 
-__all__ = ["AVERAGE", "Backbone", "ExchangePoint", "Head", "Neck", "StepContext", "Transition"]
+__all__ = [
+    "AVERAGE",
+    "Backbone",
+    "ExchangePoint",
+    "Head",
+    "Neck",
+    "ResidualBlock",
+    "StepContext",
+    "Transition",
+]
 
 
 #: The name under which the averaged copy of the model teaches.
@@ -115,6 +124,26 @@ class ExchangePoint:
         return next(reversed([*fitting]), None)
 
 
+@attrs.frozen(kw_only=True, eq=False)
+class ResidualBlock:
+    """A part of a backbone that adds a branch to what it reads.
+
+    Its map is `activation(shortcut(x) + branch(x))`, or that without an activation.
+
+    Args:
+        name: of the block, within the backbone; it is called once per forward pass with the map x
+            and returns a map (B, C, H, W).
+        last: name, within the backbone, of the module that the branch ends with.
+        channels: C of the block's map.
+        shortcut: name, within the backbone, of the module on the shortcut; None: it is x itself.
+    """
+
+    name: str
+    last: str
+    channels: int
+    shortcut: str | None = None
+
+
 class Backbone(nn.Module, abc.ABC):
     """A network from inputs to features, made as `Backbone(tasks, **settings)`.
 
@@ -185,6 +214,14 @@ class Backbone(nn.Module, abc.ABC):
 
         Raises:
             UsageError: as the backbone is set, no maps can be exchanged.
+        """
+        return ()
+
+    def residual_blocks(self) -> Sequence[ResidualBlock]:
+        """Return the residual blocks, in the order in which they run.
+
+        Backbones that give tasks parts of them, or let tasks leave some out, ask for them. If it
+        returns none, such backbones refuse it.
         """
         return ()
 
