@@ -8,6 +8,7 @@ from collections.abc import Mapping
 KNOWN: Mapping[str, tuple[str, ...]] = {
     "adaloss": (),
     "alignedmtl": ("aligned-mtl", "alignedmtl-ub"),
+    "astmt": ("astmt-nyud", "astmt-pascal", "gradient-adversary"),
     "atinet": (
         "atinet-nyuv2",
         "mtan",
@@ -60,6 +61,7 @@ KNOWN: Mapping[str, tuple[str, ...]] = {
     "paretomtl": ("pareto-mtl",),
     "pcgrad": (),
     "peft": ("lora",),
+    "residual-adapters": ("residual-adapters-nyud", "series-adapters-nyud"),
     "rotograd": (),
     "schedules": ("active", "stop-and-go", "tcdcn"),
     "sdmgrad": ("modo",),
