@@ -233,6 +233,17 @@ class Backbone(nn.Module, abc.ABC):
         """
         return {}
 
+    def current_values(self) -> Mapping[str, Mapping[str, float]]:
+        """Return what a run should record of the network, such as gates; here, nothing.
+
+        Only asked for when a record is due, as it may wait for a device. Nothing of it is added to
+        a loss.
+
+        Returns:
+            Name -> task -> value; recorded as the metric `backbone/NAME` of the task.
+        """
+        return {}
+
     def at_progress(self, fraction: float) -> Transition | None:
         """Enter the next phase if it is time; called before every step.
 

@@ -42,6 +42,14 @@ class WrappingBackbone(Backbone, abc.ABC):
         """Return what the backbones inside tell."""
         return {key: fact for backbone in self.wrapped() for key, fact in backbone.facts().items()}
 
+    def current_values(self) -> Mapping[str, Mapping[str, float]]:
+        """Return what the backbones inside tell; of one name, for the tasks of all of them."""
+        found: dict[str, dict[str, float]] = {}
+        for backbone in self.wrapped():
+            for name, values in backbone.current_values().items():
+                found.setdefault(name, {}).update(values)
+        return found
+
     def at_progress(self, fraction: float) -> Transition | None:
         """Let the backbones inside enter their next phase; return what they changed."""
         found: Transition | None = None

@@ -38,6 +38,7 @@ KNOWN: Mapping[str, tuple[str, ...]] = {
     "gradvac": (),
     "imtl": ("imtl-g", "imtl-l"),
     "ira": ("ira-cityscapes", "ira-nyuv2", "ira-vkitti"),
+    "ltb": ("ltb-nyuv2", "ltb-tree-nyuv2"),
     "mgda": ("mgda-ub",),
     "mix": ("classmix", "depthmix"),
     "mmoe": ("cgc", "mmoe-census", "ple", "ple-census"),

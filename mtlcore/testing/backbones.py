@@ -395,6 +395,15 @@ class BackboneContract:
         odd = [k for k, v in facts.items() if not isinstance(k, str) or not isinstance(v, str)]
         assert not odd, f"facts {odd} are no text"
 
+    def test_what_is_recorded_of_it_are_numbers_of_its_tasks(self) -> None:
+        """Otherwise the run stops at its first record."""
+        for backbone in self._phases():
+            for name, values in backbone.current_values().items():
+                strange = set(values) - {*self._names()}
+                assert not strange, f"{name} has values of {strange}, which are none of its tasks"
+                odd = [task for task, value in values.items() if not isinstance(value, float)]
+                assert not odd, f"{name} of {odd} is no number"
+
     def test_first_weights_are_settings(self) -> None:
         """Otherwise a run reads a file that it needs no more."""
         backbone = self._new()
