@@ -258,6 +258,15 @@ class Backbone(nn.Module, abc.ABC):
         """
         return None
 
+    def learn_alone(self) -> Iterable[Parameter]:
+        """Return the parameters that alone learn in the step that is taken; none: all of them.
+
+        All others rest: of the backbone, of heads, losses and balancers. So a backbone learns some
+        of its parameters in turn with everything else. Asked for in every step, after its backward
+        passes, and alike on every process.
+        """
+        return ()
+
     def after_step(self, context: StepContext) -> None:
         """Update the state after a step that was taken, on every process; here, do nothing.
 

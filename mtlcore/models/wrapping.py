@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
 
 import attrs
@@ -60,6 +60,10 @@ class WrappingBackbone(Backbone, abc.ABC):
                 reset = tuple(f"{path}.{name}" for name in inner.reset)
                 found = joined(found, attrs.evolve(inner, reset=reset))
         return found
+
+    def learn_alone(self) -> Iterable[Parameter]:
+        """Return what the backbones inside let learn alone."""
+        return [p for backbone in self.wrapped() for p in backbone.learn_alone()]
 
     def after_step(self, context: StepContext) -> None:
         """Tell the backbones inside of a step that was taken."""

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 #: Id of each plugin of this project -> names of its components and methods that differ from it.
 KNOWN: Mapping[str, tuple[str, ...]] = {
     "adaloss": (),
+    "adashare": ("adashare-nyuv2", "adashare-retrain-nyuv2", "halves"),
     "alignedmtl": ("aligned-mtl", "alignedmtl-ub"),
     "astmt": ("astmt-nyud", "astmt-pascal", "gradient-adversary"),
     "atinet": (
