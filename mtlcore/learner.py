@@ -137,7 +137,10 @@ class Learner(nn.Module):
         cross = losses.cross
         cross |= {name: self._in_fp32(term) for name, term in features.terms.items()}
         for loss in cross_task:
+            # Graphs must not outlive the step in a module.
+            loss.losses = losses.raw if loss.needs_losses else {}
             terms: dict[str, Tensor] = loss(batch, features, predictions)
+            loss.losses = {}
             if twice := sorted(cross.keys() & terms.keys()):
                 raise UsageError(
                     f"cross_task: {type(loss).__name__} has a term {twice[0]!r}, as another loss "

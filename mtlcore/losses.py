@@ -82,9 +82,14 @@ class CrossTaskLoss(nn.Module, abc.ABC):
             `mtl adapt` adds the run that it starts from to the table.
         teachers: Name -> teacher that it has asked for; set before the first step. Teachers are in
             no checkpoint.
+        needs_losses: Whether `forward` reads `losses`.
+        losses: Present task -> the loss of its head's prediction, before balancing, with its graph
+            back to `features`. There during `forward`, and only for a loss that needs them.
     """
 
     views: int = 1
+    needs_losses: bool = False
+    losses: Mapping[str, Tensor] = MappingProxyType({})
     needs_teachers: tuple[str, ...] = ()
     teachers: Mapping[str, Teacher] = MappingProxyType({})
 

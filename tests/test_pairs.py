@@ -13,7 +13,7 @@ import re
 import shlex
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from itertools import combinations, cycle, product
+from itertools import combinations, product
 from pathlib import Path
 from typing import Any
 
@@ -94,7 +94,14 @@ def axes_in(options: str) -> Pair:
     return frozenset((paths[path], value) for path, _, value in given if path in paths)
 
 
+def inside_in(options: str) -> tuple[str, str] | None:
+    """A backbone and the one inside it among options of the command line."""
+    found = re.search(r'model\.backbone\.name=(\S+) .*=\{name="([^"]+)"', options)
+    return (found[1], found[2]) if found and len(axes_in(options)) == 1 else None
+
+
 REFUSED = listed()
+IMPOSSIBLE_INSIDE = {inside_in(options) for options in REFUSED}
 IMPOSSIBLE = {axes_in(options) for options in REFUSED if len(axes_in(options)) == 2}
 ALL = [Combination(*chosen) for chosen in product(*AXES.values())]
 POSSIBLE = [c for c in ALL if not pairs_of(c) & IMPOSSIBLE]
@@ -186,7 +193,7 @@ OVER = [
     for outer in AXES["backbone"]
     if setting_inside(outer)
     for inner in INSIDE
-    if inner in AXES["backbone"]
+    if inner in AXES["backbone"] and (outer, inner) not in IMPOSSIBLE_INSIDE
 ]
 POSSIBLE_OVER = [
     combination
@@ -197,18 +204,25 @@ POSSIBLE_OVER = [
 COVER_OVER = covering(POSSIBLE_OVER, pairs_of)
 # The first of each outer backbone, every time over another one.
 EACH_OVER = [
-    next(c for c in COVER_OVER if c.backbone == f"{outer} over {inner}")
-    for outer, inner in zip(
-        dict.fromkeys(name.split(" over ")[0] for name in OVER), cycle(INSIDE), strict=False
+    next(c for c in COVER_OVER if c.backbone == over[number % len(over)])
+    for number, over in enumerate(
+        [name for name in OVER if name.startswith(f"{outer} over ")]
+        for outer in dict.fromkeys(name.split(" over ")[0] for name in OVER)
     )
-    if f"{outer} over {inner}" in OVER
 ]
 
 
 def required(kind: str, name: str, tasks: Sequence[str]) -> dict[str, Any]:
     """Values of the settings that have no default."""
     inner = {"name": "unet", **INSIDE["unet"]}
-    known = {"inputs": 3, "main": tasks[0], "weights": {tasks[0]: 2.0}, "backbone": inner}
+    residual = {"name": "resnet", **INSIDE["resnet"]}
+    known = {
+        "inputs": 3,
+        "main": tasks[0],
+        "weights": {tasks[0]: 2.0},
+        "backbone": inner,
+        "encoder": residual,
+    }
     settings = settings_of(PLUGINS.get(kind, name).load())
     needed = [setting.name for setting in settings if setting.default is REQUIRED]
     return {setting: known[setting] for setting in needed}
@@ -297,6 +311,9 @@ class Watched(Optimizer):
     def step(self, learner: Learner, plan: LoadedPlan) -> StepReport:
         may, must = reached(learner, plan)
         own = {f"model.{name}" for name in own_parameters(learner)}
+        if alone := {id(p) for p in learner.model.backbone.learn_alone()}:
+            resting = {name for name, p in learner.named_parameters() if id(p) not in alone}
+            may, must = may - resting, must - resting
         before = {name: p.detach().clone() for name, p in learner.named_parameters()}
         report = self.inner.step(learner, plan)
         assert report.skipped is None

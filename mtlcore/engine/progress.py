@@ -10,6 +10,7 @@ import attrs
 from mtlcore.balancing import Balancer
 from mtlcore.engine.stopping import Stopping
 from mtlcore.metrics import MetricValues
+from mtlcore.models import Backbone
 from mtlcore.optimizers import StepReport
 
 
@@ -87,6 +88,11 @@ class Progress:
             for task, several in given.items():
                 for name, weight in several.items() if isinstance(several, Mapping) else ():
                     self.measure(f"weight/{name}", {task: weight})
+
+    def measure_backbone(self, backbone: Backbone) -> None:
+        """Take in what the backbone tells of itself; only called when a record is due."""
+        for name, values in backbone.current_values().items():
+            self.measure(f"backbone/{name}", values)
 
     def take_window(self) -> Iterator[tuple[str, str, float]]:
         """Task, metric and mean (of degenerate steps: number) of what was measured; empties it."""

@@ -57,6 +57,7 @@ class Recorder:
         every = max(1, session.total_steps // _RECORDS_PER_RUN)
         if progress.step % every == 0 or progress.done == session.steps_per_epoch:
             progress.measure_weights(session.learner.balancing.chain)
+            progress.measure_backbone(session.learner.model.backbone)
             self._write("train", progress.take_window())
 
     def evaluation(self, metrics: Mapping[str, Mapping[str, float]]) -> None:

@@ -1,6 +1,14 @@
 """Backbones, necks and heads, and the model that runs a backbone with one head per task."""
 
 from mtlcore.features import Features
+from mtlcore.models.conditioning import (
+    ConditionedBackbone,
+    LayerPerTask,
+    ParallelAdapters,
+    TaskLayer,
+    adaptable,
+    copies,
+)
 from mtlcore.models.contracts import (
     AVERAGE,
     INITIAL,
@@ -8,6 +16,7 @@ from mtlcore.models.contracts import (
     ExchangePoint,
     Head,
     Neck,
+    ResidualBlock,
     StepContext,
     Transition,
 )
@@ -16,6 +25,7 @@ from mtlcore.models.encoders import (
     PyramidKind,
     Stage,
     chosen_stages,
+    computes_again,
     no_checkpointing,
 )
 from mtlcore.models.exchange import (
@@ -38,26 +48,34 @@ __all__ = [
     "Backbone",
     "BackbonePerTask",
     "BackboneRates",
+    "ConditionedBackbone",
     "ExchangePoint",
     "ExchangingBackbone",
     "Features",
     "Frozen",
     "Head",
     "ImageEncoder",
+    "LayerPerTask",
     "MultiTaskModel",
     "Neck",
     "NeckPerTask",
     "Necks",
+    "ParallelAdapters",
     "Places",
     "PyramidKind",
+    "ResidualBlock",
     "SharedNeck",
     "Stage",
     "StepContext",
+    "TaskLayer",
     "Transition",
     "WrappingBackbone",
+    "adaptable",
     "as_it_was",
     "as_map",
     "chosen_stages",
+    "computes_again",
+    "copies",
     "count_parameters",
     "groups_of",
     "joined",

@@ -22,6 +22,7 @@ __all__ = [
     "ExchangePoint",
     "Head",
     "Neck",
+    "ResidualBlock",
     "StepContext",
     "Transition",
 ]
@@ -127,6 +128,26 @@ class ExchangePoint:
         return next(reversed([*fitting]), None)
 
 
+@attrs.frozen(kw_only=True, eq=False)
+class ResidualBlock:
+    """A part of a backbone that adds a branch to what it reads.
+
+    Its map is `activation(shortcut(x) + branch(x))`, or that without an activation.
+
+    Args:
+        name: of the block, within the backbone; it is called once per forward pass with the map x
+            and returns a map (B, C, H, W).
+        last: name, within the backbone, of the module that the branch ends with.
+        channels: C of the block's map.
+        shortcut: name, within the backbone, of the module on the shortcut; None: it is x itself.
+    """
+
+    name: str
+    last: str
+    channels: int
+    shortcut: str | None = None
+
+
 class Backbone(nn.Module, abc.ABC):
     """A network from inputs to features, made as `Backbone(tasks, **settings)`.
 
@@ -200,11 +221,30 @@ class Backbone(nn.Module, abc.ABC):
         """
         return ()
 
+    def residual_blocks(self) -> Sequence[ResidualBlock]:
+        """Return the residual blocks, in the order in which they run.
+
+        Backbones that give tasks parts of them, or let tasks leave some out, ask for them. If it
+        returns none, such backbones refuse it.
+        """
+        return ()
+
     def facts(self) -> Mapping[str, str]:
         """Return what people should know of the network beyond its settings; here, nothing.
 
         Such as where its weights came from (`weights`, `weights_sha256`), their `licence` and what
         inputs are normalised by. `run.json` keeps them, and `mtl show` prints them.
+        """
+        return {}
+
+    def current_values(self) -> Mapping[str, Mapping[str, float]]:
+        """Return what a run should record of the network, such as gates; here, nothing.
+
+        Only asked for when a record is due, as it may wait for a device. Nothing of it is added to
+        a loss.
+
+        Returns:
+            Name -> task -> value; recorded as the metric `backbone/NAME` of the task.
         """
         return {}
 
@@ -221,6 +261,15 @@ class Backbone(nn.Module, abc.ABC):
             What the backbone changed in itself, at the one step at which it does; otherwise None.
         """
         return None
+
+    def learn_alone(self) -> Iterable[Parameter]:
+        """Return the parameters that alone learn in the step that is taken; none: all of them.
+
+        All others rest: of the backbone, of heads, losses and balancers. So a backbone learns some
+        of its parameters in turn with everything else. Asked for in every step, after its backward
+        passes, and alike on every process.
+        """
+        return ()
 
     def after_step(self, context: StepContext) -> None:
         """Update the state after a step that was taken, on every process; here, do nothing.

@@ -18,7 +18,14 @@ from mtlcore.models.contracts import Backbone, ExchangePoint
 from mtlcore.models.pyramids import DPTPyramid, Pyramid, SimplePyramid, levels
 from mtlcore.models.tracing import StageTrace, traced
 
-__all__ = ["ImageEncoder", "PyramidKind", "Stage", "chosen_stages", "no_checkpointing"]
+__all__ = [
+    "ImageEncoder",
+    "PyramidKind",
+    "Stage",
+    "chosen_stages",
+    "computes_again",
+    "no_checkpointing",
+]
 
 #: What the blocks of a plain transformer are made into.
 PyramidKind: TypeAlias = Literal["simple", "dpt", "none"]
@@ -288,6 +295,12 @@ class ImageEncoder(Backbone, abc.ABC):
             hook.remove()
         if not calls:
             raise no_checkpointing(model)
+
+
+def computes_again(module: nn.Module) -> bool:
+    """Return whether gradient checkpointing is on in a module, as timm and transformers say it."""
+    names = ("grad_checkpointing", "gradient_checkpointing")
+    return any(getattr(module, name, False) is True for name in names)
 
 
 def no_checkpointing(model: str) -> UsageError:

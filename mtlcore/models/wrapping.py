@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
 
 import attrs
@@ -42,6 +42,14 @@ class WrappingBackbone(Backbone, abc.ABC):
         """Return what the backbones inside tell."""
         return {key: fact for backbone in self.wrapped() for key, fact in backbone.facts().items()}
 
+    def current_values(self) -> Mapping[str, Mapping[str, float]]:
+        """Return what the backbones inside tell; of one name, for the tasks of all of them."""
+        found: dict[str, dict[str, float]] = {}
+        for backbone in self.wrapped():
+            for name, values in backbone.current_values().items():
+                found.setdefault(name, {}).update(values)
+        return found
+
     def at_progress(self, fraction: float) -> Transition | None:
         """Let the backbones inside enter their next phase; return what they changed."""
         found: Transition | None = None
@@ -52,6 +60,10 @@ class WrappingBackbone(Backbone, abc.ABC):
                 reset = tuple(f"{path}.{name}" for name in inner.reset)
                 found = joined(found, attrs.evolve(inner, reset=reset))
         return found
+
+    def learn_alone(self) -> Iterable[Parameter]:
+        """Return what the backbones inside let learn alone."""
+        return [p for backbone in self.wrapped() for p in backbone.learn_alone()]
 
     def after_step(self, context: StepContext) -> None:
         """Tell the backbones inside of a step that was taken."""

@@ -319,6 +319,10 @@ class Update:
         result = self._gradients.apply(
             learner.balancing.finisher, learner.context, validation=validation
         )
+        if alone := {id(p) for p in learner.model.backbone.learn_alone()}:
+            for parameter in self._parameters:
+                if id(parameter) not in alone:
+                    parameter.grad = None
         if self._weights is not None:
             reused = {task: self._weights[task][0] for task in learner.context.present}
             result = attrs.evolve(result, weights=reused)

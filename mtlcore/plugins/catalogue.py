@@ -7,8 +7,10 @@ from collections.abc import Mapping
 #: Id of each plugin of this project -> names of its components and methods that differ from it.
 KNOWN: Mapping[str, tuple[str, ...]] = {
     "adaloss": (),
+    "adashare": ("adashare-nyuv2", "adashare-retrain-nyuv2", "halves"),
     "affinity": ("tag",),
     "alignedmtl": ("aligned-mtl", "alignedmtl-ub"),
+    "astmt": ("astmt-nyud", "astmt-pascal", "gradient-adversary"),
     "atinet": (
         "atinet-nyuv2",
         "mtan",
@@ -40,6 +42,7 @@ KNOWN: Mapping[str, tuple[str, ...]] = {
     "imtl": ("imtl-g", "imtl-l"),
     "ira": ("ira-cityscapes", "ira-nyuv2", "ira-vkitti"),
     "kdmtl": ("kdmtl-nyuv2", "kdmtl-teacher", "kdmtl-teacher-nyuv2"),
+    "ltb": ("ltb-nyuv2", "ltb-tree-nyuv2"),
     "mgda": ("mgda-ub",),
     "mix": ("classmix", "depthmix"),
     "mmoe": ("cgc", "mmoe-census", "ple", "ple-census"),
@@ -63,6 +66,7 @@ KNOWN: Mapping[str, tuple[str, ...]] = {
     "paretomtl": ("pareto-mtl",),
     "pcgrad": (),
     "peft": ("lora",),
+    "residual-adapters": ("residual-adapters-nyud", "series-adapters-nyud"),
     "rotograd": (),
     "schedules": ("active", "stop-and-go", "tcdcn"),
     "sdmgrad": ("modo",),

@@ -20,7 +20,7 @@ from torch.nn import Parameter
 from mtlcore.errors import MtlError
 from mtlcore.features import Features
 from mtlcore.loading import WeightFile, read_weight_file
-from mtlcore.models import Backbone, ExchangePoint
+from mtlcore.models import Backbone, ExchangePoint, ResidualBlock
 from mtlcore.ranges import Width
 from mtlcore.standard.segnet import scaled
 from mtlcore.tasks import Task
@@ -216,6 +216,21 @@ class ResNet(Backbone):
                 modules, channels, (stem, *((*m.parameters(),) for m in modules[1:])), strict=True
             )
         ]
+
+    def residual_blocks(self) -> list[ResidualBlock]:
+        """Return the blocks of all stages."""
+        found = []
+        for number, channels in enumerate(self._stages, start=1):
+            for place, block in enumerate(getattr(self, f"layer{number}")):
+                name = f"layer{number}.{place}"
+                last = "bn3" if hasattr(block, "bn3") else "bn2"
+                shortcut = None if block.downsample is None else f"{name}.downsample"
+                found.append(
+                    ResidualBlock(
+                        name=name, last=f"{name}.{last}", channels=channels, shortcut=shortcut
+                    )
+                )
+        return found
 
     def layer_groups(self) -> list[list[Parameter]]:
         """Return the stem, and each residual block."""

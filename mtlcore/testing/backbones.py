@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -357,11 +358,51 @@ class BackboneContract:
                 f"zeros in place of the map of exchange point {number} change no feature"
             )
 
+    def test_residual_blocks_add_a_branch(self) -> None:
+        """Otherwise tasks get a part of something else, or leave out more than a branch."""
+        backbone = self._used()
+        seen: list[tuple[int, Tensor, Tensor]] = []
+        blocks, kept = backbone.residual_blocks(), []
+
+        def look(_module: nn.Module, inputs: Any, output: Tensor, *, number: int) -> None:
+            seen.append((number, inputs[0].clone(), output))
+
+        for number, block in enumerate(blocks):
+            module = backbone.get_submodule(block.name)
+            kept.append(module.register_forward_hook(partial(look, number=number)))
+            last = backbone.get_submodule(block.last)
+            kept.append(last.register_forward_hook(lambda _module, _inputs, y: 0 * y))
+        with torch.no_grad():
+            backbone(self._inputs(backbone), self._names())
+        for hook in kept:
+            hook.remove()
+        assert [n for n, *_ in seen] == [*range(len(blocks))], (
+            f"residual blocks {[n for n, *_ in seen]} were passed, of {len(blocks)}, in this order"
+        )
+        for block, (_, x, y) in zip(blocks, seen, strict=True):
+            with torch.no_grad():
+                past = x if block.shortcut is None else backbone.get_submodule(block.shortcut)(x)
+            assert past.shape[1] == block.channels == y.shape[1], (
+                f"{block.name}: {block.channels} channels announced, its map has {y.shape[1]}"
+            )
+            assert close(y, past, 1e-5) or close(y, past.relu(), 1e-5), (
+                f"{block.name}: without {block.last} its map is not that of its shortcut"
+            )
+
     def test_what_it_tells_is_text(self) -> None:
         """Otherwise `run.json` and `mtl show` cannot hold it."""
         facts = self._new().facts()
         odd = [k for k, v in facts.items() if not isinstance(k, str) or not isinstance(v, str)]
         assert not odd, f"facts {odd} are no text"
+
+    def test_what_is_recorded_of_it_are_numbers_of_its_tasks(self) -> None:
+        """Otherwise the run stops at its first record."""
+        for backbone in self._phases():
+            for name, values in backbone.current_values().items():
+                strange = set(values) - {*self._names()}
+                assert not strange, f"{name} has values of {strange}, which are none of its tasks"
+                odd = [task for task, value in values.items() if not isinstance(value, float)]
+                assert not odd, f"{name} of {odd} is no number"
 
     def test_first_weights_are_settings(self) -> None:
         """Otherwise a run reads a file that it needs no more."""

@@ -6,6 +6,7 @@ import copy
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from mtlcore.balancing import BalancerContext
@@ -34,7 +35,8 @@ _NORMALISATIONS: tuple[Normalisation, ...] = ("valid", "sample")
 class CrossTaskLossContract:
     """Subclass it, write `make`, and pytest checks the cross-task loss.
 
-    A loss that names teachers in `needs_teachers` gets tiny ones that know all tasks.
+    A loss that names teachers in `needs_teachers` gets tiny ones that know all tasks; one that
+    `needs_losses` gets those of predictions that depend on the features.
 
     Attributes:
         tasks: of the run.
@@ -134,6 +136,7 @@ class CrossTaskLossContract:
         loss.after_step(BalancerContext(tasks=tuple(self._names())))
         restored = self._new()
         restored.load_state_dict(through_checkpoint({"loss": dict(loss.state_dict())})["loss"])
+        restored.losses = loss.losses
         terms = []
         for one in (loss, restored):
             torch.manual_seed(1)
@@ -182,8 +185,10 @@ class CrossTaskLossContract:
         loss = self._new()
         batch = self.batch()
         features, predictions = self._forward(loss, batch)
+        # Detached ones share their values, and can be copied where a prediction is computed.
+        seen = {task: x.detach() for task, x in predictions.items()}
         everything = (batch.inputs, batch.targets, batch.valid, features.shared,
-                      dict(features.per_task), predictions)  # fmt: skip
+                      dict(features.per_task), seen)  # fmt: skip
         before = copy.deepcopy(everything)
         loss(batch, features, predictions)
         assert same(everything, before), "the batch, a map or a prediction was edited in place"
@@ -215,4 +220,21 @@ class CrossTaskLossContract:
         }
         for leaf in (*shared, *predictions.values()):
             leaf.requires_grad_()
+        if loss.needs_losses:
+            predictions = {task: self._read(shared, x) for task, x in predictions.items()}
+            loss.losses = {
+                task: (x.square() * spread(batch.valid[task], x)).sum() / batch.count[task]
+                for task, x in predictions.items()
+                if batch.count[task]
+            }
         return Features(shared=shared, cut=shared), predictions
+
+    def _read(self, maps: Sequence[Tensor], prediction: Tensor) -> Tensor:
+        """Return a prediction of this shape that depends on the maps, as a head's does."""
+        found = prediction.detach()
+        for x in maps:
+            read = x if x.dim() == 4 else x[:, :, None, None]
+            weight = torch.randn(prediction.shape[1], x.shape[1], 1, 1)
+            read = F.interpolate(F.conv2d(read, weight), self.size, mode="bilinear")
+            found = found + (read if prediction.dim() == 4 else read.mean((2, 3)))
+        return found

@@ -20,7 +20,7 @@ from mtlcore.losses import CrossTaskLoss
 from mtlcore.optimizers import Optimizer, Schedule, StepReport
 from mtlcore.optimizers.schedules import Plateau
 from mtlcore.standard.optimizers import adam, sgd
-from mtlcore.testing import tiny_batch, tiny_learner
+from mtlcore.testing import TinyBackbone, tiny_batch, tiny_learner
 
 
 class Brightness(CrossTaskLoss):
@@ -209,3 +209,26 @@ def test_an_optimizer_that_fails_by_itself_is_not_put_down_to_a_checkpoint() -> 
     optimizer._update._torch.param_groups[0]["betas"] = "x"
     with pytest.raises(ValueError, match="unpack"):
         step(optimizer, learner, tiny_batch())
+
+
+def test_what_a_backbone_lets_learn_alone_is_all_that_moves() -> None:
+    """Heads rest too, and so do moments; the limit on the gradient is for what learns."""
+
+    class InTurn(TinyBackbone):
+        alone = False
+
+        def learn_alone(self) -> list[nn.Parameter]:
+            return [self.trunk[1].bias] if self.alone else []
+
+    learner = tiny_learner(backbone=InTurn)
+    optimizer = sgd(learner, lr=0.1, momentum=0.9, clip=1e-3)
+    step(optimizer, learner, tiny_batch(4))
+    learner.model.backbone.alone = True
+    before = copies(learner)
+    optimizer.reset_state(learner.parameters())
+    step(optimizer, learner, tiny_batch(4))
+    names = [name for name, _ in learner.named_parameters()]
+    now = copies(learner)
+    went = {name for name, p, q in zip(names, now, before, strict=True) if not torch.equal(p, q)}
+    assert went == {"model.backbone.trunk.1.bias"}
+    assert moved(learner, before) == pytest.approx(0.1 * 1e-3, rel=1e-3)

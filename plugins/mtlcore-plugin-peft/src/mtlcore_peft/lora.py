@@ -18,7 +18,7 @@ from mtlcore.errors import ConfigError, UsageError, describe, did_you_mean
 from mtlcore.features import EarlyPrediction, Features
 from mtlcore.inputs import Inputs
 from mtlcore.loading import library
-from mtlcore.models import Backbone, WrappingBackbone
+from mtlcore.models import Backbone, WrappingBackbone, computes_again
 from mtlcore.ranges import Nested, Positive, Range
 from mtlcore.tasks import Task
 
@@ -103,7 +103,7 @@ class LoRA(WrappingBackbone):
         self.input_kind = inner.input_kind
         self._keys = {task.name: task.key if per_task else _SHARED for task in tasks}
         self.per_task = per_task
-        if per_task and any(_computes_again(module) for module in inner.modules()):
+        if per_task and any(computes_again(module) for module in inner.modules()):
             raise UsageError(
                 "model.backbone.per_task: gradient checkpointing computes layers again with the "
                 "adapter of the last task; turn off gradient_checkpointing, or per_task"
@@ -314,9 +314,3 @@ def _adapted(backbone: nn.Module) -> Iterator[tuple[str, Any]]:
     for name, module in backbone.named_modules():
         if isinstance(module, adapted):
             yield name, module
-
-
-def _computes_again(module: nn.Module) -> bool:
-    """Return whether gradient checkpointing is on, as timm and transformers say it."""
-    names = ("grad_checkpointing", "gradient_checkpointing")
-    return any(getattr(module, name, False) is True for name in names)

@@ -10,7 +10,14 @@ from torch import Tensor, nn
 from torch.nn import Parameter
 
 from mtlcore.errors import UsageError, describe, did_you_mean
-from mtlcore.models import ImageEncoder, PyramidKind, Stage, chosen_stages, no_checkpointing
+from mtlcore.models import (
+    ImageEncoder,
+    PyramidKind,
+    ResidualBlock,
+    Stage,
+    chosen_stages,
+    no_checkpointing,
+)
 from mtlcore.ranges import Channels, Range
 from mtlcore.tasks import Task
 from mtlcore_timm.library import timm
@@ -139,6 +146,27 @@ class TimmBackbone(ImageEncoder):
         grouped = timm().models.group_parameters(self.encoder, self.encoder.group_matcher())
         named = dict(self.encoder.named_parameters())
         return [[named[name] for name in grouped[number]] for number in sorted(grouped)]
+
+    def residual_blocks(self) -> Sequence[ResidualBlock]:
+        """Return the blocks of a ResNet of timm; other encoders name none."""
+        resnet = timm().models.resnet
+        found = []
+        for name, block in self.named_modules():
+            if not isinstance(block, resnet.BasicBlock | resnet.Bottleneck):
+                continue
+            norm, convolution = (
+                ("bn3", "conv3") if isinstance(block, resnet.Bottleneck) else ("bn2", "conv2")
+            )
+            found.append(
+                ResidualBlock(
+                    name=name,
+                    # Stochastic depth, where it is on, leaves the whole branch out.
+                    last=f"{name}.{norm if block.se is None else 'se'}",
+                    channels=block.get_submodule(convolution).out_channels,
+                    shortcut=None if block.downsample is None else f"{name}.downsample",
+                )
+            )
+        return found
 
     def facts(self) -> Mapping[str, str]:
         """Return the model, its weights with their hash, their licence and the normalisation."""
