@@ -222,6 +222,7 @@ def required(kind: str, name: str, tasks: Sequence[str]) -> dict[str, Any]:
         "weights": {tasks[0]: 2.0},
         "backbone": inner,
         "encoder": residual,
+        "optimizer": {"name": "sgd", "lr": 0.1},
     }
     settings = settings_of(PLUGINS.get(kind, name).load())
     needed = [setting.name for setting in settings if setting.default is REQUIRED]
@@ -239,6 +240,14 @@ def sampler_of(optimizer: str) -> str:
         if other.startswith("episode-samplers/")
     }
     return next(iter(needed), "joint")
+
+
+def optimizer_table(name: str, tasks: Sequence[str], lr: float) -> dict[str, Any]:
+    """An optimizer with a learning rate, or one around another that has it."""
+    table = {"name": name, **required("optimizers", name, tasks)}
+    if "optimizer" in table:
+        return table | {"optimizer": {**table["optimizer"], "lr": lr}}
+    return table | {"lr": lr}
 
 
 def backbone_table(name: str, tasks: Sequence[str]) -> dict[str, Any]:
@@ -276,6 +285,9 @@ def configuration(combination: Combination, place: Path) -> RunConfig:
     # Two steps, or as many as a step needs independent batches.
     balancer = PLUGINS.get("balancers", combination.balancer).load()
     steps = max(2, balancer(**required("balancers", combination.balancer, tasks)).batches)
+    # Large, so that rounding eats no update of a balancer whose directions are short; what adapters
+    # learn is multiplied.
+    rate = 0.01 if outer == "lora" else 0.1
     values = {
         "device": "cpu",
         "tasks": list(tasks),
@@ -285,13 +297,7 @@ def configuration(combination: Combination, place: Path) -> RunConfig:
             "name": combination.balancer,
             **required("balancers", combination.balancer, tasks),
         },
-        "optimizer": {
-            "name": combination.optimizer,
-            # Large, so that rounding eats no update of a balancer whose directions are short; what
-            # adapters learn is multiplied.
-            "lr": 0.01 if outer == "lora" else 0.1,
-            **required("optimizers", combination.optimizer, tasks),
-        },
+        "optimizer": optimizer_table(combination.optimizer, tasks, rate),
         "episodes": {"name": sampler_of(combination.optimizer)},
         "training": {"steps": steps, "batch_size": 2},
     }
