@@ -153,6 +153,7 @@ NARROW: dict[str, dict[str, Any]] = {
     "cgc": {"inputs": 3},
     "mmoe": {"inputs": 3},
     "ple": {"inputs": 3},
+    "invpt": {"channels": 8, "preliminary": 4},
     "pad-net": {"channels": 8},
     "timm": {"model": "test_resnet"},
     "transformers": {

@@ -40,6 +40,7 @@ KNOWN: Mapping[str, tuple[str, ...]] = {
     "gradnorm": (),
     "gradvac": (),
     "imtl": ("imtl-g", "imtl-l"),
+    "invpt": ("invpt-nyud", "invpt-pascal"),
     "ira": ("ira-cityscapes", "ira-nyuv2", "ira-vkitti"),
     "kdmtl": ("kdmtl-nyuv2", "kdmtl-teacher", "kdmtl-teacher-nyuv2"),
     "ltb": ("ltb-nyuv2", "ltb-tree-nyuv2"),
