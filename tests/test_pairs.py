@@ -154,6 +154,7 @@ NARROW: dict[str, dict[str, Any]] = {
     "mmoe": {"inputs": 3},
     "ple": {"inputs": 3},
     "invpt": {"channels": 8, "preliminary": 4},
+    "mlore": {"channels": 8, "ranks": [1, 2], "chosen": 1, "task_rank": 1, "grid": [2, 2]},
     "pad-net": {"channels": 8},
     "timm": {"model": "test_resnet"},
     "transformers": {
@@ -223,6 +224,7 @@ def required(kind: str, name: str, tasks: Sequence[str]) -> dict[str, Any]:
         "weights": {tasks[0]: 2.0},
         "backbone": inner,
         "encoder": residual,
+        "optimizer": {"name": "adam"},
     }
     settings = settings_of(PLUGINS.get(kind, name).load())
     needed = [setting.name for setting in settings if setting.default is REQUIRED]

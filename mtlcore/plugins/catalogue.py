@@ -46,6 +46,7 @@ KNOWN: Mapping[str, tuple[str, ...]] = {
     "ltb": ("ltb-nyuv2", "ltb-tree-nyuv2"),
     "mgda": ("mgda-ub",),
     "mix": ("classmix", "depthmix"),
+    "mlore": ("mlore-nyud", "mlore-pascal"),
     "mmoe": ("cgc", "mmoe-census", "ple", "ple-census"),
     "moco": (),
     "mtinet": ("mti-net", "mti-net-nyud", "mti-net-pascal"),

@@ -331,6 +331,14 @@ class Coarse(Plain):
     strides, input_multiple = (14, 14, 14), 14
 
 
+class Apart(Pyramid):
+    """Its finest map is the task's own."""
+
+    def forward(self, inputs: Tensor, tasks: Sequence[str]) -> Features:
+        *shared, fine = super().forward(inputs, tasks).shared
+        return Features(shared=tuple(shared), per_task=dict.fromkeys(tasks, (fine,)))
+
+
 def test_what_cannot_be_is_refused() -> None:
     with pytest.raises(UsageError, match=r"backbone.channels: 20 must be a multiple of 8"):
         InvPT(TINY_TASKS, backbone=Pyramid, channels=20)
@@ -339,6 +347,8 @@ def test_what_cannot_be_is_refused() -> None:
             SMALL(TINY_TASKS, backbone=lacking)
     with pytest.raises(UsageError, match=r"would have the stride 28.*multiple of 8"):
         SMALL(TINY_TASKS, backbone=Coarse)
-    backbone = SMALL(TINY_TASKS, backbone=partial(UNet, width=1 / 32)).eval()
-    with pytest.raises(UsageError, match=r"UNet gives tasks maps of their own.*decoder=none"):
+    with pytest.raises(UsageError, match=r"UNet has maps of the strides \[16, 1\].*decoder=none"):
+        SMALL(TINY_TASKS, backbone=partial(UNet, width=1 / 32))
+    backbone = SMALL(TINY_TASKS, backbone=Apart).eval()
+    with pytest.raises(UsageError, match=r"backbone.backbone: Apart gives tasks maps of their own"):
         backbone(torch.rand(1, 3, 32, 32), NAMES)

@@ -39,7 +39,7 @@ def vit(channels: int) -> Callable[[Sequence[Task]], Backbone]:
 
 
 def model_of(kinds: Sequence[tuple[str, int]], channels: int) -> MultiTaskModel:
-    tasks = [Task(name=f"task {n}", kind=k, channels=c) for n, (k, c) in enumerate(kinds)]
+    tasks = [Task(name=f"task{n}", kind=k, channels=c) for n, (k, c) in enumerate(kinds)]
     with torch.device("meta"):
         backbone = InvPT(tasks, backbone=vit(channels))
         info = FeatureInfo.of(backbone)

@@ -227,9 +227,9 @@ def _places(info: FeatureInfo, encoder: Backbone) -> tuple[int, int, int]:
         raise UsageError(
             f"model.backbone.backbone: {type(encoder).__name__} has maps of the strides {strides}; "
             "InvPT reads one, and others of half and of a quarter of its stride, or three or more "
-            "of a plain transformer; let it give a pyramid (resnet: "
-            "model.backbone.backbone.pyramid=true) or the maps of several blocks (timm: "
-            "model.backbone.backbone.out_indices), or choose another encoder"
+            "of a plain transformer; let it give a pyramid (in model.backbone.backbone, resnet: "
+            "pyramid=true; unet: decoder=none) or the maps of several blocks (timm: out_indices), "
+            "or choose another encoder"
         )
     first, second, third = (of_stride[int(stride)] for stride in wanted)
     return first, second, third
