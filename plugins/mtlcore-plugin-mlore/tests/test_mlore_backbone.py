@@ -199,6 +199,7 @@ def test_nothing_learns_through_the_shared_convolution() -> None:
     part = mixture.tasks["a"]
     for layer in (*mixture.experts, part.expert):
         nn.init.zeros_(layer.expand.weight)
+        nn.init.zeros_(layer.expand.bias)
     x = torch.randn(1, 8, 3, 3, requires_grad=True)
     found = mixture(x, "a")[0].square().sum()
     for wanted, reached in ((mixture.shared.weight, True), (x, False)):
