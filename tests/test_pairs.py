@@ -153,6 +153,8 @@ NARROW: dict[str, dict[str, Any]] = {
     "cgc": {"inputs": 3},
     "mmoe": {"inputs": 3},
     "ple": {"inputs": 3},
+    "invpt": {"channels": 8, "preliminary": 4},
+    "mlore": {"channels": 8, "ranks": [1, 2], "chosen": 1, "task_rank": 1, "grid": [2, 2]},
     "pad-net": {"channels": 8},
     "timm": {"model": "test_resnet"},
     "transformers": {
