@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal, final
 
 import attrs
@@ -47,7 +47,8 @@ class Pretext(Dataset):
     * `rotation`: by which of four angles the picture is turned (Gidaris et al. 2018).
     * `position`: where a patch is, seen from another one, of eight places (Doersch et al. 2015).
       Both are in one picture, side by side.
-    * `colour`: a and b of CIE Lab of each pixel of a grey picture (Zhang et al. 2016).
+    * `colour`: a and b of CIE Lab of each pixel of a grey picture (Zhang et al. 2016, equation 1,
+      whose loss is mse).
     * `inpainting`: the picture where 0.6 of it is hidden (SimMIM, Xie et al. 2022, whose loss is
       l1).
 
@@ -109,10 +110,9 @@ class Pretext(Dataset):
         source = _source(root, settings["source"])
         return source.target.default_size(source.root, **source.settings)
 
-    @property
-    def collate_inputs(self) -> Callable[[Sequence[Inputs]], Inputs]:  # type: ignore[override]
-        """What makes the inputs of a batch: the source's own."""
-        return self._images.collate_inputs
+    def collate_inputs(self, inputs: Sequence[Inputs]) -> Inputs:
+        """Make a batch's inputs as the source does."""
+        return self._images.collate_inputs(inputs)
 
     def __len__(self) -> int:
         return len(self._images) * (1 + self.repeats)
