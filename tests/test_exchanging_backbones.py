@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from mtlcore.errors import UsageError
 from mtlcore.features import EarlyPrediction, Features
 from mtlcore.models import Backbone, ExchangePoint, ExchangingBackbone, as_it_was, as_map
+from mtlcore.models.tracing import traced
 from mtlcore.standard.mlp import MLP
 from mtlcore.standard.resnet import ResNet
 from mtlcore.standard.segnet import SegNet
@@ -296,3 +297,22 @@ def test_the_weight_of_a_point_is_the_last_with_its_channels() -> None:
         network.exchange_points(), [*network.layers][::2], strict=True
     )] == [True, True]  # fmt: skip
     assert ExchangePoint(module=nn.ReLU(), channels=3, parameters=()).weight is None
+
+
+def test_points_of_another_librarys_network_are_found_under_other_parameters() -> None:
+    """A bilevel optimizer runs networks with tensors in the place of their parameters."""
+
+    class Outer(nn.Module):
+        def __init__(self, inner: nn.Module) -> None:
+            super().__init__()
+            self.inner = inner
+
+        def forward(self) -> ExchangePoint:
+            return traces[0].point(self.inner)
+
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU())
+    with torch.no_grad(), traced(network, {"1": 4}) as traces:
+        network(torch.rand(1, 3, 6, 9))
+    adapted = {f"inner.{name}": 2 * p for name, p in network.named_parameters()}
+    point = torch.func.functional_call(Outer(network), adapted, ())
+    assert [id(p) for p in point.parameters] == [id(p) for p in adapted.values()]

@@ -148,8 +148,9 @@ def show(
 ) -> None:
     """Show a component's origin, paper and settings.
 
-    For a method, show its preset, how many parameters its network has, and what its backbone
-    computes; the latter for a backbone, too, where --set gives it settings.
+    For a method, show its preset, how many parameters its network has, how many operations a
+    prediction takes, and what its backbone computes; the latter for a backbone, too, where --set
+    gives it settings.
     """
     data = show_data(_with_files(ctx, files), kind, name, overrides)
     if as_json:
@@ -187,7 +188,7 @@ def _print_plugins(data: list[dict[str, Any]]) -> None:
 
 
 def _print_component(data: dict[str, Any]) -> None:
-    apart = ("about", "settings", "preset", "parameters", "backbone")
+    apart = ("about", "settings", "preset", "parameters", "prediction", "backbone")
     fields = [key for key in data if key not in apart]
     texts = {key: _text(data[key]) for key in fields}
     for line in table([(f"{key}:", text) for key, text in texts.items() if text]):
@@ -208,10 +209,11 @@ def _print_component(data: dict[str, Any]) -> None:
         parameters = flatten(data["parameters"])
         for line in table([(f"{key} =", _text(value)) for key, value in parameters.items()]):
             click.echo(line)
-    if "backbone" in data:
-        click.echo("\n# backbone")
-        for line in table([(f"{key} =", _text(value)) for key, value in data["backbone"].items()]):
-            click.echo(line)
+    for part in ("prediction", "backbone"):
+        if part in data:
+            click.echo(f"\n# {part}")
+            for line in table([(f"{key} =", _text(value)) for key, value in data[part].items()]):
+                click.echo(line)
 
 
 def _text(value: Any) -> str:

@@ -141,13 +141,20 @@ def settings_data(target: Any) -> list[dict[str, Any]]:
 
 
 def method_details(plugins: Plugins, component: Component, overrides: list[str]) -> dict[str, Any]:
-    """Return a method's preset and how many parameters it has under the overrides."""
-    from mtlcore.runs import count_method_parameters  # late: it imports torch
+    """Return a method's preset, and its parameters and operations under the overrides."""
+    # late: it imports torch
+    from mtlcore.runs import count_method_flops, count_method_parameters
 
     preset = component.load()
     counted = count_method_parameters(plugins, component.full_name, overrides)
+    prediction = count_method_flops(plugins, component.full_name, overrides)
     backbone = _backbone(plugins, [component.full_name], overrides)
-    return {"preset": preset, "parameters": counted, "backbone": backbone}
+    return {
+        "preset": preset,
+        "parameters": counted,
+        "prediction": prediction,
+        "backbone": backbone,
+    }
 
 
 def _backbone(

@@ -11,7 +11,7 @@ import abc
 import copy
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import chain
-from typing import TypeGuard, final
+from typing import TypeGuard, cast, final
 
 from torch import Tensor, nn
 from torch.nn import Parameter
@@ -83,10 +83,8 @@ class ParallelAdapters(TaskLayer):
         initialise: Callable[[Tensor], object],
     ) -> None:
         inputs, outputs = convolution.in_channels, convolution.out_channels
-        adapters = {
-            task.key: nn.Conv2d(inputs, outputs, 1, convolution.stride, bias=False)
-            for task in tasks
-        }
+        stride = cast("tuple[int, int]", convolution.stride)
+        adapters = {task.key: nn.Conv2d(inputs, outputs, 1, stride, bias=False) for task in tasks}
         for adapter in adapters.values():
             initialise(adapter.weight)
         super().__init__(adapters)

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import attrs
 from torch import Tensor, nn
+from torch.nn import Parameter
 
 from mtlcore.errors import UsageError
 from mtlcore.models.contracts import ExchangePoint
@@ -48,7 +49,7 @@ class StageTrace:
         return ExchangePoint(
             module=network.get_submodule(self.name),
             channels=self.channels,
-            parameters=tuple(network.get_parameter(name) for name in self.parameters),
+            parameters=tuple(_parameter(network, name) for name in self.parameters),
             layout=self.layout,
         )
 
@@ -105,3 +106,10 @@ def _layout(output: Any, channels: int) -> Literal["NCHW", "NHWC", "NLC"] | None
     if len(shape) == 4 and shape[1] == channels:
         return "NCHW"
     return "NHWC" if len(shape) == 4 and shape[3] == channels else None
+
+
+def _parameter(network: nn.Module, name: str) -> Parameter:
+    """Return a parameter, or what `functional_call` has put in its place, by its name."""
+    path, _, last = name.rpartition(".")
+    found: Parameter = getattr(network.get_submodule(path), last)
+    return found

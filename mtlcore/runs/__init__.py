@@ -3,7 +3,7 @@
 from mtlcore.runs.adaptation import ADAPTATION, adapt_run, adapted_config
 from mtlcore.runs.configuration import configure
 from mtlcore.runs.execution import execute, place_of, run, try_step
-from mtlcore.runs.parameters import count_method_parameters, describe_backbone
+from mtlcore.runs.parameters import count_method_flops, count_method_parameters, describe_backbone
 from mtlcore.runs.pseudo_labels import PseudoLabels, pseudo_label
 from mtlcore.runs.trained import evaluate_run, load_run, predict_image, save_prediction
 from mtlcore.storage import request_stop
@@ -14,6 +14,7 @@ __all__ = [
     "adapt_run",
     "adapted_config",
     "configure",
+    "count_method_flops",
     "count_method_parameters",
     "describe_backbone",
     "evaluate_run",

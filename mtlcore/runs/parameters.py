@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 
 from mtlcore.config import resolve, resolve_backbone, set_layer
-from mtlcore.engine import build_learner, build_model, parameter_table
+from mtlcore.engine import build_learner, build_model, count_flops, parameter_table
 from mtlcore.models import Backbone, count_parameters
 from mtlcore.plugins import Plugins
 
@@ -33,6 +33,44 @@ def count_method_parameters(
         learner = build_learner(config)
         learner.balancing.prepare(config.tasks, None)
     return parameter_table(learner, depth=_DEPTH)
+
+
+def count_method_flops(
+    plugins: Plugins, method: str, overrides: Sequence[str] = ()
+) -> dict[str, object]:
+    """Return the operations of one prediction of all tasks, for the model of a method's preset.
+
+    Args:
+        plugins: where the method comes from.
+        method: its name, or "plugin/name".
+        overrides: `path=value` as for `--set`.
+
+    Returns:
+        `size`, the image's height and width, and `flops`, see `count_flops`; or `not counted`, the
+        reason.
+
+    Raises:
+        ConfigError: the method with these overrides is no valid configuration.
+    """
+    config = resolve(plugins, [method], [set_layer(overrides)])
+    dataset = config.dataset.component.load()
+    if dataset.kind_of_inputs(config.data.root, **config.dataset.settings) != "image":
+        return {"not counted": "its inputs are no images"}
+    size = config.data.size
+    if size is None and dataset.renders_size:
+        size = dataset.default_size(config.data.root, **config.dataset.settings)
+    if size is None:
+        return {"not counted": "the size of images is not known; set data.size"}
+    with torch.device("meta"):
+        learner = build_learner(config)
+        image = torch.zeros(1, 3, *size)
+    try:
+        flops = count_flops(learner, image)
+    except RuntimeError as error:
+        if "meta" not in str(error):
+            raise
+        return {"not counted": "which operations run depends on values"}
+    return {"size": list(size), "flops": flops}
 
 
 def describe_backbone(

@@ -34,7 +34,11 @@ from mtlcore.testing import DatasetContract
 
 SIZE = (24, 32)
 ROOMS = {"name": "rooms", "samples": 4, "size": SIZE}
-TABLE = {"name": "tabular", "file": "x.csv", "targets": {"y": {"kind": "regression"}}}
+TABLE = {
+    "name": "tabular",
+    "file": "x.csv",
+    "targets": {"y": {"column": "y", "kind": "regression"}},
+}
 NAMES = tuple(PRETEXT_TASKS)
 
 

@@ -594,12 +594,18 @@ def test_show_a_method_counts_its_parameters(command, monkeypatch):
         return {"strides": [32, 4], "asked": [*selected, *overrides]}
 
     monkeypatch.setattr("mtlcore.runs.count_method_parameters", count)
+
+    def operations(plugins, name, overrides):
+        return {"flops": 7, "asked": [name, *overrides]}
+
+    monkeypatch.setattr("mtlcore.runs.count_method_flops", operations)
     monkeypatch.setattr("mtlcore.runs.describe_backbone", describe)
     result = command("show", "methods", "good", "--set", "a=1", "--json")
     data = json.loads(result.output)
     assert data["backbone"] == {"strides": [32, 4], "asked": ["good/good", "a=1"]}
     assert data["preset"] == {"seed": 1}
     assert data["parameters"] == {"total": 5, "asked": ["good/good", "a=1"]}
+    assert data["prediction"] == {"flops": 7, "asked": ["good/good", "a=1"]}
     assert "seed = 1" in command("show", "methods", "good").output
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,16 +10,22 @@ import pytest
 import torch
 
 import mtlcore
+from mtlcore.episodes import Episode, LoadedPlan
 from mtlcore.errors import ConfigError, MtlError
 from mtlcore.plugins import REQUIRED, Plugins, settings_of
 from mtlcore.runs import load_run
+from mtlcore.standard.optimizers import adam
+from mtlcore.standard.resnet import ResNet
 from mtlcore.testing import (
     TINY_TASKS,
     MethodContract,
     assert_plugin_is_light,
     assert_plugin_is_whole,
+    tiny_batch,
+    tiny_learner,
 )
 from mtlcore_adashare import plugin
+from mtlcore_adashare.backbone import AdaShare
 
 SMALL = ("data.train=4", "data.val=2", "data.size=32x32", "data.workers=0", "device=cpu")
 
@@ -59,26 +66,25 @@ def weights(run: str) -> dict[str, torch.Tensor]:
     return {name: p.detach() for name, p in learner.named_parameters()}
 
 
-def test_steps_learn_weights_and_policies_in_turn(mtl: Any, tmp_path: Path) -> None:
-    """One step, two and three of the same run: what is moved by the second are policies alone."""
-    sets = ("training.batch_size=2", "model.backbone.search=1", "model.backbone.warmup=0")
-    given = [f"--set={one}" for one in (*SMALL, *sets, "optimizer.schedule.name=constant")]
-    found = []
-    for steps in (1, 2, 3):
-        out = str(tmp_path / f"{steps}")
-        # A temperature that does not depend on the length of the run.
-        given_heat = ["--set=model.backbone.cold=5.0", f"--set=training.steps={steps}"]
-        result = mtl("run", "--plugin=adashare", "--out", out, *given, *given_heat)
-        assert result.exit_code == 0, result.output
-        found.append(weights(out))
-    assert '"backbone/run/0"' in Path(tmp_path / "3" / "metrics.jsonl").read_text("utf-8")
-    first, second, third = found
-    moved = {name for name, x in first.items() if not torch.equal(x, second[name])}
-    assert moved
-    assert all(name.endswith(".logits") for name in moved)
-    moved = {name for name, x in second.items() if not torch.equal(x, third[name])}
-    assert any(name.startswith("model.heads.") for name in moved)
-    assert not any(name.endswith(".logits") for name in moved)
+def test_steps_learn_weights_and_policies_in_turn() -> None:
+    resnet = partial(ResNet, depth=18, width=1 / 8, output_stride=8)
+    made = partial(AdaShare, encoder=resnet, search=1.0, warmup=0.0)
+    learner = tiny_learner(backbone=made)
+    optimizer = adam(learner, lr=0.005)
+    plan = LoadedPlan((tiny_batch(2, size=(32, 32)),), (Episode(learner.tasks, 0),))
+    for number in range(4):
+        learner.model.backbone.at_progress(number / 4)
+        before = {name: p.detach().clone() for name, p in learner.named_parameters()}
+        optimizer.step(learner, plan)
+        now = dict(learner.named_parameters())
+        moved = {name for name, x in before.items() if not torch.equal(x, now[name])}
+        policies = {name for name in before if name.endswith(".logits")}
+        if number % 2:
+            assert moved == policies
+        else:
+            assert not moved & policies
+            assert any(name.startswith("model.heads.") for name in moved)
+            assert any(name.startswith("model.backbone.") for name in moved)
 
 
 def test_a_run_searches_and_another_one_trains_what_it_found(mtl: Any, tmp_path: Path) -> None:
@@ -87,6 +93,7 @@ def test_a_run_searches_and_another_one_trains_what_it_found(mtl: Any, tmp_path:
     run = ("run", "--plugin=adashare", *sets)
     first = mtl(*run, "--out", search, "--set=model.backbone.search=1")
     assert first.exit_code == 0, first.output
+    assert '"backbone/run/0"' in Path(search, "metrics.jsonl").read_text("utf-8")
     begins = ["--set=model.backbone.search=0", f"--set=initial.run={search}"]
     second = mtl(*run, "--out", again, *begins, "--set=initial.checkpoint=last")
     assert second.exit_code == 0, second.output

@@ -237,3 +237,16 @@ def test_what_cannot_be_is_refused(settings: dict[str, Any], told: str) -> None:
 def test_images_of_other_channels_are_refused() -> None:
     with pytest.raises(UsageError, match=r"in_chans: the images have 4 channels, .* set it to 4"):
         made(model="test_resnet")(torch.rand(1, 4, 32, 32), [])
+
+
+def test_a_resnet_names_its_residual_blocks() -> None:
+    """Where there is squeeze and excitation, branches end with it; the contract checks the rest."""
+    plain = made(model="test_resnet").residual_blocks()
+    squeezing = made(model="test_resnet", options={"block_args": {"attn_layer": "se"}})
+    for stage, (block, other) in enumerate(
+        zip(plain, squeezing.residual_blocks(), strict=True), start=1
+    ):
+        assert block.name == other.name == f"encoder.layer{stage}.0"
+        assert block.last.rpartition(".")[2] in ("bn2", "bn3")
+        assert other.last == f"{block.name}.se"
+    assert not made(model="test_vit").residual_blocks()

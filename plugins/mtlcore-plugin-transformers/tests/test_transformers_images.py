@@ -43,6 +43,17 @@ class TestStages(BackboneContract):
         )
 
 
+@pytest.mark.parametrize(("kind", "last"), [("basic", 1), ("bottleneck", 2)])
+def test_a_resnet_names_its_residual_blocks(kind: str, last: int) -> None:
+    """Where one strides its shortcut is a convolution; what they are, the contract checks."""
+    config = {**SMALL["resnet"], "depths": [1, 2, 1, 1], "layer_type": kind}
+    blocks = TransformersBackbone([], model="resnet", config=config).residual_blocks()
+    assert [block.channels for block in blocks] == [8, 8, 8, 16, 16]
+    assert [block.shortcut is None for block in blocks] == [True, False, True, False, False]
+    assert all(block.last == f"{block.name}.layer.{last}.normalization" for block in blocks)
+    assert not TransformersBackbone([], model="swin", config=SMALL["swin"]).residual_blocks()
+
+
 class TestWindows(BackboneContract):
     def make(self, tasks):
         return TransformersBackbone(

@@ -256,7 +256,7 @@ def _let_skip(tasks: Sequence[Task], encoder: Backbone, search: Search) -> None:
     if not blocks:
         raise UsageError(
             f"model.backbone.encoder: {type(encoder).__name__} names no residual blocks that a "
-            "task could skip; choose resnet, or a ResNet of timm"
+            "task could skip; choose a ResNet, such as resnet or one of timm"
         )
     for number, block in enumerate(blocks):
         shortcut = None

@@ -107,7 +107,8 @@ class SkippableBlock(TaskLayer):
         y = self.shared(x)
         past = self._shortcut[0].taken() if self._shortcut else x
         run, skip = found.to(y.dtype)
-        return run * y + skip * past
+        mixed: Tensor = run * y + skip * past
+        return mixed
 
     def policy(self, key: str) -> Tensor:
         """Return the logits of a task, of running and of skipping the block."""

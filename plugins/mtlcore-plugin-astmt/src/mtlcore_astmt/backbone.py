@@ -117,7 +117,7 @@ def _layers(tasks: Sequence[Task], encoder: Backbone, reduction: int) -> dict[st
     if not blocks:
         raise UsageError(
             f"model.backbone.encoder: {type(encoder).__name__} names no residual blocks, in which "
-            "tasks attend to channels; choose resnet, or a ResNet of timm"
+            "tasks attend to channels; choose a ResNet, such as resnet or one of timm"
         )
     layers: dict[str, nn.Module] = {}
     for block in blocks:

@@ -32,7 +32,7 @@ class Squeeze(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Weigh the channels of (B, C, H, W)."""
-        weights = self.excite(self.squeeze(x.mean((2, 3))).relu()).sigmoid()
+        weights: Tensor = self.excite(self.squeeze(x.mean((2, 3))).relu()).sigmoid()
         return x * weights[:, :, None, None]
 
 

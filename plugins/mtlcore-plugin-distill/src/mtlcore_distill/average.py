@@ -57,7 +57,7 @@ class MeanTeacher(CrossTaskLoss):
         super().__init__()
         self._tasks = {task.name: task for task in tasks}
         self._weight, self._ramp = weight, ramp
-        self.register_buffer("done", torch.zeros((), dtype=torch.float64))
+        self.register_buffer("done", torch.zeros(()))
 
     def needs(self, batch: Batch, tasks: Sequence[str]) -> Iterable[str]:
         """Return all tasks."""
@@ -93,4 +93,4 @@ class MeanTeacher(CrossTaskLoss):
         if not self._ramp:
             return self._weight
         missing = 1 - (self.done / self._ramp).clamp_max(1)
-        return (self._weight * (-5 * missing.square()).exp()).float()
+        return self._weight * (-5 * missing.square()).exp()

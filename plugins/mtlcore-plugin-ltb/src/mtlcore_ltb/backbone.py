@@ -192,7 +192,8 @@ class LTB(ExchangingBackbone):
         warming = self._done < self._warmup
         seen = torch.zeros_like(logits) if warming else logits
         drawn = F.gumbel_softmax(seen.float(), tau=self.heat(self._done), hard=True)
-        return torch.tensordot(drawn.to(stacked.dtype), stacked, 1)
+        mixed: Tensor = torch.tensordot(drawn.to(stacked.dtype), stacked, 1)
+        return mixed
 
     def heat(self, done: float) -> float:
         """Return the temperature after a part of the search, 0 to 1."""
@@ -202,7 +203,8 @@ class LTB(ExchangingBackbone):
     def _of(self, number: int, task: str) -> Parameter:
         logits = self.logits[number]
         assert isinstance(logits, nn.ParameterDict)
-        return logits[self._keys[task]]
+        found: Parameter = logits[self._keys[task]]
+        return found
 
 
 def _check_beginning(networks: Iterable[Backbone], search: float) -> None:

@@ -13,7 +13,7 @@ from torch.nn import Parameter
 
 from mtlcore.errors import MtlError, UsageError, describe, did_you_mean
 from mtlcore.loading import WeightFile
-from mtlcore.models import ImageEncoder, PyramidKind, Stage, chosen_stages
+from mtlcore.models import ImageEncoder, PyramidKind, ResidualBlock, Stage, chosen_stages
 from mtlcore.ranges import Channels, Range
 from mtlcore.tasks import Task
 from mtlcore_transformers.building import (
@@ -23,7 +23,7 @@ from mtlcore_transformers.building import (
     weight_facts,
     with_weights,
 )
-from mtlcore_transformers.library import mapping
+from mtlcore_transformers.library import mapping, transformers
 from mtlcore_transformers.source import Source
 
 _LOGGER = logging.getLogger("mtlcore.transformers")
@@ -156,6 +156,24 @@ class TransformersBackbone(ImageEncoder):
     def layer_groups(self) -> Sequence[Sequence[Parameter]]:
         """Return the embedding, and each block of the encoder, from the input on."""
         return layers_of(self.encoder)
+
+    def residual_blocks(self) -> Sequence[ResidualBlock]:
+        """Return the blocks of a ResNet of transformers; other encoders name none."""
+        resnet = transformers().models.resnet.modeling_resnet
+        found = []
+        for name, block in self.named_modules():
+            if isinstance(block, resnet.ResNetBasicLayer | resnet.ResNetBottleNeckLayer):
+                number = len(block.layer) - 1
+                plain = isinstance(block.shortcut, nn.Identity)
+                found.append(
+                    ResidualBlock(
+                        name=name,
+                        last=f"{name}.layer.{number}.normalization",
+                        channels=block.layer[number].convolution.out_channels,
+                        shortcut=None if plain else f"{name}.shortcut",
+                    )
+                )
+        return found
 
     def facts(self) -> Mapping[str, str]:
         """Return the model, its weights with their hash, their licence and the normalisation."""

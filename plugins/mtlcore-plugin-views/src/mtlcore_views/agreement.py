@@ -33,6 +33,8 @@ class Agreement(CrossTaskLoss, abc.ABC):
     """
 
     views = 2
+    #: Images of a batch that the term needs.
+    _least = 1
 
     def __init__(self, name: str, weight: float) -> None:
         super().__init__()
@@ -55,9 +57,6 @@ class Agreement(CrossTaskLoss, abc.ABC):
             return {}
         term = self._term(pooled(features), batch, first, second)
         return {self._name: self._weight * term}
-
-    #: Images of a batch that the term needs.
-    _least = 1
 
     @abc.abstractmethod
     def _term(
