@@ -81,8 +81,6 @@ def stack_inputs(inputs: Sequence[Inputs]) -> Inputs:
         ValueError: they differ.
     """
     first = inputs[0]
-    if isinstance(first, Tensor):
-        return torch.stack([*inputs])
     forms = [input_form(each) for each in inputs]
     if any(form != forms[0] for form in forms):
         raise ValueError("the inputs differ in form or shape")

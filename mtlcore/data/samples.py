@@ -59,6 +59,8 @@ class Sample:
         key: where it comes from (a path, or "rooms/train/17"), for messages and pictures.
         sources: task name -> path of its label, where that is a file of its own; for messages.
         view: number of this view of the example; supervised losses use view 0 only.
+        as_is: whether no augmentation may change it, because its labels belong to the picture as it
+            is: that of "turned by 90 degrees" is wrong once it is flipped.
         meta: further facts, such as the crop by which `Augmentation` made this view.
     """
 
@@ -68,6 +70,7 @@ class Sample:
     key: str
     sources: Mapping[str, str] = attrs.field(factory=dict)
     view: int = 0
+    as_is: bool = False
     meta: Mapping[str, Any] = attrs.field(factory=dict)
 
 
@@ -162,6 +165,13 @@ class Dataset(abc.ABC):
             constructor may set it, for one split alone too.
         teachers: Name -> teacher that it has asked for; set before the first sample is read. They
             work on the CPU, as samples may be read in other processes.
+        self_labelled: Names of the tasks whose labels it makes of the inputs, such as pretext
+            tasks. Nobody has to make them, so `data.labels` shares out those of the other tasks
+            alone, and hides none of these.
+        repeats: How many times its examples come again, changed, with labels of `self_labelled`
+            alone. Of its n * (1 + repeats) samples the first n are the examples, and sample
+            r * n + i is made of example i. Limits such as `data.train` and `data.labels` count
+            examples.
     """
 
     splits: tuple[str, ...] = ("train", "val")
@@ -170,6 +180,8 @@ class Dataset(abc.ABC):
     input_kind: str = "image"
     needs_teachers: tuple[str, ...] = ()
     teachers: Mapping[str, Predictor] = MappingProxyType({})
+    self_labelled: tuple[str, ...] = ()
+    repeats: int = 0
 
     @classmethod
     @abc.abstractmethod
@@ -339,7 +351,11 @@ def _collated(
     if collate_inputs is None or inherited:
         _check_same_form(samples)
         return stack_inputs([sample.inputs for sample in samples])
-    inputs = collate_inputs([sample.inputs for sample in samples])
+    try:
+        inputs = collate_inputs([sample.inputs for sample in samples])
+    except ValueError:
+        _check_same_form(samples)
+        raise
     try:
         wrong = [t for t in input_tensors(inputs) if not t.dim() or len(t) != len(samples)]
     except TypeError as error:

@@ -3,64 +3,20 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import accumulate
 from typing import Any, final
 
 import attrs
 
 from mtlcore.data import Dataset, Sample
-from mtlcore.errors import ConfigError, MtlError, UsageError, did_you_mean
+from mtlcore.datasets.sources import Source, read_source
+from mtlcore.errors import ConfigError, UsageError
 from mtlcore.inputs import Inputs
-from mtlcore.plugins import Plugins, structure
+from mtlcore.plugins import Plugins
 from mtlcore.tasks import Task
 
-_OWN_KEYS = ("name", "root", "tasks", "splits")
 _SPLITS = ("train", "val", "test")
-
-
-@attrs.frozen
-class _Source:
-    """One of the datasets, not opened yet.
-
-    Args:
-        path: of its table in the configuration.
-        name: of the dataset.
-        target: its class.
-        root: where it lies.
-        settings: its own, converted.
-        renamed: its tasks' names and what they are called here.
-        splits: in which it takes part; None: in all.
-    """
-
-    path: str
-    name: str
-    target: type[Dataset]
-    root: str | None
-    settings: Mapping[str, Any]
-    renamed: Mapping[str, str]
-    splits: tuple[str, ...] | None
-
-    def tasks(self) -> tuple[Task, ...]:
-        """Its tasks under the names they have here."""
-        declared = self.target.describe(self.root, **self.settings)
-        names = [task.name for task in declared]
-        unknown = [name for name in self.renamed if name not in names]
-        if unknown:
-            raise ConfigError(
-                f"{self.path}.tasks.{name}: {self.name!r} declares no such task"
-                f"{did_you_mean(name, names)} (it has: {', '.join(names)})"
-                for name in unknown
-            )
-        here = [self.renamed.get(name, name) for name in names]
-        if len(set(here)) < len(here):
-            raise ConfigError([f"{self.path}.tasks: gives two tasks of {self.name!r} one name"])
-        try:
-            return tuple(
-                attrs.evolve(task, name=name) for task, name in zip(declared, here, strict=True)
-            )
-        except ValueError as error:
-            raise ConfigError([f"{self.path}.tasks: {error}"]) from error
 
 
 @final
@@ -107,8 +63,8 @@ class Concat(Dataset):
         opened = [source for source in every if source.splits is None or split in source.splits]
         if not opened:
             raise UsageError(f"data.sources: none of them takes part in the split {split!r}")
-        self._renamed = [source.renamed for source in opened]
-        self._datasets = [_open(source, split) for source in opened]
+        self._opened = opened
+        self._datasets = [source.open(split) for source in opened]
         self._starts = list(accumulate(map(len, self._datasets), initial=0))
         asked = [name for dataset in self._datasets for name in dataset.needs_teachers]
         self.needs_teachers = tuple(dict.fromkeys(asked))
@@ -166,13 +122,7 @@ class Concat(Dataset):
         dataset = self._datasets[which]
         if dataset.needs_teachers:
             dataset.teachers = {name: self.teachers[name] for name in dataset.needs_teachers}
-        sample = dataset[inside]
-        renamed = self._renamed[which]
-        return attrs.evolve(
-            sample,
-            targets={renamed.get(name, name): t for name, t in sample.targets.items()},
-            valid={renamed.get(name, name): v for name, v in sample.valid.items()},
-        )
+        return self._opened[which].here(dataset[inside])
 
     def _place(self, index: int) -> tuple[int, int]:
         """Return the number of a sample's dataset, and its own number there."""
@@ -181,43 +131,19 @@ class Concat(Dataset):
         return which, index - self._starts[which]
 
 
-def _sources(root: str | None, tables: Sequence[Mapping[str, Any]]) -> list[_Source]:
+def _sources(root: str | None, tables: Sequence[Mapping[str, Any]]) -> list[Source]:
     plugins = Plugins.from_environment()
     problems: list[str] = [] if tables else ["data.sources: name at least one dataset"]
-    parsed = []
-    for number, table in enumerate(tables):
-        path = f"data.sources[{number}]"
-        name, own_root = table.get("name"), table.get("root", root)
-        renamed, splits = table.get("tasks", {}), table.get("splits")
-        problems += _wrong_types(path, name, own_root, renamed, splits)
-        if not isinstance(name, str):
-            continue
-        try:
-            target = plugins.get("datasets", name).load()
-        except MtlError as error:
-            problems.append(f"{path}.name: {error}")
-            continue
-        given = {key: value for key, value in table.items() if key not in _OWN_KEYS}
-        settings = structure(target, given, path, problems)
-        parsed.append(_Source(path, name, target, own_root, settings, renamed, splits))
+    parsed = [
+        read_source(table, f"data.sources[{number}]", root, plugins, problems, _SPLITS)
+        for number, table in enumerate(tables)
+    ]
     if problems:
         raise ConfigError(problems)
-    return parsed
+    return [source for source in parsed if source is not None]
 
 
-def _wrong_types(path: str, name: Any, root: Any, renamed: Any, splits: Any) -> Iterator[str]:
-    if not isinstance(name, str):
-        yield f"{path}.name: name a dataset, one of mtl list datasets (got {name!r})"
-    if not isinstance(root, str | None):
-        yield f"{path}.root: expected a folder or URL, got {root!r}"
-    if not isinstance(renamed, Mapping) or not all(isinstance(n, str) for n in renamed.values()):
-        yield f"{path}.tasks: expected a table of new names, got {renamed!r}"
-    listed = isinstance(splits, list | tuple) and all(split in _SPLITS for split in splits)
-    if splits is not None and not (listed and splits):
-        yield f"{path}.splits: expected some of {', '.join(_SPLITS)}, got {splits!r}"
-
-
-def _merged(sources: Sequence[_Source]) -> tuple[Task, ...]:
+def _merged(sources: Sequence[Source]) -> tuple[Task, ...]:
     """All tasks, each once."""
     tasks: dict[str, Task] = {}
     homes: dict[str, str] = {}
@@ -240,11 +166,3 @@ def _merged(sources: Sequence[_Source]) -> tuple[Task, ...]:
     if problems:
         raise ConfigError(problems)
     return tuple(tasks.values())
-
-
-def _open(source: _Source, split: str) -> Dataset:
-    make: Callable[..., Dataset] = source.target
-    try:
-        return make(source.root, split, **source.settings)
-    except ValueError as error:
-        raise ConfigError([f"{source.path}: {error}"]) from error

@@ -46,8 +46,8 @@ def open_splits(config: RunConfig) -> dict[str, Split]:
     train = open_split(config, "train", config.data.train)
     # A stream of its own: the regime is the same whatever else a run draws.
     generator = torch.Generator().manual_seed(config.seed)
-    names = [task.name for task in config.tasks]
-    train.regime = draw_regime(config.data.labels, names, len(train), generator)
+    names = [task.name for task in config.tasks if task.name not in train.self_labelled]
+    train.regime = draw_regime(config.data.labels, names, train.examples, generator)
     val = open_split(config, "val", config.data.val)
     if config.data.cache:
         if train.needs_teachers or val.needs_teachers:
@@ -61,7 +61,7 @@ def open_splits(config: RunConfig) -> dict[str, Split]:
 
 
 def open_split(config: RunConfig, name: str, limit: int | None) -> Split:
-    """One split; `limit` samples of it, or all; of the training split the share that is used."""
+    """One split; `limit` examples of it, or all; of the training split the share that is used."""
     target: type[Dataset] = config.dataset.component.load()
     extra: dict[str, object] = {}
     if target.renders_size and config.data.size is not None:
@@ -74,7 +74,8 @@ def open_split(config: RunConfig, name: str, limit: int | None) -> Split:
     size = config.data.size or target.default_size(config.data.root, **config.dataset.settings)
     fraction = config.data.train_fraction
     if name == "train" and fraction is not None:
-        whole = len(dataset) if limit is None else min(limit, len(dataset))
+        examples = len(dataset) // (1 + dataset.repeats)
+        whole = examples if limit is None else min(limit, examples)
         limit = max(1, round(fraction * whole))
     split = Split(dataset, config.labels, size, limit)
     if len(split) == 0:

@@ -29,15 +29,19 @@ class Recorder:
         """Tell how many samples are used, and write which labels of them."""
         session = self._session
         for name, split in session.splits.items():
-            if len(split) < split.available:
+            if split.examples < split.available:
                 session.display.note(
-                    f"data.{name} = {len(split)}: so many of {split.available} samples are used"
+                    f"data.{name} = {split.examples}: so many of {split.available} samples are used"
+                )
+            if repeated := len(split) - split.examples:
+                session.display.note(
+                    f"{name}: {repeated} samples more, for {', '.join(split.self_labelled)}"
                 )
         regime = session.splits["train"].regime
         if regime is not None:
             session.directory.write_json("labels.json", regime.to_json())
             counts = ", ".join(f"{task} {count}" for task, count in regime.counts().items())
-            session.display.note(f"labels of {len(session.splits['train'])} samples: {counts}")
+            session.display.note(f"labels of {session.splits['train'].examples} samples: {counts}")
             names = session.splits["train"].names()
             for told in () if names is None else regime.mismatches(names):
                 session.display.warn(f"data.labels: {told}")

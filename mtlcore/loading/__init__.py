@@ -22,7 +22,7 @@ from mtlcore.loading.labels import convert
 from mtlcore.loading.loader import Loader, PlanReader, Split, lost_workers_told, stop_at
 from mtlcore.loading.regimes import draw_regime
 from mtlcore.loading.torchvision import library, torchvision_repaired
-from mtlcore.loading.transforms import Augmentation, as_seen_in, resize_label, turn
+from mtlcore.loading.transforms import Augmentation, as_seen_in, resize, resize_label, turn
 from mtlcore.loading.weights import HubFile, WeightFile, check_fit, hub_file, read_weight_file
 
 __all__ = [
@@ -55,6 +55,7 @@ __all__ = [
     "marked_encoding",
     "open_root",
     "read_weight_file",
+    "resize",
     "resize_label",
     "stop_at",
     "stored_turned",

@@ -62,11 +62,12 @@ class Split:
         dataset: where samples come from.
         tasks: that the run learns.
         size: height and width to resize every image to; None: none is resized.
-        limit: largest number of samples to use, spread evenly over the split; None: all.
+        limit: largest number of examples to use, spread evenly over the split; None: all.
 
     Attributes:
-        available: number of samples in the dataset.
-        regime: which labels are used; None: all.
+        available: number of examples in the dataset: samples that repeat none.
+        examples: number of those that are used. Those that repeat them follow, round after round.
+        regime: which labels of the examples are used; None: all.
         cache: where samples are kept once read, and the number of the first there; None: nowhere.
     """
 
@@ -78,13 +79,19 @@ class Split:
         limit: int | None,
     ) -> None:
         self._dataset, self._tasks, self._size = dataset, tuple(tasks), size
-        self.available = len(dataset)
-        self._length = self.available if limit is None else min(limit, self.available)
+        self._rounds = 1 + dataset.repeats
+        self.available = len(dataset) // self._rounds
+        self.examples = self.available if limit is None else min(limit, self.available)
         self.regime: LabelRegime | None = None
         self.cache: tuple[SampleCache, int] | None = None
 
     def __len__(self) -> int:
-        return self._length
+        return self.examples * self._rounds
+
+    @property
+    def self_labelled(self) -> tuple[str, ...]:
+        """Names of the tasks whose labels the dataset makes of the inputs."""
+        return self._dataset.self_labelled
 
     @property
     def collate_inputs(self) -> Callable[[Sequence[Inputs]], Inputs]:
@@ -101,8 +108,8 @@ class Split:
         self._dataset.teachers = teachers
 
     def names(self) -> list[str] | None:
-        """Return the names of the samples, as lists of labels use them; None: not known yet."""
-        names = [self._dataset.name_of(self._number(index)) for index in range(len(self))]
+        """Return the names of the examples, as lists of labels use them; None: not known yet."""
+        names = [self._dataset.name_of(self._number(index)) for index in range(self.examples)]
         known = [name for name in names if name is not None]
         return known if len(known) == len(names) else None
 
@@ -113,9 +120,10 @@ class Split:
         else:
             cache, first = self.cache
             sample = cache.get(first + index, partial(self._read, index))
-        if self.regime is None:
+        if self.regime is None or index >= self.examples:
             return sample
-        return _with_labels(sample, self.regime.tasks(index, sample.key))
+        kept = self.regime.tasks(index, sample.key)
+        return _with_labels(sample, kept.union(self.self_labelled))
 
     def _read(self, index: int) -> Sample:
         """Return a sample as it is kept: whatever the regime hides."""
@@ -127,7 +135,8 @@ class Split:
 
     def _number(self, index: int) -> int:
         """Return the number of a sample in the dataset."""
-        return index * len(self._dataset) // self._length
+        turn, example = divmod(index, self.examples)
+        return turn * self.available + example * self.available // self.examples
 
 
 def _with_labels(sample: Sample, names: Collection[str]) -> Sample:
@@ -198,12 +207,18 @@ class PlanReader(TorchDataset[Loaded]):
 
     def _augmented(self, samples: list[Sample], seed: int) -> list[Sample]:
         """Change samples as the configuration lists it, and add their other views."""
+        # What stays as it is meets no change: it is not pasted into another image either.
+        places = [place for place, sample in enumerate(samples) if not sample.as_is]
+        changed = [samples[place] for place in places]
         for number, change in enumerate(self._changes):
             generator = _stream(seed, _AUGMENTATIONS + number)
             if isinstance(change, SampleAugmentation):
-                samples = [change(sample, generator) for sample in samples]
-            elif samples and _may_be_mixed(samples):
-                samples = change([complete(s, self.tasks) for s in samples], generator)
+                changed = [change(sample, generator) for sample in changed]
+            elif changed and _may_be_mixed(changed):
+                changed = change([complete(s, self.tasks) for s in changed], generator)
+        samples = [*samples]
+        for place, sample in zip(places, changed, strict=True):
+            samples[place] = sample
         return samples + self._other_views(samples, seed)
 
     def _other_views(self, samples: Sequence[Sample], seed: int) -> list[Sample]:

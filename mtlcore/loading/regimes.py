@@ -83,8 +83,8 @@ def draw_regime(
     Args:
         labels: "full"; "one"; "random"; ratios such as "segmentation=0.9,depth=0.1"; or the path
             of a JSON file: task -> list of sample numbers or file stems.
-        tasks: names of the run's tasks.
-        samples: number of samples in the training split.
+        tasks: names of the run's tasks, but those that the dataset labels itself.
+        samples: number of samples in the training split, but those that repeat others.
         generator: the only source of randomness.
 
     Raises:
@@ -92,6 +92,11 @@ def draw_regime(
     """
     if labels == "full":
         return None
+    if not tasks:
+        raise UsageError(
+            f"data.labels: {labels!r} leaves out labels that somebody made, and the dataset makes "
+            "those of all tasks of the run itself; leave it at full"
+        )
     if labels == "one":
         share = dict.fromkeys(tasks, 1 / len(tasks))
         return _apart(share, samples, generator)

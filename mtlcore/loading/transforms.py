@@ -214,7 +214,7 @@ class Augmentation:
     flip: bool = False
 
     def __call__(self, sample: Sample, tasks: Sequence[Task], generator: torch.Generator) -> Sample:
-        """Augment a sample.
+        """Augment a sample, unless it is to stay `as_is`.
 
         Args:
             sample: its inputs are (C, H, W).
@@ -232,6 +232,8 @@ class Augmentation:
         top, left = int(down * (height - rows + 1)), int(right * (width - columns + 1))
         box = (top, left, rows, columns)
         flipped = self.flip and mirror < 0.5
+        if sample.as_is:  # after all draws: those of the next sample stay as they are
+            scale, box, flipped = 1.0, (0, 0, height, width), False
         if scale > 1.0:
             sample = zoom(sample, tasks, box, scale)
         if flipped:

@@ -520,6 +520,13 @@ def mtl_datasets() -> Iterator[DatasetSpec]:
         target="mtlcore.datasets.concat:Concat",
         summary="Several datasets at once, each labelled for its own tasks.",
     )
+    yield DatasetSpec(
+        name="pretext",
+        target="mtlcore.datasets.pretext:Pretext",
+        summary="Pretext tasks made of another dataset's images: turns, places, colours, holes.",
+        paper="Gidaris et al., ICLR 2018; Doersch et al., ICCV 2015; Zhang et al., ECCV 2016; "
+        "Xie et al. (SimMIM), CVPR 2022",
+    )
 
 
 @hookimpl

@@ -156,6 +156,23 @@ class DatasetContract:
                 name, stem = dataset.name_of(i), PurePosixPath(sample.key).stem
                 assert name in (None, stem), f"{sample.key}: name_of says {name!r}, not {stem!r}"
 
+    def test_repeated_samples_have_labels_that_it_makes(self) -> None:
+        """Otherwise `data.labels` shares out labels that no sample has, or leaves some in sight."""
+        described = {task.name for task in self.tasks()}
+        for split in self.splits:
+            dataset = self.make(split)
+            made = set(dataset.self_labelled)
+            assert made <= described, f"{sorted(made - described)} are not described"
+            examples, rest = divmod(len(dataset), 1 + dataset.repeats)
+            assert not rest, (
+                f"{len(dataset)} samples are no whole number of examples, repeated "
+                f"{dataset.repeats} times"
+            )
+            for index in range(examples, min(examples + self.samples, len(dataset))):
+                sample = dataset[index]
+                others = sorted(sample.targets.keys() - made)
+                assert not others, f"{sample.key} repeats an example, and has labels of {others}"
+
     def test_samples_differ(self) -> None:
         """Otherwise messages and pictures name one sample and mean another."""
         keys = [sample.key for sample in self._samples()]

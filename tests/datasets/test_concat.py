@@ -112,6 +112,16 @@ def test_tasks_of_one_name_must_be_one(folder):
         assert part in str(caught.value)
 
 
+def test_pictures_of_different_sizes_are_told_to_need_one(folder):
+    sources = (folder, {**ROOMS, "size": (16, 16)})
+    dataset = Concat(None, "train", sources=sources)
+    message = r"rooms/train/0: input shape \(3, 16, 16\) .* set data\.size"
+    with pytest.raises(DataError, match=message):
+        collate(
+            [dataset[0], dataset[2]], Concat.describe(None, sources=sources), dataset.collate_inputs
+        )
+
+
 def test_the_common_root_and_size(folder):
     plain = {"name": "folder"}
     assert len(Concat(folder["root"], "train", sources=(plain, plain))) == 4

@@ -112,6 +112,18 @@ class NamesAnother(Ramps):
         return str(index + 1)
 
 
+class RepeatsEverything(Ramps):
+    repeats = 1
+
+
+class RepeatsAPart(Ramps):
+    repeats = 2
+
+
+class MakesWhatIsNotDescribed(Ramps):
+    self_labelled = ("rotation",)
+
+
 class NotANumber(Ramps):
     def __getitem__(self, index):
         sample = super().__getitem__(index)
@@ -205,6 +217,13 @@ DATASETS = [
     (OneForBothSplits, "test_splits_share_no_sample", "are the same"),
     (OneKeyForAll, "test_samples_differ", "not unique"),
     (NamesAnother, "test_names_are_those_of_the_samples", "name_of says '1', not '0'"),
+    (RepeatsEverything, "test_repeated_samples_have_labels_that_it_makes", "has labels of"),
+    (RepeatsAPart, "test_repeated_samples_have_labels_that_it_makes", "no whole number"),
+    (
+        MakesWhatIsNotDescribed,
+        "test_repeated_samples_have_labels_that_it_makes",
+        "not described",
+    ),
     (NotANumber, "test_samples_collate", "NaN or infinite"),
     (DescribesTooMuch, "test_labels_are_as_described", "no valid label of"),
     (DescribesTooLittle, "test_labels_are_as_described", "not described"),
