@@ -41,12 +41,14 @@ class DataConfig:
         name: The dataset's name.
         root: Its folder or fsspec URL; generated data needs none.
         size: Height and width of the network's input; unset: what the dataset suggests.
-        train: Number of training samples to generate, or the most to use; unset: all.
+        train: Number of training samples to generate, or the most to use; unset: all. Samples that
+            a dataset makes of them, for pretext tasks, come beside.
         val: The same for validation samples.
         train_fraction: The share of the training samples to use, above 0 and at most 1, evenly
             spread.
         labels: Which training labels are used: "full", "one" or "random" (some of each sample),
             shares such as "segmentation=0.9,depth=0.1", or a .json file, task -> list of samples.
+            Labels that a dataset makes itself are all used.
         ignore_classes: Task -> names or numbers of its classes that count nowhere, such as a
             background: their labels are treated as missing, in training and evaluation, and means
             over classes leave them out.

@@ -120,7 +120,7 @@ class Split:
         else:
             cache, first = self.cache
             sample = cache.get(first + index, partial(self._read, index))
-        if self.regime is None or index >= self.examples:
+        if self.regime is None:
             return sample
         kept = self.regime.tasks(index, sample.key)
         return _with_labels(sample, kept.union(self.self_labelled))

@@ -90,6 +90,7 @@ GIVEN: dict[str, Any] = {
     "file": "rows.csv",
     "targets": {"weight": {"kind": "regression", "column": "weight"}},
     "sources": [{"name": "rooms", "samples": 2}],
+    "source": {"name": "rooms", "samples": 2},
     "backbone": {"name": "resnet", "depth": 18, "width": 0.03125},
 }
 
