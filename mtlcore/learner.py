@@ -341,15 +341,20 @@ class Learner(nn.Module):
         for task in present:
             target = pick(batch.targets[task])
             labels = (target, pick(batch.valid[task]))
-            raw[task], values = self.loss_of(task, pick(predictions[task]), *labels, **how)
             size = tuple(target.shape[-2:])
+            beside: Tensor | None = None
             for one in self.model.early(features, task, size) if features.early else ():
                 seen = pick(self._in_fp32(one.prediction))
                 value, on_way = self.loss_of(task, seen, *labels, **how)
                 value = one.weight * value
                 early[task] = early[task] + value if task in early else value
-                if keep_maps and values is not None and on_way is not None:
-                    values = values + one.weight * on_way
+                if keep_maps and on_way is not None:
+                    weighed = one.weight * on_way
+                    beside = weighed if beside is None else beside + weighed
+            prediction = pick(predictions[task])
+            loss, values = self.loss_of(task, prediction, *labels, **how, beside=beside)
+            # With maps the whole loss is made of their sum, so that balancers may differentiate it.
+            raw[task] = loss if beside is None else loss - early[task]
             if keep_maps and values is not None:
                 maps[task] = values
         return TaskLosses(

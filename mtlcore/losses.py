@@ -175,6 +175,7 @@ def reduce_loss(
     valid: Tensor,
     normalisation: Normalisation = "valid",
     labelled: Sequence[int] = (),
+    beside: Tensor | None = None,
 ) -> tuple[Tensor, Tensor | None]:
     """Reduce a task's loss to a scalar.
 
@@ -189,6 +190,8 @@ def reduce_loss(
             MTPSL's code). "labelled" also divides each sample's result by the number of its tasks
             that have a label (that of MTPSL's paper, eq. 1).
         labelled: for "labelled", the number of labelled tasks of each sample, (B,).
+        beside: elementwise losses of other predictions of the task, which are added; a `ScalarLoss`
+            has none.
 
     Returns:
         The scalar, and the elementwise losses `(B, *valid_shape)`, None for a `ScalarLoss`.
@@ -204,6 +207,9 @@ def reduce_loss(
         ]
         return torch.stack(terms).sum() / len(valid), None
     values, kept, mass = _weighed(loss, prediction, target, valid)
+    if beside is not None:
+        values = values + beside
+        kept = values * valid
     if normalisation == "valid":
         return kept.sum() / mass.sum(), values
     kept, mass = (part.reshape(len(part), -1).sum(1) for part in (kept, mass))

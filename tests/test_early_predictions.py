@@ -280,6 +280,8 @@ def test_records_hold_the_final_loss_and_balancers_see_the_whole_one() -> None:
         valid = batch.valid[task]
         mean = (maps[task] * valid).sum() / valid.sum()
         assert float(mean.detach()) == pytest.approx(whole, rel=1e-5)
+        (share,) = torch.autograd.grad(found.total[task], maps[task], retain_graph=True)
+        torch.testing.assert_close(share, valid / valid.sum())
     assert set(report.cross) == {"sparsity"}
 
 

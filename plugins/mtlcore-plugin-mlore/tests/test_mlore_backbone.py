@@ -222,6 +222,7 @@ def test_the_term_is_the_variation_of_mean_weights_in_every_mixture() -> None:
         mean = torch.cat(weights).mean(0)
         expected += 0.5 * mean.var().item() / mean.mean().item() ** 2
     assert term.item() == pytest.approx(expected, rel=1e-5)
+    assert backbone(torch.rand(3, 3, 8, 8), []).terms == {}
     both = SMALL(TINY_TASKS, backbone=Pyramid)(torch.rand(2, 3, 8, 8), NAMES)
     assert set(both.terms) == {"size", "load_balancing"}
     assert {task: len(found) for task, found in both.early.items()} == dict.fromkeys(NAMES, 1)

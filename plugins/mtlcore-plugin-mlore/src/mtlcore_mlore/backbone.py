@@ -161,6 +161,8 @@ class MLoRE(WrappingBackbone):
             own[task] = (self.output[key](finer),)
         if not self.training:
             return Features(per_task=own)
+        if not tasks:  # a batch without labels: nobody picked an expert
+            return Features(terms=found.terms)
         # (tasks, levels, 2, B, experts) -> the mean of each expert in each mixture.
         means = torch.stack(picked).unflatten(0, (len(tasks), len(levels))).mean((0, 3))
         variation = (means.std(-1) / means.mean(-1)).square().sum()
