@@ -204,7 +204,9 @@ class InvPT(WrappingBackbone):
         """Add up what the stages (B, H, W, T, C) made for a task; return (B, channels, *size)."""
         key, number = self._keys[task], list(self._keys).index(task)
         own = [maps[:, :, :, number].movedim(-1, 1) for maps in stages]
-        own[1:] = [one(x) for one, x in zip(self.project[key], own[1:], strict=True)]
+        projects = self.project[key]
+        assert isinstance(projects, nn.ModuleList)
+        own[1:] = [one(x) for one, x in zip(projects, own[1:], strict=True)]
         total = torch.stack([_resized(x, size) for x in own]).sum(0)
         output: Tensor = self.output[key](total)
         return output

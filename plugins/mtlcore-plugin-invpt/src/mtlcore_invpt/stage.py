@@ -64,7 +64,7 @@ class CrossTaskAttention(nn.Module):
         halved = [reduce(x) for reduce, x in zip(self.reduce.values(), images, strict=True)]
         queries = self.query(torch.stack(halved, dim=1).movedim(2, -1))
         pooled = F.avg_pool2d(images.flatten(0, 1), self._pooling, ceil_mode=True)
-        memory = pooled.unflatten(0, images.shape[:2]).permute(1, 0, 3, 4, 2)
+        memory = pooled.view(*images.shape[:2], *pooled.shape[1:]).permute(1, 0, 3, 4, 2)
         grid = queries.shape[1:4]
         scores = _heads(queries) @ _heads(self.key(memory)).mT * self._scale
         if self.mix is not None:
@@ -153,16 +153,19 @@ def _growing(inputs: int, channels: int) -> nn.Sequential:
 
 def _heads(maps: Tensor) -> Tensor:
     """Split (B, T, h, w, C) into the tokens of every head, (B, heads, T h w, C / heads)."""
-    return maps.flatten(1, 3).unflatten(2, (HEADS, -1)).transpose(1, 2)
+    batch, tasks, height, width, channels = maps.shape
+    tokens = maps.reshape(batch, tasks * height * width, HEADS, channels // HEADS)
+    return tokens.transpose(1, 2)
 
 
 def _resized(maps: Tensor, size: Sequence[int]) -> Tensor:
     """Resize (B, T, h, w, C) bilinearly to the height and width `size`."""
     images = maps.movedim(-1, 2)
     found = F.interpolate(images.flatten(0, 1), tuple(size), mode="bilinear", align_corners=False)
-    return found.unflatten(0, images.shape[:2]).movedim(2, -1)
+    return found.view(*images.shape[:2], *found.shape[1:]).movedim(2, -1)
 
 
 def _enlarged(scores: Tensor, size: Sequence[int]) -> Tensor:
     """Resize the queries of scores (B, heads, T, h, w, K); return (B, heads, T H W, K)."""
-    return _resized(scores.flatten(1, 2), size).unflatten(1, scores.shape[1:3]).flatten(2, 4)
+    found = _resized(scores.flatten(1, 2), size)
+    return found.reshape(*scores.shape[:2], -1, scores.shape[-1])

@@ -150,6 +150,7 @@ class MLoRE(WrappingBackbone):
             key, maps = self._keys[task], []
             for level, mixtures in zip(levels, self.mixtures, strict=True):
                 here, weights = level, []
+                assert isinstance(mixtures, nn.ModuleList)
                 for mixture in mixtures:
                     here, weight = mixture(here, key)
                     weights.append(weight)
@@ -164,7 +165,8 @@ class MLoRE(WrappingBackbone):
         if not tasks:  # a batch without labels: nobody picked an expert
             return Features(terms=found.terms)
         # (tasks, levels, 2, B, experts) -> the mean of each expert in each mixture.
-        means = torch.stack(picked).unflatten(0, (len(tasks), len(levels))).mean((0, 3))
+        stacked = torch.stack(picked)
+        means = stacked.view(len(tasks), len(levels), *stacked.shape[1:]).mean((0, 3))
         variation = (means.std(-1) / means.mean(-1)).square().sum()
         terms = {**found.terms, "load_balancing": self._load_balancing * variation}
         return Features(per_task=own, early=found.early, terms=terms)

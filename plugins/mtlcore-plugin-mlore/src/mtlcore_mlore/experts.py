@@ -134,10 +134,12 @@ class Mixture(nn.Module):
     ) -> None:
         super().__init__()
         self._chosen, self._renormalise = chosen, renormalise
-        self.experts = nn.ModuleList(LowRankExpert(channels, rank) for rank in ranks)
-        for expert in self.experts:
+        experts = [LowRankExpert(channels, rank) for rank in ranks]
+        self.experts = nn.ModuleList(experts)
+        for expert in experts:
             # Weights begin as torch has them.
             for layer in (expert.reduce, expert.expand):
+                assert layer.bias is not None
                 nn.init.zeros_(layer.bias)
         self.shared = nn.Conv2d(channels, channels, 3, padding=1)
         self.tasks = nn.ModuleDict(
@@ -156,6 +158,7 @@ class Mixture(nn.Module):
             count.
         """
         part = self.tasks[key]
+        assert isinstance(part, TaskPart)
         entered = part.enter(maps)
         scores, spreads, factor = part.router(entered)
         if self.training:
@@ -169,12 +172,15 @@ class Mixture(nn.Module):
             + factor[:, :, None, None] * part.expert(entered)
             + self.shared(entered.detach())
         )
-        return part.leave(F.gelu(part.norm(joined))), weights
+        left: Tensor = part.leave(F.gelu(part.norm(joined)))
+        return left, weights
 
     def last_parameters(self) -> Iterable[Parameter]:
         """Return the parameters of the last layers that tasks share."""
-        for layer in (self.shared, *(expert.expand for expert in self.experts)):
-            yield from layer.parameters()
+        yield from self.shared.parameters()
+        for expert in self.experts:
+            assert isinstance(expert, LowRankExpert)
+            yield from expert.expand.parameters()
 
     def _picked(self, scores: Tensor) -> Tensor:
         """Return the weights (B, experts) of scores, 0 for all but the largest."""
