@@ -92,6 +92,8 @@ GIVEN: dict[str, Any] = {
     "sources": [{"name": "rooms", "samples": 2}],
     "source": {"name": "rooms", "samples": 2},
     "backbone": {"name": "resnet", "depth": 18, "width": 0.03125},
+    "encoder": {"name": "resnet", "depth": 18, "width": 0.125},
+    "optimizer": {"name": "sgd"},
 }
 
 

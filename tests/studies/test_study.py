@@ -275,6 +275,7 @@ starts_from = "diverges"
 """
 
 
+@pytest.mark.slow
 def test_a_variant_starts_from_another_ones_weights(mtl: Command, tmp_path: Path) -> None:
     out = tmp_path / "out"
     file = study_file(tmp_path, TINY.replace("epochs = 2", "epochs = 1") + STARTS)
@@ -343,6 +344,7 @@ def states(out: Path) -> dict[str, dict[str, Any]]:
     return {cell["variant"]: cell for cell in cells}
 
 
+@pytest.mark.slow
 def test_cells_are_prepared_and_asked_to_stop(mtl: Command, tmp_path: Path) -> None:
     out = tmp_path / "out"
     one, two, asks = (out / "cells" / name / "seed-3" for name in ("one", "two", "asks"))

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from mtlcore.features import EarlyPrediction, Features
-from mtlcore.models import Backbone, ExchangePoint, Transition
+from mtlcore.models import Backbone, ExchangePoint, ResidualBlock, Transition
 from mtlcore.testing import BackboneContract, TinyBackbone
 
 
@@ -195,6 +195,21 @@ class ListsForeignLayers(TinyBackbone):
         return [list(self.trunk.parameters()), list(nn.Linear(2, 2).parameters())]
 
 
+class RecordsOthersTasks(TinyBackbone):
+    def current_values(self):
+        return {"gate": {"weather": 0.5}}
+
+
+class RecordsTensors(TinyBackbone):
+    def current_values(self):
+        return {"gate": {task: torch.ones(()) for task in self.keys}}
+
+
+class NamesNoResidualBlock(TinyBackbone):
+    def residual_blocks(self):
+        return [ResidualBlock(name="trunk", last="trunk.1", channels=6)]
+
+
 class PointsBeyondItsMaps(TinyBackbone):
     main_map = 2
 
@@ -362,6 +377,9 @@ BACKBONES = [
     (ExchangesForNothing, "test_exchange_points_are_where_maps_pass", "change no feature"),
     (ExchangesBackwards, "test_exchange_points_are_where_maps_pass", "1, 0] were passed"),
     (PointsBeyondItsMaps, "test_maps_are_as_announced", "main_map is 2"),
+    (RecordsOthersTasks, "test_what_is_recorded_of_it_are_numbers_of_its_tasks", "{'weather'}"),
+    (RecordsTensors, "test_what_is_recorded_of_it_are_numbers_of_its_tasks", "is no number"),
+    (NamesNoResidualBlock, "test_residual_blocks_add_a_branch", "6 channels announced"),
     (ListsALayerTwice, "test_layers_are_of_its_own_parameters", "in two layer groups"),
     (ListsForeignLayers, "test_layers_are_of_its_own_parameters", "none of the backbone's"),
     (PredictsForAll, "test_early_predictions_fit_their_tasks", "early predictions of {'"),
