@@ -17,10 +17,10 @@ from mtlcore.system import stop_at_once
 @click.argument("runs", nargs=-1, required=True, metavar="RUN...")
 @click.option(
     "--by",
-    type=click.Choice(["affinity", "cosine", "rsa", "transfer"]),
+    metavar="NAME",
     default="affinity",
     show_default=True,
-    help="What says how tasks relate.",
+    help="rsa, transfer, or what runs recorded of pairs, such as affinity or cosine.",
 )
 @click.option(
     "--budget", type=click.IntRange(min=1), default=2, show_default=True,
@@ -37,7 +37,7 @@ from mtlcore.system import stop_at_once
 def groups(
     ctx: click.Context,
     runs: tuple[str, ...],
-    by: Any,
+    by: str,
     budget: int,
     check: tuple[str, ...],
     out: str | None,
@@ -47,9 +47,9 @@ def groups(
     """Choose which tasks are trained together.
 
     RUN is the directory of a finished run or of a study. The table of how tasks relate comes from
-    what runs of all tasks recorded (affinity: of the method tag; cosine: of a balancer of
-    gradients), from networks of single tasks (rsa), or from runs of single tasks and of pairs
-    (transfer). Of all ways to make groups the best is found; --out gets the study that trains it.
+    what runs of all tasks recorded, from networks of single tasks (rsa), or from runs of single
+    tasks and of pairs (transfer). Of all ways to make groups the best is found; --out gets the
+    study that trains it.
     """
     with stop_at_once():
         from mtlcore.grouping import (

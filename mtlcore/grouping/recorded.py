@@ -5,37 +5,26 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Iterator, Sequence
-from typing import Literal
 
 from mtlcore.errors import UsageError
 from mtlcore.grouping.relations import Pair, Relations, over_runs
 from mtlcore.results import RunResult
 
-#: The metrics that runs record of pairs of tasks.
-Recorded = Literal["affinity", "cosine"]
 
-_HOW = {
-    "affinity": "train with --plugin tag",
-    "cosine": "train with a balancer of gradients, such as balancer.name=unit-norm",
-}
-_MEASURES = {
-    "affinity": "Affinity: the part of a task's loss that a step for another task removes",
-    "cosine": "Cosine between the tasks' gradients",
-}
-
-
-def recorded_relations(runs: Sequence[RunResult], metric: Recorded) -> Relations:
-    """Return the means over training of what runs of the same tasks recorded.
+def recorded_relations(runs: Sequence[RunResult], metric: str) -> Relations:
+    """Return the means over training of what runs of the same tasks recorded of pairs.
 
     Args:
         runs: Finished runs.
-        metric: "affinity", of which there are two per pair, or "cosine".
+        metric: Name of what was recorded: as "METRIC/b" of task a, what a does to b; or as METRIC
+            of "a|b", such as a cosine, the same in both directions.
 
     Raises:
         UsageError: The runs have other tasks than one another, or did not record it.
     """
     tasks = runs[0].tasks
-    measured = []
+    measured: list[tuple[Pair, int, float]] = []
+    directed = False
     for number, run in enumerate(runs):
         if set(run.tasks) != set(tasks):
             raise UsageError(
@@ -44,12 +33,17 @@ def recorded_relations(runs: Sequence[RunResult], metric: Recorded) -> Relations
             )
         found = dict(_means(run, metric))
         if not found:
-            raise UsageError(f"{run.location}: recorded no {metric}; {_HOW[metric]}")
+            raise UsageError(
+                f"{run.location}: recorded no {metric!r} of pairs of tasks; optimizers and "
+                "balancers do that (docs/how-to/task-groups.md says which)"
+            )
+        directed = directed or any(r["metric"].startswith(f"{metric}/") for r in run.records)
         measured += [(pair, number, value) for pair, value in found.items()]
-    return over_runs(_MEASURES[metric], tasks, measured, directed=metric == "affinity")
+    measure = f"{metric}: what runs recorded, in the mean over training"
+    return over_runs(measure, tasks, measured, directed=directed)
 
 
-def _means(run: RunResult, metric: Recorded) -> Iterator[tuple[Pair, float]]:
+def _means(run: RunResult, metric: str) -> Iterator[tuple[Pair, float]]:
     """Yield each pair of tasks with the mean of its records that are finite."""
     values: dict[Pair, list[float]] = {}
     for record in run.records:
@@ -61,12 +55,12 @@ def _means(run: RunResult, metric: Recorded) -> Iterator[tuple[Pair, float]]:
             yield pair, statistics.fmean(of_pair)
 
 
-def _pair(metric: str, task: str | None, wanted: Recorded) -> Pair | None:
-    """Return the tasks of a record: "affinity/b" of a, or "cosine" of "a|b"."""
+def _pair(metric: str, task: str | None, wanted: str) -> Pair | None:
+    """Return the tasks of a record: "wanted/b" of a, or "wanted" of "a|b"."""
     if task is None:
         return None
-    if wanted == "cosine":
+    if metric == wanted:
         first, separator, second = task.partition("|")
-        return (first, second) if metric == wanted and separator else None
+        return (first, second) if separator else None
     family, separator, target = metric.partition("/")
     return (task, target) if family == wanted and separator else None

@@ -33,7 +33,7 @@ def test_from_cosines_to_a_study(run: Path, tmp_path: Path) -> None:
     out = tmp_path / "groups"
     result = _mtl("groups", str(run), "--by", "cosine", "--budget", "2", "--out", str(out))
     assert result.exit_code == 0, result.output
-    assert "Cosine between" in result.output and "written:" in result.output
+    assert "cosine: what runs recorded" in result.output and "written:" in result.output
     assert (out / "relations.svg").read_text().startswith("<svg")
     assert "segmentation" in (out / "relations.md").read_text()
     prepared = _mtl("study", str(out / "study.toml"), "--out", str(out / "study"), "--prepare")
@@ -64,7 +64,7 @@ def test_pairs_are_written_for_who_has_none(run: Path, tmp_path: Path) -> None:
 def test_what_was_not_recorded(run: Path) -> None:
     result = _mtl("groups", str(run))
     assert result.exit_code == 2
-    assert "recorded no affinity; train with --plugin tag" in result.output
+    assert "recorded no 'affinity' of pairs of tasks" in result.output
     result = _mtl("groups", str(run), "--by", "rsa")
     assert result.exit_code == 2
     assert "networks of one task each" in result.output

@@ -88,10 +88,9 @@ def test_cosines_are_the_same_in_both_directions(tmp_path: Path) -> None:
 
 def test_a_run_that_recorded_nothing_is_told_how(tmp_path: Path) -> None:
     run = _run(tmp_path / "run", {"a": 1.0, "b": 1.0})
-    with pytest.raises(UsageError, match=r"recorded no affinity; train with --plugin tag"):
-        recorded_relations(finished_runs([run]), "affinity")
-    with pytest.raises(UsageError, match=r"recorded no cosine; .*balancer of gradients"):
-        recorded_relations(finished_runs([run]), "cosine")
+    for metric in ("affinity", "cosine", "loss"):
+        with pytest.raises(UsageError, match=rf"recorded no '{metric}' of pairs of tasks"):
+            recorded_relations(finished_runs([run]), metric)
 
 
 def test_runs_of_other_tasks_are_refused(tmp_path: Path) -> None:
