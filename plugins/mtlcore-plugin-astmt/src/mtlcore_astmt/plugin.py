@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from mtlcore import BackboneSpec, CrossTaskLossSpec, MethodSpec, hookimpl
+from mtlcore.standard.recipes import nyud_mt, pascal_context
 
 _PAPER = "Maninis, Radosavovic and Kokkinos, CVPR 2019, https://arxiv.org/abs/1904.08918"
 
@@ -64,47 +65,17 @@ def _data(name: str) -> dict[str, Any]:
     }
 
 
-def _binary(positive: float) -> dict[str, Any]:
-    """Return the loss of a map of probabilities, positives weighing so much and others the rest."""
-    return {"name": "binary-cross-entropy", "positive_weight": positive, "divide_by": "number"}
-
-
 def _on_nyud() -> dict[str, Any]:
     preset = _published(kernel=3, epochs=200)
-    preset["tasks"] = ["segmentation", "depth", "normals", "edges"]
     preset["data"] = _data("nyud-mt")
-    preset["losses"] = {
-        "segmentation": {"name": "cross-entropy"},
-        "depth": {"name": "l1"},
-        "normals": {"name": "normals-l1"},
-        "edges": _binary(0.8),
-    }
-    preset["metrics"] = {"edges": {"name": "edges-ods"}}
-    weights = {"segmentation": 1.0, "depth": 1.0, "normals": 10.0, "edges": 50.0}
-    preset["balancer"] = {"name": "fixed", "weights": weights}
+    preset |= nyud_mt(positive=0.8)
     return preset
 
 
 def _on_pascal() -> dict[str, Any]:
     preset = _published(kernel=1, epochs=60)
-    preset["tasks"] = ["segmentation", "human_parts", "normals", "saliency", "edges"]
     preset["data"] = _data("pascal-context")
-    preset["losses"] = {
-        "segmentation": {"name": "cross-entropy"},
-        "human_parts": {"name": "cross-entropy"},
-        "normals": {"name": "normals-l1"},
-        "saliency": _binary(0.5),
-        "edges": _binary(0.95),
-    }
-    preset["metrics"] = {"saliency": {"name": "saliency-iou"}, "edges": {"name": "edges-ods"}}
-    weights = {
-        "segmentation": 1.0,
-        "human_parts": 2.0,
-        "normals": 10.0,
-        "saliency": 5.0,
-        "edges": 50.0,
-    }
-    preset["balancer"] = {"name": "fixed", "weights": weights}
+    preset |= pascal_context()
     return preset
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from mtlcore import BackboneSpec, MethodSpec, hookimpl
+from mtlcore.standard.recipes import nyud_mt, pascal_context
 
 _PAPER = "Ye and Xu, ECCV 2022, https://arxiv.org/abs/2203.07997"
 
@@ -66,48 +67,18 @@ def _published(data: str, size: list[int]) -> dict[str, Any]:
 
 def _on_nyud() -> dict[str, Any]:
     preset = _published("nyud-mt", [448, 576])
-    preset["tasks"] = ["segmentation", "depth", "normals", "edges"]
-    preset["losses"] = {
-        "segmentation": {"name": "cross-entropy"},
-        "depth": {"name": "l1"},
-        "normals": {"name": "normals-l1"},
-        "edges": _binary(0.95),
-    }
-    preset["metrics"] = {"edges": {"name": "edges-ods"}}
-    weights = {"segmentation": 1.0, "depth": 1.0, "normals": _NORMALS, "edges": 50.0}
-    preset["balancer"] = {"name": "fixed", "weights": weights}
+    preset |= nyud_mt(normals=_NORMALS)
     return preset
 
 
 def _on_pascal() -> dict[str, Any]:
     preset = _published("pascal-context", [512, 512])
-    preset["tasks"] = ["segmentation", "human_parts", "normals", "saliency", "edges"]
-    preset["losses"] = {
-        "segmentation": {"name": "cross-entropy"},
-        "human_parts": {"name": "cross-entropy"},
-        "normals": {"name": "normals-l1"},
-        "saliency": _binary(0.5),
-        "edges": _binary(0.95),
-    }
-    preset["metrics"] = {"saliency": {"name": "saliency-maxf"}, "edges": {"name": "edges-ods"}}
-    weights = {
-        "segmentation": 1.0,
-        "human_parts": 2.0,
-        "normals": _NORMALS,
-        "saliency": 5.0,
-        "edges": 50.0,
-    }
-    preset["balancer"] = {"name": "fixed", "weights": weights}
+    preset |= pascal_context(normals=_NORMALS, saliency="saliency-maxf")
     return preset
 
 
 # The authors' 10 is for the sum over x, y and z; the loss here is their mean.
 _NORMALS = 30.0
-
-
-def _binary(positive: float) -> dict[str, Any]:
-    """Return the loss of a map of probabilities, positives weighing so much and others the rest."""
-    return {"name": "binary-cross-entropy", "positive_weight": positive, "divide_by": "number"}
 
 
 @hookimpl

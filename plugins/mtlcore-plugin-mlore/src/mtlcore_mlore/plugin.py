@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from mtlcore import BackboneSpec, MethodSpec, hookimpl
+from mtlcore.standard.recipes import nyud_mt, pascal_context
 
 _PAPER = "Yang et al., CVPR 2024, https://arxiv.org/abs/2403.17749"
 # The authors' 10 is for the sum over x, y and z; the loss here is their mean.
@@ -86,16 +87,7 @@ def _on_nyud() -> dict[str, Any]:
         "grid": [28, 36],
     }
     preset = _published("nyud-mt", [448, 576], 1e-5, mlore)
-    preset["tasks"] = ["segmentation", "depth", "normals", "edges"]
-    preset["losses"] = {
-        "segmentation": {"name": "cross-entropy"},
-        "depth": {"name": "l1"},
-        "normals": {"name": "normals-l1"},
-        "edges": _binary(0.88),
-    }
-    preset["metrics"] = {"edges": {"name": "edges-ods"}}
-    weights = {"segmentation": 1.0, "depth": 1.0, "normals": _NORMALS, "edges": 50.0}
-    preset["balancer"] = {"name": "fixed", "weights": weights}
+    preset |= nyud_mt(normals=_NORMALS, positive=0.88)
     return preset
 
 
@@ -111,29 +103,8 @@ def _on_pascal() -> dict[str, Any]:
         "grid": [32, 32],
     }
     preset = _published("pascal-context", [512, 512], 2e-5, mlore)
-    preset["tasks"] = ["segmentation", "human_parts", "normals", "saliency", "edges"]
-    preset["losses"] = {
-        "segmentation": {"name": "cross-entropy"},
-        "human_parts": {"name": "cross-entropy"},
-        "normals": {"name": "normals-l1"},
-        "saliency": _binary(0.5),
-        "edges": _binary(0.95),
-    }
-    preset["metrics"] = {"saliency": {"name": "saliency-maxf"}, "edges": {"name": "edges-ods"}}
-    weights = {
-        "segmentation": 1.0,
-        "human_parts": 2.0,
-        "normals": _NORMALS,
-        "saliency": 5.0,
-        "edges": 50.0,
-    }
-    preset["balancer"] = {"name": "fixed", "weights": weights}
+    preset |= pascal_context(normals=_NORMALS, saliency="saliency-maxf")
     return preset
-
-
-def _binary(positive: float) -> dict[str, Any]:
-    """Return the loss of a map of probabilities, positives weighing so much and others the rest."""
-    return {"name": "binary-cross-entropy", "positive_weight": positive, "divide_by": "number"}
 
 
 @hookimpl

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from mtlcore import BackboneSpec, MethodSpec, hookimpl
+from mtlcore.standard.recipes import nyud_mt, pascal_context
 
 _PAPER = "Vandenhende, Georgoulis and Van Gool, ECCV 2020, https://arxiv.org/abs/2001.06902"
 _TASKS = ["segmentation", "depth", "normals", "edges"]
@@ -68,7 +69,6 @@ def _published() -> dict[str, Any]:
 
 def _on_nyud() -> dict[str, Any]:
     preset = _published()
-    preset["tasks"] = _TASKS
     preset["data"] = {
         "name": "nyud-mt",
         "size": [480, 640],
@@ -76,49 +76,20 @@ def _on_nyud() -> dict[str, Any]:
     }
     preset["model"]["backbone"]["auxiliary"] = _AUXILIARY
     preset["model"]["heads"] = _POINTWISE
-    preset["losses"] = {
-        "segmentation": {"name": "cross-entropy"},
-        "depth": {"name": "l1"},
-        "normals": {"name": "normals-l1"},
-        "edges": _binary(0.95),
-    }
-    preset["metrics"] = {"edges": {"name": "edges-ods"}}
-    weights = {"segmentation": 1.0, "depth": 1.0, "normals": 10.0, "edges": 50.0}
-    preset["balancer"] = {"name": "fixed", "weights": weights}
+    preset |= nyud_mt()
     return preset
 
 
 def _on_pascal() -> dict[str, Any]:
     preset = _published()
-    preset["tasks"] = ["segmentation", "human_parts", "normals", "saliency", "edges"]
     preset["data"] = {
         "name": "pascal-context",
         "size": [512, 512],
         "augment": {"flip": True},
         "augmentations": [{"name": "rotate", "degrees": 20.0, "scales": [0.75, 1.25]}],
     }
-    preset["losses"] = {
-        "segmentation": {"name": "cross-entropy"},
-        "human_parts": {"name": "cross-entropy"},
-        "normals": {"name": "normals-l1"},
-        "saliency": _binary(0.5),
-        "edges": _binary(0.95),
-    }
-    preset["metrics"] = {"saliency": {"name": "saliency-iou"}, "edges": {"name": "edges-ods"}}
-    weights = {
-        "segmentation": 1.0,
-        "human_parts": 2.0,
-        "normals": 10.0,
-        "saliency": 5.0,
-        "edges": 50.0,
-    }
-    preset["balancer"] = {"name": "fixed", "weights": weights}
+    preset |= pascal_context()
     return preset
-
-
-def _binary(positive: float) -> dict[str, Any]:
-    """Return the loss of a map of probabilities, positives weighing so much and others the rest."""
-    return {"name": "binary-cross-entropy", "positive_weight": positive, "divide_by": "number"}
 
 
 @hookimpl

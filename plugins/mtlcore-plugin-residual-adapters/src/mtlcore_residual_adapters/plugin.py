@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from mtlcore import BackboneSpec, MethodSpec, hookimpl
+from mtlcore.standard.recipes import nyud_mt
 
 _SERIES = "Rebuffi, Bilen and Vedaldi, NIPS 2017, https://arxiv.org/abs/1705.08045"
 _PARALLEL = "Rebuffi, Bilen and Vedaldi, CVPR 2018, https://arxiv.org/abs/1803.10082"
@@ -44,7 +45,7 @@ def _on_nyud(placement: str) -> dict[str, Any]:
         "options": {"output_stride": 8},
     }
     return {
-        "tasks": ["segmentation", "depth", "normals", "edges"],
+        **nyud_mt(),
         "data": {
             "name": "nyud-mt",
             "size": [480, 640],
@@ -58,21 +59,6 @@ def _on_nyud(placement: str) -> dict[str, Any]:
                 "frozen": True,
             },
             "head": {"name": "deeplab"},
-        },
-        "losses": {
-            "segmentation": {"name": "cross-entropy"},
-            "depth": {"name": "l1"},
-            "normals": {"name": "normals-l1"},
-            "edges": {
-                "name": "binary-cross-entropy",
-                "positive_weight": 0.95,
-                "divide_by": "number",
-            },
-        },
-        "metrics": {"edges": {"name": "edges-ods"}},
-        "balancer": {
-            "name": "fixed",
-            "weights": {"segmentation": 1.0, "depth": 1.0, "normals": 10.0, "edges": 50.0},
         },
         "optimizer": {
             "name": "adam",
