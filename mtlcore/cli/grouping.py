@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
 
 from mtlcore.cli.components import TRUST, plugins_of
 from mtlcore.errors import UsageError
 from mtlcore.system import stop_at_once
+
+if TYPE_CHECKING:
+    from mtlcore.results import RunResult
 
 
 @click.command()
@@ -63,7 +67,6 @@ def groups(
             representation_similarities,
             transfer_gains,
             write_grouping,
-            write_pairs,
         )
         from mtlcore.storage import without_nan
     found = finished_runs(runs)
@@ -74,7 +77,7 @@ def groups(
         try:
             relations = transfer_gains(found)
         except Missing as missing:
-            raise UsageError(_what_to_train(missing.groups, out, largest, write_pairs)) from None
+            raise UsageError(_what_to_train(missing.groups, out, largest)) from None
     else:
         relations = recorded_relations(found, by)
     grouping = best_grouping(relations, budget)
@@ -96,8 +99,10 @@ def groups(
             )
 
 
-def _what_to_train(missing: Any, out: str | None, run: Any, write_pairs: Any) -> str:
+def _what_to_train(missing: Sequence[Sequence[str]], out: str | None, run: RunResult) -> str:
     """Return which runs a table of transfer gains lacks, and how to get them."""
+    from mtlcore.grouping import write_pairs
+
     lacking = "; ".join(", ".join(group) for group in missing)
     told = f"--by transfer: there is no finished run of: {lacking}"
     if out is None:
