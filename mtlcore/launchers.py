@@ -112,3 +112,7 @@ class Launcher(abc.ABC):
 
         A second SIGTERM does that to a cell. `poll` tells of their ends.
         """
+
+    def close(self) -> None:
+        """Give back what starting cells took; called once no cell is to be started any more."""
+        return

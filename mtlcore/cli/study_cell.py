@@ -8,7 +8,17 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
+from collections.abc import Sequence
+
+
+def run_cell(arguments: Sequence[str]) -> None:
+    """Run `mtl ARGUMENTS` and exit; stop when the standard input ends."""
+    threading.Thread(target=_end_with_the_study, daemon=True).start()
+    from mtlcore.cli.group import main
+
+    main(args=list(arguments))
 
 
 def _end_with_the_study() -> None:
@@ -19,7 +29,4 @@ def _end_with_the_study() -> None:
 
 
 if __name__ == "__main__":
-    threading.Thread(target=_end_with_the_study, daemon=True).start()
-    from mtlcore.cli.group import main
-
-    main()
+    run_cell(sys.argv[1:])

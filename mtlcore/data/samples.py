@@ -256,8 +256,9 @@ def collate(
             task: its shape, or a valid value that its kind does not have (`values_of_kind`).
     """
     for sample in samples:
-        _check_inputs(sample)
+        _check_form(sample)
     inputs = _collated(samples, collate_inputs)
+    _check_finite(samples, inputs)
     view = tuple(sample.view for sample in samples)
     supervised = [i for i, number in enumerate(view) if number == 0]
     sizes = [image_size(sample.inputs, samples=False) for sample in samples]
@@ -268,11 +269,10 @@ def collate(
                 f"{samples[0].key}: {task.name} has maps of {list(sizes[0])} and {list(other[0])} "
                 "in one batch; set data.size"
             )
-        pairs = [_checked(sample, task, size) for sample, size in zip(samples, sizes, strict=True)]
-        targets[task.name] = torch.stack([target for target, _ in pairs])
-        valid[task.name] = torch.stack([mask for _, mask in pairs])
-        count[task.name] = int(valid[task.name][supervised].sum())
-        labelled[task.name] = tuple(bool(mask.any()) for _, mask in pairs)
+        targets[task.name], mask = _labels(samples, task, sizes)
+        valid[task.name] = mask
+        count[task.name] = int(mask[supervised].sum())
+        labelled[task.name] = tuple(mask.reshape(len(samples), -1).any(1).tolist())
     return Batch(
         inputs=inputs,
         targets=targets,
@@ -332,15 +332,28 @@ def safe_target(task: Task, size: tuple[int, ...]) -> Tensor:
     return fill.reshape(-1, *[1] * (len(shape) - 1)).expand(shape).clone()
 
 
-def _check_inputs(sample: Sample) -> None:
+def _check_form(sample: Sample) -> None:
     try:
         tensors = input_tensors(sample.inputs)
     except TypeError as error:
         raise DataError(f"{sample.key}: the input cannot be used: {error}") from error
     if not tensors:
         raise DataError(f"{sample.key}: the input holds no tensor")
-    if not all(bool(torch.isfinite(x).all()) for x in tensors if x.is_floating_point()):
-        raise DataError(f"{sample.key}: the input holds NaN or infinite values")
+
+
+def _check_finite(samples: Sequence[Sample], inputs: Inputs) -> None:
+    """Look at the batch; only where it holds NaN, at each sample."""
+    if _is_finite(inputs):
+        return
+    wrong = [sample.key for sample in samples if not _is_finite(sample.inputs)]
+    if not wrong:
+        raise DataError(f"{samples[0].key}: collate_inputs returns NaN or infinite values")
+    raise DataError(f"{wrong[0]}: the input holds NaN or infinite values")
+
+
+def _is_finite(inputs: Inputs) -> bool:
+    tensors = [x for x in input_tensors(inputs) if x.is_floating_point()]
+    return all(bool(torch.isfinite(x).all()) for x in tensors)
 
 
 def _collated(
@@ -390,8 +403,38 @@ def _shape_text(inputs: Inputs) -> str:
     return f"({describe_inputs(inputs)})"
 
 
+def _labels(
+    samples: Sequence[Sample], task: Task, sizes: Sequence[tuple[int, ...]]
+) -> tuple[Tensor, Tensor]:
+    """Return the targets of all samples, stacked, and their masks."""
+    if task.layout != "map":
+        # A row of a table is a few numbers: to check all of them costs what one does.
+        safe = safe_target(task, ())
+        found = [_found(sample, task, safe, ()) for sample in samples]
+        target, valid = (torch.stack(tensors) for tensors in zip(*found, strict=True))
+        try:
+            return values_of_kind(task, target, valid, safe.expand(target.shape))
+        except ValueError:
+            pass  # the checks of each sample tell whose label it is
+    pairs = [_checked(sample, task, size) for sample, size in zip(samples, sizes, strict=True)]
+    targets, masks = zip(*pairs, strict=True)
+    return torch.stack(targets), torch.stack(masks)
+
+
 def _checked(sample: Sample, task: Task, size: tuple[int, ...]) -> tuple[Tensor, Tensor]:
     safe = safe_target(task, size)
+    target, valid = _found(sample, task, safe, size)
+    try:
+        return values_of_kind(task, target, valid, safe)
+    except ValueError as error:
+        where = sample.sources.get(task.name, sample.key)
+        raise DataError(f"{where}: {task.name} label {error}") from error
+
+
+def _found(
+    sample: Sample, task: Task, safe: Tensor, size: tuple[int, ...]
+) -> tuple[Tensor, Tensor]:
+    """Return a label and its mask as the sample has them; a missing one is `safe`."""
     if task.name not in sample.targets:
         return safe, torch.zeros(task.valid_shape(size), dtype=torch.bool)
     target, valid = sample.targets[task.name], sample.valid.get(task.name)
@@ -407,7 +450,4 @@ def _checked(sample: Sample, task: Task, size: tuple[int, ...]) -> tuple[Tensor,
             f"{where}: {task.name} label has shape {tuple(target.shape)} (mask "
             f"{tuple(valid.shape)}) where {tuple(safe.shape)} was expected"
         )
-    try:
-        return values_of_kind(task, target, valid, safe)
-    except ValueError as error:
-        raise DataError(f"{where}: {task.name} label {error}") from error
+    return target, valid

@@ -79,6 +79,7 @@ class Split:
         limit: int | None,
     ) -> None:
         self._dataset, self._tasks, self._size = dataset, tuple(tasks), size
+        self._names = {task.name for task in tasks}
         self._rounds = 1 + dataset.repeats
         self.available = len(dataset) // self._rounds
         self.examples = self.available if limit is None else min(limit, self.available)
@@ -127,8 +128,7 @@ class Split:
 
     def _read(self, index: int) -> Sample:
         """Return a sample as it is kept: whatever the regime hides."""
-        names = {task.name for task in self._tasks}
-        sample = _with_labels(self._dataset[self._number(index)], names)
+        sample = _with_labels(self._dataset[self._number(index)], self._names)
         if self._size is not None and image_size(sample.inputs, samples=False) != self._size:
             sample = resize(sample, self._tasks, self._size)
         return sample
@@ -140,6 +140,8 @@ class Split:
 
 
 def _with_labels(sample: Sample, names: Collection[str]) -> Sample:
+    if all(name in names for name in (*sample.targets, *sample.valid)):
+        return sample
     return attrs.evolve(
         sample,
         targets={name: t for name, t in sample.targets.items() if name in names},

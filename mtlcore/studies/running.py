@@ -73,7 +73,11 @@ def run_study(
         make_directory(directory)
         state.write()
         _warn_of_threads(state.cells, jobs, display)
-        _run_cells(state, chosen.make(directory, lock), command, display, out)
+        started = chosen.make(directory, lock)
+        try:
+            _run_cells(state, started, command, display, out)
+        finally:
+            started.close()
         comparison = compare([str(directory)])
         write_tables(comparison, directory)
         return comparison

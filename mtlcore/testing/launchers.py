@@ -247,6 +247,8 @@ class _Study:
         while self.running and time.monotonic() < deadline:
             self.running -= {cell_exit.location for cell_exit in self.launcher.poll()}
             time.sleep(self.launcher.poll_seconds)
+        if not self.running:
+            self.launcher.close()
 
     def events(self, name: str) -> list[str]:
         return _events(self.place(name))
