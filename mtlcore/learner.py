@@ -287,10 +287,13 @@ class Learner(nn.Module):
             others=[*self.losses.parameters(), *self.cross_task.parameters(),
                     *self.balancing.parameters()],
             scope=self.balancing.scope,
-            last=model.last_shared_parameters(),
+            last=model.last_shared_parameters()
+            if self.balancing.blocks is None
+            else model.last_blocks(self.balancing.blocks),
             distributed=self.distributed,
             sums_only=self.balancing.finisher is None,
             batches=self.balancing.batches,
+            estimate=self.balancing.estimate,
         )  # fmt: skip
 
     def parameter_groups(self) -> list[dict[str, Any]]:

@@ -22,6 +22,7 @@ from mtlcore.balancing.contracts import (
     LossBalancer,
     RowBalancer,
 )
+from mtlcore.balancing.depth import DepthSettings
 from mtlcore.balancing.finite import floats, not_finite
 from mtlcore.balancing.gradients import TaskGradients
 from mtlcore.balancing.graphs import refuse_reentrant
@@ -39,6 +40,7 @@ __all__ = [
     "BalancerContext",
     "Balancing",
     "BalancingResult",
+    "DepthSettings",
     "GradientBalancer",
     "GramianBalancer",
     "LossBalancer",

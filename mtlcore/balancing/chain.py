@@ -15,11 +15,14 @@ from mtlcore.balancing.contracts import (
     LossBalancer,
     RowBalancer,
 )
+from mtlcore.balancing.depth import DepthEstimate, DepthSettings
 from mtlcore.balancing.tentative import Tentative
 from mtlcore.data import Batch
 from mtlcore.errors import UsageError
 from mtlcore.metrics import MetricValues
 from mtlcore.tasks import Task
+
+_WHOLE_SCOPE = DepthSettings()
 
 
 class Balancing(nn.Module):
@@ -29,15 +32,23 @@ class Balancing(nn.Module):
         balancers: Any number of loss balancers, then at most one balancer of gradients.
         update_every: Ask the balancer of gradients only every so many steps, and reuse its
             weights between. A task that was absent when it was asked keeps its last weight.
+        depth: Of how much of the trunk the gradients are compared.
 
     Attributes:
         needs_maps: Whether a balancer of losses reads elementwise losses.
+        estimate: What corrects the Gramian where less than the balancer's scope is compared; None
+            where all of it is.
 
     Raises:
         UsageError: The balancers are in another order, or the weights cannot be reused.
     """
 
-    def __init__(self, balancers: Sequence[Balancer], update_every: int = 1) -> None:
+    def __init__(
+        self,
+        balancers: Sequence[Balancer],
+        update_every: int = 1,
+        depth: DepthSettings = _WHOLE_SCOPE,
+    ) -> None:
         super().__init__()
         for balancer in balancers[:-1]:
             if not isinstance(balancer, LossBalancer):
@@ -57,6 +68,9 @@ class Balancing(nn.Module):
         self._last_weights: dict[str, list[float]] = {}
         if update_every > 1 and not isinstance(self.finisher, GramianBalancer):
             raise UsageError("balancer.update_every needs a balancer that weighs task gradients")
+        self._depth = depth
+        self.estimate = None if depth.depth == "all" else DepthEstimate(depth)
+        self._check_depth()
         if isinstance(self.finisher, GradientBalancer):
             self.finisher.check_columns()
         if isinstance(self.finisher, GradientBalancer) and self.scope == "last_shared":
@@ -74,8 +88,15 @@ class Balancing(nn.Module):
 
     @property
     def scope(self) -> Scope:
-        """The scope of the balancer of gradients; "shared" if there is none."""
-        return "shared" if self.finisher is None else self.finisher.scope
+        """What is compared: the balancer's own scope, unless less was asked for."""
+        if self._depth.depth == "all":
+            return "shared" if self.finisher is None else self.finisher.scope
+        return "features" if self._depth.depth == "features" else "last_shared"
+
+    @property
+    def blocks(self) -> int | None:
+        """Number of last blocks of the trunk that are compared; None: what the scope says."""
+        return self._depth.depth if isinstance(self._depth.depth, int) else None
 
     @property
     def batches(self) -> int:
@@ -112,6 +133,8 @@ class Balancing(nn.Module):
         """Drop what balancers proposed in a step that was not taken."""
         for tentative in self._tentative:
             tentative.discard()
+        if self.estimate is not None:
+            self.estimate.discard()
 
     def after_step(self, context: BalancerContext) -> None:
         """Let every balancer update its state after a step that was taken."""
@@ -126,6 +149,8 @@ class Balancing(nn.Module):
     def reset(self) -> None:
         """Let every balancer forget."""
         self._last_weights = {}
+        if self.estimate is not None:
+            self.estimate.reset()
         for balancer in self._chain:
             balancer.reset()
 
@@ -140,14 +165,50 @@ class Balancing(nn.Module):
             Per task, the weight at the shared parameters and the weight at its own; or None.
         """
         if step % self.update_every == 0 or any(t not in self._last_weights for t in tasks):
+            if self.estimate is not None:
+                self.estimate.begin(step // self.update_every)
             return None
+        if self.estimate is not None:
+            self.estimate.skip()
         return self._last_weights
 
     def remember(self, result: BalancingResult) -> None:
-        """Keep the weights of a step that was taken, if later steps may reuse them."""
+        """Keep the weights of a step that was taken, if later steps may reuse them, and lengths."""
+        if self.estimate is not None:
+            self.estimate.commit()
         if self.update_every > 1:
             new = {task: [result.weights[task], head] for task, head in result.heads.items()}
             self._last_weights = {**self._last_weights, **new}
+
+    def _check_depth(self) -> None:
+        """Refuse to compare less where that says nothing of the rest."""
+        depth = self._depth
+        if self.estimate is None:
+            for key in ("norms_every", "verify_every"):
+                if getattr(depth, key) is not None:
+                    raise UsageError(
+                        f"balancer.{key}: all gradients are compared exactly; it goes with "
+                        "balancer.depth"
+                    )
+            return
+        name = type(self.finisher).__name__
+        if self.finisher is None:
+            raise UsageError("balancer.depth needs a balancer that compares task gradients")
+        if self.finisher.scope != "shared":
+            raise UsageError(
+                f"balancer.depth: {name} has a scope of its own, {self.finisher.scope!r}; leave it "
+                "out"
+            )
+        if not isinstance(self.finisher, GramianBalancer):
+            raise UsageError(
+                f"balancer.depth: {name} combines gradients themselves, and those of the last "
+                "layers say nothing of the layers before them; leave it out"
+            )
+        if self.finisher.batches > 1 or self.finisher.validation is not None:
+            raise UsageError(
+                f"balancer.depth: {name} compares gradients of different batches, which takes all "
+                "of the trunk; leave it out"
+            )
 
     def _check_batches(self) -> None:
         """Refuse balancers that ask for batches of which they would see nothing."""
@@ -178,7 +239,10 @@ class Balancing(nn.Module):
                 )
 
     def get_extra_state(self) -> dict[str, Any]:
-        return {"last_weights": self._last_weights}
+        lengths = {} if self.estimate is None else self.estimate.state_dict()
+        return {"last_weights": self._last_weights, "lengths": lengths}
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
         self._last_weights = dict(state["last_weights"])
+        if self.estimate is not None:
+            self.estimate.load_state_dict(state["lengths"])

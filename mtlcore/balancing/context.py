@@ -10,6 +10,7 @@ import attrs
 import torch
 from torch import Tensor
 
+from mtlcore.balancing.depth import EstimateError
 from mtlcore.data import Batch
 from mtlcore.distributed import SINGLE_PROCESS, Distributed
 
@@ -129,6 +130,7 @@ class BalancingResult:
         status: How the balancer's solver ended; after "not finite" the step is skipped.
         problem: What was not finite, naming the task where it is known; None if all was finite.
         gramian: The (K, K) Gramian that decided; None without one.
+        error: How far an estimate of the Gramian is off, in a step that verifies it.
     """
 
     weights: dict[str, float] = attrs.field(factory=dict)
@@ -137,6 +139,7 @@ class BalancingResult:
     status: Status = "converged"
     problem: str | None = None
     gramian: Tensor | None = None
+    error: EstimateError | None = None
 
     @classmethod
     def refused(cls, problem: str) -> BalancingResult:

@@ -363,7 +363,9 @@ class GramianBalancer(RowBalancer):
 
     def decide(self, gradients: TaskGradients, context: BalancerContext) -> BalancingResult:
         """Weight the rows by what `weights` returns for their Gramian."""
-        return gradients.weigh(partial(self.weights, context=context), lambda: self.status)
+        return gradients.weigh(
+            partial(self.weights, context=context), lambda: self.status, self.random(context)
+        )
 
 
 class GradientBalancer(RowBalancer):

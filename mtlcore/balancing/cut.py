@@ -63,6 +63,20 @@ class Cut:
         )
         _accumulate(self._own, own)
 
+    def through(self, row: Row, parameters: Sequence[Parameter]) -> Row:
+        """Lead a task's gradient on to parameters of the trunk, whose graph stays.
+
+        Args:
+            row: At the places that were added last.
+            parameters: Of the trunk.
+        """
+        places = range(len(self) - len(row), len(self))
+        at = {p: g for p, g in zip(places, row, strict=True) if g is not None}
+        if not at:
+            return [None] * len(parameters)
+        outputs = [self._outputs[place] for place in at]
+        return gradients(outputs, parameters, True, [*at.values()])
+
     def add_unbalanced(self, at_leaves: Row) -> None:
         """Add the gradient of losses that are not balanced, at every leaf."""
         _accumulate(self._unbalanced, enumerate(at_leaves))

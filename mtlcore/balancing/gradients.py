@@ -28,6 +28,7 @@ from mtlcore.balancing.context import (
     Status,
 )
 from mtlcore.balancing.cut import Cut
+from mtlcore.balancing.depth import DepthEstimate
 from mtlcore.balancing.finite import all_finite
 from mtlcore.balancing.graphs import gradients, learning, refuse_sparse
 from mtlcore.balancing.look_ahead import LookAhead, NotFinite, ValidationLosses
@@ -66,6 +67,9 @@ class TaskGradients:
         sums_only: No rows will be collected, so that autograd itself may add to `.grad`; the
             caller empties `.grad` before.
         batches: Number of independent batches of which rows are kept apart.
+        estimate: What corrects the Gramian of the rows of `last`, or of the features; it also says
+            which steps collect the rows of all shared parameters besides. None: they are taken as
+            they are.
 
     Raises:
         UsageError: The scope is "last_shared", and there is no such parameter.
@@ -81,6 +85,7 @@ class TaskGradients:
         distributed: Distributed = SINGLE_PROCESS,
         sums_only: bool = False,
         batches: int = 1,
+        estimate: DepthEstimate | None = None,
     ) -> None:
         self._distributed = distributed
         self._sums_only = sums_only
@@ -97,6 +102,11 @@ class TaskGradients:
             raise UsageError(MISSING["last_shared"])
         self._measured: list[Parameter] = measured
         self._rows = SharedRows(measured, len(self._own) * batches)
+        self._estimate = estimate
+        # What the rows lack of those of all shared parameters, in steps that collect it too.
+        here = {id(p) for p in measured}
+        self._below = [p for p in self._shared if id(p) not in here]
+        self._rows_below = SharedRows(self._below, len(self._own))
         self._own_rows: dict[Key, Row] = {}
         # Of the step that is applied; None before, and where there is one batch only.
         self._batches: Batches | None = None
@@ -201,6 +211,7 @@ class TaskGradients:
         self._scale = scale if self._scope != "shared" else 1.0
         if self._scope != "features":
             self._rows.scale(1 / scale)
+        self._rows_below.scale(1 / scale)
         rows = [gradient for row in self._own_rows.values() for gradient in row]
         written = [p.grad for p in self._all] if self._sums_only else []
         collected = [g for g in [*rows, *self._sums.values(), *written] if g is not None]
@@ -276,13 +287,17 @@ class TaskGradients:
         return result
 
     def weigh(
-        self, weights: Callable[[Tensor], Tensor], status: Callable[[], Status]
+        self,
+        weights: Callable[[Tensor], Tensor],
+        status: Callable[[], Status],
+        generator: torch.Generator | None = None,
     ) -> BalancingResult:
         """Make the step's gradient the weighted sum of the rows.
 
         Args:
             weights: the (K, K) Gramian -> weights, as of `GramianBalancer`.
             status: how that ended; asked afterwards.
+            generator: what `weights` draws from; None: torch's global one.
 
         Returns:
             Weights and cosines; the status "not finite" where the Gramian or a weight is not.
@@ -294,7 +309,18 @@ class TaskGradients:
             broken = [t for t, x in zip(tasks, squares, strict=True) if not math.isfinite(x)]
             of = f" of {', '.join(broken)}" if broken else ""
             return BalancingResult.refused(f"the gradient{of} is not finite")
-        (shared, heads), (of_tasks, of_heads) = self._split(weights(gramian))
+        error = None
+        if self._estimate is None:
+            answer = weights(gramian)
+        else:
+            exact = self._exact_gramian(gramian) if self._estimate.measures else None
+            if exact is not None and not bool(exact.isfinite().all()):
+                return BalancingResult.refused("a gradient is not finite")
+            answer, gramian, error = self._estimate.answer(
+                tasks, gramian, exact, weights, generator
+            )
+            entries = gramian.tolist()
+        (shared, heads), (of_tasks, of_heads) = self._split(answer)
         if not all(map(math.isfinite, chain(shared, heads))):
             return BalancingResult.refused("a weight of the balancer is not finite")
         keys = self._rows.keys
@@ -315,6 +341,7 @@ class TaskGradients:
             cosines=cosines(tasks, entries),
             status=status(),
             gramian=gramian,
+            error=error,
         )
 
     def combine(
@@ -371,6 +398,7 @@ class TaskGradients:
     def clear(self) -> None:
         """Drop what was collected."""
         self._rows.clear()
+        self._rows_below.clear()
         self._own_rows, self._sums, self._direction = {}, {}, ()
         if self._cut:
             self._cut = Cut()
@@ -405,6 +433,9 @@ class TaskGradients:
         batches = Batches(present, tasks, self._several or 1)
         self._rows.arrange(batches.keys)
         self._batches = batches if self._several else None
+        if self._rows_below.keys:
+            self._rows_below.arrange(batches.keys)
+            self._rows_below.sum_over(self._distributed)
         # Those of features stay apart, as `gramian` says.
         if self._scope != "features" and self._distributed.world_size > 1:
             self._rows.sum_over(self._distributed)
@@ -416,11 +447,18 @@ class TaskGradients:
     ) -> None:
         # On its own, so that what autograd returned is gone before the next pass.
         task, own = key[0], self._own[key[0]]
-        reached = [*measured, *own, *self._others]
+        measures = self._estimate is not None and self._estimate.measures
+        below = self._below if measures and self._scope == "last_shared" else []
+        reached = [*measured, *own, *self._others, *below]
         found = gradients(loss, reached, retain_graph)
         if self._may_be_sparse:
             refuse_sparse(reached, found)
+        if below:
+            self._rows_below.add(key, found[-len(below) :])
+            found = found[: -len(below)]
         row, rest = found[: len(measured)], found[len(measured) :]
+        if measures and self._scope == "features":
+            self._rows_below.add(key, self._cut.through(row, self._below))
         self._cut.keep_own(task, row)
         self._rows.add(key, row, rest)
         mine = rest[: len(own)]
@@ -446,6 +484,17 @@ class TaskGradients:
         if outputs:
             row = gradients(outputs, self._shared, False, grad_outputs)
             self._add(self._shared, scaled(row, 1 / self._scale))
+
+    def _exact_gramian(self, gramian: Tensor) -> Tensor:
+        """Return the (K, K) Gramian of the rows of all shared parameters.
+
+        Args:
+            gramian: Of the rows of those that are compared; features are none of them.
+        """
+        if not self._below:
+            return gramian
+        below = self._rows_below.gramian()
+        return below if self._scope == "features" else below + gramian
 
     def _split(self, answer: Tensor) -> tuple[Weights, Weights]:
         """Return what a balancer's answer means: weights of all rows, and of the tasks."""

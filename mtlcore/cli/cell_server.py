@@ -71,6 +71,9 @@ class _Server:
         return None
 
     def _start(self, order: dict[str, Any]) -> list[str] | None:
+        command = order["start"]
+        if command[:3] == _CELL:
+            _import_all()
         theirs, ours = os.pipe()
         if pid := os.fork():
             os.close(theirs)
@@ -89,7 +92,6 @@ class _Server:
         os.close(theirs)
         os.close(log)
         os.environ["OMP_NUM_THREADS"] = str(order["threads"])
-        command = order["start"]
         if command[:3] != _CELL:
             os.execvp(command[0], command)
         return list(command[3:])
@@ -117,11 +119,14 @@ def _closed(end: int) -> int:
     return -1
 
 
+def _import_all() -> None:
+    """Import what a run needs; torch takes longest."""
+    import mtlcore.report
+    import mtlcore.runs  # noqa: F401
+
+
 def main() -> None:
     """Serve orders until they end."""
-    import mtlcore.report
-    import mtlcore.runs  # noqa: F401  with torch, which takes longest
-
     arguments = _Server(0, 1).serve()
     if arguments is not None:
         sys.argv = ["mtl", *arguments]

@@ -5,8 +5,10 @@ from mtlcore.config.origins import annotated
 from mtlcore.config.resolver import resolve, resolve_backbone
 from mtlcore.config.run_config import Chosen, ChosenMetric, RunConfig, TeacherConfig
 from mtlcore.config.schema import (
+    BALANCING_KEYS,
     AugmentConfig,
     BackboneConfig,
+    BalancingConfig,
     DataConfig,
     InitialConfig,
     NeckConfig,
@@ -14,9 +16,11 @@ from mtlcore.config.schema import (
 )
 
 __all__ = [
+    "BALANCING_KEYS",
     "CORE_DEFAULTS",
     "AugmentConfig",
     "BackboneConfig",
+    "BalancingConfig",
     "Chosen",
     "ChosenMetric",
     "DataConfig",

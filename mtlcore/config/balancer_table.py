@@ -7,23 +7,24 @@ from collections.abc import Mapping, Sequence
 from mtlcore.config.merging import name_of
 from mtlcore.config.reader import ConfigReader
 from mtlcore.config.run_config import Chosen
+from mtlcore.config.schema import BALANCING_KEYS, BalancingConfig
 from mtlcore.plugins import Component, Selection
-from mtlcore.ranges import Count
 
 
-def read_balancing(reader: ConfigReader) -> tuple[tuple[Chosen, ...], int]:
-    """Return the chain of balancers, and how many steps lie between updates of their weights."""
+def read_balancing(reader: ConfigReader) -> tuple[tuple[Chosen, ...], BalancingConfig]:
+    """Return the chain of balancers, and how often and of what gradients are compared."""
     table = reader.table("balancer")
-    every = reader.value("balancer.update_every", Count) if "update_every" in table else 1
+    kept = {key: table[key] for key in BALANCING_KEYS if key in table}
+    how = reader.build(BalancingConfig, kept, "balancer") or BalancingConfig()
     if "chain" not in table:
-        chosen = reader.component("balancers", "balancer", core=("update_every",))
-        return ((chosen,) if chosen else ()), every
+        chosen = reader.component("balancers", "balancer", core=BALANCING_KEYS)
+        return ((chosen,) if chosen else ()), how
     for key in table:
-        if key not in ("chain", "update_every"):
+        if key not in ("chain", *BALANCING_KEYS):
             reader.problems.append(
                 f"balancer.{key}: a chain has no settings of its own; write them in its links"
             )
-    return reader.components("balancers", "balancer.chain"), every
+    return reader.components("balancers", "balancer.chain"), how
 
 
 def check_required(

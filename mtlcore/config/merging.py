@@ -14,7 +14,7 @@ from typing import Any, final
 
 import attrs
 
-from mtlcore.config.schema import DataConfig
+from mtlcore.config.schema import BALANCING_KEYS, DataConfig
 from mtlcore.errors import ConfigError, UsageError, shown
 from mtlcore.storage import decoded, flatten
 
@@ -217,7 +217,7 @@ class MergedConfig:
                 replaced = name_of(table)
         if replaced:
             self.notes.append(f"balancer {new} ({origin}) replaces {replaced}")
-        self._keep_only(table, "balancer", {"update_every"})
+        self._keep_only(table, "balancer", BALANCING_KEYS)
 
     def _keep_only(self, table: dict[str, Any], path: str, keep: Iterable[str]) -> None:
         for key in [key for key in table if key not in set(keep)]:

@@ -119,7 +119,7 @@ def _read(reader: ConfigReader, selections: Sequence[Selection]) -> RunConfig:
     losses = read_per_task(reader, "losses", tasks, "losses")
     metrics = read_metrics(reader, tasks, declared)
     cross_task = reader.components("losses", "cross_task")
-    chain, update_every = read_balancing(reader)
+    chain, balancing = read_balancing(reader)
     episodes = reader.component("episode-samplers", "episodes")
     optimizer = reader.component("optimizers", "optimizer")
     training = reader.record(TrainingConfig, "training")
@@ -156,7 +156,7 @@ def _read(reader: ConfigReader, selections: Sequence[Selection]) -> RunConfig:
         metrics=metrics,
         cross_task=cross_task,
         chain=chain,
-        update_every=update_every,
+        balancing=balancing,
         episodes=episodes,
         optimizer=optimizer,
         training=training,

@@ -10,6 +10,7 @@ import attrs
 
 from mtlcore.config.schema import (
     BackboneConfig,
+    BalancingConfig,
     DataConfig,
     InitialConfig,
     TrainingConfig,
@@ -119,7 +120,7 @@ class RunConfig:
         metrics: Task -> its metrics.
         cross_task: The losses over several tasks.
         chain: The balancers, in order.
-        update_every: Steps between two updates of the balancing weights.
+        balancing: How often, and of what, the balancer compares gradients.
         episodes: The episode sampler.
         optimizer: The optimizer.
         training: How long and how to train.
@@ -146,7 +147,7 @@ class RunConfig:
     metrics: Mapping[str, tuple[ChosenMetric, ...]]
     cross_task: tuple[Chosen, ...]
     chain: tuple[Chosen, ...]
-    update_every: int
+    balancing: BalancingConfig
     episodes: Chosen
     optimizer: Chosen
     training: TrainingConfig

@@ -109,6 +109,29 @@ class NeckConfig:
 
 
 @attrs.frozen(kw_only=True)
+class BalancingConfig:
+    """What the core itself reads from `[balancer]`; the other keys are the balancer's.
+
+    Args:
+        update_every: Steps between two updates of the balancing weights.
+        depth: At how much of the trunk the tasks' gradients are compared. "all": at all of it,
+            where the balancer does not say otherwise, by a backward pass per task. A number: at the
+            last so many blocks. "features": at the maps that heads read.
+        norms_every: With a smaller depth: every so many steps, gradients are compared at all of the
+            trunk, and their lengths correct what follows; without, only once.
+        verify_every: With a smaller depth: every so many steps, its error is measured and recorded.
+    """
+
+    update_every: Count = 1
+    depth: Literal["all", "features"] | Count = "all"
+    norms_every: Count | None = None
+    verify_every: Count | None = None
+
+
+BALANCING_KEYS = tuple(field.name for field in attrs.fields(BalancingConfig))
+
+
+@attrs.frozen(kw_only=True)
 class TrainingConfig:
     """How to train, and for how long.
 

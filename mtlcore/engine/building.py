@@ -8,7 +8,7 @@ from functools import partial
 import attrs
 import torch
 
-from mtlcore.balancing import Balancer, Balancing
+from mtlcore.balancing import Balancer, Balancing, DepthSettings
 from mtlcore.config import Chosen, ChosenMetric, RunConfig
 from mtlcore.data import Dataset
 from mtlcore.distributed import SINGLE_PROCESS, Distributed
@@ -167,7 +167,8 @@ def build_learner(config: RunConfig, distributed: Distributed = SINGLE_PROCESS) 
     with torch.random.fork_rng(devices=[]):  # they leave what model and dropout draw as it was
         cross_task = [chosen.make(config.tasks, features) for chosen in config.cross_task]
     chain: list[Balancer] = [chosen.make() for chosen in config.chain]
-    balancing = Balancing(chain, config.update_every)
+    how_often = attrs.asdict(config.balancing)
+    balancing = Balancing(chain, how_often.pop("update_every"), DepthSettings(**how_often))
     how = config.training
     return Learner(
         model,

@@ -71,6 +71,9 @@ class Progress:
             self.measure("cosine", {"|".join(pair): value for pair, value in cosines})
         if report.balancing.status == "degenerate":
             self.measure("degenerate", {"": 1.0})
+        if report.balancing.error is not None:
+            self.measure("estimate_cosine", {"": report.balancing.error.cosine})
+            self.measure("gramian_error", {"": report.balancing.error.gramian})
         self.measure("learning_rate", {"": report.learning_rate})
         for metric, values in report.measured.items():
             self.measure(metric, values)

@@ -210,6 +210,21 @@ class Backbone(nn.Module, abc.ABC):
         """
         return ()
 
+    def blocks(self) -> Sequence[Sequence[Parameter]]:
+        """Return the parts of the network in the order in which they run, each as its parameters.
+
+        `balancer.depth` compares the tasks' gradients at the last of them. Each parameter is in one
+        block. If it returns none, such a setting is refused.
+
+        Here, they are the groups of layers, and after them what is in no group.
+        """
+        groups = self.layer_groups()
+        if not groups:
+            return ()
+        known = {id(p) for group in groups for p in group}
+        rest = [p for p in self.parameters() if id(p) not in known]
+        return [*groups, rest] if rest else groups
+
     def exchange_points(self) -> Sequence[ExchangePoint]:
         """Return the places at which networks that run side by side can exchange maps, in order.
 

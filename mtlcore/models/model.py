@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import Parameter
 
 from mtlcore.data import TargetUnits
+from mtlcore.errors import UsageError
 from mtlcore.features import Boundary, EarlyPrediction, Features
 from mtlcore.inputs import Inputs, image_size, map_inputs
 from mtlcore.models.contracts import Backbone, Head
@@ -226,6 +227,30 @@ class MultiTaskModel(nn.Module):
         if self.neck is not None and self.neck.is_shared:
             return self.neck.last_parameters()
         return self.backbone.last_shared_parameters()
+
+    def last_blocks(self, count: int) -> list[Parameter]:
+        """Return the shared parameters of the last blocks before the heads.
+
+        A neck that all tasks share is the last block of a model that has one.
+
+        Args:
+            count: Number of blocks; of fewer, all are returned.
+
+        Raises:
+            UsageError: The backbone names no blocks.
+        """
+        blocks = [*self.backbone.blocks()]
+        if not blocks:
+            raise UsageError(
+                f"balancer.depth: {type(self.backbone).__name__} does not name its blocks; set "
+                'balancer.depth = "features", or leave it out'
+            )
+        if self.neck is not None and self.neck.is_shared:
+            blocks.append([*self.neck.parameters()])
+        shared = {id(p) for p in self.shared_parameters()}
+        # Not counted: what belongs to single tasks altogether.
+        of_tasks = [[p for p in block if id(p) in shared] for block in blocks]
+        return [p for block in [b for b in of_tasks if b][-count:] for p in block]
 
     def shared_parameters(self) -> list[Parameter]:
         """Return the parameters that belong to no single task, in order of registration."""

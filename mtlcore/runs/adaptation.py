@@ -15,7 +15,7 @@ from typing import Any, Literal
 import attrs
 
 from mtlcore.balancing import RowBalancer
-from mtlcore.config import Chosen, Layer, RunConfig, resolve
+from mtlcore.config import BALANCING_KEYS, Chosen, Layer, RunConfig, resolve
 from mtlcore.display import Display
 from mtlcore.engine import make_metrics
 from mtlcore.errors import UsageError, did_you_mean
@@ -87,7 +87,8 @@ def adapted_config(
         # The tasks share nothing that learns.
         links = stored["balancer"].get("chain", [])[:-1]
         values["balancer"] = {"chain": links} if links else {"name": "equal"}
-        values["balancer"]["update_every"] = 1
+        kept = {k: v for k, v in stored["balancer"].items() if k not in BALANCING_KEYS}
+        stored = {**stored, "balancer": kept}
         left = " > ".join(link["name"] for link in links) or "equal"
         notes.append(
             f"balancer {left} (adapt) replaces {balancer[0].component.spec.name}: what the tasks "

@@ -247,6 +247,11 @@ class SegNet(Backbone):
         """Return the levels of the encoder."""
         return [list(level.parameters()) for level in self.encoder.levels]
 
+    def blocks(self) -> list[list[Parameter]]:
+        """Return the levels of the encoder, then those of the decoder."""
+        decoder = [list(level.parameters()) for level in reversed(self.decoder.levels)]
+        return [*self.layer_groups(), *decoder]
+
     def exchange_points(self) -> list[ExchangePoint]:
         """Return the maps of the encoder's levels before pooling, and those of the decoder's."""
         levels = [*self.encoder.levels, *reversed(self.decoder.levels)]

@@ -214,6 +214,17 @@ class UNet(Backbone):
         """Return the levels of the encoder."""
         return [list(level.parameters()) for level in self.encoder.levels]
 
+    def blocks(self) -> list[list[Parameter]]:
+        """Return the levels of the encoder, then those of a shared decoder."""
+        blocks = self.layer_groups()
+        if isinstance(self.decoder, UNetDecoder):
+            up, levels = self.decoder.up, self.decoder.levels
+            blocks += [
+                [*up[number].parameters(), *levels[number].parameters()]
+                for number in reversed(range(len(levels)))
+            ]
+        return [*blocks, *([*d.parameters()] for d in self.decoders.values())]
+
     def exchange_points(self) -> list[ExchangePoint]:
         """Return the maps of the encoder's levels, then those of a decoder's if there is one."""
         points = [

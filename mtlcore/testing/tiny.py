@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import Parameter
 
-from mtlcore.balancing import Balancer, Balancing
+from mtlcore.balancing import Balancer, Balancing, DepthSettings
 from mtlcore.data import Batch, Sample, collate
 from mtlcore.features import FeatureInfo, Features
 from mtlcore.learner import Learner
@@ -79,6 +79,7 @@ def tiny_learner(
     cross_task: Sequence[CrossTaskLoss] = (),
     normalisation: Normalisation = "valid",
     update_every: int = 1,
+    depth: DepthSettings | None = None,
     data: Iterable[Batch] | None = None,
     backbone: Callable[[Sequence[Task]], Backbone] = TinyBackbone,
 ) -> Learner:
@@ -92,6 +93,7 @@ def tiny_learner(
         cross_task: losses between tasks.
         normalisation: see `mtlcore.losses.reduce_loss`.
         update_every: see `mtlcore.balancing.Balancing`.
+        depth: the same; None: that of the balancers' scope.
         data: what balancers may look at in `prepare`.
         backbone: makes the backbone for the tasks.
     """
@@ -108,7 +110,7 @@ def tiny_learner(
             MultiTaskModel(tasks, made, heads),
             chosen,
             cross_task,
-            Balancing(balancers, update_every),
+            Balancing(balancers, update_every, depth or DepthSettings()),
             normalisation,
         )
         learner.balancing.prepare(tasks, data)

@@ -16,6 +16,7 @@ import pytest
 import torch
 
 from mtlcore.config import (
+    BALANCING_KEYS,
     CORE_DEFAULTS,
     AugmentConfig,
     DataConfig,
@@ -209,7 +210,7 @@ RECORDS = {
 PATHS = [
     *(f"{path}.{s.name}" for path, record in RECORDS.items() for s in settings_of(record)),
     *CORE_DEFAULTS,
-    "balancer.update_every",
+    *(f"balancer.{key}" for key in BALANCING_KEYS),
     "balancer.chain",
     "model.backbone",
     "model.backbone.lr_scale",

@@ -36,6 +36,9 @@ class Wrapped(Launcher):
     def stop_at_once(self):
         self.inner.stop_at_once()
 
+    def close(self):
+        self.inner.close()
+
 
 class TellsTwice(Wrapped):
     told = ()
@@ -79,10 +82,9 @@ class OneAfterTheOther(Wrapped):
         return ended
 
 
-class KillsInsteadOfAsking(Wrapped):
+class DoesNotAsk(Wrapped):
     def stop(self):
-        for running in self.inner._running.values():
-            running.process.kill()
+        pass
 
 
 class AsksForEver(Wrapped):
@@ -158,7 +160,7 @@ LAUNCHERS = [
     (WholeLog, "test_why_a_cell_failed", "of an earlier start too"),
     (ThreadsOfTheMachine, "test_cells_have_their_threads", "begins 7"),
     (OneAfterTheOther, "test_cells_run_side_by_side", "in vain for .begins 3. of b"),
-    (KillsInsteadOfAsking, "test_cells_are_asked_to_stop", "in vain for .asked."),
+    (DoesNotAsk, "test_cells_are_asked_to_stop", "in vain for .asked."),
     (AsksForEver, "test_cells_are_stopped_at_once", "in vain for a cell to end"),
     (NoLock, "test_a_killed_study_runs_no_cell_twice", "does not hold the lock"),
     (ForgetsWhatRuns, "test_a_killed_study_runs_no_cell_twice", "twice|begun 2 times|go on"),
