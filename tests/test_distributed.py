@@ -31,7 +31,7 @@ from pathlib import Path
 import attrs, torch
 import mtlcore
 from mtlcore.storage import load_checkpoint, save_checkpoint
-from mtlcore.balancing import GramianBalancer
+from mtlcore.balancing import DepthSettings, GramianBalancer
 from mtlcore.data import Batch, empty_batch
 from mtlcore.episodes import Episode, LoadedPlan
 from mtlcore.distributed import init_distributed
@@ -75,7 +75,12 @@ class LastShared(TinyBackbone):
     def last_shared_parameters(self):
         return [self.trunk[0].weight]
 
+class Blocks(TinyBackbone):
+    def layer_groups(self):
+        return [[self.trunk[0].weight], [*self.trunk[1].parameters()]]
+
 CHAINS = {
+    "depth 1": ["nash-mtl"], "depth features": ["unit-norm"],
     "batches": ["batches"], "batches at the last": ["batches at the last"],
     "equal": [], "uncertainty": ["uncertainty"], "dwa": ["dwa"], "pcgrad": ["pcgrad"],
     "nash-mtl": ["nash-mtl"], "uncertainty+pcgrad": ["uncertainty", "pcgrad"],
@@ -153,8 +158,12 @@ with init_distributed() as distributed:
     for name, chain in CHAINS.items():
         every = 3 if name == "every third" else 1
         backbone = Early if name == "early" else LastShared if "last" in name else TinyBackbone
+        depth = None
+        if name.startswith("depth"):
+            backbone, depth = Blocks, 1 if name == "depth 1" else "features"
+            depth = DepthSettings(depth=depth, norms_every=2, verify_every=3)
         learner = tiny_learner(
-            [balancer(n) for n in chain], update_every=every, backbone=backbone
+            [balancer(n) for n in chain], update_every=every, backbone=backbone, depth=depth
         ).double()
         learner.context.distributed = distributed
         learner.model.eval()
@@ -199,7 +208,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 CHAINS = ["equal", "uncertainty", "dwa", "pcgrad", "nash-mtl", "uncertainty+pcgrad", "features",
           "every third", "ira", "early", "batches", "batches at the last", "db-mtl", "excessmtl",
-          "gradvac"]  # fmt: skip
+          "gradvac", "depth 1", "depth features"]  # fmt: skip
 
 
 def state(folder: Path, chain: str, rank: int, size: int) -> dict[str, object]:

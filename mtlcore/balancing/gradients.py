@@ -433,7 +433,8 @@ class TaskGradients:
         batches = Batches(present, tasks, self._several or 1)
         self._rows.arrange(batches.keys)
         self._batches = batches if self._several else None
-        if self._rows_below.keys:
+        # On every rank, also on one without a sample.
+        if self._estimate is not None and self._estimate.measures:
             self._rows_below.arrange(batches.keys)
             self._rows_below.sum_over(self._distributed)
         # Those of features stay apart, as `gramian` says.

@@ -14,6 +14,7 @@ from mtlcore.engine.checkpointing import restore
 from mtlcore.engine.checks import check
 from mtlcore.engine.evaluation import evaluate
 from mtlcore.engine.flops import count_flops
+from mtlcore.engine.prices import price_told
 from mtlcore.engine.session import Session
 from mtlcore.engine.training import Training
 
@@ -30,6 +31,7 @@ __all__ = [
     "open_split",
     "parameter_table",
     "pick_device",
+    "price_told",
     "restore",
     "restoring",
 ]

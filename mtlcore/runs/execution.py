@@ -13,7 +13,15 @@ import torch
 from mtlcore.config import Layer, RunConfig, file_layer
 from mtlcore.display import Display, LoggingDisplay, SilentDisplay
 from mtlcore.distributed import Distributed, init_distributed
-from mtlcore.engine import Session, Training, check, count_flops, parameter_table, restore
+from mtlcore.engine import (
+    Session,
+    Training,
+    check,
+    count_flops,
+    parameter_table,
+    price_told,
+    restore,
+)
 from mtlcore.errors import Interrupted, MtlError, Pruned, UsageError, describe, exit_told
 from mtlcore.inputs import Inputs
 from mtlcore.plugins import Plugins
@@ -168,6 +176,8 @@ def execute(
         _refuse_other_data(session)
         example = check(session)
         if distributed.is_main_process:
+            if (price := price_told(session.learner, example)) is not None:
+                display.note(price)
             directory.loggers = _make_loggers(session)
         about = _begin(session, plugins, state)
         with _failure_recorded(session, about):

@@ -254,6 +254,20 @@ class BackboneContract:
                     f"{task}'s loss reaches none of the last shared parameters"
                 )
 
+    def test_each_parameter_is_in_one_block(self) -> None:
+        """Otherwise `balancer.depth` leaves out gradients, or counts them twice."""
+        for backbone in self._phases():
+            blocks = [[id(p) for p in block] for block in backbone.blocks()]
+            listed = [number for block in blocks for number in block]
+            if not listed:
+                continue
+            names = {id(p): name for name, p in backbone.named_parameters()}
+            twice = [names[n] for n in names if listed.count(n) > 1]
+            assert not twice, f"{twice} are in two blocks"
+            assert set(listed) <= set(names), "one of them is none of the backbone's"
+            missing = [names[n] for n in names if n not in set(listed)]
+            assert not missing, f"{missing} are in no block"
+
     def test_every_parameter_is_reached(self) -> None:
         """Otherwise parts of the network never learn; list in `unreached` what is meant so."""
         reached: set[str] = set()

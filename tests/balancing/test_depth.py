@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Sequence
 from itertools import pairwise
@@ -21,6 +22,7 @@ from mtlcore.balancing import (
     GramianBalancer,
     LossBalancer,
 )
+from mtlcore.engine import price_told
 from mtlcore.episodes import Episode, LoadedPlan
 from mtlcore.errors import UsageError
 from mtlcore.features import Features
@@ -307,3 +309,25 @@ def test_a_backbone_without_blocks_is_refused() -> None:
     learner = tiny_learner([InverseNorms()], depth=DepthSettings(depth=1))
     with pytest.raises(UsageError, match="TinyBackbone does not name its blocks"):
         learner.task_gradients()
+
+
+def told(depth: Any) -> tuple[float, float]:
+    steps = Steps(depth=depth)
+    before = state_of(steps.learner)
+    sentence = price_told(steps.learner, tiny_batch(1).inputs.double())
+    assert same(before, state_of(steps.learner)), "it is left as it was"
+    assert all(p.grad is None for p in steps.learner.parameters())
+    taken, whole = (float(number) for number in re.findall(r"(\d+\.\d+) times", sentence))
+    return taken, whole
+
+
+def test_the_price_is_counted() -> None:
+    """A forward pass is one part of three of a plain step; the trunk is most of the network."""
+    prices = {depth: told(depth) for depth in (1, 2, BLOCKS, "features")}
+    (whole,) = {whole for _, whole in prices.values()}
+    assert 1.4 < whole < 7 / 3, "(1 + 3 * 2) / 3 without heads, which take no more than before"
+    taken = [prices[depth][0] for depth in ("features", 1, 2, BLOCKS)]
+    assert taken == sorted(taken)
+    assert 1 < taken[0] < 1.4
+    assert taken[-1] > whole, "all blocks, and one pass more"
+    assert price_told(Steps().learner, tiny_batch(1).inputs.double()) is None

@@ -12,12 +12,15 @@ from mtlcore.report.charts.series import Key, Series, families
 #: How charts call the splits that a run records.
 SPLITS = {"train": "training", "val": "validation"}
 _CONSTANTS = {"global": "constant", "pixel": "per pixel"}
-_BALANCING = ("weight", "cosine", "degenerate")
-_EXACT = ("learning_rate", "degenerate")  # a running mean would blur them
+_BALANCING = ("weight", "cosine", "degenerate", "estimate_cosine", "gramian_error")
+_EXACT = ("learning_rate", "degenerate", "estimate_cosine", "gramian_error")
+"""What a running mean would blur."""
 _TITLES = {
     "weight": "Weights of the tasks",
     "cosine": "Cosines between the tasks' gradients",
     "degenerate": "Degenerate steps since the last record",
+    "estimate_cosine": "Cosine of the update by balancer.depth to the exact one",
+    "gramian_error": "Relative error of the Gramian by balancer.depth",
     "early": "Losses of early predictions",
     "term": "Terms beside the tasks' losses",
     "learning_rate": "Learning rate",
