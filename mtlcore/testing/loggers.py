@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import math
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,7 +11,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from mtlcore.storage import Record, RunInfo, RunLogger, RunOutcome, without_nan
+from mtlcore.storage import (
+    METRICS,
+    Loggers,
+    Record,
+    RunInfo,
+    RunLogger,
+    RunOutcome,
+    without_nan,
+)
 from mtlcore.testing.base import global_stream_untouched, same
 
 
@@ -67,13 +76,56 @@ class LoggerContract:
             again = self.make(folder)
             _begin(again, folder, resumed=True)
             again.finish(RunOutcome(status="failed", reason="no step had a finite loss"))
+            self._check_lines(folder, _lines(1))
+
+    def test_lines_that_come_again(self) -> None:
+        """Otherwise a run that was killed, and went on, has values twice or loses some."""
+        with self._folder() as folder:
+            killed = self.make(folder)
+            _begin(killed, folder)
+            killed.record(_lines(1))
+            killed.record(_lines(2))
+            again = self.make(folder)
+            _begin(again, folder, resumed=True)
+            again.record(_lines(2))
+            again.record(_lines(3))
+            again.finish(RunOutcome(status="finished", summary={}))
+            self._check_lines(folder, [*_lines(1), *_lines(2), *_lines(3)])
+
+    def test_a_run_that_is_sent_again(self) -> None:
+        """Otherwise `mtl log` doubles a run of which the logger has a part."""
+        with self._folder() as folder:
+            first = self.make(folder)
+            _begin(first, folder)
+            first.record(_lines(1))
+            first.finish(RunOutcome(status="interrupted", reason="stopped by SIGINT"))
+            again = self.make(folder)
+            again.start(_info(folder, resumed=True, step=0))
+            again.record(_lines(1))
+            again.record(_lines(2))
+            again.finish(RunOutcome(status="finished", summary={"steps": 2}))
+            self._check_lines(folder, [*_lines(1), *_lines(2)])
+
+    def test_in_a_run(self) -> None:
+        """Otherwise it fails in the thread in which a run calls it, or with lines of many steps."""
+        notes: list[str] = []
+        with self._folder() as folder:
+            loggers = Loggers(notes.append)
+            loggers.add("the logger", lambda: self.make(folder))
+            loggers.start(_info(folder, group="a study"))
+            for step in range(1, 4):
+                loggers.record(_lines(step))
+            loggers.finish(RunOutcome(status="finished", summary={"steps": 3}))
+            assert not [note for note in notes if "failed" in note], notes
+            self._check_lines(folder, [*_lines(1), *_lines(2), *_lines(3)])
 
     def test_values_that_are_no_numbers(self) -> None:
         """Otherwise a metric without a valid label, or a loss that diverges, ends the log."""
         with self._folder() as folder:
             logger = self.make(folder)
             _begin(logger, folder)
-            lines = [{**line, "value": value} for line in _lines(1)
+            lines = [{**line, "metric": f"{line['metric']}_{value}", "value": value}
+                     for line in _lines(1)
                      for value in (math.nan, math.inf, -math.inf)]  # fmt: skip
             logger.record(lines)
             logger.finish(RunOutcome(status="failed", reason="diverged"))
@@ -115,16 +167,26 @@ class LoggerContract:
 
 
 def _begin(logger: RunLogger, folder: Path, *, resumed: bool = False) -> None:
-    logger.start(_info(folder, resumed=resumed))
+    """Begin with a run, or let it go on after step 1."""
+    if resumed:
+        kept = (json.dumps(line) + "\n" for line in _lines(1))
+        (folder / METRICS).write_text("".join(kept))
+    logger.start(_info(folder, resumed=resumed, step=1 if resumed else 0))
 
 
-def _info(folder: Path, *, resumed: bool = False) -> RunInfo:
+def _info(
+    folder: Path, *, resumed: bool = False, step: int = 0, group: str | None = None
+) -> RunInfo:
     return RunInfo(
         id="0123456789abcdef",
+        name="default-1",
+        group=group,
         location=str(folder),
         directory=folder,
         resumed=resumed,
-        step=1 if resumed else 0,
+        step=step,
+        lines=len(_lines(1)) * step,
+        began=1.7e9,
         config={"method": "default", "tasks": ["depth"], "optimizer": {"name": "adam", "lr": 0.1}},
         origins={"method": "core", "optimizer.lr": "--set"},
         about={"argv": ["mtl", "run"], "mtlcore": "0.1.0", "seed": 0},
