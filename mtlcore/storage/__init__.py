@@ -3,7 +3,14 @@
 from mtlcore.storage.checkpoints import load_checkpoint, save_checkpoint, written_whole
 from mtlcore.storage.ended_runs import ended_run
 from mtlcore.storage.json_values import or_nan, without_nan
-from mtlcore.storage.loggers import Loggers, RunInfo, RunLogger, RunOutcome
+from mtlcore.storage.loggers import (
+    Loggers,
+    RunInfo,
+    RunLogger,
+    RunOutcome,
+    result_values,
+    tag_of,
+)
 from mtlcore.storage.outputs import write_output
 from mtlcore.storage.reading import checked, decoded
 from mtlcore.storage.run_directory import (
@@ -64,10 +71,12 @@ __all__ = [
     "read_weights",
     "report_pictures",
     "request_stop",
+    "result_values",
     "save_checkpoint",
     "stored_config",
     "stored_study",
     "study_of",
+    "tag_of",
     "take_stop_request",
     "trained_config",
     "with_model",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import math
 import queue
 import threading
 import time
@@ -116,6 +117,28 @@ class RunLogger(abc.ABC):
     @abc.abstractmethod
     def finish(self, outcome: RunOutcome) -> None:
         """End with the run; called once, whatever ended it, unless it was killed."""
+
+
+def tag_of(line: Record) -> str:
+    """Return the name by which a tracker knows a line's value, such as `val/depth/rmse`."""
+    return "/".join(filter(None, (line["split"], line["task"], line["metric"])))
+
+
+def result_values(summary: Mapping[str, Any]) -> dict[str, float]:
+    """Return the metrics of a summary by name, such as `final/val/depth/rmse`.
+
+    Args:
+        summary: As `summary.json` has it; a metric without a value is left out.
+    """
+    tables = {f"final/{split}": table for split, table in summary.get("final", {}).items()}
+    tables["best/val"] = (summary.get("best") or {}).get("val", {})
+    return {
+        f"{where}/{task}/{metric}": value
+        for where, table in tables.items()
+        for task, values in table.items()
+        for metric, value in values.items()
+        if value is not None and not math.isnan(value)
+    }
 
 
 @final
