@@ -18,7 +18,6 @@ import pytest
 import requests
 from mlflow import MlflowClient
 from mlflow.entities import Run
-from mtlcore_mlflow.logger import TAG, MLflow
 
 import mtlcore
 from mtlcore.display import Display
@@ -30,6 +29,7 @@ from mtlcore.testing import (
     told_lines,
     told_run,
 )
+from mtlcore_mlflow.logger import TAG, MLflow
 
 TINY: dict[str, Any] = {
     "tasks": ["segmentation", "depth"],

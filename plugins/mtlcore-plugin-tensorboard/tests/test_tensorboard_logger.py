@@ -76,9 +76,7 @@ class TestContract(LoggerContract):
         epochs = {event.step: int(event.value) for event in events.Scalars("epoch")}
         tags = [tag for tag in events.Tags()["scalars"] if tag.startswith(("train/", "val/"))]
         lines = [
-            line_of(tag, event, epochs[event.step])
-            for tag in tags
-            for event in events.Scalars(tag)
+            line_of(tag, event, epochs[event.step]) for tag in tags for event in events.Scalars(tag)
         ]
         return sorted(lines, key=lambda line: (line["step"], tags.index(tag_of(line))))
 

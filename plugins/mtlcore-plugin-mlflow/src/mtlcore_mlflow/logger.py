@@ -7,7 +7,7 @@ import os
 import re
 import time
 from collections.abc import Iterator, Sequence
-from typing import Any, TypeVar, final
+from typing import TypeVar, final
 
 import requests
 import tomli_w

@@ -121,8 +121,10 @@ class Trackio(RunLogger):
 
     def _shown(self, picture: Path) -> dict[str, Any]:
         """Copy a picture into the store; return what a row has of it."""
-        media = trackio.Html(picture.read_text("utf-8")) if picture.suffix == ".svg" else (
-            trackio.Image(picture)
+        media = (
+            trackio.Html(picture.read_text("utf-8"))
+            if picture.suffix == ".svg"
+            else (trackio.Image(picture))
         )
         media._save(self._project, self._run.name, self._step)
         shown: dict[str, Any] = media._to_dict()

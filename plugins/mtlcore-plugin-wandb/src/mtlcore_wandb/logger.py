@@ -7,6 +7,7 @@ of a run that goes on wandb has already; charts show training steps instead.
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, final
@@ -68,9 +69,10 @@ class WeightsAndBiases(RunLogger):
             finish_timeout=_FINISH_SECONDS,
             finish_timeout_raises=True,
         )
-        mode = self._mode or settings.mode
+        known = wandb.setup().settings  # of files; of variables, as they once were
+        mode = self._mode or os.environ.get("WANDB_MODE") or known.mode
         if mode == "online":
-            _check_logged_in(settings.base_url)
+            _check_logged_in(known.base_url)
         self._run = wandb.init(
             entity=self._entity,
             project=self._project,
@@ -79,7 +81,8 @@ class WeightsAndBiases(RunLogger):
             id=run.id,
             config={**run.config, "origins": dict(run.origins), "run": dict(run.about)},
             allow_val_change=True,
-            mode=mode,
+            mode=mode,  # type: ignore[arg-type]
+            dir=os.environ.get("WANDB_DIR"),
             # Files of an earlier start say nothing here, and are replaced by these when synced.
             resume="allow" if mode == "online" else None,
             reinit="create_new",
