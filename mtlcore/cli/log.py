@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from mtlcore.cli.components import TRUST, plugins_of
+from mtlcore.cli.components import FILES, TRUST, with_files
 from mtlcore.errors import UsageError
 from mtlcore.system import stop_at_once
 
@@ -21,6 +21,7 @@ from mtlcore.system import stop_at_once
     metavar="SETTING=VALUE",
     help="A setting of the logger. Repeatable.",
 )
+@FILES
 @TRUST
 @click.pass_context
 def log(
@@ -28,6 +29,7 @@ def log(
     places: tuple[str, ...],
     name: str,
     assignments: tuple[str, ...],
+    files: tuple[str, ...],
     trust: bool,
 ) -> None:
     """Send runs to a logger after their end.
@@ -39,7 +41,9 @@ def log(
     with stop_at_once():
         from mtlcore.config import set_layer
         from mtlcore.runs import log_run
-    plugins = plugins_of(ctx, trust)
+    plugins = with_files(ctx, files)
+    if trust:
+        plugins.trust_runs()
     given = set_layer(assignments).values
     for place in _runs(places):
         lines = log_run(plugins, place, name, given)

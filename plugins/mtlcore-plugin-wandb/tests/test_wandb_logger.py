@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -78,10 +79,14 @@ def records(file: Path) -> Iterator[Record]:
 
 
 def newest(folder: Path) -> list[Record]:
-    files = sorted(
-        folder.glob("offline-run-*/run-*.wandb"), key=lambda file: file.stat().st_mtime_ns
-    )
-    return list(records(files[-1]))
+    """The records of the newest file, once it is whole: wandb writes it in another process."""
+    files = sorted(folder.glob("offline-run-*/run-*.wandb"), key=lambda file: file.parent.name)
+    for _ in range(300):
+        found = list(records(files[-1]))
+        if any(record.HasField("exit") for record in found):
+            return found
+        time.sleep(0.1)
+    raise AssertionError(f"{files[-1]}: has no end")
 
 
 def rows_of(found: list[Record]) -> list[dict[str, Any]]:
@@ -114,12 +119,23 @@ def lines_of(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 class TestContract(LoggerContract):
     @pytest.fixture(autouse=True)
     def _files(self, offline: Path) -> None:
-        self.files = offline
+        self.files, self.made = offline, list[WeightsAndBiases]()
 
     def make(self, folder: Path) -> WeightsAndBiases:
-        return WeightsAndBiases()
+        if self.made:
+            self.die()
+            time.sleep(1.1)  # the folder of a start is named after its second
+        self.made.append(WeightsAndBiases())
+        return self.made[-1]
+
+    def die(self) -> None:
+        """What wandb does when the process of a run ends before the run does."""
+        run = getattr(self.made[-1], "_run", None)
+        if run is not None:
+            run.finish(exit_code=255)
 
     def arrived(self, folder: Path) -> list[dict[str, Any]]:
+        self.die()
         return lines_of(rows_of(newest(self.files)))
 
 
