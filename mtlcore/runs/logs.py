@@ -74,8 +74,8 @@ def log_run(plugins: Plugins, location: str, name: str, given: Mapping[str, Any]
     """Tell a logger all of a run that has ended, as if it happened now.
 
     Args:
-        plugins: Where the logger is looked up. If they trust runs, the settings count that the
-            run has for a logger of this name.
+        plugins: Where the logger is looked up. If they trust runs, the run's plugin files count,
+            and the settings that it has for a logger of this name.
         location: Path or URL of the run.
         name: The logger's name.
         given: Its settings.
@@ -95,6 +95,9 @@ def log_run(plugins: Plugins, location: str, name: str, given: Mapping[str, Any]
             f"{location}/run.json: is missing or was written by an early version: the run has no "
             "identity, by which a logger would know it"
         )
+    if plugins.trusts_runs:
+        for file in files.config.get("plugins", ()):  # one may bring the logger
+            plugins.load_file(file)
     component = plugins.get("loggers", name)
     settings = _settings_of_run(plugins, component, files, given)
     logger = resolve_logger(plugins, {"name": name, **settings, **given}).make()

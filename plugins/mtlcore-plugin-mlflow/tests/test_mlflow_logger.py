@@ -126,14 +126,7 @@ class TestContract(LoggerContract):
     def arrived(self, folder: Path) -> list[dict[str, Any]]:
         found = values_of(self.uri, run_in(self.uri, folder.name))
         assert {len(values) for values in found.values()} == {1}
-        known = [tag_of(line) for line in told_lines(1)]
-
-        def place(line: dict[str, Any]) -> tuple[int, int]:
-            tag = tag_of(line)
-            starts = [tag.startswith(one) for one in known]
-            return line["step"], starts.index(True)
-
-        lines = [
+        return [
             {
                 "step": step,
                 "epoch": int(found["epoch", step][0].value),
@@ -146,7 +139,6 @@ class TestContract(LoggerContract):
             for (name, step), (value,) in found.items()
             if name.startswith(("train/", "val/"))
         ]
-        return sorted(lines, key=place)
 
 
 def test_everything_of_a_run_is_there(

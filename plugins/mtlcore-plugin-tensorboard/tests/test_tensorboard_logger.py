@@ -75,10 +75,9 @@ class TestContract(LoggerContract):
         events = read(folder / "tensorboard")
         epochs = {event.step: int(event.value) for event in events.Scalars("epoch")}
         tags = [tag for tag in events.Tags()["scalars"] if tag.startswith(("train/", "val/"))]
-        lines = [
+        return [
             line_of(tag, event, epochs[event.step]) for tag in tags for event in events.Scalars(tag)
         ]
-        return sorted(lines, key=lambda line: (line["step"], tags.index(tag_of(line))))
 
 
 def line_of(tag: str, event: Any, epoch: int) -> dict[str, Any]:
