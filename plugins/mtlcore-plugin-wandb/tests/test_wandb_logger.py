@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import struct
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -92,7 +95,7 @@ def newest(folder: Path) -> list[Record]:
 def rows_of(found: list[Record]) -> list[dict[str, Any]]:
     """The rows of a run's history, with wandb's own step."""
     return [
-        {"".join(item.nested_key) or item.key: json.loads(item.value_json)
+        {".".join(item.nested_key) or item.key: json.loads(item.value_json)
          for item in record.history.item}
         for record in found
         if record.HasField("history")
@@ -162,10 +165,10 @@ def test_everything_of_a_run_is_there(
     }  # fmt: skip
     assert results["final/val/depth/rmse"] == summary["final"]["val"]["depth"]["rmse"]
     assert results["outcome"] == "finished"
-    (pictures,) = (row for row in rows if "report/predictions" in row)
-    assert pictures["report/predictions"]["_type"] == "image-file"
-    assert pictures["report/curves"]["_type"] == "html-file"
-    (copy,) = offline.glob(f"*/files/{pictures['report/predictions']['path']}")
+    (pictures,) = (row for row in rows if "report/predictions._type" in row)
+    assert pictures["report/predictions._type"] == "image-file"
+    assert pictures["report/curves._type"] == "html-file"
+    (copy,) = offline.glob(f"offline-run-*/files/{pictures['report/predictions.path']}")
     assert copy.read_bytes()[:8] == (out / "report/predictions.png").read_bytes()[:8]
 
 
@@ -176,6 +179,34 @@ def test_who_is_not_logged_in_is_told_and_the_run_goes_on(tmp_path: Path) -> Non
     assert json.loads((out / "run.json").read_text())["status"] == "finished"
     (note,) = (note for note in display.notes if note.startswith("loggers: wandb failed"))
     assert "nobody is logged in" in note and f"mtl log {out} --to wandb" in note
+
+
+def test_a_server_that_is_down_holds_up_neither_a_run_nor_its_end(tmp_path: Path) -> None:
+    program = """
+import sys, time
+from pathlib import Path
+from mtlcore.storage import Loggers, RunOutcome
+from mtlcore.testing import told_lines, told_run
+from mtlcore_wandb.logger import WeightsAndBiases
+
+loggers = Loggers(print, "runs/x", patience=3)
+loggers.add("wandb", lambda: WeightsAndBiases(mode="online"))
+begun = time.time()
+loggers.start(told_run(Path(sys.argv[1])))
+loggers.record(told_lines(1))
+assert time.time() < begun + 2
+loggers.finish(RunOutcome(status="finished", summary={}))
+print("the end at", time.time())
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path)],
+        env={**os.environ, "WANDB_API_KEY": "0" * 40, "WANDB_BASE_URL": "http://127.0.0.1:9",
+             "WANDB_MODE": "online"},
+        capture_output=True, text=True, timeout=600, check=True,
+    )  # fmt: skip
+    ended = time.time()
+    assert "mtl log runs/x --to wandb sends all of it later" in done.stdout
+    assert ended - float(done.stdout.split("the end at ")[1]) < 20
 
 
 def test_mtl_log_sends_a_run(tmp_path: Path, offline: Path, mtl: Callable[..., Any]) -> None:

@@ -6,6 +6,7 @@ of a run that goes on wandb has already; charts show training steps instead.
 
 from __future__ import annotations
 
+import atexit
 import itertools
 import os
 from collections.abc import Sequence
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal, final
 
 import wandb
+from wandb.sdk.lib.service.service_connection import ServiceConnection
 from wandb.sdk.lib.wbauth import authenticate_session
 
 from mtlcore.errors import MtlError
@@ -56,7 +58,9 @@ class WeightsAndBiases(RunLogger):
         self._project, self._entity, self._mode = project, entity, mode
         self._told: RunInfo
         self._run: wandb.Run
+        self._service: ServiceConnection
         self._lines = 0  # that were told, in all starts together
+        self._ended = False
 
     def start(self, run: RunInfo) -> None:
         """Begin wandb's run, or go on with it; send what it lacks of the kept lines."""
@@ -73,6 +77,8 @@ class WeightsAndBiases(RunLogger):
         mode = self._mode or os.environ.get("WANDB_MODE") or known.mode
         if mode == "online":
             _check_logged_in(known.base_url)
+        self._service = wandb.setup().ensure_service()
+        atexit.register(self._let_go)  # before what wandb does then
         self._run = wandb.init(
             entity=self._entity,
             project=self._project,
@@ -111,6 +117,16 @@ class WeightsAndBiases(RunLogger):
         if outcome.summary is not None:
             self._run.summary.update({"summary": without_nan(outcome.summary)})
         self._run.finish(exit_code=0 if outcome.status in ("finished", "pruned") else 1)
+        self._ended = True
+        atexit.unregister(self._let_go)
+
+    def _let_go(self) -> None:
+        """Let the program end, where wandb would go on trying to reach its server for hours.
+
+        Its process, which has all that it was told in files, tries on by itself.
+        """
+        if not self._ended and self._service._cleanup is not None:
+            self._service._cleanup()
 
     def _send(self, row: dict[str, Any]) -> None:
         if self._lines >= self._run.starting_step:  # wandb has those before
