@@ -87,7 +87,7 @@ class WeightsAndBiases(RunLogger):
             id=run.id,
             config={**run.config, "origins": dict(run.origins), "run": dict(run.about)},
             allow_val_change=True,
-            mode=mode,  # type: ignore[arg-type]
+            mode=mode,
             dir=os.environ.get("WANDB_DIR"),
             # Files of an earlier start say nothing here, and are replaced by these when synced.
             resume="allow" if mode == "online" else None,
