@@ -65,7 +65,7 @@ def plugins_of(ctx: click.Context, trust: bool = False) -> Plugins:
     return found
 
 
-def _with_files(ctx: click.Context, files: Sequence[str]) -> Plugins:
+def with_files(ctx: click.Context, files: Sequence[str]) -> Plugins:
     """Return the plugins that a command works with, the named files among them.
 
     Raises:
@@ -83,7 +83,8 @@ def _with_files(ctx: click.Context, files: Sequence[str]) -> Plugins:
     return plugins
 
 
-_FILES = click.option(
+#: The option of commands that know components of plugin files too.
+FILES = click.option(
     "--plugin", "files", multiple=True, metavar="FILE",
     help="A plugin file (.py) whose components count too. Repeatable.",
 )  # fmt: skip
@@ -109,12 +110,12 @@ def plugins(ctx: click.Context, as_json: bool, strict_plugins: bool) -> None:
 
 @click.command("list")
 @click.argument("kind", type=KindChoice(), required=False)
-@_FILES
+@FILES
 @click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
 @click.pass_context
 def list_(ctx: click.Context, kind: str | None, files: tuple[str, ...], as_json: bool) -> None:
     """List the components of one kind or of all kinds; balancers by what they look at."""
-    plugins = _with_files(ctx, files)
+    plugins = with_files(ctx, files)
     if as_json:
         _print_json(list_data(plugins, kind))
         return
@@ -128,7 +129,7 @@ def list_(ctx: click.Context, kind: str | None, files: tuple[str, ...], as_json:
 @click.command()
 @click.argument("kind", type=KindChoice())
 @click.argument("name")
-@_FILES
+@FILES
 @click.option(
     "--set",
     "overrides",
@@ -152,7 +153,7 @@ def show(
     prediction takes, and what its backbone computes; the latter for a backbone, too, where --set
     gives it settings.
     """
-    data = show_data(_with_files(ctx, files), kind, name, overrides)
+    data = show_data(with_files(ctx, files), kind, name, overrides)
     if as_json:
         _print_json(data)
     else:

@@ -2,7 +2,7 @@
 
 from mtlcore.config.merging import CORE_DEFAULTS, Layer, file_layer, set_layer
 from mtlcore.config.origins import annotated
-from mtlcore.config.resolver import resolve, resolve_backbone
+from mtlcore.config.resolver import resolve, resolve_backbone, resolve_logger
 from mtlcore.config.run_config import Chosen, ChosenMetric, RunConfig, TeacherConfig
 from mtlcore.config.schema import (
     BALANCING_KEYS,
@@ -34,5 +34,6 @@ __all__ = [
     "file_layer",
     "resolve",
     "resolve_backbone",
+    "resolve_logger",
     "set_layer",
 ]

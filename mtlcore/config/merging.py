@@ -155,6 +155,17 @@ class MergedConfig:
                 self.drop(f"training.{other}")
         self._merge(self.tree, values, "", layer.origin)
 
+    def add_logger(self, name: str, origin: str) -> None:
+        """Add a logger to the list, where it is not there yet."""
+        loggers = self.tree["loggers"]
+        if not isinstance(loggers, list) or any(
+            isinstance(table, Mapping) and table.get("name") == name for table in loggers
+        ):
+            return  # what is no list is told later
+        before = self.origins["loggers"]
+        self.origins["loggers"] = f"{before}, {origin}" if loggers else origin
+        loggers.append({"name": name})
+
     def _with_tables(self, layer: Layer) -> dict[str, Any]:
         """Return the values of a layer without those that stand where a table must."""
         values = dict(layer.values)

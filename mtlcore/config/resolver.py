@@ -38,7 +38,7 @@ def resolve(
     """Merge, check and complete a configuration.
 
     The order is: the core's defaults, the presets of what is selected, the layers. Later values
-    win.
+    win. A selected logger is added to those that the layers name.
 
     Args:
         plugins: Where components are looked up. Plugin files that a layer names are loaded into
@@ -63,6 +63,9 @@ def resolve(
         merged.add(Layer("--plugin", named))
     for layer in layers:
         merged.add(layer)
+    for word, selection in zip(selected, selections, strict=True):
+        if selection.logger is not None:
+            merged.add_logger(selection.logger, f"plugin {word}")
     merged.tree["plugins"] = files
     config = _read(ConfigReader(plugins, merged), selections)
     unused = notes_of_unused_files(plugins, config, selections)
@@ -91,13 +94,33 @@ def resolve_backbone(plugins: Plugins, layers: Sequence[Layer]) -> tuple[Chosen,
     return backbone, tasks
 
 
+def resolve_logger(plugins: Plugins, table: Mapping[str, Any]) -> Chosen:
+    """Return the logger that a table of the list `loggers` names.
+
+    Args:
+        plugins: Where it is looked up.
+        table: Its name and settings.
+
+    Raises:
+        ConfigError: There is none of that name, or it does not take these settings.
+    """
+    merged = MergedConfig()
+    merged.add(Layer("logger", {"loggers": [table]}))
+    reader = ConfigReader(plugins, merged)
+    chosen = reader.components("loggers", "loggers")
+    if reader.problems:
+        raise ConfigError(reader.problems)
+    return chosen[0]
+
+
 def _named_by(selected: Sequence[str], selections: Sequence[Selection]) -> dict[str, Any]:
     """Return the method's name and the plugin files that the selected words stand for."""
     files = [word for word in selected if word.endswith(".py")]
     names = [
         selection.component.spec.name if word in files else word.replace("/", "-")
         for word, selection in zip(selected, selections, strict=True)
-        if selection.component  # a file may have neither a method nor a balancer
+        # A file may have no component to select, and a logger is no part of a method.
+        if selection.component and selection.logger is None
     ]
     method = {"method": "+".join(names)} if names else {}
     return {**method, **({"plugins": files} if files else {})}

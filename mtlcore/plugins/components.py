@@ -97,12 +97,14 @@ class Selection:
     Args:
         plugin: The id of the plugin.
         preset: The configuration that is merged; empty where a plugin file was only loaded.
-        component: The selected method or balancer, if there is one.
+        component: The selected method, balancer or logger, if there is one.
+        logger: The name of a logger that is added to those of the configuration; None: none is.
     """
 
     plugin: str
     preset: Mapping[str, Any] = attrs.field(factory=dict)
     component: Component | None = None
+    logger: str | None = None
 
     @property
     def method(self) -> MethodSpec | None:

@@ -157,8 +157,9 @@ class Plugins:
     def selection(self, word: str) -> Selection:
         """Return what `--plugin WORD` selects.
 
-        The first that exists of: the method or only balancer of a plugin file; the method that has
-        the name of its plugin; a method of that name; the only balancer of a plugin.
+        The first that exists of: the method, or else the only balancer or the only logger, of a
+        plugin file; the method that has the name of its plugin; a method of that name; the only
+        balancer of a plugin, or else its only logger.
 
         Raises:
             UsageError: The word names none of these, or a plugin that did not load.
@@ -168,9 +169,10 @@ class Plugins:
         methods = self._find("methods", f"{word}/{word}") or self._find("methods", word)
         if methods:
             return self._select(self._only(methods, word))
-        own = [c for c in self.all("balancers") if c.plugin == word]
-        if len(own) == 1:
-            return self._select(own[0])
+        for kind in ("balancers", "loggers"):
+            own = [c for c in self.all(kind) if c.plugin == word]
+            if len(own) == 1:
+                return self._select(own[0])
         raise self._no_selection(word)
 
     def _find(self, kind: str, name: str) -> list[Component]:
@@ -189,12 +191,14 @@ class Plugins:
             return Selection(component.plugin, component.spec.read(), component)
         unique = len(self._find(component.kind, component.spec.name)) == 1
         name = component.spec.name if unique else component.full_name
+        if component.kind == "loggers":
+            return Selection(component.plugin, component=component, logger=name)
         return Selection(component.plugin, {"balancer": {"name": name}}, component)
 
     def _file_selection(self, info: PluginInfo) -> Selection:
         if info.status != "ok":
             raise UsageError(str(info)) from info.error
-        for kind in ("methods", "balancers"):
+        for kind in ("methods", "balancers", "loggers"):
             own = [c for c in self.all(kind) if c.plugin == info.id]
             chosen = [c for c in own if c.kind == "methods" and c.spec.name == info.id] or own
             if len(chosen) == 1:

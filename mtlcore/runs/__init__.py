@@ -3,6 +3,7 @@
 from mtlcore.runs.adaptation import ADAPTATION, adapt_run, adapted_config
 from mtlcore.runs.configuration import configure
 from mtlcore.runs.execution import execute, place_of, run, try_step
+from mtlcore.runs.logs import log_run
 from mtlcore.runs.parameters import count_method_flops, count_method_parameters, describe_backbone
 from mtlcore.runs.pseudo_labels import PseudoLabels, pseudo_label
 from mtlcore.runs.trained import evaluate_run, load_run, predict_image, save_prediction
@@ -20,6 +21,7 @@ __all__ = [
     "evaluate_run",
     "execute",
     "load_run",
+    "log_run",
     "place_of",
     "predict_image",
     "pseudo_label",

@@ -28,18 +28,19 @@ from mtlcore.plugins import Plugins
 from mtlcore.report import write_report
 from mtlcore.runs.configuration import configure
 from mtlcore.runs.initial import begins_with, load_initial
+from mtlcore.runs.logs import run_info
 from mtlcore.runs.provenance import provenance
 from mtlcore.runs.summary import summarise
 from mtlcore.storage import (
     Loggers,
     RunDirectory,
     RunFiles,
-    RunInfo,
     RunOutcome,
     changed_settings,
     flatten,
     load_checkpoint,
     next_directory,
+    report_pictures,
     stored_config,
 )
 from mtlcore.system import is_main_process, out_of_memory
@@ -308,23 +309,16 @@ def _begin(session: Session, plugins: Plugins, state: dict[str, Any] | None) -> 
     about = provenance(plugins, session, before, resumed=state is not None)
     directory.write_config(config.tree)
     directory.write_json("run.json", {**about, "status": "running", "reason": None})
-    directory.loggers.start(
-        RunInfo(
-            id=about["id"],
-            location=directory.location,
-            directory=directory.path,
-            resumed="id" in before,
-            step=session.progress.step,
-            config=config.tree,
-            origins=about["origins"],
-            about=about,
+    if config.loggers and session.distributed.is_main_process:
+        resumed, step = "id" in before, session.progress.step
+        directory.loggers.start(
+            run_info(directory.location, directory.path, config.tree, about, resumed, step)
         )
-    )
     return about
 
 
 def _make_loggers(session: Session) -> Loggers:
-    loggers = Loggers(session.display.warn)
+    loggers = Loggers(session.display.warn, session.directory.location)
     for chosen in session.config.loggers:
         loggers.add(chosen.component.spec.name, chosen.make)
     return loggers
@@ -361,8 +355,7 @@ def _finish(session: Session, example: Inputs, about: Mapping[str, Any]) -> dict
     directory.write_json("run.json", {**about, "status": "finished", "reason": None})
     # Last: --resume takes a run that has it for finished.
     directory.write_json("summary.json", summary)
-    found = sorted((directory.path / "report").rglob("*"))
-    pictures = tuple(file for file in found if file.suffix in (".png", ".svg", ".jpg"))
+    pictures = report_pictures(directory.path)
     directory.loggers.finish(RunOutcome(status="finished", summary=summary, pictures=pictures))
     return summary
 
@@ -383,8 +376,9 @@ def _failure_recorded(session: Session, about: Mapping[str, Any]) -> Iterator[No
         # Where the disk is full this fails too, but the first error is the one to show.
         with suppress(MtlError):
             directory.write_json("run.json", {**about, "status": status, "reason": reason})
-        directory.loggers.finish(RunOutcome(status=status, reason=reason))
-        if isinstance(error, KeyboardInterrupt):
+        at_once = isinstance(error, KeyboardInterrupt)
+        directory.loggers.finish(RunOutcome(status=status, reason=reason), at_once=at_once)
+        if at_once:
             raise Interrupted(
                 "stopped at once; go on from the last checkpoint with: "
                 f"{session.config.resume_command(directory.location)}"

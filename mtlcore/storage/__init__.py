@@ -1,8 +1,16 @@
 """The directories of runs and studies: what they hold, and how it is written and read."""
 
 from mtlcore.storage.checkpoints import load_checkpoint, save_checkpoint, written_whole
+from mtlcore.storage.ended_runs import ended_run
 from mtlcore.storage.json_values import or_nan, without_nan
-from mtlcore.storage.loggers import Loggers, RunInfo, RunLogger, RunOutcome
+from mtlcore.storage.loggers import (
+    Loggers,
+    RunInfo,
+    RunLogger,
+    RunOutcome,
+    result_values,
+    tag_of,
+)
 from mtlcore.storage.outputs import write_output
 from mtlcore.storage.reading import checked, decoded
 from mtlcore.storage.run_directory import (
@@ -14,23 +22,26 @@ from mtlcore.storage.run_directory import (
     plain_settings,
 )
 from mtlcore.storage.run_files import (
+    METRICS,
     Pictures,
     Record,
     RunFiles,
     SamplePictures,
     open_run,
     place_inside,
+    report_pictures,
     stored_config,
 )
 from mtlcore.storage.schemas import LastCheckpoint
 from mtlcore.storage.stop_requests import request_stop, take_stop_request
-from mtlcore.storage.study_files import STUDY, StoredCell, StoredStudy, stored_study
+from mtlcore.storage.study_files import STUDY, StoredCell, StoredStudy, stored_study, study_of
 from mtlcore.storage.trained_runs import Which, model_of, read_weights, trained_config, with_model
 from mtlcore.storage.trees import flatten
 
 __all__ = [
     "BEST",
     "LAST",
+    "METRICS",
     "STUDY",
     "LastCheckpoint",
     "Loggers",
@@ -48,6 +59,7 @@ __all__ = [
     "changed_settings",
     "checked",
     "decoded",
+    "ended_run",
     "flatten",
     "load_checkpoint",
     "model_of",
@@ -57,10 +69,14 @@ __all__ = [
     "place_inside",
     "plain_settings",
     "read_weights",
+    "report_pictures",
     "request_stop",
+    "result_values",
     "save_checkpoint",
     "stored_config",
     "stored_study",
+    "study_of",
+    "tag_of",
     "take_stop_request",
     "trained_config",
     "with_model",

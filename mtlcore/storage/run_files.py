@@ -227,6 +227,19 @@ def _tree_of(place: str, content: bytes, schema: type[_T]) -> _T:
     return checked(tree, schema, place)
 
 
+def report_pictures(folder: Path) -> tuple[Path, ...]:
+    """Return the files of `report/` in a local run directory that are pictures, in order.
+
+    Raises:
+        MtlError: One is a symbolic link out of the directory.
+    """
+    found = sorted((folder / "report").rglob("*"))
+    pictures = [file for file in found if file.suffix in (".png", ".svg", ".jpg")]
+    return tuple(
+        Path(place_inside(str(folder), file.relative_to(folder).as_posix())) for file in pictures
+    )
+
+
 def place_inside(location: str, name: str) -> str:
     """Return the place of something in the directory of a run or a study, which may be anybody's.
 

@@ -40,6 +40,7 @@ class StoredConfig(TypedDict):
     optimizer: NotRequired[dict[str, Any]]
     initial: NotRequired[dict[str, Any]]
     teachers: NotRequired[dict[str, Any]]
+    loggers: NotRequired[list[dict[str, Any]]]
 
 
 class Provenance(TypedDict):

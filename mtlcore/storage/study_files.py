@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import final
 
 import attrs
@@ -60,6 +61,27 @@ class StoredStudy:
     notes: tuple[str, ...]
     threads: int
     cells: tuple[StoredCell, ...]
+
+
+def study_of(location: str) -> tuple[StoredStudy, StoredCell] | None:
+    """Return the study that a run is a cell of, and the cell; None where it is none.
+
+    Args:
+        location: Path of the run's directory; studies are local, so a URL is none's.
+
+    Raises:
+        MtlError: The study's file is damaged.
+    """
+    if "://" in location:
+        return None
+    run = Path(location).resolve()
+    for folder in run.parents:
+        if (folder / STUDY).is_file():
+            study = stored_study(str(folder))
+            for cell in study.cells if study else ():
+                if study and Path(cell.location).resolve() == run:
+                    return study, cell
+    return None
 
 
 def stored_study(location: str) -> StoredStudy | None:

@@ -143,7 +143,8 @@ def refuse_changed(folder: Path, cells: Sequence[Cell]) -> None:
         if not any((directory / name).exists() for name in (LAST, _SUMMARY)):
             continue
         stored = stored_config(str(directory))
-        changed = changed_settings(stored or {}, cell.config.tree)
+        # Who is told of a cell is no part of what it learns.
+        changed = [c for c in changed_settings(stored or {}, cell.config.tree) if c != "loggers"]
         if changed:
             more = ", ..." if len(changed) > _MOST_CHANGES else ""
             problems.append(

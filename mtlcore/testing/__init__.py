@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from mtlcore.testing.gradient_balancers import GradientBalancerContract, GramianBalancerContract
     from mtlcore.testing.heads import HeadContract
     from mtlcore.testing.launchers import LauncherContract
-    from mtlcore.testing.loggers import LoggerContract
+    from mtlcore.testing.loggers import LoggerContract, told_lines, told_run
     from mtlcore.testing.loss_balancers import LossBalancerContract
     from mtlcore.testing.losses import LossContract, ScalarLossContract
     from mtlcore.testing.methods import MethodContract
@@ -62,6 +62,8 @@ __all__ = [
     "assert_settings_are_checked",
     "tiny_batch",
     "tiny_learner",
+    "told_lines",
+    "told_run",
 ]
 
 # Most of these import torch, so they are fetched when they are first asked for.
@@ -92,6 +94,8 @@ _HOMES = {
     "assert_settings_are_checked": "plugins",
     "tiny_batch": "tiny",
     "tiny_learner": "tiny",
+    "told_lines": "loggers",
+    "told_run": "loggers",
 }
 
 

@@ -6,6 +6,8 @@ import copy
 import json
 import os
 import signal
+import threading
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,11 +16,14 @@ import fsspec
 import pytest
 
 import mtlcore
+from mtlcore.config import Layer, resolve
 from mtlcore.display import Display
 from mtlcore.errors import ConfigError, Interrupted, MtlError, UsageError
 from mtlcore.metrics import MetricValues
-from mtlcore.storage import load_checkpoint
-from mtlcore.testing import LoggerContract
+from mtlcore.plugins import Plugins
+from mtlcore.storage import Loggers, RunInfo, RunLogger, RunOutcome, load_checkpoint
+from mtlcore.studies import prepare_study
+from mtlcore.testing import LoggerContract, told_lines, told_run
 from mtlcore.testing.base import same
 
 TINY: dict[str, Any] = {
@@ -95,8 +100,10 @@ class TestJsonLines(LoggerContract):
         return mtlcore.create("loggers", "json-lines", to=str(folder / "lines.jsonl"))
 
     def arrived(self, folder: Path) -> list[dict[str, Any]]:
-        text = (folder / "lines.jsonl").read_text()
-        return [json.loads(line) for line in text.splitlines()]
+        lines = map(json.loads, (folder / "lines.jsonl").read_text().splitlines())
+        # Of those that came again, the later ones hold.
+        places = {(x["step"], x["split"], x["task"], x["metric"]): x for x in lines}
+        return list(places.values())
 
 
 def config(tmp_path: Path, *loggers: dict[str, Any]) -> dict[str, Any]:
@@ -162,7 +169,8 @@ def test_one_that_raises_is_told_of_once_and_left_alone(
     about = [note for note in display.notes if "loggers" in note]
     reason = "SystemExit: 3" if call == "record" else "ConnectionError: no network"
     assert about == [
-        f"loggers: notes failed ({reason}); it is told nothing more, and the run goes on"
+        f"loggers: notes failed ({reason}); it is told nothing more, and the run goes on. "
+        f"mtl log {out} --to notes sends all of it later"
     ]
     calls = [note["call"] for note in notes_of(broken)]
     assert calls[-1] == call and calls.count(call) == 1
@@ -255,3 +263,167 @@ def test_a_refused_setting_stops_the_run_before_it_begins(tmp_path: Path) -> Non
     with pytest.raises(UsageError, match="logger 'notes': file: no"):
         mtlcore.run(whole, out=str(tmp_path / "run"))
     assert not (tmp_path / "run" / "run.json").exists()
+
+
+# A logger that works in the background, where it may be slow or never answer.
+SLOW = """
+import time
+from pathlib import Path
+
+from mtlcore import LoggerSpec, hookimpl
+
+
+@hookimpl
+def mtl_loggers():
+    from mtlcore.storage import RunLogger
+
+    class Slow(RunLogger):
+        in_background = True
+
+        def __init__(self, *, file: str, seconds: float = 0.0, breaks: bool = False):
+            self.file, self.seconds, self.breaks = Path(file), seconds, breaks
+
+        def start(self, run):
+            if self.breaks:
+                raise ConnectionError("no network")
+            time.sleep(self.seconds)
+            self.tell(f"start {run.name} {run.group}")
+
+        def record(self, lines):
+            self.tell(f"record {len(lines)}")
+
+        def finish(self, outcome):
+            self.tell(f"finish {outcome.status}")
+
+        def tell(self, text):
+            with self.file.open("a") as file:
+                print(text, file=file)
+
+    yield LoggerSpec(name="slow", target=Slow, summary="Takes its time.")
+"""
+
+
+def slow(tmp_path: Path, **settings: Any) -> dict[str, Any]:
+    plugin = tmp_path / "slow.py"
+    plugin.write_text(SLOW)
+    table = {"name": "slow", "file": str(tmp_path / "told"), **settings}
+    return {**copy.deepcopy(TINY), "plugins": [str(plugin)], "loggers": [table]}
+
+
+def test_a_logger_in_the_background_is_waited_for_at_the_end(tmp_path: Path, plain: Path) -> None:
+    out = tmp_path / "run"
+    mtlcore.run(slow(tmp_path, seconds=3.0), out=str(out), display=Told())
+    start, *records, finish = (tmp_path / "told").read_text().splitlines()
+    assert (start, finish) == ("start run None", "finish finished")
+    told = [int(record.removeprefix("record ")) for record in records]
+    assert sum(told) == len(lines_of(out))
+    assert len(told) < len(lines_of(plain)) / 4  # while it was busy, lines were gathered
+    assert same(weights(out), weights(plain))
+
+
+def test_one_that_never_answers_is_left_behind(tmp_path: Path) -> None:
+    notes: list[str] = []
+    loggers = Loggers(notes.append, "runs/x", patience=2.5)
+
+    class Stuck(RunLogger):
+        in_background = True
+
+        def start(self, run: RunInfo) -> None:
+            time.sleep(60)
+
+        def record(self, lines: Any) -> None: ...
+
+        def finish(self, outcome: RunOutcome) -> None: ...
+
+    loggers.add("stuck", Stuck)
+    begun = time.monotonic()
+    loggers.start(told_run(tmp_path))
+    loggers.record(told_lines(1))
+    assert time.monotonic() < begun + 1
+    loggers.finish(RunOutcome(status="interrupted", reason="enough"))
+    assert time.monotonic() < begun + 10
+    waiting, failed = notes
+    assert "waiting up to" in waiting
+    assert "it has not taken in everything" in failed and "mtl log runs/x --to stuck" in failed
+
+
+def test_one_that_falls_far_behind_is_left_alone(tmp_path: Path) -> None:
+    notes: list[str] = []
+    loggers = Loggers(notes.append)
+    released = threading.Event()
+
+    class Waiting(RunLogger):
+        in_background = True
+
+        def start(self, run: RunInfo) -> None:
+            released.wait(60)
+
+        def record(self, lines: Any) -> None: ...
+
+        def finish(self, outcome: RunOutcome) -> None: ...
+
+    loggers.add("waiting", Waiting)
+    loggers.start(told_run(tmp_path))
+    for step in range(3000):
+        loggers.record(told_lines(step))
+    released.set()
+    (note,) = notes
+    assert "it is too slow" in note
+
+
+def test_what_fails_in_the_background_is_told_and_sent_later(
+    tmp_path: Path, plain: Path, mtl: Any
+) -> None:
+    out, display = tmp_path / "run", Told()
+    mtlcore.run(slow(tmp_path, breaks=True), out=str(out), display=display)
+    (note,) = (note for note in display.notes if note.startswith("loggers: "))
+    assert note.startswith("loggers: slow failed (ConnectionError: no network)")
+    assert f"mtl log {out} --to slow" in note
+    assert same(weights(out), weights(plain))
+    plugin = str(tmp_path / "slow.py")
+    refused = mtl("log", str(out), "--to", "slow", "--plugin", plugin)
+    assert refused.exit_code == 2 and "breaks = True" in refused.stderr, refused.stderr
+    told = tmp_path / "told"
+    done = mtl("log", str(out), "--to", "slow", "--plugin", plugin,
+               "--set", f"file={told}", "--set", "breaks=false")  # fmt: skip
+    assert done.exit_code == 0, done.output
+    start, *records, finish = told.read_text().splitlines()
+    assert (start, finish) == ("start run None", "finish finished")
+    assert sum(int(r.removeprefix("record ")) for r in records) == len(lines_of(out))
+
+
+def test_plugin_selects_a_logger_beside_a_method(tmp_path: Path) -> None:
+    plugin = tmp_path / "slow.py"
+    plugin.write_text(SLOW.replace("file: str,", "file: str = 'told',"))
+    plugins = Plugins.from_environment()
+    layer = Layer("a.toml", {"loggers": [{"name": "json-lines"}]})
+    found = resolve(plugins, [str(plugin)], [layer])
+    assert [table["name"] for table in found.tree["loggers"]] == ["json-lines", "slow"]
+    assert found.method == "default"
+    assert found.origins["loggers"] == f"a.toml, plugin {plugin}"
+    again = resolve(plugins, [str(plugin)], [Layer("a.toml", found.tree)])
+    assert [table["name"] for table in again.tree["loggers"]] == ["json-lines", "slow"]
+
+
+def test_a_run_in_a_study_knows_its_study(tmp_path: Path) -> None:
+    study = tmp_path / "study.toml"
+    plugin = slow(tmp_path)["plugins"][0]
+    study.write_text(
+        f"""
+        name = "which one"
+        seeds = [0]
+        [base]
+        plugins = [{plugin!r}]
+        tasks = ["depth"]
+        loggers = [{{ name = "slow", file = {str(tmp_path / "told")!r} }}]
+        data = {{ train = 4, val = 2, size = [32, 32], workers = 0 }}
+        model = {{ backbone = {{ width = 0.03125 }} }}
+        training = {{ epochs = 1, batch_size = 2 }}
+        [variants.plain]
+        """
+    )
+    (cell,) = prepare_study(
+        Plugins.from_environment(), str(study), str(tmp_path / "out"), 1, lambda note: None
+    )
+    mtlcore.run(out=cell, resume=True, trust=True, display=Told())
+    assert (tmp_path / "told").read_text().splitlines()[0] == "start plain seed-0 which one"
