@@ -14,6 +14,7 @@ from mtlcore.storage.run_directory import (
     plain_settings,
 )
 from mtlcore.storage.run_files import (
+    SUMMARY,
     Pictures,
     Record,
     RunFiles,
@@ -32,6 +33,7 @@ __all__ = [
     "BEST",
     "LAST",
     "STUDY",
+    "SUMMARY",
     "LastCheckpoint",
     "Loggers",
     "Pictures",
