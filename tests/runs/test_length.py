@@ -13,6 +13,7 @@ import pytest
 import torch
 from click.testing import Result
 
+from mtlcore.standard.mlp import MLP
 from mtlcore.storage import flatten, load_checkpoint, save_checkpoint
 
 Command = Callable[..., Result]
@@ -257,3 +258,15 @@ def test_a_checkpoint_that_does_not_say_is_not_given_another_length(
     result = longer(mtl, run, "training.epochs=2")
     assert result.exit_code == 2
     assert "begun by an earlier version" in " ".join(result.output.split())
+
+
+def test_a_backbone_with_phases_is_named(
+    mtl: Command, trained: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(MLP, "at_progress", lambda self, fraction: None)
+    run = trained("run", 1, CONSTANT)
+    result = longer(mtl, run, "training.epochs=2")
+    assert result.exit_code == 2
+    assert "model.backbone has followed how much of the run is done since step 0" in " ".join(
+        result.output.split()
+    )
