@@ -84,4 +84,4 @@ def test_its_cells_run(notebook: Path, tmp_path: Path) -> None:
     )  # fmt: skip
     assert result.returncode == 0, f"{result.stdout[-4000:]}\n{result.stderr[-4000:]}"
     assert (tmp_path / "runs" / "first" / "summary.json").is_file()
-    assert "photographs" in result.stdout.rpartition("cell")[2], "the table is the last output"
+    assert "photographs" in result.stdout.rpartition("\ncell ")[2], "the table is the last output"
