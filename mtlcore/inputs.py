@@ -15,6 +15,7 @@ __all__ = [
     "input_form",
     "input_tensors",
     "map_inputs",
+    "sequence_length",
     "stack_inputs",
 ]
 
@@ -69,6 +70,21 @@ def image_size(inputs: Inputs, *, samples: bool = True) -> tuple[int, ...]:
     images = [x for x in input_tensors(inputs) if x.dim() == channels + 3]
     sizes = {tuple(image.shape[-2:]) for image in images}
     return sizes.pop() if len(sizes) == 1 else ()
+
+
+def sequence_length(inputs: Inputs, *, samples: bool = True) -> int | None:
+    """Return the length of inputs that are sequences, such as token ids and their mask.
+
+    It is the first dimension of a sample's tensors, where all that have one agree; None where they
+    do not, or none has one.
+
+    Args:
+        inputs: of a batch, or of a single sample.
+        samples: whether the first dimension counts samples.
+    """
+    at = 1 if samples else 0
+    lengths = {tensor.shape[at] for tensor in input_tensors(inputs) if tensor.dim() > at}
+    return lengths.pop() if len(lengths) == 1 else None
 
 
 def stack_inputs(inputs: Sequence[Inputs]) -> Inputs:

@@ -20,7 +20,7 @@ __all__ = [
     "task_key",
 ]
 
-Layout = Literal["map", "vector", "label"]
+Layout = Literal["map", "sequence", "vector", "label"]
 LAYOUTS: tuple[str, ...] = get_args(Layout)
 
 #: What the values of a kind may be: any finite number, a number above 0, a number from 0 to 1, or
@@ -50,6 +50,7 @@ _KINDS = {
     "edges": _Kind("map", "float32", values="share"),
     "saliency": _Kind("map", "float32", values="share"),
     "classification": _Kind("label", "int64", (0,)),
+    "tagging": _Kind("sequence", "int64", (0,)),
     "multilabel": _Kind("vector", "float32", values="share"),
     "regression": _Kind("vector", "float32"),
 }
@@ -107,8 +108,9 @@ class Task:
         channels: number of outputs of its head; for classes, their number.
         class_names: one name per class; empty where there are no classes or no names.
         unit: of its values, such as "m"; empty where they have none.
-        layout: of a target: "map" (values per pixel), "vector" (values per sample) or "label" (one
-            class per sample). By default that of the kind.
+        layout: of a target: "map" (values per pixel), "sequence" (values per place of a sequence,
+            such as a token), "vector" (values per sample) or "label" (one class per sample). By
+            default that of the kind.
         dtype: of a target, "int64" or "float32". By default that of the kind.
         safe_value: what `collate` writes where a label is missing: one number, or one per channel.
             By default that of the kind.
@@ -177,15 +179,21 @@ class Task:
         """What its values may be, where they are no classes: a matter of its kind."""
         return _KINDS.get(self.kind, _UNKNOWN).values
 
+    @property
+    def is_dense(self) -> bool:
+        """Whether its labels have places, each with one flag whatever its channels."""
+        return self.layout in ("map", "sequence")
+
     def target_shape(self, size: tuple[int, ...]) -> tuple[int, ...]:
         """Return the shape of one sample's target.
 
         Args:
-            size: height and width of the sample's image; ignored unless the layout is "map".
+            size: height and width of the sample's image for a map, `(length,)` for a sequence;
+                ignored otherwise.
 
         Returns:
-            `()` for a label, `(channels,)` for a vector, `size` for a map of classes and
-            `(channels, *size)` for any other map.
+            `()` for a label, `(channels,)` for a vector, `size` for a map or sequence of classes
+            and `(channels, *size)` for any other.
         """
         if self.layout == "label":
             return ()
@@ -196,11 +204,12 @@ class Task:
     def valid_shape(self, size: tuple[int, ...]) -> tuple[int, ...]:
         """Return the shape of one sample's mask.
 
-        A vector has one flag per value; a map has one flag per pixel, whatever its channels.
+        A vector has one flag per value; a map has one flag per pixel, a sequence one per place,
+        whatever its channels.
 
         Args:
-            size: height and width of the sample's image; ignored unless the layout is "map".
+            size: as of `target_shape`.
         """
-        if self.layout == "map":
+        if self.is_dense:
             return size
         return (self.channels,) if self.layout == "vector" else ()

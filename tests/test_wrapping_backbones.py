@@ -112,3 +112,28 @@ def test_maps_of_single_tasks_are_refused_where_shared_ones_are_read() -> None:
         match=r"^model\.backbone\.inner: TinyBackbone gives tasks .*inner\.decoder",
     ):
         shared_maps("model.backbone.inner", inner, features)
+
+
+class Around(WrappingBackbone):
+    """A network around one, which is asked before each step and changes nothing then."""
+
+    out_channels, strides, input_multiple = (6, 5), (2, 2), 2
+
+    def __init__(self, inside: Backbone) -> None:
+        super().__init__()
+        self.inside = inside
+
+    def wrapped(self) -> Sequence[Backbone]:
+        return (self.inside,)
+
+    def forward(self, inputs, tasks) -> Features:
+        return self.inside(inputs, tasks)
+
+
+def test_it_has_phases_where_it_or_one_inside_has() -> None:
+    plain, phased = TinyBackbone(TINY_TASKS), Phased(TINY_TASKS, 0.5)
+    assert not plain.has_phases and phased.has_phases
+    assert not Around(plain).has_phases and Around(phased).has_phases
+    assert Around(Around(phased)).has_phases and not Around(Around(plain)).has_phases
+    own = type("Own", (Around,), {"at_progress": lambda self, fraction: None})
+    assert own(plain).has_phases

@@ -5,6 +5,7 @@ A run's balancing is a chain: any number of `LossBalancer`, then at most one `Gr
 of gradients per present task, *apply* the balancer's answer and write `.grad`.
 """
 
+from mtlcore.balancing.asked import Asked
 from mtlcore.balancing.chain import Balancing
 from mtlcore.balancing.context import (
     MISSING,
@@ -36,6 +37,7 @@ __all__ = [
     "MISSING",
     "SMALL",
     "Array",
+    "Asked",
     "Balancer",
     "BalancerContext",
     "Balancing",

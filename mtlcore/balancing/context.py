@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Mapping
 from typing import Literal, Protocol
 
@@ -10,6 +11,7 @@ import attrs
 import torch
 from torch import Tensor
 
+from mtlcore.balancing.asked import Asked
 from mtlcore.balancing.depth import EstimateError
 from mtlcore.data import Batch
 from mtlcore.distributed import SINGLE_PROCESS, Distributed
@@ -74,7 +76,8 @@ class BalancerContext:
         generator: The only source of randomness, on the CPU and the same on every rank.
         step: Number of the step, from 0.
         epoch: Number of the epoch, from 0.
-        progress: The fraction of the run that is done, 0 to 1.
+        progress: The fraction of the run that is done, 0 to 1. Who reads it learns otherwise in a
+            longer run, which is noted; who only waits for a point asks `reached`.
         present: The tasks that have a loss in this step; rows of gradients, and of the Gramian,
             stand in this order.
         losses: Mean raw loss per present task, over all processes; empty until gradients are
@@ -96,13 +99,14 @@ class BalancerContext:
         distributed: The processes that train together; each sees its own part of a step.
         place: In `combine` of a balancer whose granularity is "parameter", what its rows are
             gradients of; None otherwise.
+        asked: Who asked how much of the run is done.
     """
 
     tasks: tuple[str, ...]
     generator: torch.Generator | None = None
     step: int = 0
     epoch: int = 0
-    progress: float = 0.0
+    _progress: float = attrs.field(default=0.0, alias="progress")
     present: tuple[str, ...] = ()
     losses: dict[str, float] = attrs.field(factory=dict)
     maps: Mapping[str, Tensor] = attrs.field(factory=dict)
@@ -115,6 +119,44 @@ class BalancerContext:
     reevaluate: Callable[[], dict[str, float]] | None = None
     distributed: Distributed = SINGLE_PROCESS
     place: Place | None = None
+    asked: Asked = attrs.field(factory=Asked)
+
+    @property
+    def progress(self) -> float:
+        """The fraction of the run that is done, 0 to 1; the module that reads it is noted."""
+        return self.progress_for(_module_of_caller())
+
+    @progress.setter
+    def progress(self, fraction: float) -> None:
+        self._progress = fraction
+
+    def progress_for(self, by: str) -> float:
+        """Return the fraction of the run that is done.
+
+        Args:
+            by: Who reads it, as people know it, such as the path of a setting.
+        """
+        self.asked.value(by, self.step)
+        return self._progress
+
+    def reached(self, fraction: float, by: str | None = None) -> bool:
+        """Return whether at least this fraction of the run is done.
+
+        What only asks this can go on as it was in a run that is made longer before that point.
+
+        Args:
+            fraction: Of the run, 0 to 1.
+            by: Who asks, as people know it; None: the module that asks.
+        """
+        answer = self._progress >= fraction
+        self.asked.point(by or _module_of_caller(), fraction, self.step, answer)
+        return answer
+
+
+def _module_of_caller() -> str:
+    """Return the name of the module that called a function of this one."""
+    name: str = sys._getframe(2).f_globals["__name__"]
+    return name
 
 
 @attrs.frozen(kw_only=True)

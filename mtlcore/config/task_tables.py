@@ -136,9 +136,9 @@ def _regions(
             f"{path}.regions: {shown(name)} is no task of the dataset that has classes{hint} "
             f"(these have: {', '.join(known) or 'none'})"
         )
-    elif found.layout == "map" and task.layout != "map":
+    elif found.is_dense and task.layout != found.layout:
         reader.problems.append(
-            f"{path}.regions: {name} has a class per pixel, and {task.name} no value per pixel"
+            f"{path}.regions: {name} has {_predicted([found.layout])}, and {task.name} has not"
         )
     else:
         return found
@@ -169,6 +169,7 @@ def _check_serves(reader: ConfigReader, chosen: Chosen, task: Task, path: str) -
 def _predicted(layouts: Sequence[str]) -> str:
     words = {
         "map": "a value per pixel",
+        "sequence": "a value per place of a sequence",
         "vector": "values per sample",
         "label": "a class per sample",
     }

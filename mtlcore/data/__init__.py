@@ -9,6 +9,7 @@ from mtlcore.data.samples import (
     collate,
     complete,
     empty_batch,
+    place_size,
     safe_target,
 )
 from mtlcore.data.targets import TargetUnits, values_of_kind
@@ -23,6 +24,7 @@ __all__ = [
     "collate",
     "complete",
     "empty_batch",
+    "place_size",
     "safe_target",
     "values_of_kind",
 ]

@@ -25,6 +25,7 @@ from mtlcore.inputs import (
     input_form,
     input_tensors,
     map_inputs,
+    sequence_length,
     stack_inputs,
 )
 from mtlcore.tasks import Task
@@ -38,6 +39,7 @@ __all__ = [
     "collate",
     "complete",
     "empty_batch",
+    "place_size",
     "safe_target",
 ]
 
@@ -53,9 +55,10 @@ class Sample:
     Args:
         inputs: a tensor, or a tree of tensors in dictionaries, lists and tuples. An image is
             float32 (3, H, W) in [0, 1].
-        targets: task name -> label of shape `task.target_shape((H, W))`. A task without a label
-            has no entry.
-        valid: task name -> boolean mask of shape `task.valid_shape((H, W))`, for each of `targets`.
+        targets: task name -> label of shape `task.target_shape(size)`, where `size` is that of
+            `place_size`: (H, W) for a map, (L,) for a sequence. A task without a label has no
+            entry.
+        valid: task name -> boolean mask of shape `task.valid_shape(size)`, for each of `targets`.
         key: where it comes from (a path, or "rooms/train/17"), for messages and pictures.
         sources: task name -> path of its label, where that is a file of its own; for messages.
         view: number of this view of the example; supervised losses use view 0 only.
@@ -261,15 +264,15 @@ def collate(
     _check_finite(samples, inputs)
     view = tuple(sample.view for sample in samples)
     supervised = [i for i, number in enumerate(view) if number == 0]
-    sizes = [image_size(sample.inputs, samples=False) for sample in samples]
     targets, valid, count, labelled = {}, {}, {}, {}
     for task in tasks:
+        sizes = [place_size(task, sample.inputs, samples=False) for sample in samples]
         if task.layout == "map" and (other := [size for size in sizes if size != sizes[0]]):
             raise DataError(
                 f"{samples[0].key}: {task.name} has maps of {list(sizes[0])} and {list(other[0])} "
                 "in one batch; set data.size"
             )
-        targets[task.name], mask = _labels(samples, task, sizes)
+        targets[task.name], mask = _labels(samples, task, sizes, inputs)
         valid[task.name] = mask
         count[task.name] = int(mask[supervised].sum())
         labelled[task.name] = tuple(mask.reshape(len(samples), -1).any(1).tolist())
@@ -295,13 +298,31 @@ def complete(sample: Sample, tasks: Sequence[Task]) -> Sample:
     Raises:
         DataError: a label does not fit its task.
     """
-    size = image_size(sample.inputs, samples=False)
-    labels = {task.name: _checked(sample, task, size) for task in tasks}
+    labels = {
+        task.name: _checked(sample, task, place_size(task, sample.inputs, samples=False))
+        for task in tasks
+    }
     return attrs.evolve(
         sample,
         targets={name: target for name, (target, _) in labels.items()},
         valid={name: valid for name, (_, valid) in labels.items()},
     )
+
+
+def place_size(task: Task, inputs: Inputs, *, samples: bool = True) -> tuple[int, ...]:
+    """Return what `Task.target_shape` takes: height and width for a map, (L,) for a sequence.
+
+    () for any other layout, and where the inputs are no images or sequences.
+
+    Args:
+        task: whose labels have places.
+        inputs: of a batch, or of a single sample.
+        samples: whether the first dimension of the inputs counts samples.
+    """
+    if task.layout == "sequence":
+        length = sequence_length(inputs, samples=samples)
+        return () if length is None else (length,)
+    return image_size(inputs, samples=samples)
 
 
 def empty_batch(tasks: Sequence[Task]) -> Batch:
@@ -323,13 +344,42 @@ def safe_target(task: Task, size: tuple[int, ...]) -> Tensor:
 
     Args:
         task: whose target it is.
-        size: height and width of the image.
+        size: as of `Task.target_shape`.
     """
     shape = task.target_shape(size)
     fill = torch.tensor(task.safe_value, dtype=getattr(torch, task.dtype))
     if len(task.safe_value) == 1:
         return fill.expand(shape).clone() if shape else fill[0]
     return fill.reshape(-1, *[1] * (len(shape) - 1)).expand(shape).clone()
+
+
+def _padded(
+    pairs: Sequence[tuple[Tensor, Tensor]],
+    task: Task,
+    sizes: Sequence[tuple[int, ...]],
+    inputs: Inputs,
+    key: str,
+) -> list[tuple[Tensor, Tensor]]:
+    """Return labels of sequences, padded to the length of the batch's inputs; not valid there.
+
+    Raises:
+        DataError: the samples or the batch are no sequences, or the batch is shorter than a sample.
+    """
+    longest = max((length for size in sizes for length in size), default=0)
+    together = place_size(task, inputs)
+    if not all(sizes) or not together or together[0] < longest:
+        raise DataError(
+            f"{key}: {task.name} has a label per place of a sequence, and the inputs are "
+            f"{describe_inputs(inputs)} in a batch: a sample's tensors must have one length, and "
+            "those of the batch that of its longest sample"
+        )
+    safe = safe_target(task, together)
+    found = []
+    for target, valid in pairs:
+        whole, known = safe.clone(), torch.zeros(together, dtype=torch.bool)
+        whole[..., : valid.shape[0]], known[: valid.shape[0]] = target, valid
+        found.append((whole, known))
+    return found
 
 
 def _check_form(sample: Sample) -> None:
@@ -404,10 +454,10 @@ def _shape_text(inputs: Inputs) -> str:
 
 
 def _labels(
-    samples: Sequence[Sample], task: Task, sizes: Sequence[tuple[int, ...]]
+    samples: Sequence[Sample], task: Task, sizes: Sequence[tuple[int, ...]], inputs: Inputs
 ) -> tuple[Tensor, Tensor]:
     """Return the targets of all samples, stacked, and their masks."""
-    if task.layout != "map":
+    if task.layout in ("label", "vector"):
         # A row of a table is a few numbers: to check all of them costs what one does.
         safe = safe_target(task, ())
         found = [_found(sample, task, safe, ()) for sample in samples]
@@ -417,6 +467,8 @@ def _labels(
         except ValueError:
             pass  # the checks of each sample tell whose label it is
     pairs = [_checked(sample, task, size) for sample, size in zip(samples, sizes, strict=True)]
+    if task.layout == "sequence":
+        pairs = _padded(pairs, task, sizes, inputs, samples[0].key)
     targets, masks = zip(*pairs, strict=True)
     return torch.stack(targets), torch.stack(masks)
 

@@ -30,15 +30,17 @@ class Target:
     Args:
         kind: of the task.
         column: its column's name or number (from 0); several for the values of a regression or the
-            labels (0 and 1, false and true) of a multilabel task.
-        classes: of a classification: the texts that stand for its classes, in their order.
+            labels (0 and 1, false and true) of a multilabel task. That of a tagging holds a label
+            per word.
+        classes: of a classification or tagging: the texts that stand for its classes, in their
+            order.
         otherwise: the class of any other text; by default any other text is an error.
         unit: of a regression's values.
         standardise: whether a regression learns standard deviations from the mean of the training
             labels. Its predictions and metrics are in its unit either way.
     """
 
-    kind: Literal["classification", "regression", "multilabel"]
+    kind: Literal["classification", "regression", "multilabel", "tagging"]
     column: str | int | tuple[str | int, ...]
     classes: tuple[str, ...] = ()
     otherwise: str | None = None
@@ -48,11 +50,11 @@ class Target:
     def __attrs_post_init__(self) -> None:
         if not self.columns:
             raise ValueError("column: names none")
-        if self.kind != "classification":
+        if self.kind not in ("classification", "tagging"):
             if self.classes or self.otherwise is not None:
-                raise ValueError("classes and otherwise are for a classification only")
+                raise ValueError("classes and otherwise are for classification and tagging only")
         elif len(self.columns) != 1:
-            raise ValueError("column: a classification has one column")
+            raise ValueError(f"column: a {self.kind} has one column")
         elif len(set(self.classes)) < max(2, len(self.classes)):
             raise ValueError("classes: give two or more different ones")
         elif self.otherwise is not None and self.otherwise not in self.classes:
@@ -275,6 +277,27 @@ def read_labels(
     if target.kind == "classification":
         return torch.from_numpy(values[:, 0].astype(np.int64)), torch.from_numpy(valid[:, 0])
     return torch.from_numpy(values.astype(np.float32)), torch.from_numpy(valid)
+
+
+def read_tags(texts: Sequence[str], target: Target, cells: Cells) -> list[int]:
+    """Return the class of each word's label, -1 where it is missing.
+
+    Raises:
+        ValueError: A label is none of the classes; the message names it.
+    """
+    convert = _to_class(target, cells)
+    found = []
+    for text in texts:
+        value = math.nan if text in cells.missing else convert(text)
+        if value is None:
+            expected = ", ".join(map(repr, target.classes[:8]))
+            raise ValueError(
+                f"{text!r} is none of the classes ({expected}"
+                f"{', ...' if len(target.classes) > 8 else ''}; data.missing names texts that mean "
+                "that there is no label, `otherwise` a class for others)"
+            )
+        found.append(-1 if math.isnan(value) else int(value))
+    return found
 
 
 _Convert = Callable[[str], float | None]

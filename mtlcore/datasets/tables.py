@@ -1,4 +1,4 @@
-"""Tables as files: CSV and JSON lines (plain or .gz) and Parquet, read column by column."""
+"""Tables as files: CSV, JSON lines and CoNLL (plain or .gz) and Parquet, column by column."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import re
 import zlib
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from typing import Literal
 from weakref import WeakValueDictionary
 
@@ -26,6 +27,10 @@ from mtlcore.loading import Root, marked_encoding
 
 _GZIP, _PARQUET = b"\x1f\x8b", b"PAR1"
 _JSON_LINES = (".jsonl", ".ndjson")
+_CONLLU, _CONLL = ".conllu", (".conll", ".conllu", ".iob", ".iob2", ".bio", ".bioes")
+#: A no-break space is part of a word.
+_WORD = re.compile(r"[^ \t\r\n\f\v]+")
+_NO_BREAK = "\N{NO-BREAK SPACE}"
 _DELIMITERS = ",;\t|"
 _SAID = re.compile(r"\"?sep=(.)\"?\s*", re.IGNORECASE)  # the first line that Excel may write
 _LOOKED_AT = 100  # lines from which the delimiter is found
@@ -72,6 +77,8 @@ class Table:
     names: tuple[str, ...]
     columns: tuple[Column, ...]
     decimal: str = "."
+    #: Names of the columns that hold lists of words, which stand in their texts between spaces.
+    lists: frozenset[str] = frozenset()
 
     def __len__(self) -> int:
         return len(self.columns[0].codes)
@@ -96,7 +103,10 @@ def open_table(root: Root, path: str, form: Form) -> Table:
 def _reader(path: str, data: bytes) -> Callable[[bytes, str, Form], Table]:
     if data.startswith(_PARQUET):
         return _read_parquet
-    return _read_json_lines if path.removesuffix(".gz").endswith(_JSON_LINES) else _read_csv
+    name = path.removesuffix(".gz")
+    if name.endswith(_CONLL):
+        return partial(_read_conll, universal=name.endswith(_CONLLU))
+    return _read_json_lines if name.endswith(_JSON_LINES) else _read_csv
 
 
 def _read_csv(data: bytes, where: str, form: Form) -> Table:
@@ -199,14 +209,9 @@ def _read_json_lines(data: bytes, where: str, form: Form) -> Table:
     """Read an object per line; a key that one of them lacks, or that is null, is missing there."""
     if form.columns != "header":
         raise ConfigError(["data.columns: JSON lines name their columns themselves"])
-    try:
-        plain = gzip.decompress(data) if data.startswith(_GZIP) else data
-        text = plain.decode(form.encoding or marked_encoding(plain[:4])).removeprefix("\ufeff")
-    except LookupError as error:
-        raise ConfigError([f"data.encoding: {error}"]) from error
-    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
-        raise DataError(f"{where}: no JSON lines: {error}") from error
+    text = _plain_text(data, where, form, "JSON lines")
     rows: list[dict[str, str]] = []
+    lists: set[str] = set()
     for number, line in enumerate(text.split("\n"), 1):
         if not line.strip():
             continue
@@ -214,6 +219,7 @@ def _read_json_lines(data: bytes, where: str, form: Form) -> Table:
             row = json.loads(line)
             if not isinstance(row, dict):
                 raise ValueError(f"{shown(row)} is no object")
+            lists |= {key.strip() for key, value in row.items() if isinstance(value, list)}
             rows.append({key.strip(): _cell(key, value) for key, value in row.items()})
         except (ValueError, RecursionError) as error:
             raise DataError(f"{where}: line {number}: {error}") from error
@@ -226,12 +232,70 @@ def _read_json_lines(data: bytes, where: str, form: Form) -> Table:
         numbers = {text: i for i, text in enumerate(dict.fromkeys(texts))}
         codes = np.fromiter(map(numbers.__getitem__, texts), np.int32, len(texts))
         columns.append(_column(numbers, codes))
-    return Table(where, names, tuple(columns))
+    return Table(where, names, tuple(columns), lists=frozenset(lists))
+
+
+def _plain_text(data: bytes, where: str, form: Form, what: str) -> str:
+    try:
+        plain = gzip.decompress(data) if data.startswith(_GZIP) else data
+        return plain.decode(form.encoding or marked_encoding(plain[:4])).removeprefix("\ufeff")
+    except LookupError as error:
+        raise ConfigError([f"data.encoding: {error}"]) from error
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
+        raise DataError(f"{where}: no {what}: {error}") from error
+
+
+def _read_conll(data: bytes, where: str, form: Form, *, universal: bool) -> Table:
+    """Read a word per line, with its labels beside it, and an empty line between sentences.
+
+    A row is a sentence, a cell the words or labels of a column between spaces. Columns stand
+    between tabs or, without one, between spaces. Of CoNLL-U, comments, words that stand for several
+    ("1-2") and words that are not written ("1.1") are left out; of the others "-DOCSTART-".
+    """
+    lines = _plain_text(data, where, form, "CoNLL file").split("\n")
+    sentences: list[list[list[str]]] = [[]]
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            sentences.append([])
+            continue
+        cells = line.strip("\r").split("\t") if "\t" in line else _WORD.findall(line)
+        if cells[0] == "-DOCSTART-" or (
+            universal and (line.startswith("#") or not cells[0].isdecimal())
+        ):
+            continue
+        # A word may hold a space, such as a long number of CoNLL-U.
+        cells = [cell.strip().replace(" ", _NO_BREAK) for cell in cells]
+        first = next((s[0] for s in sentences if s), cells)
+        if len(cells) != len(first) or not all(cells):
+            raise DataError(
+                f"{where}: line {number} has {len(cells)} cells, {len(first)} were expected, none "
+                "of them empty (a word per line with its labels, between tabs or spaces)"
+            )
+        sentences[-1].append(cells)
+    rows = [[" ".join(column) for column in zip(*s, strict=True)] for s in sentences if s]
+    if not rows:
+        raise DataError(f"{where}: holds no row")
+    columns = "numbers" if form.columns == "header" else form.columns
+    try:
+        names = _names(rows[0], columns)
+        if len(names) != len(rows[0]):
+            raise ValueError(f"data.columns names {len(names)} columns, and it has {len(rows[0])}")
+    except ValueError as error:
+        raise DataError(f"{where}: {error}") from error
+    table = tuple(_columns(iter(rows), len(names), " "))
+    return Table(where, names, table, lists=frozenset(names))
 
 
 def _cell(key: str, value: object) -> str:
+    if isinstance(value, list) and value:
+        words = [word for word in value if isinstance(word, str) and _WORD.fullmatch(word)]
+        if len(words) == len(value):
+            return " ".join(words)
     if isinstance(value, dict | list):
-        raise ValueError(f"{key!r} is {shown(value)}; a cell is a text, a number, true or false")
+        raise ValueError(
+            f"{key!r} is {shown(value)}; a cell is a text, a number, true or false, or a list of "
+            "words without spaces"
+        )
     return value if isinstance(value, str) else "" if value is None else json.dumps(value)
 
 

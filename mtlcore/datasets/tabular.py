@@ -4,27 +4,18 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Collection, Mapping
-from itertools import chain
+from collections.abc import Collection
 from pathlib import PurePosixPath
 from typing import Any, Literal, final
 
 import numpy as np
 import torch
 
-from mtlcore.data import DataError, Dataset, Sample
-from mtlcore.datasets.random_numbers import hash_uniform
-from mtlcore.datasets.table_encoding import (
-    Cells,
-    ColumnFinder,
-    RowEncoder,
-    Target,
-    input_columns,
-    read_labels,
-)
-from mtlcore.datasets.tables import ColumnNames, Form, Table, open_table
-from mtlcore.errors import ConfigError, UsageError, did_you_mean
-from mtlcore.loading import open_root
+from mtlcore.data import Dataset, Sample
+from mtlcore.datasets.table_encoding import RowEncoder, Target, input_columns
+from mtlcore.datasets.table_rows import TableRows, tasks_of
+from mtlcore.datasets.tables import ColumnNames, Form, Table
+from mtlcore.errors import ConfigError
 from mtlcore.ranges import ProperFraction, Seed
 from mtlcore.tasks import Task
 
@@ -94,86 +85,49 @@ class Tabular(Dataset):
         val_fraction: ProperFraction = 0.2,
         seed: Seed = 0,
     ) -> None:
-        files = open_root("tabular", root, "the folder they lie in")
-        self._check(split, file, targets, val_fraction)
-        if delimiter is not None and len(delimiter) != 1:
-            raise ConfigError([f"data.delimiter: {delimiter!r} must be one character"])
+        self.describe(None, targets=dict(targets))
         form = Form(columns=columns, delimiter=delimiter, decimal=decimal, encoding=encoding)
-        train = open_table(files, file.replace("{split}", "train"), form)
-        table = open_table(files, file.replace("{split}", split), form)
-        cells = Cells(frozenset(missing), train.decimal)
-        if table.names != train.names:
-            raise DataError(f"{table.where}: has other columns than {train.where}")
-        if "{split}" in file:
-            train_rows, self._rows = np.arange(len(train)), np.arange(len(table))
-        else:
-            in_val = hash_uniform(seed, len(table)) < val_fraction
-            train_rows = np.flatnonzero(~in_val)
-            self._rows = train_rows if split == "train" else np.flatnonzero(in_val)
-        if not len(train_rows):
-            raise DataError(f"{train.where}: no row is left to train on")
-        find = ColumnFinder(train)
-        labels = {n: find(t.columns, f"targets.{n}.column") for n, t in targets.items()}
-        ignored = find(ignore, "ignore")
+        self._rows = rows = TableRows(
+            "tabular", root, split, file, targets, form, missing, val_fraction, seed
+        )
+        train, find = rows.train, rows.find
+        ignored, labels = find(ignore, "ignore"), rows.label_columns
         if inputs is None:
-            ignored += self._row_numbers(train, [*ignored, *chain.from_iterable(labels.values())])
-        used = input_columns(find, inputs, ignored, list(chain.from_iterable(labels.values())))
-        encoder = RowEncoder(train, train_rows, used, find(categorical, "categorical"), cells)
-        self._table = table  # keeps it for the next split
+            ignored += self._row_numbers(train, [*ignored, *labels])
+        used = input_columns(find, inputs, ignored, labels)
+        for i in used:
+            rows.refuse_lists(i)
+        encoder = RowEncoder(
+            train, rows.train_rows, used, find(categorical, "categorical"), rows.cells
+        )
         self._width = encoder.width
-        self._numbers, self._places = encoder.encode(table, self._rows)
-        self._labels = {
-            name: read_labels(table, self._rows, labels[name], target, cells)
-            for name, target in targets.items()
-        }
+        self._numbers, self._places = encoder.encode(rows.table, rows.rows)
 
     @classmethod
     def describe(cls, root: str | None, **settings: Any) -> tuple[Task, ...]:
         """Return a task per entry of `targets`, in its order."""
         targets: dict[str, Target] = settings["targets"]
-        tasks, problems = [], []
-        for name, target in targets.items():
-            try:
-                tasks.append(
-                    Task(
-                        name=name,
-                        kind=target.kind,
-                        channels=len(target.classes) or len(target.columns),
-                        class_names=target.classes,
-                        unit=target.unit,
-                        standardise=target.kind == "regression" and target.standardise,
-                    )
-                )
-            except ValueError as error:
-                problems.append(f"data.targets.{name}: {error}")
-        if problems or not tasks:
-            raise ConfigError(problems or ["data.targets: name at least one task"])
-        return tuple(tasks)
+        if tagged := [name for name, target in targets.items() if target.kind == "tagging"]:
+            raise ConfigError(
+                [
+                    f"data.targets.{name}: tagging labels the words of texts, and the dataset "
+                    "tabular has rows of numbers; datasets of texts read both (mtl list datasets)"
+                    for name in tagged
+                ]
+            )
+        return tasks_of(targets)
 
     @classmethod
     def input_width(cls, root: str | None, **settings: Any) -> int:
         """Return the number of values in an input vector; reads the training rows."""
         return cls(root, "train", **settings)._width
 
-    def texts_of(self, column: str | int, setting: str) -> list[str]:
-        """Return the texts of a column, of this split's rows in their order.
-
-        Args:
-            column: its name or number.
-            setting: that names it, for messages.
-
-        Raises:
-            ConfigError: there is no such column.
-        """
-        found = self._table.columns[ColumnFinder(self._table)((column,), setting)[0]]
-        return [found.texts[code] for code in found.codes[self._rows]]
-
     def __len__(self) -> int:
-        return len(self._rows)
+        return len(self._rows.rows)
 
     def name_of(self, index: int) -> str | None:
         """Return the name of the file, which all rows have: lists of labels give numbers."""
-        return PurePosixPath(self._key(index)).stem
+        return PurePosixPath(self._rows.key(index)).stem
 
     def __getitem__(self, index: int) -> Sample:
         """Return one row; its key ends in its number in the file, from 1 and without the header."""
@@ -183,13 +137,10 @@ class Tabular(Dataset):
         inputs[self._places[index]] = 1
         return Sample(
             inputs=torch.from_numpy(inputs[:-1]),
-            targets={name: target[index].clone() for name, (target, _) in self._labels.items()},
-            valid={name: valid[index].clone() for name, (_, valid) in self._labels.items()},
-            key=self._key(index),
+            targets=self._rows.targets(index),
+            valid=self._rows.valid(index),
+            key=self._rows.key(index),
         )
-
-    def _key(self, index: int) -> str:
-        return f"{self._table.where}:{self._rows[index] + 1}"
 
     @staticmethod
     def _row_numbers(table: Table, known: Collection[int]) -> list[int]:
@@ -205,17 +156,3 @@ class Tabular(Dataset):
                 stacklevel=3,
             )
         return nameless
-
-    def _check(
-        self, split: str, file: str, targets: Mapping[str, Target], val_fraction: float
-    ) -> None:
-        splits = self.splits if "{split}" in file else self.splits[:2]
-        if split not in splits:
-            hint = "" if "{split}" in file else " (data.file has no {split})"
-            raise UsageError(
-                f"tabular has no split {split!r}, only {', '.join(splits)}"
-                + (did_you_mean(split, splits) or hint)
-            )
-        self.describe(None, targets=dict(targets))
-        if not 0 < val_fraction < 1:
-            raise ConfigError([f"data.val_fraction: {val_fraction} must lie between 0 and 1"])

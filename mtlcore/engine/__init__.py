@@ -14,6 +14,7 @@ from mtlcore.engine.checkpointing import restore
 from mtlcore.engine.checks import check
 from mtlcore.engine.evaluation import evaluate
 from mtlcore.engine.flops import count_flops
+from mtlcore.engine.length import changed_length
 from mtlcore.engine.prices import price_told
 from mtlcore.engine.session import Session
 from mtlcore.engine.training import Training
@@ -23,6 +24,7 @@ __all__ = [
     "Training",
     "build_learner",
     "build_model",
+    "changed_length",
     "check",
     "count_flops",
     "evaluate",

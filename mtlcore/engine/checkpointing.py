@@ -9,6 +9,7 @@ from typing import Any
 import attrs
 import torch
 
+from mtlcore.balancing import Asked
 from mtlcore.engine.progress import Progress
 from mtlcore.engine.session import Session
 from mtlcore.engine.stopping import Stopping
@@ -53,6 +54,10 @@ def save_last(session: Session) -> None:
         "ranks": ranks,
         "metrics_length": session.directory.metrics_length(),
         "threads": torch.get_num_threads(),
+        "length": {
+            "steps": session.total_steps,
+            "asked": session.learner.context.asked.to_json(),
+        },
         "config": plain_settings(session.config.tree),
     }
     if session.average is not None:
@@ -105,6 +110,8 @@ def restore(session: Session, state: Mapping[str, Any]) -> None:
         progress = state["progress"]
         stopping = Stopping(**progress.get("stopping", {}))
         session.progress = Progress(**{**progress, "stopping": stopping})
+        if "length" in state:  # a checkpoint of an earlier version does not say
+            session.learner.context.asked = Asked.of(state["length"]["asked"])
         session.balancing_generator.set_state(state["random"]["balancing"])
         rank = session.distributed.rank
         if rank < len(state["ranks"]):  # the run may have had fewer processes

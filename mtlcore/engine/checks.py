@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 from mtlcore.balancing import MISSING, Balancing, GradientBalancer
 from mtlcore.config import RunConfig
-from mtlcore.data import DataError, Sample, collate
+from mtlcore.data import DataError, Sample, collate, place_size
 from mtlcore.engine.building import make_metrics
 from mtlcore.engine.flops import trial
 from mtlcore.engine.session import Session
@@ -180,12 +180,11 @@ def check_model(learner: Learner, inputs: Inputs) -> None:
         ):
             features = learner.model.features(inputs, learner.tasks)
         for task in learner.model.tasks.values():
-            _check_head(learner.model, task, features, image_size(inputs))
+            _check_head(learner.model, task, features, inputs)
 
 
-def _check_head(
-    model: MultiTaskModel, task: Task, features: Features, size: tuple[int, ...]
-) -> None:
+def _check_head(model: MultiTaskModel, task: Task, features: Features, inputs: Inputs) -> None:
+    size = image_size(inputs)
     name = type(model.head(task.name)).__name__
     others = "choose another head or backbone (mtl list heads, mtl list backbones)"
     with _explained(
@@ -193,7 +192,7 @@ def _check_head(
         others,
     ):
         predicted = tuple(model.predict(features, [task.name], size)[task.name].shape[1:])
-    expected = (task.channels, *(size if task.layout == "map" else ()))
+    expected = (task.channels, *(place_size(task, inputs) if task.is_dense else ()))
     if predicted != expected and (task.layout != "map" or len(size) == 2):
         raise UsageError(
             f"model.heads.{task.name}: {name} predicts {list(predicted)} for a sample, and the "

@@ -136,6 +136,7 @@ class _BaseRate(_Rule):
 _RULES: dict[str, type[_Rule]] = {
     "segmentation": _Majority,
     "classification": _Majority,
+    "tagging": _Majority,
     "depth": _Median,
     "inverse-depth": _Median,
     "regression": _Median,
@@ -184,13 +185,13 @@ class ConstantFit:
             kind_of: "global", one constant for all pixels, or "pixel", one for each; pixels that
                 never had a label take the global one.
             task: one of those given at the start.
-            size: (H, W) of the sample; by default that of the training labels.
+            size: (H, W) of the sample, or (L,) of a sequence; by default that of the training maps.
 
         Returns:
-            (C, H, W) for maps, else (C,). None where there is no such constant: no rule for the
-            kind, no label at all, or "pixel" for what is no map, for training labels of
-            differing sizes, or at a size that is not theirs. A channel of a vector that never had
-            a label is NaN.
+            (C, H, W) for maps, (C, L) for sequences, else (C,). None where there is no such
+            constant: no rule for the kind, no label at all, or "pixel" for what is no map, for
+            training labels of differing sizes, or at a size that is not theirs. A channel of a
+            vector that never had a label is NaN.
 
         Raises:
             ValueError: the training labels differ in size and `size` is not given.
@@ -221,8 +222,10 @@ class _TaskFit:
         labels = self._marked(target[labelled], valid[labelled])
         if self._task.layout == "map":
             self._add_to_each(labels)
+        if self._task.is_dense:
             # For one channel this is a view, so that a median's labels are kept only once.
-            labels = labels.flatten() if labels.dim() == 3 else labels.movedim(1, -1).flatten(0, -2)
+            of_classes = self._task.dtype == "int64"
+            labels = labels.flatten() if of_classes else labels.movedim(1, -1).flatten(0, -2)
         self._all.add(labels)
 
     def _marked(self, target: Tensor, valid: Tensor) -> Tensor:
@@ -247,13 +250,13 @@ class _TaskFit:
         best = self._all.best()
         if bool(best.isnan().all()):
             return None
-        if self._task.layout != "map":
+        if not self._task.is_dense:
             return best
         if size is None:
             if len(self._sizes) > 1:
                 raise ValueError(f"labels of task {self._task.name!r} differ in size: give one")
             (size,) = self._sizes
-        return best[:, None, None].expand(-1, *size).clone()
+        return best.view(-1, *[1] * len(size)).expand(-1, *size).clone()
 
     def per_pixel(self, size: tuple[int, ...] | None) -> Tensor | None:
         if self._each is None or (size is not None and tuple(size) not in self._sizes):

@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from mtlcore.data import Batch
+from mtlcore.data import Batch, place_size
 from mtlcore.distributed import SINGLE_PROCESS, Distributed
 from mtlcore.engine.constant_baselines import ConstantFit, Extent
-from mtlcore.inputs import Inputs, image_size
+from mtlcore.inputs import Inputs
 from mtlcore.learner import Learner
 from mtlcore.losses import loss_sums
 from mtlcore.metrics import Metric, MetricValues
@@ -101,7 +101,7 @@ def evaluate_constants(
             continue
         for task in tasks:
             for extent in _EXTENTS:
-                size = image_size(batch.inputs)
+                size = place_size(task, batch.inputs)
                 key = (extent, task.name, size)
                 if key not in constants:
                     constants[key] = fit.predict(extent, task, size)

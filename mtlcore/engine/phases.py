@@ -18,7 +18,7 @@ def enter_step(session: Session) -> None:
     context.progress = progress.step / session.total_steps
     context.generator, context.losses = session.balancing_generator, {}
     if session.thawing is not None:
-        _thaw(session, session.thawing, context.progress)
+        _thaw(session, session.thawing)
     backbone = session.learner.model.backbone
     # A frozen backbone enters no phase: what that would re-initialise could not learn.
     if type(backbone).at_progress is Backbone.at_progress or session.backbone_is_frozen:
@@ -26,20 +26,22 @@ def enter_step(session: Session) -> None:
     if session.frozen is None:
         frozen = session.learner.model.frozen_tensors()
         session.frozen = [(tensor, tensor.detach().clone()) for tensor in frozen]
+    if backbone.has_phases:
+        context.asked.value("model.backbone", progress.step)
     with seeded(session.device, session.config.seed + progress.step):
-        transition = backbone.at_progress(context.progress)
+        transition = backbone.at_progress(progress.step / session.total_steps)
         if transition is not None:
             _apply(transition, session, session.frozen)
 
 
-def _thaw(session: Session, frozen: Frozen, progress: float) -> None:
+def _thaw(session: Session, frozen: Frozen) -> None:
     """Let learn what was frozen for the first part of the run.
 
     That is a function of the progress alone: a run that goes on from a checkpoint finds itself on
     the same side of it.
     """
     until, model = session.config.training.freeze_until, session.learner.model
-    if until is None or progress < until:
+    if until is None or not session.learner.context.reached(until, "training.freeze_until"):
         return
     model.thaw(frozen)
     session.thawing = None

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import final
 
+from mtlcore.balancing import Balancer
+from mtlcore.config import TrainingConfig
 from mtlcore.data import Batch
 from mtlcore.engine.building import make_metrics
 from mtlcore.engine.checkpointing import save_best
@@ -13,8 +15,23 @@ from mtlcore.engine.recording import Recorder
 from mtlcore.engine.seeding import seeded
 from mtlcore.engine.session import Session
 from mtlcore.engine.stop_request import StopRequest
-from mtlcore.episodes import BatchPlan, in_order
+from mtlcore.episodes import BatchPlan, EpisodeSampler, in_order
 from mtlcore.metrics import MetricValues, beats
+
+
+def is_due(training: TrainingConfig, epochs: int, epoch: int) -> bool:
+    """Return whether the model is evaluated after an epoch.
+
+    Args:
+        training: Says how often.
+        epochs: Of the whole run.
+        epoch: Its number, from 0.
+    """
+    patient = training.task_patience is not None or training.patience is not None
+    every = training.evaluate_every or (1 if patient else -(-epochs // 10))
+    left = epochs - 1 - epoch
+    # Counted from the end, so that the last epochs are always among the evaluated ones.
+    return left % every == 0 or left < training.average_last
 
 
 @final
@@ -48,12 +65,8 @@ class Validation:
 
     def is_due(self) -> bool:
         """Whether the model is evaluated after the current epoch."""
-        session, training = self._session, self._session.config.training
-        patient = training.task_patience is not None or training.patience is not None
-        every = training.evaluate_every or (1 if patient else -(-session.epochs // 10))
-        left = session.epochs - 1 - session.progress.epoch
-        # Counted from the end, so that the last epochs are always among the evaluated ones.
-        return left % every == 0 or left < training.average_last
+        session = self._session
+        return is_due(session.config.training, session.epochs, session.progress.epoch)
 
     def evaluate(self) -> MetricValues:
         """Evaluate the model, record its metrics, and keep its weights if they are the best."""
@@ -81,6 +94,7 @@ class Validation:
         training, progress = self._session.config.training, self._session.progress
         if training.task_patience is None and training.patience is None:
             return
+        self._session.learner.context.asked.evaluated("training.patience")
         epoch = progress.epoch + 1
         stops = progress.stopping.update(
             epoch,
@@ -98,6 +112,12 @@ class Validation:
         session.optimizer.after_evaluation(learning)
         session.learner.balancing.after_evaluation(learning)
         session.sampler.after_evaluation(learning)
+        asked = session.learner.context.asked
+        for balancer in session.learner.balancing.chain:
+            if type(balancer).after_evaluation is not Balancer.after_evaluation:
+                asked.evaluated("balancer")
+        if type(session.sampler).after_evaluation is not EpisodeSampler.after_evaluation:
+            asked.evaluated("episodes")
 
     def _keep_best(self, metrics: MetricValues) -> None:
         progress = self._session.progress

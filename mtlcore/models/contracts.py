@@ -60,7 +60,13 @@ class StepContext(Protocol):
 
     @property
     def progress(self) -> float:
-        """The fraction of the run that was done before the step, 0 to 1."""
+        """The fraction of the run that was done before the step, 0 to 1.
+
+        A run in which anything reads it cannot be made longer; see `reached`.
+        """
+
+    def reached(self, fraction: float) -> bool:
+        """Return whether at least this fraction of the run was done before the step."""
 
     @property
     def generator(self) -> torch.Generator | None:
@@ -262,6 +268,14 @@ class Backbone(nn.Module, abc.ABC):
             Name -> task -> value; recorded as the metric `backbone/NAME` of the task.
         """
         return {}
+
+    @property
+    def has_phases(self) -> bool:
+        """Whether `at_progress` changes what the network learns: at other steps of a longer run.
+
+        Here, whether the class overrides it. A run whose backbone has phases cannot be made longer.
+        """
+        return type(self).at_progress is not Backbone.at_progress
 
     def at_progress(self, fraction: float) -> Transition | None:
         """Enter the next phase if it is time; called before every step.

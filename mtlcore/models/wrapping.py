@@ -50,6 +50,13 @@ class WrappingBackbone(Backbone, abc.ABC):
                 found.setdefault(name, {}).update(values)
         return found
 
+    @property
+    def has_phases(self) -> bool:
+        """Whether the class enters phases itself, or a backbone inside does."""
+        return type(self).at_progress is not WrappingBackbone.at_progress or any(
+            backbone.has_phases for backbone in self.wrapped()
+        )
+
     def at_progress(self, fraction: float) -> Transition | None:
         """Let the backbones inside enter their next phase; return what they changed."""
         found: Transition | None = None

@@ -8,8 +8,11 @@ from typing import Any, Literal, final
 
 import attrs
 
+from mtlcore.balancing import BalancerContext
 from mtlcore.metrics import beats
 from mtlcore.ranges import Fraction, Natural, NonNegative, Positive
+
+_PATH = "optimizer.schedule"
 
 
 @final
@@ -34,18 +37,27 @@ class Schedule:
     patience: Natural = 10
     warmup: Fraction = 0.0
 
-    def factor(self, progress: float) -> float:
-        """Return the factor on the base rate when the fraction `progress` of the run is done."""
+    def factor(self, context: BalancerContext) -> float:
+        """Return the factor on the base rate in the step that the context describes.
+
+        The factor of a plateau schedule for its falls is `gamma` to their number; it comes beside.
+        """
         shape = 1.0
         if self.name == "step":
-            shape = self.gamma ** sum(progress >= point for point in self.at)
+            shape = self.gamma ** sum(context.reached(point, _PATH) for point in self.at)
         elif self.name == "cosine":
-            shape = 0.5 * (1 + math.cos(math.pi * progress))
+            shape = 0.5 * (1 + math.cos(math.pi * context.progress_for(_PATH)))
         elif self.name == "poly":
-            shape = (1 - progress) ** self.power
+            shape = (1 - context.progress_for(_PATH)) ** self.power
+        elif self.name == "plateau":
+            context.asked.evaluated(_PATH)
+        return shape * self._rising(context)
+
+    def _rising(self, context: BalancerContext) -> float:
+        if not self.warmup:
+            return 1.0
         # The first step of a warm-up must not be lost to a rate of zero.
-        rising = min(1.0, (progress + 1e-3) / self.warmup) if self.warmup else 1.0
-        return shape * rising
+        return min(1.0, (context.progress_for(_PATH) + 1e-3) / self.warmup)
 
 
 @final

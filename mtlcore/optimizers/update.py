@@ -13,6 +13,7 @@ from torch.nn import Parameter
 
 from mtlcore.balancing import (
     SMALL,
+    BalancerContext,
     BalancingResult,
     ValidationLosses,
     floats,
@@ -108,7 +109,7 @@ class Update:
         """Start a step, before its first forward pass."""
         if learner.model.changes_of_freezing != self._freezing:
             self._begin_with(learner)
-        self._set_rates(learner.context.progress)
+        self._set_rates(learner.context)
         learner.context.learning_rate = float(self._torch.param_groups[0]["lr"])
         copy_all(self._buffers, self._saved)
         self._losses, self._masses, self._cross, self._problem = {}, {}, {}, None
@@ -304,11 +305,11 @@ class Update:
             ) from error
         self._untried = False
 
-    def _set_rates(self, progress: float) -> None:
+    def _set_rates(self, context: BalancerContext) -> None:
         groups = zip(self._torch.param_groups, self._base_rates, self._schedules, strict=True)
         for group, base, schedule in groups:
             fallen = schedule.gamma**self._plateau.falls if schedule.name == "plateau" else 1.0
-            group["lr"] = base * schedule.factor(progress) * fallen
+            group["lr"] = base * schedule.factor(context) * fallen
 
     def _balance(
         self, learner: Learner, validation: ValidationLosses | None

@@ -152,7 +152,7 @@ def result_notes(summary: Mapping[str, Any], rows: Sequence[ResultRow]) -> list[
     """Return what must be known to read the metrics, and what they cost."""
     notes = []
     if any(row.better for row in rows):
-        notes.append("* better than the best constants, which look at no image")
+        notes.append("* better than the best constants, which look at no input")
     values = [value for row in rows for value in (row.model, *row.constants) if value is not None]
     if any(math.isnan(value) for value in values):
         notes.append("n/a: nothing to measure, no valid label or no finite value")

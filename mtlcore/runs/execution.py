@@ -16,6 +16,7 @@ from mtlcore.distributed import Distributed, init_distributed
 from mtlcore.engine import (
     Session,
     Training,
+    changed_length,
     check,
     count_flops,
     parameter_table,
@@ -32,6 +33,7 @@ from mtlcore.runs.logs import run_info
 from mtlcore.runs.provenance import provenance
 from mtlcore.runs.summary import summarise
 from mtlcore.storage import (
+    SUMMARY,
     Loggers,
     RunDirectory,
     RunFiles,
@@ -49,6 +51,9 @@ from mtlcore.system import is_main_process, out_of_memory
 _OF_THE_MACHINE = (
     "device", "data.root", "data.workers", "data.cache", "training.threads", "loggers"
 )  # fmt: skip
+
+#: Settings that say how long a run is: another length may go on where it is the same run.
+_LENGTH = ("training.epochs", "training.steps")
 
 
 def run(
@@ -157,11 +162,11 @@ def execute(
     with (
         _memory_told(location),
         init_distributed() as distributed,
-        _directory(location, resume, distributed) as directory,
+        _directory(location, resume, distributed, config) as directory,
     ):
         _refuse_different(config, distributed)
         state = distributed.broadcast(lambda: _checkpoint(directory, config) if resume else None)
-        summary = directory.read_json("summary.json")
+        summary = None if directory.goes_on else directory.read_json(SUMMARY)
         if distributed.any_of([summary is not None])[0]:
             display.note(f"{location}: this run is finished, nothing to do")
             return summary or {}
@@ -244,14 +249,18 @@ def _refuse_other_data(session: Session) -> None:
 
 
 @contextmanager
-def _directory(location: str, resume: bool, distributed: Distributed) -> Iterator[RunDirectory]:
+def _directory(
+    location: str, resume: bool, distributed: Distributed, config: RunConfig
+) -> Iterator[RunDirectory]:
     """Open the run's directory; for any but the main process one that is thrown away."""
+    stored = stored_config(location) if resume and distributed.is_main_process else None
+    longer = stored is not None and any(map(_is_its_length, _changed(stored, config)))
     with (
         nullcontext(location)
         if distributed.is_main_process
         else tempfile.TemporaryDirectory(prefix="mtl-rank-") as place
     ):
-        directory = RunDirectory(place, resume or not distributed.is_main_process)
+        directory = RunDirectory(place, resume or not distributed.is_main_process, longer)
         try:
             yield directory
         finally:
@@ -268,16 +277,23 @@ def _checkpoint(directory: RunDirectory, config: RunConfig) -> dict[str, Any] | 
             f"{directory.location}/config.toml: is missing, so that the run cannot go on; put it "
             "back, or start a run of its own with another --out"
         )
-    if changed := _changed(stored, config):
+    if changed := [path for path in _changed(stored, config) if not _is_its_length(path)]:
         raise UsageError(
             f"{directory.location}: --resume goes on with the run's own settings, and these "
             f"differ: {', '.join(changed)}. Leave them out, or start a run of its own with "
-            f"another --out (only {', '.join(_OF_THE_MACHINE)} and the places of teachers may "
-            "change)"
+            f"another --out (only {', '.join(_OF_THE_MACHINE)}, its length and the places of "
+            "teachers may change)"
         )
     state = load_checkpoint(directory.checkpoint)
     began = state.get("config")  # a checkpoint of an earlier version has none
-    if isinstance(began, dict) and (edited := _changed(began, config)):
+    edited = _changed(began, config) if isinstance(began, dict) else []
+    length = [path for path in edited if _is_its_length(path)]
+    if length and "length" not in state:
+        raise UsageError(
+            f"{directory.location}: was begun by an earlier version, which did not write down what "
+            f"makes a run of another length another run; leave {', '.join(length)} as it was"
+        )
+    if edited := [path for path in edited if path not in length]:
         raise UsageError(
             f"{directory.location}/config.toml: was edited after the run began: "
             f"{', '.join(edited)}. Put them back, or start a run of its own with another --out"
@@ -287,6 +303,10 @@ def _checkpoint(directory: RunDirectory, config: RunConfig) -> dict[str, Any] | 
 
 def _changed(stored: Mapping[str, Any], config: RunConfig) -> list[str]:
     return [path for path in changed_settings(stored, config.tree) if not _is_of_the_machine(path)]
+
+
+def _is_its_length(path: str) -> bool:
+    return path in _LENGTH
 
 
 def _is_of_the_machine(path: str) -> bool:
@@ -299,6 +319,9 @@ def _begin(session: Session, plugins: Plugins, state: dict[str, Any] | None) -> 
     if state is not None:
         restore(session, state)
         _note_changes(session, state)
+        if told := changed_length(session, state):
+            session.display.note(told)
+            directory.begin_again()
     else:
         for note in _start(session):
             session.display.note(note)
@@ -354,7 +377,7 @@ def _finish(session: Session, example: Inputs, about: Mapping[str, Any]) -> dict
     summary = summarise(session, example)
     directory.write_json("run.json", {**about, "status": "finished", "reason": None})
     # Last: --resume takes a run that has it for finished.
-    directory.write_json("summary.json", summary)
+    directory.write_json(SUMMARY, summary)
     pictures = report_pictures(directory.path)
     directory.loggers.finish(RunOutcome(status="finished", summary=summary, pictures=pictures))
     return summary

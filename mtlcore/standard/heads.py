@@ -202,9 +202,10 @@ class LinearHead(Head):
 
     def __init__(self, task: Task, features: FeatureInfo) -> None:
         super().__init__()
-        if task.layout == "map":
+        if task.is_dense:
             raise UsageError(
-                f"task {task.name!r} has a value per pixel; the linear head predicts one per sample"
+                f"task {task.name!r} has a value per {'pixel' if task.layout == 'map' else 'place'}"
+                "; the linear head predicts one per sample"
             )
         vector = features.vector
         self.place = features.main_map if vector is None else vector
@@ -215,6 +216,49 @@ class LinearHead(Head):
         read = features[self.place]
         prediction: Tensor = self.output(read.mean((2, 3)) if read.dim() == 4 else read)
         return prediction
+
+    def reset_parameters(self) -> None:
+        """Re-initialise as `nn.Linear` does."""
+        self.output.reset_parameters()
+
+
+class TaggingHead(Head):
+    """One linear layer at each place of a sequence, such as a token.
+
+    It reads the main of the features, (B, c, L). As in BERT (Devlin et al., NAACL 2019, section
+    5.3), where a word of several tokens is judged by its first one.
+
+    Args:
+        task: its `channels` are the outputs.
+        features: the head reads the main one.
+        dropout: probability of dropout before the layer.
+
+    Raises:
+        UsageError: the task has no value per place of a sequence.
+    """
+
+    def __init__(self, task: Task, features: FeatureInfo, *, dropout: Fraction = 0.0) -> None:
+        super().__init__()
+        if task.layout != "sequence":
+            raise UsageError(
+                f"task {task.name!r} has no value per place of a sequence, which is what the "
+                "tagging head predicts"
+            )
+        self.place = features.main_map
+        self.dropout = nn.Dropout(dropout)
+        self.output = nn.Linear(features.channels[self.place], task.channels)
+
+    def forward(self, features: Sequence[Tensor]) -> Tensor:
+        """Predict from a sequence, (B, c, L) -> (B, task.channels, L).
+
+        Raises:
+            ValueError: the backbone gives no sequence.
+        """
+        read = features[self.place]
+        if read.dim() != 3:
+            raise ValueError(f"a sequence (B, C, L) is needed, and there is {list(read.shape)}")
+        prediction: Tensor = self.output(self.dropout(read.transpose(1, 2)))
+        return prediction.transpose(1, 2)
 
     def reset_parameters(self) -> None:
         """Re-initialise as `nn.Linear` does."""

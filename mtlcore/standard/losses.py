@@ -42,7 +42,7 @@ def unit_vectors(vectors: Tensor, shortest: float = 1e-12) -> Tensor:
 
 @final
 class CrossEntropy(Loss):
-    """`-log softmax(z)[y]`, for segmentation and classification.
+    """`-log softmax(z)[y]`, for segmentation, classification and tagging.
 
     With `class_weights` w an element counts w[y] times: the loss is
     `sum w[y] (-log softmax(z)[y]) / sum w[y]` over the valid elements.
@@ -89,7 +89,7 @@ def _checked_weights(task: Task, class_weights: tuple[float, ...]) -> Tensor:
 
 @final
 class Focal(Loss):
-    """`-(1 - p)^gamma log p` with p = softmax(z)[y], for segmentation and classification.
+    """`-(1 - p)^gamma log p` with p = softmax(z)[y], for segmentation, classification and tagging.
 
     Lin et al., "Focal Loss for Dense Object Detection", ICCV 2017, eq. 4, over classes by softmax
     where the paper has a sigmoid per class. It is the mean over elements, not divided by the number
@@ -126,12 +126,12 @@ class L1(Loss):
 
     def __init__(self, task: Task) -> None:
         super().__init__()
-        self._is_map = task.layout == "map"
+        self._is_dense = task.is_dense
 
     def elementwise(self, prediction: Tensor, target: Tensor) -> Tensor:
         """Compute the loss: maps (B, C, H, W) -> (B, H, W); vectors (B, C) -> (B, C)."""
         values = (prediction - target).abs()
-        return values.mean(1) if self._is_map else values
+        return values.mean(1) if self._is_dense else values
 
 
 @final
@@ -143,12 +143,12 @@ class MSE(Loss):
 
     def __init__(self, task: Task) -> None:
         super().__init__()
-        self._is_map = task.layout == "map"
+        self._is_dense = task.is_dense
 
     def elementwise(self, prediction: Tensor, target: Tensor) -> Tensor:
         """Compute the loss: maps (B, C, H, W) -> (B, H, W); vectors (B, C) -> (B, C)."""
         values = F.mse_loss(prediction, target, reduction="none")
-        return values.mean(1) if self._is_map else values
+        return values.mean(1) if self._is_dense else values
 
 
 @final
@@ -171,14 +171,14 @@ class Huber(Loss):
         if not 0 < delta < math.inf:
             raise UsageError(f"delta of task {task.name!r} must be positive, not {delta}")
         self._delta = delta
-        self._is_map = task.layout == "map"
+        self._is_dense = task.is_dense
         self._is_logit = task.kind == "edges"
 
     def elementwise(self, prediction: Tensor, target: Tensor) -> Tensor:
         """Compute the loss: maps (B, C, H, W) -> (B, H, W); vectors (B, C) -> (B, C)."""
         value = prediction.sigmoid() if self._is_logit else prediction
         values = F.huber_loss(value, target, reduction="none", delta=self._delta)
-        return values.mean(1) if self._is_map else values
+        return values.mean(1) if self._is_dense else values
 
 
 @final
@@ -264,7 +264,7 @@ class BinaryCrossEntropy(Loss):
                 f"not {positive_weight}"
             )
         self._positive_weight, self._by_weight = positive_weight, divide_by == "weight"
-        self._is_map = task.layout == "map"
+        self._is_dense = task.is_dense
 
     def elementwise(self, prediction: Tensor, target: Tensor) -> Tensor | tuple[Tensor, Tensor]:
         """Compute the loss, with the weights if it is divided by them.
@@ -275,7 +275,7 @@ class BinaryCrossEntropy(Loss):
         negative = (1 - self._positive_weight) * (1 - target)
         values = positive * F.softplus(-prediction) + negative * F.softplus(prediction)
         weight = positive + negative
-        if self._is_map:
+        if self._is_dense:
             values, weight = values.mean(1), weight.mean(1)
         return (values, weight) if self._by_weight else values
 
@@ -292,7 +292,7 @@ class MultiLabel(Loss):
 
     def __init__(self, task: Task) -> None:
         super().__init__()
-        self._is_map = task.layout == "map"
+        self._is_dense = task.is_dense
 
     def elementwise(self, prediction: Tensor, target: Tensor) -> Tensor:
         """Compute the loss.
@@ -300,7 +300,7 @@ class MultiLabel(Loss):
         Logits and targets in [0, 1]: (B, C) -> (B, C); maps (B, C, H, W) -> (B, H, W).
         """
         values = F.binary_cross_entropy_with_logits(prediction, target, reduction="none")
-        return values.mean(1) if self._is_map else values
+        return values.mean(1) if self._is_dense else values
 
 
 @final

@@ -215,6 +215,47 @@ class MultiLabelMetric(Metric):
 
 
 @final
+class MultiLabelF1(Metric):
+    """F-measures of yes-or-no labels, a logit above 0 being a yes.
+
+    `micro_f1` = 2 TP / (2 TP + FP + FN) over all labels of all samples together, `macro_f1` the
+    mean of that of each label; labels without a yes, in truth and predictions, are left out. A
+    label is positive from 0.5. Both are fractions.
+    """
+
+    higher_is_better: Mapping[str, bool] = {"micro_f1": True, "macro_f1": True}
+
+    def __init__(self, task: Task) -> None:
+        self._labels = task.channels
+        # Of each label, what is right, and twice that with what is missed and what is too much.
+        self._counts = Pool(2 * task.channels, torch.int64)
+
+    @torch.no_grad()
+    def update(self, prediction: Tensor, target: Tensor, valid: Tensor) -> None:
+        """Accumulate a batch: logits (B, C), targets (B, C) in [0, 1], mask (B, C)."""
+        said, true = (prediction > 0) & valid, (target >= 0.5) & valid
+        self._counts.add(torch.cat([(said & true).sum(0), said.sum(0) + true.sum(0)]))
+
+    def compute(self) -> dict[str, float]:
+        """Return `micro_f1` and `macro_f1`; NaN where there is no yes at all."""
+        right, both = self._counts.values.cpu().double().view(2, self._labels)
+        occurs = both > 0
+        return {
+            "micro_f1": float(2 * right.sum() / both.sum()),
+            "macro_f1": float((2 * right[occurs] / both[occurs]).mean()),
+        }
+
+    def merge(self, other: Metric) -> None:
+        """Add the other's counts."""
+        assert isinstance(other, MultiLabelF1)
+        self._counts.merge(other._counts)
+
+    def reset(self) -> None:
+        """Drop everything that was accumulated."""
+        self._counts.reset()
+
+
+@final
 class RegressionMetric(Metric):
     """Errors of values per sample: `mae`, `rmse` and `r2`.
 

@@ -130,6 +130,15 @@ def mtl_heads() -> Iterator[HeadSpec]:
         summary="One linear layer on a vector, or on the mean of a map.",
     )
     yield HeadSpec(
+        name="tagging",
+        target="mtlcore.standard.heads:TaggingHead",
+        task_kinds=("*",),
+        layouts=("sequence",),
+        default_for=("tagging",),
+        summary="One linear layer at each place of a sequence, such as a token.",
+        paper="Devlin et al., BERT, NAACL 2019, https://aclanthology.org/N19-1423",
+    )
+    yield HeadSpec(
         name="fpn",
         target="mtlcore.standard.decoder_heads:fpn",
         task_kinds=("*",),
@@ -184,8 +193,8 @@ def mtl_losses() -> Iterator[LossSpec]:
     yield LossSpec(
         name="cross-entropy",
         target="mtlcore.standard.losses:CrossEntropy",
-        task_kinds=("segmentation", "classification"),
-        default_for=("segmentation", "classification"),
+        task_kinds=("segmentation", "classification", "tagging"),
+        default_for=("segmentation", "classification", "tagging"),
         summary="Negative log-likelihood of the class, weighted by class if asked.",
     )
     yield LossSpec(
@@ -240,7 +249,7 @@ def mtl_losses() -> Iterator[LossSpec]:
     yield LossSpec(
         name="focal",
         target="mtlcore.standard.losses:Focal",
-        task_kinds=("segmentation", "classification"),
+        task_kinds=("segmentation", "classification", "tagging"),
         summary="Cross-entropy that discounts what is already right.",
         paper="Lin et al., Focal Loss for Dense Object Detection, ICCV 2017",
     )
@@ -326,10 +335,24 @@ def mtl_metrics() -> Iterator[MetricSpec]:
         summary="Accuracy, macro F-measure, and the area under the curve of two classes.",
     )
     yield MetricSpec(
+        name="tagging",
+        target="mtlcore.standard.metrics_sequences:TaggingMetric",
+        task_kinds=("tagging",),
+        default_for=("tagging",),
+        summary="F-measure of spans where classes are tags of BIO or BIOES, accuracy, macro F.",
+        paper="Tjong Kim Sang and De Meulder, CoNLL-2003, https://aclanthology.org/W03-0419",
+    )
+    yield MetricSpec(
         name="top-accuracy",
         target="mtlcore.standard.metrics_vectors:TopAccuracy",
         task_kinds=("classification",),
         summary="Whether the class is among the five that the network finds likeliest.",
+    )
+    yield MetricSpec(
+        name="multilabel-f1",
+        target="mtlcore.standard.metrics_vectors:MultiLabelF1",
+        task_kinds=("multilabel",),
+        summary="F-measures of decisions, over all labels and as a mean over labels.",
     )
     yield MetricSpec(
         name="multilabel",

@@ -23,6 +23,7 @@ from mtlcore.storage.run_directory import (
 )
 from mtlcore.storage.run_files import (
     METRICS,
+    SUMMARY,
     Pictures,
     Record,
     RunFiles,
@@ -43,6 +44,7 @@ __all__ = [
     "LAST",
     "METRICS",
     "STUDY",
+    "SUMMARY",
     "LastCheckpoint",
     "Loggers",
     "Pictures",

@@ -45,6 +45,7 @@ class RunDirectory:
         location: A path, or an fsspec URL.
         resume: Go on with the run that is there. Otherwise a directory that is not empty is
             refused.
+        goes_on: Write there although the run is finished: it is given another length.
 
     Attributes:
         path: The local directory.
@@ -57,8 +58,8 @@ class RunDirectory:
             itself, is being written by another process, or cannot be written.
     """
 
-    def __init__(self, location: str, resume: bool) -> None:
-        self.location = location
+    def __init__(self, location: str, resume: bool, goes_on: bool = False) -> None:
+        self.location, self.goes_on = location, goes_on
         self._remote = "://" in location
         self._temporary: tempfile.TemporaryDirectory[str] | None = None
         self._metrics: IO[str] | None = None
@@ -96,7 +97,7 @@ class RunDirectory:
         return existing
 
     def _claimed(self, existing: Iterable[str]) -> Claim:
-        if SUMMARY in map(_name, existing):
+        if SUMMARY in map(_name, existing) and not self.goes_on:
             return NoClaim()  # a finished run may lie where nothing can be written
         if self._remote:
             claim = RemoteClaim(self.location)
@@ -138,6 +139,23 @@ class RunDirectory:
     def read_json(self, name: str) -> dict[str, Any] | None:
         """Return a JSON file of the run as it was written, None where it is missing."""
         return read_json(str(self.path / name), dict[str, Any])
+
+    def begin_again(self) -> None:
+        """Let a finished run count as one that is not.
+
+        Raises:
+            MtlError: Its summary cannot be removed.
+        """
+        import fsspec
+
+        try:
+            (self.path / SUMMARY).unlink(missing_ok=True)
+            if self._remote:
+                filesystem, root = fsspec.core.url_to_fs(self.location)
+                if filesystem.exists(f"{root}/{SUMMARY}"):
+                    filesystem.rm_file(f"{root}/{SUMMARY}")
+        except OSError as error:
+            raise self._unwritten(SUMMARY, error) from error
 
     def write_json(self, name: str, content: Mapping[str, Any]) -> None:
         """Write a JSON file atomically; NaN becomes null."""

@@ -164,6 +164,17 @@ class _Progress(TypedDict):
     stopping: NotRequired[dict[str, Any]]
 
 
+class _Asked(TypedDict):
+    values: dict[str, Natural]
+    reached: dict[str, dict[str, int]]
+    evaluations: list[str]
+
+
+class _Length(TypedDict):
+    steps: Natural
+    asked: _Asked
+
+
 class LastCheckpoint(TypedDict):
     """The tree of `checkpoints/last.safetensors`; what is of components is theirs to read."""
 
@@ -175,6 +186,7 @@ class LastCheckpoint(TypedDict):
     ranks: list[dict[str, Any]]
     metrics_length: Natural
     threads: Natural
+    length: NotRequired[_Length]
     average: NotRequired[dict[str, Any]]
     teachers: NotRequired[dict[str, Any]]
     config: NotRequired[dict[str, Any]]

@@ -173,11 +173,14 @@ def global_stream_untouched(what: str) -> Iterator[None]:
 
 
 def some_maps(
-    channels: Sequence[int], strides: Sequence[int], batch: int, size: tuple[int, int]
+    channels: Sequence[int], strides: Sequence[int], batch: int, size: tuple[int, ...]
 ) -> tuple[Tensor, ...]:
-    """Return random maps with these channels and strides (0: vectors), from torch's stream."""
+    """Return random maps with these channels and strides (0: vectors), from torch's stream.
+
+    A size of one number is the length of a sequence.
+    """
     return tuple(
-        torch.randn(batch, c, size[0] // s, size[1] // s) if s else torch.randn(batch, c)
+        torch.randn(batch, c, *(side // s for side in size)) if s else torch.randn(batch, c)
         for c, s in zip(channels, strides, strict=True)
     )
 
@@ -185,7 +188,7 @@ def some_maps(
 def draw_labels(
     task: Task,
     batch: int,
-    size: tuple[int, int],
+    size: tuple[int, ...],
     generator: torch.Generator,
     masked: float = 0.3,
 ) -> tuple[Tensor, Tensor]:
@@ -194,7 +197,7 @@ def draw_labels(
     Args:
         task: by whose kind values are plausible: positive depths, unit normals.
         batch: number of samples.
-        size: of a map.
+        size: of a map, or of a sequence.
         generator: to draw from.
         masked: the part that is not valid; it holds the safe value.
     """
@@ -211,7 +214,7 @@ def draw_labels(
     return mask_labels(task, target, valid, size), valid
 
 
-def mask_labels(task: Task, target: Tensor, valid: Tensor, size: tuple[int, int]) -> Tensor:
+def mask_labels(task: Task, target: Tensor, valid: Tensor, size: tuple[int, ...]) -> Tensor:
     """Return labels with the safe value where they are not valid."""
     safe = safe_target(task, size).to(target.dtype)
     return torch.where(spread(valid, target), target, safe)
@@ -222,6 +225,6 @@ def spread(valid: Tensor, like: Tensor) -> Tensor:
     return (valid if valid.dim() == like.dim() else valid.unsqueeze(1)).expand_as(like)
 
 
-def prediction_shape(task: Task, batch: int, size: tuple[int, int]) -> tuple[int, ...]:
+def prediction_shape(task: Task, batch: int, size: tuple[int, ...]) -> tuple[int, ...]:
     """Return the shape of a head's output for a task."""
-    return (batch, task.channels, *(size if task.layout == "map" else ()))
+    return (batch, task.channels, *(size if task.is_dense else ()))

@@ -9,9 +9,9 @@ from pathlib import PurePosixPath
 import torch
 from torch import Tensor
 
-from mtlcore.data import Dataset, Sample, collate
+from mtlcore.data import Dataset, Sample, collate, place_size
 from mtlcore.errors import MtlError
-from mtlcore.inputs import image_size, input_tensors, map_inputs
+from mtlcore.inputs import input_tensors, map_inputs
 from mtlcore.tasks import Task
 from mtlcore.testing.base import same, spread
 
@@ -82,7 +82,6 @@ class DatasetContract:
         described = {task.name: task for task in self.tasks()}
         seen: set[str] = set()
         for sample in self._samples():
-            size = image_size(sample.inputs, samples=False)
             assert sample.targets.keys() == sample.valid.keys(), (
                 f"{sample.key}: labels of {list(sample.targets)}, masks of {list(sample.valid)}"
             )
@@ -90,6 +89,7 @@ class DatasetContract:
                 where = f"{sample.key}: {name}"
                 assert name in described, f"{where} is not described"
                 task, valid = described[name], sample.valid[name]
+                size = place_size(task, sample.inputs, samples=False)
                 assert tuple(target.shape) == task.target_shape(size), (
                     f"{where} has shape {tuple(target.shape)}, not {task.target_shape(size)}"
                 )

@@ -22,7 +22,8 @@ class HeadContract(ReaderContract):
     Attributes:
         task: that it predicts.
         features: announcements of backbones that it can read.
-        size: of the input; a multiple of all their strides.
+        size: of the input, (height, width) or, for sequences, (length,); a multiple of all their
+            strides.
         unreached: beginnings of the names of parameters that the loss does not reach. Those that do
             not require gradients need not be listed, and need not be drawn anew.
     """

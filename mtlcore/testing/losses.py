@@ -28,12 +28,12 @@ class _TaskLossContract:
 
     Attributes:
         task: that the loss serves.
-        size: of a map.
+        size: of a map, (height, width), or of a sequence, (length,).
         differentiable: whether its gradient is that of its value (checked in float64).
     """
 
     task: Task
-    size: tuple[int, int] = (4, 5)
+    size: tuple[int, ...] = (4, 5)
     differentiable: bool = True
 
     def make(self, task: Task) -> Loss | ScalarLoss:

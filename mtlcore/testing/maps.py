@@ -36,7 +36,7 @@ class ReaderContract:
     """
 
     features: tuple[FeatureInfo, ...] = (FeatureInfo((6,), (4,)), FeatureInfo((7, 6), (8, 1)))
-    size: tuple[int, int] = (16, 24)
+    size: tuple[int, ...] = (16, 24)
     unreached: tuple[str, ...] = ()
     _what = "module"
 

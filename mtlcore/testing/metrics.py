@@ -20,12 +20,12 @@ class MetricContract:
 
     Attributes:
         task: that it judges.
-        size: of a map.
+        size: of a map, (height, width), or of a sequence, (length,).
         tolerance: relative, for sums in another order.
     """
 
     task: Task
-    size: tuple[int, int] = (4, 6)
+    size: tuple[int, ...] = (4, 6)
     tolerance: float = 1e-6
 
     def make(self, task: Task) -> Metric:

@@ -100,11 +100,19 @@ def test_the_default_head_of_a_kind_is_that_of_the_layout(
 @pytest.mark.parametrize(("head", "layouts"), HEADS)
 def test_heads_declare_what_they_predict(head: str, layouts: tuple[str, ...]) -> None:
     features = FeatureInfo((8, 8), (8, 4))
-    kinds = {"map": "depth", "vector": "regression", "label": "classification"}
+    kinds = {
+        "map": "depth",
+        "sequence": "tagging",
+        "vector": "regression",
+        "label": "classification",
+    }
     for layout in LAYOUTS:
         task = Task(name="x", kind=kinds[layout], channels=3)
         make = PLUGINS.get("heads", head).load()
-        if layout in layouts:
+        if layout == "sequence" and layout in layouts:
+            shape = make(task, features).eval()([torch.rand(2, 8, 2), torch.rand(2, 8, 4)]).shape
+            assert shape == (2, 3, 4)
+        elif layout in layouts:
             shape = (
                 make(task, features).eval()([torch.rand(2, 8, 2, 3), torch.rand(2, 8, 4, 6)]).shape
             )
@@ -115,7 +123,7 @@ def test_heads_declare_what_they_predict(head: str, layouts: tuple[str, ...]) ->
 
 
 def test_a_record_names_layouts_that_there_are() -> None:
-    with pytest.raises(ValueError, match="name some of map, vector, label"):
+    with pytest.raises(ValueError, match="name some of map, sequence, vector, label"):
         HeadSpec(name="x", target="a:B", task_kinds=("*",), layouts=("image",))
     with pytest.raises(ValueError, match="name some of"):
         HeadSpec(name="x", target="a:B", task_kinds=("*",), layouts=())

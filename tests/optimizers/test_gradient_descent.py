@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from mtlcore.balancing import BalancerContext
 from mtlcore.data import Batch
 from mtlcore.episodes import Episode, LoadedPlan
 from mtlcore.errors import MtlError
@@ -78,7 +79,10 @@ def copies(learner: Learner) -> list[Tensor]:
     ],
 )
 def test_the_rate_over_a_run(schedule: Schedule, expected: dict[float, float]) -> None:
-    found = {progress: schedule.factor(progress) for progress in expected}
+    found = {
+        progress: schedule.factor(BalancerContext(tasks=(), progress=progress))
+        for progress in expected
+    }
     assert found == pytest.approx(expected)
 
 

@@ -13,6 +13,7 @@ from mtlcore.metrics import Metric
 from mtlcore.standard.metrics import DepthMetric
 from mtlcore.standard.metrics_vectors import (
     ClassificationMetric,
+    MultiLabelF1,
     MultiLabelMetric,
     RegressionMetric,
     TopAccuracy,
@@ -51,6 +52,24 @@ class TestMultiLabelMetric(MetricContract):
 
     def make(self, task):
         return MultiLabelMetric(task)
+
+
+class TestMultiLabelF1(MetricContract):
+    task = LABELS
+
+    def make(self, task):
+        return MultiLabelF1(task)
+
+
+def test_f_measures_of_labels_by_hand() -> None:
+    """Of label 0 one of two is found, of label 1 nothing is there, label 2 is said too often."""
+    metric = MultiLabelF1(LABELS)
+    logits = torch.tensor([[1.0, -1, 1], [-1, -1, 1], [1, 1, -1]])
+    target = torch.tensor([[1.0, 0, 1], [1, 0, 0], [1, 1, 0]])
+    valid = torch.tensor([[True, True, True], [True, True, True], [False, False, True]])
+    metric.update(logits, target, valid)
+    # Label 0: TP 1, FN 1 -> 2/3. Label 2: TP 1, FP 1 -> 2/3. Together TP 2 of 2 + 4... -> 4/6.
+    assert metric.compute() == pytest.approx({"micro_f1": 4 / 6, "macro_f1": 2 / 3})
 
 
 class TestRegression(MetricContract):

@@ -123,7 +123,7 @@ def _learning(run: RunFiles, curves: Series) -> Markup:
     if not parts:
         return paragraph("Nothing was recorded yet.")
     reading = paragraph(
-        "Dotted: the best constants, which look at no image. Values of single steps are faint; the "
+        "Dotted: the best constants, which look at no input. Values of single steps are faint; the "
         "line over them is their running mean over a twentieth of the run."
     )
     return joined([reading, *parts])

@@ -313,3 +313,9 @@ def test_a_run_turns_and_goes_on(
     (state,) = Path("r").rglob("*last*.safetensors")
     kept = {n: x for n, x in load_file(state).items() if n.endswith("generator")}
     assert any(bool(x.any()) for x in kept.values())
+
+
+def test_rotations_turn_alike_in_a_run_of_any_length() -> None:
+    """It is asked before each step, and that is no phase."""
+    backbone = RotatedBackbone(TINY_TASKS, backbone=partial(SegNet, width=0.03125))
+    assert not backbone.has_phases

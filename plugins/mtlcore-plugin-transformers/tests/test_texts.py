@@ -59,6 +59,171 @@ class TestTexts(DatasetContract):
         return Texts.describe(None, targets=TARGETS)
 
 
+# Labels of words
+
+TAGS = {
+    "tag": Target(kind="tagging", column="tags", classes=("O", "B-x", "I-x")),
+    "kind": Target(kind="classification", column="kind", classes=("bad", "good")),
+}
+TAGGED = [
+    {"text": "the film was fine", "tags": "O B-x ? O", "kind": "good"},
+    {"text": ["unfine", "film"], "tags": ["I-x", "O"], "kind": None},
+    {"text": "film", "tags": None, "kind": "bad"},
+    {"text": "fine  \u00e4 film", "tags": "O I-x O", "kind": "good"},
+]
+
+
+@pytest.fixture
+def tagged(tmp_path: Path) -> Path:
+    """A file of 4 rows for training, and another one."""
+    other = {"text": "was the film fine", "tags": "O O B-x O", "kind": "good"}
+    for split, lines in (("train", TAGGED), ("val", [other])):
+        (tmp_path / f"{split}.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    return tmp_path
+
+
+def tags_of(sample: Any) -> list[int]:
+    return torch.where(sample.valid["tag"], sample.targets["tag"], -1).tolist()
+
+
+class TestTaggedTexts(DatasetContract):
+    @pytest.fixture(autouse=True)
+    def _folder(self, tagged):
+        self.folder = tagged
+
+    def make(self, split):
+        return made(self.folder, split, file="{split}.jsonl", targets=TAGS)
+
+    def tasks(self):
+        return Texts.describe(None, targets=TAGS)
+
+
+def test_the_first_byte_of_a_word_has_its_label(tagged: Path) -> None:
+    dataset = made(tagged, file="{split}.jsonl", targets=TAGS)
+    first = tags_of(dataset[0])
+    assert first == [0, *[-1] * 3, 1, *[-1] * 8, 0, *[-1] * 4]  # "was" has none, nor has the end
+    assert len(first) == len(dataset[0].inputs)
+    assert tags_of(dataset[1]) == [2, *[-1] * 6, 0, *[-1] * 4]
+    assert "tag" not in dataset[2].targets
+    # Two spaces, and a letter of two bytes.
+    assert tags_of(dataset[3]) == [0, *[-1] * 5, 2, -1, -1, 0, *[-1] * 4]
+    short = made(tagged, file="{split}.jsonl", targets=TAGS, length=5)
+    assert tags_of(short[0]) == [0, -1, -1, -1, -1]
+
+
+@pytest.fixture
+def pieces(tmp_path: Path) -> Path:
+    """A tokenizer of parts of words, as BERT's is, that knows no ä."""
+    known = ["[PAD]", "[CLS]", "[SEP]", "[UNK]", "the", "film", "was", "fine", "un", "##fine"]
+    made_of = Tokenizer(
+        models.WordPiece({word: i for i, word in enumerate(known)}, unk_token="[UNK]")
+    )
+    made_of.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    made_of.post_processor = processors.BertProcessing(("[SEP]", 2), ("[CLS]", 1))
+    made_of.save(str(tmp_path / "tokenizer.json"))
+    return tmp_path / "tokenizer.json"
+
+
+def test_the_first_part_of_a_word_has_its_label(tagged: Path, pieces: Path) -> None:
+    dataset = made(tagged, file="{split}.jsonl", targets=TAGS, tokenizer=str(pieces))
+    assert dataset[1].inputs.tolist() == [1, 8, 9, 5, 2]
+    assert tags_of(dataset[0]) == [-1, 0, 1, -1, 0, -1]
+    assert tags_of(dataset[1]) == [-1, 2, -1, 0, -1]
+    assert tags_of(dataset[3]) == [-1, 0, 2, 0, -1]
+
+
+def test_a_space_may_be_part_of_a_token(tagged: Path, tmp_path: Path) -> None:
+    """Of GPT's and RoBERTa's tokenizers it is: a token of bytes begins with the space before."""
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    words = {word: i for i, word in enumerate([*letters, "\u0120f", "\u0120w"])}
+    made_of = Tokenizer(models.BPE(words, [("\u0120", "f"), ("\u0120", "w")]))
+    made_of.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    made_of.save(str(tmp_path / "bytes.json"))
+    dataset = made(
+        tagged, file="{split}.jsonl", targets=TAGS, tokenizer=str(tmp_path / "bytes.json")
+    )
+    found = tags_of(dataset[0])
+    assert [found[place] for place in (0, 3, 4, 7)] == [0, 1, -1, -1]
+    assert sorted(found, reverse=True)[:3] == [1, 0, 0]
+
+
+def test_of_a_batch_padding_has_no_label(tagged: Path, pieces: Path) -> None:
+    dataset = made(tagged, file="{split}.jsonl", targets=TAGS, tokenizer=str(pieces))
+    tasks = Texts.describe(None, targets=TAGS)
+    batch = collate([dataset[i] for i in range(4)], tasks, dataset.collate_inputs)
+    assert batch.targets["tag"].shape == batch.inputs["tokens"].shape == (4, 6)
+    assert batch.count == {"tag": 8, "kind": 3}
+    assert not bool((batch.valid["tag"] & ~batch.inputs["mask"]).any())
+
+
+@pytest.mark.parametrize(
+    ("row", "told"),
+    [
+        ({"text": "a film", "tags": "O"}, r"val\.jsonl:1: tag: 1 labels for 2 words \('a film'\)"),
+        ({"text": "a", "tags": "B-y"}, r"val\.jsonl:1: tag: 'B-y' is none of the classes"),
+    ],
+)
+def test_labels_that_do_not_fit_are_told(tagged: Path, row: dict[str, Any], told: str) -> None:
+    (tagged / "val.jsonl").write_text(json.dumps(row | {"kind": "bad"}))
+    dataset = made(tagged, "val", file="{split}.jsonl", targets=TAGS)
+    with pytest.raises(DataError, match=told):
+        dataset[0]
+
+
+def test_conll_files_have_a_word_per_line(tmp_path: Path) -> None:
+    (tmp_path / "train.conll").write_text(
+        "-DOCSTART- -X- O\n\nthe DT O\nfilm NN B-x\n\n\nfine JJ ?\n"
+    )
+    (tmp_path / "val.conll").write_text("\nwas\tVB\tO\n")
+    targets = {"tag": Target(kind="tagging", column="ner", classes=("O", "B-x"))}
+    settings = {"file": "{split}.conll", "targets": targets, "columns": ("word", "pos", "ner")}
+    dataset = made(tmp_path, text="word", **settings)
+    assert len(dataset) == 2 and dataset[0].key.endswith("train.conll:1")
+    assert bytes(i - 1 for i in dataset[0].inputs[:-1].tolist()) == b"the film"
+    assert [tag for tag in tags_of(dataset[0]) if tag >= 0] == [0, 1]
+    assert "tag" not in dataset[1].targets
+    by_number = made(tmp_path, text="0", **{**settings, "columns": "header", "targets": {
+        "tag": Target(kind="tagging", column=1, classes=("DT", "NN", "JJ", "VB"))}})  # fmt: skip
+    assert [tag for tag in tags_of(by_number[0]) if tag >= 0] == [0, 1]
+    assert tags_of(made(tmp_path, "val", text="word", **settings)[0])[0] == 0
+
+
+def test_universal_dependencies_have_comments_and_words_of_several(tmp_path: Path) -> None:
+    lines = [
+        "# text = It isn't 10 000.",
+        "1\tIt\tPRON",
+        "2-3\tisn't\t_",
+        "2\tis\tAUX",
+        "3\tn't\tPART",
+        "3.1\tnot\tPART",
+        "4\t10 000\tNUM",
+    ]
+    (tmp_path / "a.conllu").write_text("\n".join([*lines, "", *lines, "", *lines]))
+    classes = ("PRON", "AUX", "PART", "NUM")
+    targets = {"pos": Target(kind="tagging", column="upos", classes=classes)}
+    dataset = made(
+        tmp_path, text="form", file="a.conllu", columns=("id", "form", "upos"), targets=targets
+    )
+    sample = dataset[0]
+    labels = sample.targets["pos"][sample.valid["pos"]]
+    assert labels.tolist() == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("a O\nb\n", r"a\.conll: line 2 has 1 cells, 2 were expected"),
+        ("\n\n", r"a\.conll: holds no row"),
+        ("a O x\n", r"data\.columns names 2 columns, and it has 3"),
+    ],
+)
+def test_files_that_are_no_conll(tmp_path: Path, text: str, told: str) -> None:
+    (tmp_path / "a.conll").write_text(text)
+    targets = {"tag": Target(kind="tagging", column="tag", classes=("O", "B-x"))}
+    with pytest.raises(DataError, match=told):
+        made(tmp_path, text="word", file="a.conll", columns=("word", "tag"), targets=targets)
+
+
 def test_bytes_are_tokens_without_a_tokenizer(folder: Path) -> None:
     whole, short = made(folder), made(folder, length=4)
     first = whole[0]
@@ -187,6 +352,38 @@ def test_a_run_of_texts_learns_and_is_used(mtl: Any, folder: Path) -> None:
     summary = run(mtl, folder, 8)
     assert summary["final"]["val"]["kind"]["accuracy"] == 1
     judged = mtl("eval", str(folder / "run8"))
+    assert judged.exit_code == 0, judged.output
+
+
+TAGGING = """
+[data.targets.tags]
+kind = "tagging"
+column = "tags"
+classes = ["O", "B-x"]
+"""
+
+
+def test_a_run_learns_labels_of_words_and_of_texts(mtl: Any, folder: Path) -> None:
+    """Words of praise and blame are tagged, in some rows; a classification beside."""
+    tagged = [
+        row
+        | {
+            "tags": None if i % 4 == 3 else
+            ["B-x" if word in WORDS else "O" for word in row["text"].split()]
+        }
+        for i, row in enumerate(rows(64))
+    ]  # fmt: skip
+    (folder / "rows.jsonl").write_text("\n".join(map(json.dumps, tagged)))
+    file = folder / "tags.toml"
+    text = CONFIG.format(root=folder, epochs=12)
+    file.write_text(text.replace("[model.backbone]", TAGGING + "[model.backbone]", 1))
+    done = mtl("run", str(file), "--set=balancer.name=unit-norm", "--out", str(folder / "run"))
+    assert done.exit_code == 0, done.output
+    summary = json.loads((folder / "run" / "summary.json").read_text())
+    found = summary["final"]["val"]
+    assert found["tags"]["entity_f1"] > 0.9 and found["kind"]["accuracy"] > 0.8
+    assert summary["constants"]["global"]["tags"]["accuracy"] < found["tags"]["accuracy"]
+    judged = mtl("eval", str(folder / "run"))
     assert judged.exit_code == 0, judged.output
 
 

@@ -9,6 +9,8 @@ import pytest
 import torch
 
 from mtlcore.errors import MtlError, UsageError
+from mtlcore.features import FeatureInfo
+from mtlcore.tasks import Task
 from mtlcore.testing import TINY_TASKS, BackboneContract
 from mtlcore_transformers.library import mapping, transformers
 from mtlcore_transformers.text import TransformersText
@@ -17,6 +19,7 @@ BERT: dict[str, Any] = {
     "vocab_size": 258, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2,
     "intermediate_size": 32, "max_position_embeddings": 24,
 }  # fmt: skip
+TAGS = Task(name="tags", kind="tagging", channels=3)
 T5: dict[str, Any] = {
     "vocab_size": 258, "d_model": 16, "d_kv": 8, "d_ff": 32, "num_layers": 2, "num_heads": 2,
 }  # fmt: skip
@@ -42,6 +45,18 @@ class TestText(BackboneContract):
         return tokens(batch)
 
 
+class TestTextWithTags(BackboneContract):
+    """Of tasks per token it gives the hidden states too, whose gradients all tasks share."""
+
+    tasks = (*TINY_TASKS, TAGS)
+
+    def make(self, tasks):
+        return TransformersText([*tasks, TAGS], model="bert", config=BERT)
+
+    def inputs(self, backbone, batch=2):
+        return tokens(batch)
+
+
 class TestEncoderOfTwo(BackboneContract):
     def make(self, tasks):
         return TransformersText(tasks, model="t5", config=T5)
@@ -59,6 +74,18 @@ def test_padding_has_no_part_in_the_mean() -> None:
             ids = inputs["tokens"][number][mask][None]
             hidden = backbone.encoder(input_ids=ids).last_hidden_state
             torch.testing.assert_close(found[number], hidden[0].mean(0), rtol=1e-4, atol=1e-5)
+
+
+def test_hidden_states_stand_beside_their_mean() -> None:
+    backbone = TransformersText([*TINY_TASKS, TAGS], model="bert", config=BERT).eval()
+    info, inputs = FeatureInfo.of(backbone), tokens(3)
+    assert (info.strides, info.main_map, info.vector) == ((1, 0), 0, 1)
+    with torch.no_grad():
+        features = backbone(inputs, [])
+    hidden, mean = features.shared
+    assert hidden.shape == (3, 16, 9) and mean.shape == (3, 16)
+    for number, mask in enumerate(inputs["mask"]):
+        torch.testing.assert_close(mean[number], hidden[number][:, mask].mean(1))
 
 
 def test_weights_of_a_folder_with_a_head(tmp_path: Path) -> None:

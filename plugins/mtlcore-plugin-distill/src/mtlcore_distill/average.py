@@ -85,8 +85,9 @@ class MeanTeacher(CrossTaskLoss):
         return terms
 
     def after_step(self, context: StepContext) -> None:
-        """Remember how much of the run is done: as of the step that was taken."""
-        self.done.fill_(context.progress)
+        """Remember how much of the run is done, where the weight rises with it."""
+        if self._ramp:
+            self.done.fill_(context.progress)
 
     def _risen(self) -> Tensor | float:
         """Return the weight as of now, without waiting for a device."""

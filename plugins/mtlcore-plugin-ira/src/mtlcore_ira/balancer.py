@@ -225,8 +225,8 @@ class IRA(LossBalancer):
         self._phase = state["phase"]
 
     def _stage(self, context: BalancerContext) -> _Stage:
-        phase = int(self._swap_at is not None and context.progress >= self._swap_at)
-        return _Stage(self._roles[phase], phase, context.progress < self._warmup)
+        phase = int(self._swap_at is not None and context.reached(self._swap_at))
+        return _Stage(self._roles[phase], phase, not context.reached(self._warmup))
 
     def _weighed(self, task: str, loss: Tensor, stage: _Stage, context: BalancerContext) -> Tensor:
         values, labels = self._map(task, context), self._classes(task, context)

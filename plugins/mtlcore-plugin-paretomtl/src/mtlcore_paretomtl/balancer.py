@@ -135,7 +135,7 @@ class ParetoMTL(SolvedBalancer):
         self._found = state["found"]
 
     def _searching(self, context: BalancerContext | None) -> bool:
-        return not self._found and context is not None and context.progress < self._initial
+        return not self._found and context is not None and not context.reached(self._initial)
 
     def _active(self, context: BalancerContext | None, count: int) -> Array:
         """(n, count): per active constraint what its gradient takes of each task's."""

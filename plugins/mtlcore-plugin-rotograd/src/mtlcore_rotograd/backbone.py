@@ -93,6 +93,11 @@ class RotatedBackbone(WrappingBackbone):
         """Return the backbone inside."""
         return (self.inner,)
 
+    @property
+    def has_phases(self) -> bool:
+        """Whether the backbone inside has: rotations turn alike in all steps."""
+        return self.inner.has_phases
+
     def at_progress(self, fraction: float) -> Transition | None:
         self._arrived = []  # of a step that was not taken
         return super().at_progress(fraction)

@@ -21,7 +21,7 @@ def mtl_backbones() -> Iterator[BackboneSpec]:
     yield BackboneSpec(
         name="transformers-text",
         target="mtlcore_transformers.text:TransformersText",
-        summary="Any text encoder of transformers, its tokens averaged.",
+        summary="Any text encoder of transformers: its tokens, and their average.",
         paper=_PAPER,
     )
 
@@ -32,5 +32,5 @@ def mtl_datasets() -> Iterator[DatasetSpec]:
     yield DatasetSpec(
         name="texts",
         target="mtlcore_transformers.texts:Texts",
-        summary="A table with a column of texts, in tokens, and tasks from its other columns.",
+        summary="A table with a column of texts, in tokens, and tasks per text or word.",
     )

@@ -1,4 +1,4 @@
-"""The text backbone: an encoder of transformers, whose tokens are averaged to a vector."""
+"""The text backbone: an encoder of transformers, with a vector per token and their mean."""
 
 from __future__ import annotations
 
@@ -29,7 +29,11 @@ _MODEL = "model.backbone.model"
 
 @final
 class TransformersText(Backbone):
-    """A text encoder of transformers, shared by all tasks: the mean of its last hidden states.
+    """A text encoder of transformers, shared by all tasks: its last hidden states and their mean.
+
+    Tasks with a value per text read the mean, tasks with one per token the hidden states; without
+    such a task the mean is all there is. Balancers of the scope "features" compare gradients at
+    what both are made of.
 
     Inputs are token ids (B, L) and a mask (B, L) that is true where there is a token; padding has
     no part in the mean. This is how sentence encoders pool (Reimers and Gurevych, "Sentence-BERT",
@@ -54,7 +58,6 @@ class TransformersText(Backbone):
             are of another model.
     """
 
-    strides = (1,)
     input_kind = "tokens"
     first_weights = ("weights",)
 
@@ -92,11 +95,16 @@ class TransformersText(Backbone):
             compute_again(self.encoder, model)
         self.words = int(words.vocab_size)
         self.longest: int | None = getattr(words, "max_position_embeddings", None)
-        self.out_channels = (int(words.hidden_size),)
+        # Hidden states have a stride of one token; the mean stands beside them.
+        self._of_tokens = any(task.layout == "sequence" for task in tasks)
+        size = int(words.hidden_size)
+        self.out_channels = (size, size) if self._of_tokens else (size,)
+        self.strides = (1, 0) if self._of_tokens else (1,)
+        self.main_map = 0
         self._try(model)
 
     def forward(self, inputs: Mapping[str, Tensor], tasks: Sequence[str]) -> Features:
-        """Compute the mean (B, C) of the hidden states of tokens.
+        """Compute the mean (B, C) of the hidden states of tokens, and these (B, C, L) if needed.
 
         Args:
             inputs: "tokens", ids (B, L), and "mask" (B, L), true where there is a token.
@@ -106,8 +114,13 @@ class TransformersText(Backbone):
             UsageError: the texts are longer than the model can read, or of another vocabulary.
         """
         self._check(inputs["tokens"])
-        shared = self._mean(inputs["tokens"], inputs["mask"])
-        return Features(shared=(shared,), cut=(shared,))
+        hidden = self._hidden(inputs["tokens"], inputs["mask"])
+        if not self._of_tokens:
+            mean = _mean(hidden, inputs["mask"])
+            return Features(shared=(mean,), cut=(mean,))
+        return Features(
+            shared=(hidden.transpose(1, 2), _mean(hidden, inputs["mask"])), cut=(hidden,)
+        )
 
     def last_shared_parameters(self) -> Iterable[Parameter]:
         """Return the parameters of the last layer that learns."""
@@ -123,14 +136,11 @@ class TransformersText(Backbone):
         """Return the model, its weights with their hash, and their licence."""
         return self._facts
 
-    def _mean(self, tokens: Tensor, mask: Tensor) -> Tensor:
-        hidden = self.encoder(
+    def _hidden(self, tokens: Tensor, mask: Tensor) -> Tensor:
+        hidden: Tensor = self.encoder(
             input_ids=tokens, attention_mask=mask.long(), return_dict=True
         ).last_hidden_state
-        weights = mask.to(hidden.dtype)[..., None]
-        # A text without any token has the mean zero.
-        mean: Tensor = (hidden * weights).sum(1) / weights.sum(1).clamp_min(1)
-        return mean
+        return hidden
 
     def _check(self, tokens: Tensor) -> None:
         length = tokens.shape[1]
@@ -164,6 +174,12 @@ class TransformersText(Backbone):
         except Exception as error:  # a model of something else asks for what texts have not
             raise _no_tokens(model, describe(error)) from error
         self.train()
+
+
+def _mean(hidden: Tensor, mask: Tensor) -> Tensor:
+    weights = mask.to(hidden.dtype)[..., None]
+    # A text without any token has the mean zero.
+    return (hidden * weights).sum(1) / weights.sum(1).clamp_min(1)
 
 
 def _no_tokens(model: str, reason: str) -> UsageError:
