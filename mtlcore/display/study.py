@@ -62,6 +62,12 @@ class Outlook:
         self._running = {one: what for one, what in self._running.items() if one != name}
         self.done += 1
 
+    def lost(self, name: str) -> None:
+        """Note that a running cell was lost, and waits again."""
+        kind, _ = self._running[name]
+        self._running = {one: what for one, what in self._running.items() if one != name}
+        self._waiting = (*self._waiting, kind)
+
     @property
     def elapsed(self) -> float:
         """The seconds since the start."""

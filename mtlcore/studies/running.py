@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -127,6 +128,7 @@ def _run_cells(
     by_location = {cell.location: cell for cell in state.cells}
     waiting = [cell for cell in state.cells if cell.status not in ("finished", "pruned")]
     running: set[str] = set()
+    losses: Counter[str] = Counter()
     outlook = Outlook([cell.kind for cell in waiting], len(state.cells) - len(waiting), state.jobs)
     for cell in state.cells:
         if cell.status == "finished":
@@ -149,6 +151,13 @@ def _run_cells(
                 for cell_exit in _wait(launcher) if running else ():
                     running.remove(cell_exit.location)
                     cell = by_location[cell_exit.location]
+                    losses[cell.location] += cell_exit.lost
+                    if cell_exit.lost and losses[cell.location] <= state.study.settings.restarts:
+                        _wait_again(cell, state)
+                        waiting.insert(0, cell)
+                        outlook.lost(str(cell))
+                        display.note(f"{cell}: lost, and begun again: {cell_exit.reason}")
+                        continue
                     _conclude(cell, cell_exit, state)
                     outlook.ended(str(cell))
                     if cell.status == "finished":
@@ -211,8 +220,9 @@ def _start(cell: Cell, state: StudyState, launcher: Launcher, command: Sequence[
     config = write_configuration(state.folder, cell)
     cell.status, cell.reason = "running", None
     state.write()
-    # Cells that are not to outlive the study heed the end of their standard input.
-    module = "mtlcore" if launcher.outlives else "mtlcore.cli.study_cell"
+    # Cells that are not to outlive the study, or a process beside them, heed the end of their input.
+    heeds_input = launcher.holds_input or not launcher.outlives
+    module = "mtlcore.cli.study_cell" if heeds_input else "mtlcore"
     launcher.start(
         CellCommand(
             location=cell.location,
@@ -222,6 +232,11 @@ def _start(cell: Cell, state: StudyState, launcher: Launcher, command: Sequence[
             threads=cell.config.training.threads or 1,
         )
     )  # fmt: skip
+
+
+def _wait_again(cell: Cell, state: StudyState) -> None:
+    cell.status = "waiting"
+    state.write()
 
 
 def _conclude(cell: Cell, cell_exit: CellExit, state: StudyState, asked: bool = False) -> None:

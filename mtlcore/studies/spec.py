@@ -12,7 +12,7 @@ import attrs
 from mtlcore.config import CORE_DEFAULTS
 from mtlcore.errors import ConfigError, UsageError, did_you_mean, shown
 from mtlcore.plugins import structure
-from mtlcore.ranges import Name, Seed
+from mtlcore.ranges import Name, Natural, Seed
 from mtlcore.results import SINGLE_TASK, Epoch, Target, find_definition
 from mtlcore.storage import decoded
 
@@ -35,6 +35,7 @@ class StudySettings:
         epoch: Whether metrics are those of the last evaluations or of the best epoch.
         targets: `task.metric=value`; the tables say when each was first reached.
         launcher: What starts the cells: its `name` and its settings.
+        restarts: How often a start of the study begins a cell again that was lost with its machine.
     """
 
     name: Name
@@ -44,6 +45,7 @@ class StudySettings:
     epoch: Epoch = "last"
     targets: tuple[str, ...] = ()
     launcher: Mapping[str, Any] = attrs.field(factory=lambda: {"name": "local"})
+    restarts: Natural = 3
 
 
 @final

@@ -22,7 +22,7 @@ from mtlcore.system import locked
 # waits for a file "go" and ends with 0. Asked to stop, it waits for a file "leave".
 _CELL = """
 import os, signal, sys, threading, time
-place, code, outlives = sys.argv[1:]
+place, code, heeds_input = sys.argv[1:]
 
 def note(*words):
     with open(os.path.join(place, "events"), "a") as file:
@@ -49,7 +49,7 @@ try:
 except FileExistsError:
     note("twice")
     sys.exit(4)
-if outlives == "False":
+if heeds_input == "True":
     threading.Thread(target=heed_input, daemon=True).start()
 if code == "waits":
     code = "0"
@@ -215,11 +215,11 @@ class _Study:
     def start(self, name: str, code: str = "waits", threads: int = 3) -> None:
         place = self.place(name)
         self.running.add(f"cells/{name}")
+        heeds_input = self.launcher.holds_input or not self.launcher.outlives
         self.launcher.start(
             CellCommand(
                 location=f"cells/{name}",
-                arguments=(sys.executable, "-c", _CELL, str(place), code,
-                           str(self.launcher.outlives)),
+                arguments=(sys.executable, "-c", _CELL, str(place), code, str(heeds_input)),
                 log=place / "log.txt",
                 threads=threads,
             )
