@@ -23,7 +23,7 @@ import attrs
 from mtlcore.errors import Interrupted, MtlError, describe
 from mtlcore.launchers import CellCommand, CellExit, Launcher
 from mtlcore.storage import written_whole
-from mtlcore.system import locked
+from mtlcore.system import WARNING, locked, signals_blocked
 
 __all__ = ["CellJob", "JobLauncher", "JobState"]
 
@@ -130,7 +130,9 @@ class CellJob:
         with locked(files.lock, lambda: None) as lock:
             files.ended = None
             began = time.monotonic()
-            with self.command.log.open("ab") as output:
+            # A cluster may warn all processes of a job; the cell, which would die of it, is asked
+            # by SIGTERM instead.
+            with self.command.log.open("ab") as output, signals_blocked(WARNING):
                 log_start = output.seek(0, os.SEEK_END)
                 self._process = subprocess.Popen(
                     self.command.arguments,

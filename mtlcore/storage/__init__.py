@@ -24,7 +24,14 @@ from mtlcore.storage.run_files import (
 )
 from mtlcore.storage.schemas import LastCheckpoint
 from mtlcore.storage.stop_requests import request_stop, take_stop_request
-from mtlcore.storage.study_files import STUDY, StoredCell, StoredStudy, stored_study
+from mtlcore.storage.study_files import (
+    STUDY,
+    StoredCell,
+    StoredSearch,
+    StoredStudy,
+    StoredTrial,
+    stored_study,
+)
 from mtlcore.storage.trained_runs import Which, model_of, read_weights, trained_config, with_model
 from mtlcore.storage.trees import flatten
 
@@ -43,7 +50,9 @@ __all__ = [
     "RunOutcome",
     "SamplePictures",
     "StoredCell",
+    "StoredSearch",
     "StoredStudy",
+    "StoredTrial",
     "Which",
     "changed_settings",
     "checked",

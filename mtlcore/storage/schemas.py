@@ -128,6 +128,16 @@ class _CellEntry(TypedDict):
     reason: str | None
 
 
+class _TrialEntry(TypedDict):
+    name: str
+    parameters: dict[str, Any]
+
+
+class _SearchEntry(TypedDict):
+    objectives: list[str]
+    trials: list[_TrialEntry]
+
+
 class StudyFile(TypedDict):
     """`study.json`."""
 
@@ -139,6 +149,7 @@ class StudyFile(TypedDict):
     notes: list[str]
     threads: Annotated[int, Range(ge=1)]
     cells: list[_CellEntry]
+    search: NotRequired[_SearchEntry | None]
 
 
 class StopRequest(TypedDict):

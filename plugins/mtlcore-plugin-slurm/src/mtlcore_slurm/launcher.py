@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import signal
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, final
 
 from mtlcore.cell_jobs import CellJob, JobLauncher, JobState
 from mtlcore.errors import MtlError, UsageError, describe
 from mtlcore.ranges import Count, Natural, Positive
+from mtlcore.system import FROM_TERMINAL, signals_blocked
 from mtlcore_slurm.queue import ProcessTable, Queue, SlurmQueue
 
 if TYPE_CHECKING:
@@ -89,7 +89,8 @@ class Slurm(JobLauncher):
             **self._parameters,
         )
         try:
-            with _terminal_held_back() if local else nullcontext():
+            # What is started meanwhile hears nothing of Ctrl-C, nor of a terminal that closes.
+            with signals_blocked(FROM_TERMINAL) if local else nullcontext():
                 submitted = executor.submit(SubmittedCell(job=job, from_terminal=local))
         except Exception as error:  # submitit passes on whatever sbatch says
             raise MtlError(f"sbatch did not take {name}: {describe(error)}") from error
@@ -117,15 +118,3 @@ class Slurm(JobLauncher):
             ) from error
         times = {f"{self._executor_name}_max_num_timeout": self._requeues}
         return submitit.AutoExecutor(folder=folder, cluster=self._executor_name, **times)
-
-
-@contextmanager
-def _terminal_held_back() -> Iterator[None]:
-    """Let what is started meanwhile hear nothing of Ctrl-C, nor of a terminal that closes."""
-    from mtlcore_slurm.submitted import FROM_TERMINAL
-
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, FROM_TERMINAL)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)

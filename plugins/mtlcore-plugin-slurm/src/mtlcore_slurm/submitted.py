@@ -10,9 +10,7 @@ import attrs
 from submitit.core.utils import DelayedSubmission
 
 from mtlcore.cell_jobs import CellJob
-
-#: What a terminal sends to all that was started from it.
-FROM_TERMINAL = (signal.SIGINT, signal.SIGHUP)
+from mtlcore.system import FROM_TERMINAL
 
 
 @final
