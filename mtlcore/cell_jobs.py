@@ -14,7 +14,7 @@ import json
 import os
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, final
 
@@ -114,10 +114,12 @@ class CellJob:
     Args:
         command: The cell's command.
         directory: In which it is run.
+        environment: Laid over that of the job's process.
     """
 
     command: CellCommand
     directory: str
+    environment: Mapping[str, str] = attrs.field(factory=dict)
     _process: subprocess.Popen[bytes] | None = attrs.field(default=None, init=False)
 
     def run(self) -> int:
@@ -141,7 +143,11 @@ class CellJob:
                     stdin=subprocess.PIPE,
                     stdout=output,
                     stderr=subprocess.STDOUT,
-                    env={**os.environ, "OMP_NUM_THREADS": str(self.command.threads)},
+                    env={
+                        **os.environ,
+                        **self.environment,
+                        "OMP_NUM_THREADS": str(self.command.threads),
+                    },
                     pass_fds=(lock,),
                 )
             code = _kept(self._process, files)
@@ -157,7 +163,7 @@ class CellJob:
         if self._process is not None:
             self._process.terminate()
             self._process.wait()
-        return CellJob(command=self.command, directory=self.directory)
+        return attrs.evolve(self)
 
 
 def _kept(process: subprocess.Popen[bytes], files: _JobFiles) -> int:
