@@ -170,8 +170,8 @@ def _run_cells(
                     break
                 for cell in _ready(waiting, by_location)[: state.jobs - len(running)]:
                     waiting.remove(cell)
-                    running.add(cell.location)
                     _start(cell, state, launcher, command)
+                    running.add(cell.location)  # not before: a signal may come while it starts
                     outlook.started(str(cell), cell.kind)
                 for cell_exit in _wait(launcher, trials) if running else ():
                     running.remove(cell_exit.location)

@@ -13,8 +13,9 @@ import attrs
 import tomli_w
 
 from mtlcore.config import Chosen
-from mtlcore.errors import ConfigError, MtlError, UsageError, shown
+from mtlcore.errors import ConfigError, MtlError, UsageError, describe, shown
 from mtlcore.plugins import Plugins, structure
+from mtlcore.report import save_front
 from mtlcore.results import (
     DELTA,
     Comparison,
@@ -220,8 +221,14 @@ class Trials:
             return f"best: {front[0].name} with {value}; mtl run {place} trains with its settings"
         for one in front:
             self._write(one.name, Path(FRONT) / f"{one.name}.toml")
+        picture = self._state.folder / f"{FRONT}.svg"
+        try:
+            drawn = save_front(picture, result)
+        except OSError as error:
+            raise MtlError(f"{picture}: cannot be written ({describe(error)})") from error
         names = ", ".join(one.name for one in front)
-        return f"Pareto front: {names}; their settings are in {self._state.folder / FRONT}"
+        places = f"{self._state.folder / FRONT}{f', the picture is {picture}' if drawn else ''}"
+        return f"Pareto front: {names}; their settings are in {places}"
 
     def _write(self, trial: str, file: Path) -> None:
         cell = next(c for c in self._state.cells if c.variant == trial)

@@ -158,7 +158,7 @@ class LauncherContract:
         """Otherwise two processes write one run, and ruin it."""
         with tempfile.TemporaryDirectory(prefix="mtl-contract-") as place:
             folder = Path(place)
-            self._start_and_die(folder)
+            self.start_and_die(folder)
             outlives = self.make(folder, -1).outlives
             cell = folder / "cells" / "a"
             if not outlives:
@@ -177,18 +177,23 @@ class LauncherContract:
                 begun = _events(cell).count("begins 3")
                 assert begun == (1 if outlives else 2), f"the cell was begun {begun} times"
 
-    def _start_and_die(self, folder: Path) -> None:
-        """Start a cell in a process that is killed, as a study may be."""
+    def start_and_die(self, folder: Path) -> None:
+        """Start a cell in a process that is killed, as a study may be.
+
+        It is forked. Where a library does not bear that, override this, and call `die` in a
+        process of its own.
+        """
         with warnings.catch_warnings():
             # The child only starts a process and ends: no lock of another thread matters to it.
             warnings.simplefilter("ignore", DeprecationWarning)
             child = os.fork()
         if child == 0:
-            self._die(folder)
+            self.die(folder)
         _, status = os.waitpid(child, 0)
         assert os.WIFSIGNALED(status), "the cell could not be started"
 
-    def _die(self, folder: Path) -> NoReturn:
+    def die(self, folder: Path) -> NoReturn:
+        """Start a cell, and let this process be killed."""
         try:
             with _study_of(self, folder) as study:
                 study.start("a")

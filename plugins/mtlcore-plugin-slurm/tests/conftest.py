@@ -66,8 +66,10 @@ class Cluster:
             more = {int(pid) for pid, parent, _ in rows if int(parent) in lost} - lost
             lost |= more
             grown = bool(more)
-        for pid in (daemon, *lost):
-            os.kill(pid, signal.SIGKILL)
+        # All at once: what dies later would tell the controller of the others' end.
+        for number in (signal.SIGSTOP, signal.SIGKILL):
+            for pid in (daemon, *lost):
+                os.kill(pid, number)
 
     def _node_of(self, pid: int) -> str:
         """The log file that a step daemon has open says whose it is."""

@@ -74,31 +74,31 @@ def test_a_killed_study_goes_on_elsewhere_while_its_jobs_run(
     study: Callable[[int], Path], tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
-    first = started(study(60), out)
+    first = started(study(30), out)
     cells = [out / "cells" / name / "seed-0" for name in ("slow", "fast")]
     until(lambda: all(epoch_of(cell) for cell in cells))
     first.kill()
     first.communicate()
     jobs = [(cell / "job" / "id").read_text() for cell in cells]
-    second = started(study(60), out)
+    second = started(study(30), out)
     said, _ = second.communicate(timeout=300)
     assert second.returncode == 0, said
     assert jobs == [(cell / "job" / "id").read_text() for cell in cells], "submitted again"
     for cell in cells:
-        assert (cell / "log.txt").read_text().count("60 epochs") == 1, "begun again"
+        assert (cell / "log.txt").read_text().count("30 epochs") == 1, "begun again"
 
 
 def test_cells_of_a_lost_node_run_again(
     study: Callable[[int], Path], tmp_path: Path, cluster: Any
 ) -> None:
     out = tmp_path / "out"
-    process = started(study(120), out)
+    process = started(study(40), out)
     cells = [out / "cells" / name / "seed-0" for name in ("slow", "fast")]
     until(lambda: all(epoch_of(cell) >= 2 for cell in cells))
     node = cluster.nodes_of("RUNNING").split()[0]
     cluster.kill(node)
     try:
-        said, _ = process.communicate(timeout=400)
+        said, _ = process.communicate(timeout=900)
     finally:
         cluster.start(node)
     assert process.returncode == 0, said
@@ -109,13 +109,13 @@ def test_a_job_whose_time_is_nearly_up_saves_and_is_queued_again(
     study: Callable[[int], Path], tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
-    process = started(study(120), out)
+    process = started(study(40), out)
     cell = out / "cells" / "slow" / "seed-0"
     until(lambda: epoch_of(cell) >= 2)
     job = (cell / "job" / "id").read_text()
     # What Slurm sends before it ends a job, to all its processes.
     subprocess.run(["scancel", "--signal=USR2", job], check=True)
-    said, _ = process.communicate(timeout=400)
+    said, _ = process.communicate(timeout=900)
     assert process.returncode == 0, said
     told = subprocess.run(["scontrol", "show", "job", job], capture_output=True, text=True,
                           check=True).stdout  # fmt: skip

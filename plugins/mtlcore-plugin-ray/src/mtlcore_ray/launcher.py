@@ -50,7 +50,7 @@ class Ray(JobLauncher):
         folder: The study's directory.
         lock: File descriptor of the study's lock, which actors do not need.
         address: Of the cluster, such as "10.0.0.1:6379"; "auto" is the one of this machine, or that
-            of the environment variable `RAY_ADDRESS`.
+            of the environment variable `RAY_ADDRESS`. A program that is connected already stays so.
         cpus: Processors of a cell; None: its threads (`training.threads`).
         gpus: GPUs of a cell; a fraction shares one.
         mem: Gigabytes of memory that a cell counts for; None: Ray does not count.
