@@ -180,7 +180,7 @@ def _kept(process: subprocess.Popen[bytes], files: _JobFiles) -> int:
 
 
 class JobLauncher(Launcher):
-    """A launcher whose cells are jobs of a cluster, made as `JobLauncher(folder, lock, **settings)`.
+    """A launcher whose cells are jobs of a cluster, `JobLauncher(folder, lock, **settings)`.
 
     The cluster must see the study's directory under the same path, on a file system whose locks
     (`flock`) hold between its machines.

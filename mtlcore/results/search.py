@@ -67,9 +67,7 @@ class SearchResult:
         With one objective these are the best one and its equals; by the first objective.
         """
         costs = [(one, self.costs(one.values)) for one in self.trials if one.has_values]
-        front = [
-            (one, own) for one, own in costs if not any(_dominates(c, own) for _, c in costs)
-        ]
+        front = [(one, own) for one, own in costs if not any(_dominates(c, own) for _, c in costs)]
         return tuple(one for one, _ in sorted(front, key=lambda pair: pair[1]))
 
 
@@ -117,9 +115,7 @@ def direction(comparison: Comparison, objective: str) -> bool:
     return table[task][metric]
 
 
-def objectives(
-    comparison: Comparison, variant: Variant, search: StoredSearch
-) -> tuple[float, ...]:
+def objectives(comparison: Comparison, variant: Variant, search: StoredSearch) -> tuple[float, ...]:
     """Return the objectives of a trial, means over its seeds; NaN where a cell has no result."""
     if variant.failed or not variant.runs:
         return (math.nan,) * len(search.objectives)

@@ -117,7 +117,7 @@ def _chosen_launcher(plugins: Plugins, study: Study, name: str | None) -> Chosen
 
 def _warn_of_threads(cells: Sequence[Cell], jobs: int, display: StudyDisplay) -> None:
     threads, cores = (
-        jobs * max(cell.config.training.threads or 1 for cell in cells),
+        jobs * max((cell.config.training.threads or 1 for cell in cells), default=1),
         available_cores(),
     )
     if threads > cores:
@@ -256,7 +256,7 @@ def _start(cell: Cell, state: StudyState, launcher: Launcher, command: Sequence[
     config = write_configuration(state.folder, cell)
     cell.status, cell.reason = "running", None
     state.write()
-    # Cells that are not to outlive the study, or a process beside them, heed the end of their input.
+    # Cells that are not to outlive the study, or a process beside them, heed their input's end.
     heeds_input = launcher.holds_input or not launcher.outlives
     module = "mtlcore.cli.study_cell" if heeds_input else "mtlcore"
     launcher.start(

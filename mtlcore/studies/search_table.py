@@ -133,10 +133,12 @@ def _setting_of(table: Any) -> Setting:
             raise ValueError("choices are a list of at least two, and nothing beside them")
         return Choices(values=tuple(values))
     low, high, log = table.get("low"), table.get("high"), table.get("log", False)
-    if not (_is_number(low) and _is_number(high) and low < high):
+    if not isinstance(log, bool):
+        raise ValueError("log is true or false")
+    if low is None or high is None or not (_is_number(low) and _is_number(high) and low < high):
         raise ValueError(f"expected low < high, got low {shown(low)} and high {shown(high)}")
-    if not isinstance(log, bool) or (log and low <= 0):
-        raise ValueError("log is true or false, and needs low > 0")
+    if log and low <= 0:
+        raise ValueError("log needs low > 0")
     if isinstance(low, int) and isinstance(high, int):
         step = table.get("step", 1)
         if not _is_number(step) or not isinstance(step, int) or step < 1 or (log and step > 1):

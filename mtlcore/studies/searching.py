@@ -261,7 +261,7 @@ class Trials:
         if name in self._ended:
             return self._ended[name]
         cells = self._cells(name)
-        statuses = {cell.status for cell in cells}
+        statuses = {str(cell.status) for cell in cells}
         comparison = compare_study(self._stored((name, self._study.baseline)))
         trial = Trial(
             number=[one.name for one in self._state.trials].index(name),
@@ -300,7 +300,7 @@ class Trials:
         return {epoch: signs[0] * value for epoch, value in found.items() if math.isfinite(value)}
 
     def _signs(self) -> Sequence[int]:
-        """What makes lower better of each objective; empty before a run has ended that tells."""
+        """Return what makes lower better of each objective; nothing before a run tells that."""
         if not self._known_signs:
             comparison = compare_study(self._stored())
             if comparison.runs:

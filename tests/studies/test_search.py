@@ -13,7 +13,7 @@ from click.testing import Result
 
 from mtlcore.errors import ConfigError
 from mtlcore.results import compare, search_result
-from mtlcore.searchers import Choices, FloatRange, IntRange, Trial
+from mtlcore.searchers import Choices, FloatRange, IntRange
 from mtlcore.studies import read_study
 
 pytest.importorskip("fcntl", reason="studies need file locks")
@@ -229,11 +229,13 @@ def test_more_than_one_seed_is_the_mean(study: Command, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("objective", "best"),
-    [("segmentation.miou", "trial-0002"), ("delta_m", "trial-0002"), ("depth.abs_error", "trial-0001")],
+    [
+        ("segmentation.miou", "trial-0002"),
+        ("delta_m", "trial-0002"),
+        ("depth.abs_error", "trial-0001"),
+    ],
 )
-def test_the_metric_says_which_way_is_better(
-    study: Command, objective: str, best: str
-) -> None:
+def test_the_metric_says_which_way_is_better(study: Command, objective: str, best: str) -> None:
     result = study(('["depth.abs_error"]', f'["{objective}"]'))
     assert f"best: {best} with {objective}" in result.output, result.output
 
@@ -266,8 +268,12 @@ def test_what_leads_nowhere_is_pruned(study: Command, tmp_path: Path) -> None:
 
 
 def test_the_other_seeds_of_a_pruned_trial_do_not_run(study: Command, tmp_path: Path) -> None:
-    study(("seeds = [0]", "seeds = [0, 1]"), ('name = "counting"', 'name = "counting", strict = true'),
-          ('["depth.abs_error"]', '["depth.abs_error"]'), options=("--jobs", "2"))
+    study(
+        ("seeds = [0]", "seeds = [0, 1]"),
+        ('name = "counting"', 'name = "counting", strict = true'),
+        ('["depth.abs_error"]', '["depth.abs_error"]'),
+        options=("--jobs", "2"),
+    )
     cells = content(tmp_path)["cells"]
     assert {c["status"] for c in cells if c["variant"] == "trial-0002"} == {"pruned"}
 
@@ -280,16 +286,20 @@ def test_a_lost_cell_is_begun_again_so_many_times(study: Command, tmp_path: Path
 
 
 def test_a_cell_that_is_always_lost_has_failed(study: Command, tmp_path: Path) -> None:
-    result = study(('name = "paper"', 'name = "paper", loses = 3'),
-                   ("seeds = [0]", "seeds = [0]\nrestarts = 2"))
+    result = study(
+        ('name = "paper"', 'name = "paper", loses = 3'),
+        ("seeds = [0]", "seeds = [0]\nrestarts = 2"),
+    )
     assert result.exit_code == 1
     assert content(tmp_path)["cells"][0]["status"] == "failed"
     assert content(tmp_path)["cells"][0]["reason"] == "its machine failed"
 
 
 def test_without_its_baseline_delta_m_ends_the_search(study: Command, tmp_path: Path) -> None:
-    result = study(('["depth.abs_error"]', '["delta_m"]'),
-                   ('name = "paper"', 'name = "paper", fails = "equal"'))
+    result = study(
+        ('["depth.abs_error"]', '["delta_m"]'),
+        ('name = "paper"', 'name = "paper", fails = "equal"'),
+    )
     assert result.exit_code == 1
     assert "delta_m compares with equal, and equal, seed 0 has no result: no" in result.output
     assert not rates(tmp_path)
@@ -305,7 +315,9 @@ def test_a_failed_trial_does_not_end_it_and_is_tried_again(study: Command, tmp_p
 def test_a_searcher_that_leaves_the_ranges_is_told(study: Command) -> None:
     result = study(('name = "counting"', 'name = "counting", wrong = true'))
     assert result.exit_code == 1
-    assert "counting chose {'optimizer.lr': 7.0" in result.output and "search.ranges" in result.output
+    assert (
+        "counting chose {'optimizer.lr': 7.0" in result.output and "search.ranges" in result.output
+    )
 
 
 @pytest.mark.parametrize(
@@ -315,9 +327,9 @@ def test_a_searcher_that_leaves_the_ranges_is_told(study: Command) -> None:
         ("trials = 4", "", "search.trials"),
         ('"counting"', '"countin"', "did you mean 'counting'"),
         ('name = "counting"', 'name = "counting", stric = true', "search.searcher.stric: unknown"),
-        ("low = 0.125, high = 1.0", "low = 1, high = 1", "search.ranges.optimizer.lr: expected low < high"),
+        ("low = 0.125, high = 1.0", "low = 1, high = 1", "ranges.optimizer.lr: expected low < high"),
         ("high = 1.0}", "high = 1.0, log = 3}", "search.ranges.optimizer.lr: log is true or false"),
-        ("low = 0.125, high = 1.0", "low = 0.0, high = 1.0, log = true", "needs low > 0"),
+        ("low = 0.125, high = 1.0", "low = 0.0, high = 1.0, log = true", "log needs low > 0"),
         ("low = 0.125, high = 1.0", "low = -1.0, high = 1.0", "optimizer.lr: expected float >= 0"),
         ("optimizer.lr =", "optimizer.rate =", "optimizer.rate: unknown setting"),
         ("high = 1.0}", "high = 1.0, step = 0.1}", "step is for whole numbers"),
@@ -329,8 +341,11 @@ def test_a_searcher_that_leaves_the_ranges_is_told(study: Command) -> None:
         ('["depth.abs_error"]', '["depth.abs_eror"]', "did you mean 'depth.abs_error'"),
         ("[search]", '[search]\nvariant = "equl"', "did you mean 'equal'"),
         ("[variants.equal]", "[variants.trial-0001]", "trials have such names"),
-        ("[variants.equal]", "[tune]\nseed = 9\n[tune.candidates.a]\n[tune.candidates.b]\n[variants.equal]",
-         "a study that tunes its variants has no trials"),
+        (
+            "[variants.equal]",
+            "[tune]\nseed = 9\n[tune.candidates.a]\n[tune.candidates.b]\n[variants.equal]",
+            "a study that tunes its variants has no trials",
+        ),
     ],
 )  # fmt: skip
 def test_mistakes_are_told(study: Command, old: str, new: str, message: str) -> None:
@@ -368,5 +383,3 @@ def test_ranges_hold_their_ends_and_nothing_else() -> None:
     assert sum(value <= 8 for value in drawn) == pytest.approx(500, abs=120), "not by factors"
     several = Choices(values=(True, 1, {"name": "a"}))
     assert True in several and 1 in several and {"name": "a"} in several and 1.0 not in several
-
-

@@ -144,9 +144,7 @@ def _worse(
     return first(one[0], other[0]), second(one[1], other[1])
 
 
-def _dot(
-    scales: _Scales, trial: TrialResult, first: int, second: int, of_front: bool
-) -> Markup:
+def _dot(scales: _Scales, trial: TrialResult, first: int, second: int, of_front: bool) -> Markup:
     x, y = scales.place((trial.values[first], trial.values[second])).split()
     hover = element("title", f"{trial.name}: {', '.join(_settings(trial))}")
     look = "dot c1" if of_front else "dot c0 faint"
@@ -158,9 +156,7 @@ def _settings(trial: TrialResult) -> Iterator[str]:
         yield f"{path} = {number_text(value) if isinstance(value, float) else value}"
 
 
-def _labels(
-    scales: _Scales, front: list[TrialResult], first: int, second: int
-) -> Iterator[Markup]:
+def _labels(scales: _Scales, front: list[TrialResult], first: int, second: int) -> Iterator[Markup]:
     """Yield the names of the front's trials, where they do not lie upon one another."""
     taken: list[tuple[float, float]] = []
     for trial in front:

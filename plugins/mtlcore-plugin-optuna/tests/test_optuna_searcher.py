@@ -58,9 +58,7 @@ def searched(searcher: Searcher, count: int) -> list[float]:
     for number in range(count):
         chosen = searcher.ask(number, trials)
         cost = abs(math.log10(chosen["lr"]) + 2.5) + (chosen["balancer"]["name"] == "equal")
-        trials.append(
-            Trial(number=number, parameters=chosen, status="finished", values=(cost,))
-        )
+        trials.append(Trial(number=number, parameters=chosen, status="finished", values=(cost,)))
     return [trial.values[0] for trial in trials[count // 2 :]]
 
 
@@ -72,7 +70,7 @@ def test_it_learns_from_what_the_trials_reached() -> None:
 
 def trial(number: int, level: float, epochs: int, status: Any) -> Trial:
     parameters = {path: one.at(number / 10) for path, one in SPACE.items()}
-    curve = {epoch: level for epoch in range(1, epochs + 1)}
+    curve = dict.fromkeys(range(1, epochs + 1), level)
     values = (level,) if status == "finished" else ()
     return Trial(
         number=number, parameters=parameters, status=status, values=values, intermediate=curve

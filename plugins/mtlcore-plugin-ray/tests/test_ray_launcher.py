@@ -77,9 +77,7 @@ class TestOnTwoNodes(LauncherContract):
 
     def start_and_die(self, folder: Path) -> None:
         """Ray has threads, with which no process forks well."""
-        done = subprocess.run(
-            [sys.executable, "-c", DYING, self.address, str(folder)], check=False
-        )
+        done = subprocess.run([sys.executable, "-c", DYING, self.address, str(folder)], check=False)
         assert done.returncode == -signal.SIGKILL, "the cell could not be started"
 
 

@@ -92,9 +92,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         (folder / name).mkdir()
     ports = [_free_port() for _ in range(3)]
     file = folder / "slurm.conf"
-    file.write_text(
-        CONFIGURATION.format(host=socket.gethostname(), folder=folder, ports=ports)
-    )
+    file.write_text(CONFIGURATION.format(host=socket.gethostname(), folder=folder, ports=ports))
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("SLURM_CONF", str(file))
         munge = None if _answers("munge", "-n") else _start_munge()

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
-
 from mtlcore.testing import LauncherContract, assert_plugin_is_light, assert_plugin_is_whole
 from mtlcore_slurm.launcher import Slurm
 

@@ -128,8 +128,8 @@ def _run(*command: str) -> str:
     return done.stdout
 
 
-# Identity -> job. They are kept to the end: their processes may outlive this one, and then nobody is
-# to warn that they still run.
+# Identity -> job. They are kept to the end: their processes may outlive this one, and nobody is to
+# warn then that they still run.
 _STARTED_HERE: dict[str, Job[Any]] = {}
 
 
@@ -172,4 +172,3 @@ class ProcessTable(Queue):
             check=False,
         )
         return self._folder in shown.stdout
-
