@@ -1,9 +1,9 @@
 """Cells as jobs: what launchers share that hand cells to a queue or a cluster.
 
-A job is a small program of mtlcore, `CellJob.run`, on whatever machine the cluster chooses. It keeps
-the cell's process: it locks the cell, tells it to stop, and writes how it ended. Study and job speak
-through files in the folder `job` of the cell's directory, so that any machine that sees the study's
-directory may go on with the study.
+A job is a small program of mtlcore, `CellJob.run`, on whatever machine the cluster chooses. It
+keeps the cell's process: it locks the cell, tells it to stop, and writes how it ended. Study and
+job speak through files in the folder `job` of the cell's directory, so that any machine that sees
+the study's directory may go on with the study.
 """
 
 from __future__ import annotations

@@ -327,7 +327,7 @@ def test_a_searcher_that_leaves_the_ranges_is_told(study: Command) -> None:
         ("trials = 4", "", "search.trials"),
         ('"counting"', '"countin"', "did you mean 'counting'"),
         ('name = "counting"', 'name = "counting", stric = true', "search.searcher.stric: unknown"),
-        ("low = 0.125, high = 1.0", "low = 1, high = 1", "ranges.optimizer.lr: expected low < high"),
+        ("low = 0.125, high = 1.0", "low = 1, high = 1", "optimizer.lr: expected low < high"),
         ("high = 1.0}", "high = 1.0, log = 3}", "search.ranges.optimizer.lr: log is true or false"),
         ("low = 0.125, high = 1.0", "low = 0.0, high = 1.0, log = true", "log needs low > 0"),
         ("low = 0.125, high = 1.0", "low = -1.0, high = 1.0", "optimizer.lr: expected float >= 0"),
