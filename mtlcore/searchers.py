@@ -33,6 +33,8 @@ class FloatRange:
 
     def at(self, share: float) -> float:
         """Return the number at a share of the way, from 0 for `low` to 1 for `high`."""
+        if share in (0, 1):  # without rounding
+            return self.high if share else self.low
         if not self.log:
             return min(self.high, self.low + share * (self.high - self.low))
         low, high = math.log(self.low), math.log(self.high)

@@ -125,7 +125,7 @@ def _plane(result: SearchResult, first: int, second: int) -> Plane:
         steps += [corner, after]
     path = "M" + "L".join(scales.place(point) for point in steps) if len(steps) > 1 else ""
     content = [
-        scales.axes(names[0], names[1]),
+        scales.axes(names[0]),
         element("path", d=path, class_="line c1 s0") if path else Markup(),
         *(_dot(scales, trial, first, second, trial in front) for trial in trials),
         *_labels(scales, front, first, second),
@@ -147,7 +147,7 @@ def _worse(
 def _dot(scales: _Scales, trial: TrialResult, first: int, second: int, of_front: bool) -> Markup:
     x, y = scales.place((trial.values[first], trial.values[second])).split()
     hover = element("title", f"{trial.name}: {', '.join(_settings(trial))}")
-    look = "dot c1" if of_front else "dot c0 faint"
+    look = "dot c1" if of_front else "dot c0"
     return element("circle", hover, cx=x, cy=y, r=4 if of_front else 3, class_=look)
 
 
@@ -182,7 +182,7 @@ class _Scales:
     def place(self, point: tuple[float, float]) -> str:
         return f"{self._left_of(point[0]):.1f} {self._top_of(point[1]):.1f}"
 
-    def axes(self, x_label: str, y_label: str) -> Markup:
+    def axes(self, x_label: str) -> Markup:
         bottom, right = HEIGHT - BOTTOM, WIDTH - _RIGHT
         parts = []
         for value in ticks(*self.y, 5):
@@ -198,7 +198,6 @@ class _Scales:
         parts.append(element("line", x1=LEFT, x2=right, y1=bottom, y2=bottom, class_="axis"))
         middle = (LEFT + right) / 2
         parts.append(element("text", x_label, x=middle, y=HEIGHT - 4, class_="tick middle"))
-        parts.append(element("text", y_label, x=LEFT + 4, y=TOP + 8, class_="tick"))
         return joined(parts)
 
     def _left_of(self, x: float) -> float:
