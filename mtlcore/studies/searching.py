@@ -76,7 +76,7 @@ def check_ranges(study: Study, folder: Path, plugins: Plugins) -> int:
             raise ConfigError(
                 [*error.problems, f"{study.path}: that is a trial with {told}"]
             ) from None
-        tasks = cells[0].config.tree["tasks"]
+        tasks = dict.fromkeys(task for cell in cells for task in cell.config.tree["tasks"])
         for objective in study.search.objectives:
             task = objective.split(".")[0]
             if objective != DELTA and task not in tasks:

@@ -8,6 +8,7 @@ outlive.
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, final
@@ -136,7 +137,11 @@ def _connected(address: str) -> Any:
         import ray
     except ImportError as error:
         raise UsageError("the launcher ray needs ray: pip install mtlcore-plugin-ray") from error
+    host, _, port = address.rpartition(":")
     try:
+        if port.isdigit() and "/" not in host:
+            # Ray itself tries for minutes.
+            socket.create_connection((host, int(port)), timeout=10).close()
         ray.init(
             address=address,
             namespace=_NAMESPACE,
