@@ -6,6 +6,7 @@ BIN := $(VENV)/bin
 # them. Each has a constraints.txt of its own.
 INTEGRATIONS := \
 	plugins/mtlcore-plugin-mlflow \
+	plugins/mtlcore-plugin-ray \
 	plugins/mtlcore-plugin-trackio \
 	plugins/mtlcore-plugin-wandb
 PLUGINS := $(filter-out $(INTEGRATIONS),$(sort $(wildcard plugins/*)))

@@ -19,6 +19,7 @@ from mtlcore.plugins import (
     MetricSpec,
     NeckSpec,
     OptimizerSpec,
+    SearcherSpec,
     create,
     hookimpl,
 )
@@ -46,6 +47,7 @@ __all__ = [
     "Nested",
     "OptimizerSpec",
     "Range",
+    "SearcherSpec",
     "Task",
     "__version__",
     "create",

@@ -46,12 +46,15 @@ class CellExit:
         code: The exit status; negative for the signal that killed it.
         seconds: How long it ran.
         output: What it printed.
+        lost: Whether it ended by no fault of its own, such as with the machine that it ran on. The
+            study starts it again, as often as its file says (`restarts`).
     """
 
     location: str
     code: int
     seconds: float
     output: str
+    lost: bool = False
 
     @property
     def reason(self) -> str:
@@ -81,10 +84,14 @@ class Launcher(abc.ABC):
             process that inherit the lock, and their standard input is a pipe that this process
             keeps open: a cell that reads its end stops as at SIGTERM, and the next study waits for
             the lock. If they do, `start` finds cells that an earlier study has started.
+        holds_input: Whether the standard input of cells that outlive the study is such a pipe, too,
+            which the process beside each of them keeps open. Then a cell never outlives that one.
+            `mtlcore.cell_jobs.JobLauncher` has such processes.
         poll_seconds: The time between two calls of `poll`.
     """
 
     outlives: bool = False
+    holds_input: bool = False
     poll_seconds: float = 0.05
 
     @abc.abstractmethod

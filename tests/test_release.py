@@ -18,7 +18,7 @@ FILES = [
     "LICENSE", "CITATION.cff", "SECURITY.md", "CODE_OF_CONDUCT.md", ".github",
     *(f"plugins/{folder.name}/{name}" for folder in sorted((ROOT / "plugins").iterdir())
       for name in ("pyproject.toml", "CHANGELOG.md", "LICENSE")),
-    *(file.relative_to(ROOT).as_posix() for file in ROOT.glob("plugins/*/constraints.txt")),
+    *(f.relative_to(ROOT).as_posix() for f in sorted(ROOT.glob("plugins/*/constraints.txt"))),
 ]  # fmt: skip
 
 

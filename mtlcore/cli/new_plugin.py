@@ -54,6 +54,8 @@ def new_plugin(ctx: click.Context, name: str, kind: str, out: str) -> None:
     click.echo("  pytest")
     if kind == "launchers":
         click.echo(f"  mtl study study.toml --launcher {name} --out runs/study")
+    elif kind == "searchers":
+        click.echo("  mtl study study.toml --out runs/study")
     else:
         click.echo(f"  mtl run --plugin {name}")
 

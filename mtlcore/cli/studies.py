@@ -62,7 +62,7 @@ def study_(
     comparison = run_study(plugins, study, out, jobs, StudyDisplay(), blocked, launcher)
     click.echo("\n" + as_markdown(comparison))
     click.echo(f"tables: {out}/table.md, table.csv, table.tex, results.json")
-    if any(variant.failed for variant in comparison.variants):
+    if comparison.failures:
         ctx.exit(1)
 
 

@@ -47,6 +47,17 @@ class Outlook:
         self._running: dict[str, tuple[str, float]] = {}
         self.total, self.done = done + len(kinds), done
 
+    def expect(self, kinds: Sequence[str]) -> None:
+        """Note that further cells are to run."""
+        self._waiting = (*self._waiting, *kinds)
+        self.total += len(kinds)
+
+    def named(self, expected: str, kinds: Sequence[str]) -> None:
+        """Note of what kinds some of the cells are that were expected."""
+        for kind in kinds:
+            place = self._waiting.index(expected)
+            self._waiting = (*self._waiting[:place], kind, *self._waiting[place + 1 :])
+
     def took(self, kind: str, seconds: float) -> None:
         """Note that a cell of a kind took so many seconds."""
         self._took = {**self._took, kind: (*self._took.get(kind, ()), seconds)}
@@ -61,6 +72,12 @@ class Outlook:
         """Note that a cell has ended."""
         self._running = {one: what for one, what in self._running.items() if one != name}
         self.done += 1
+
+    def lost(self, name: str) -> None:
+        """Note that a running cell was lost, and waits again."""
+        kind, _ = self._running[name]
+        self._running = {one: what for one, what in self._running.items() if one != name}
+        self._waiting = (*self._waiting, kind)
 
     @property
     def elapsed(self) -> float:

@@ -27,6 +27,7 @@ from mtlcore.plugins.specs import (
     MetricSpec,
     NeckSpec,
     OptimizerSpec,
+    SearcherSpec,
 )
 
 hookspec = pluggy.HookspecMarker("mtlcore")
@@ -301,6 +302,28 @@ def mtl_launchers() -> Iterable[LauncherSpec]:
                 name="queue",
                 target="mtlcore_tiny.queue:Queue",
                 summary="Submits every cell to the queue of a cluster.",
+            )
+    """
+    return ()
+
+
+@hookspec
+def mtl_searchers() -> Iterable[SearcherSpec]:
+    """Yield a `SearcherSpec` for each way of choosing the settings of a study's trials.
+
+    Called when the plugins are loaded. The target is called as `target(space, objectives, seed,
+    **settings)` once per study.
+
+    Example::
+
+        from mtlcore import SearcherSpec, hookimpl
+
+        @hookimpl
+        def mtl_searchers():
+            yield SearcherSpec(
+                name="halton",
+                target="mtlcore_tiny.halton:Halton",
+                summary="Spreads trials evenly.",
             )
     """
     return ()

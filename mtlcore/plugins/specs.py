@@ -40,6 +40,7 @@ __all__ = [
     "MetricSpec",
     "NeckSpec",
     "OptimizerSpec",
+    "SearcherSpec",
     "Spec",
     "TaskSpec",
     "hook_name",
@@ -257,6 +258,12 @@ class LauncherSpec(ComponentSpec):
 
 @final
 @attrs.frozen(kw_only=True)
+class SearcherSpec(ComponentSpec):
+    """A searcher of a study: called with the space, the number of objectives and the seed."""
+
+
+@final
+@attrs.frozen(kw_only=True)
 class MethodSpec(Spec):
     """A method: a preset that names components and their settings.
 
@@ -302,6 +309,7 @@ KINDS: Mapping[str, tuple[type[Spec], ...]] = MappingProxyType(
         "augmentations": (AugmentationSpec,),
         "loggers": (LoggerSpec,),
         "launchers": (LauncherSpec,),
+        "searchers": (SearcherSpec,),
         "methods": (MethodSpec,),
     }
 )

@@ -1,5 +1,6 @@
 """Pictures, curves, tables and pages of runs and studies."""
 
+from mtlcore.report.charts.front import save_front
 from mtlcore.report.charts.heat_map import heat_map
 from mtlcore.report.colours import colour
 from mtlcore.report.html.report import default_place, make_report
@@ -12,5 +13,6 @@ __all__ = [
     "heat_map",
     "make_report",
     "result_table",
+    "save_front",
     "write_report",
 ]

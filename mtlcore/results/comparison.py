@@ -16,12 +16,12 @@ from typing import cast, final
 import attrs
 
 from mtlcore.errors import UsageError, did_you_mean
-from mtlcore.metrics import DELTA_M, DeltaM, delta_m, is_regional
+from mtlcore.metrics import DELTA_M, DeltaM, MetricValues, delta_m, is_regional
 from mtlcore.results.run_results import Epoch, RunResult, read_run
 from mtlcore.results.statistics import Difference, Spread
 from mtlcore.results.targets import Reached, Target
 from mtlcore.results.variants import SINGLE_TASK, Variant, variants_of_runs, variants_of_study
-from mtlcore.storage import StoredStudy, or_nan, stored_study
+from mtlcore.storage import StoredSearch, StoredStudy, or_nan, stored_study
 
 Column = tuple[str, str]  # a task and one of its metrics
 
@@ -42,6 +42,7 @@ class Comparison:
         epoch: "last" or "best", the evaluations that are compared; see `RunResult.metrics`.
         targets: Targets whose first reaching is looked for.
         notes: What else a reader should know, one sentence each.
+        search: The trials among the variants, of a study that has a search.
     """
 
     title: str
@@ -51,6 +52,7 @@ class Comparison:
     epoch: Epoch = "last"
     targets: tuple[Target, ...] = ()
     notes: tuple[str, ...] = ()
+    search: StoredSearch | None = None
 
     def variant(self, name: str) -> Variant:
         """Return the variant of that name."""
@@ -139,18 +141,37 @@ class Comparison:
         Its mean is delta_m of the mean metrics, as papers report it, and its spread is the
         variant's own. None where the variant or the baseline lacks a task in every seed.
         """
-        base: dict[str, dict[str, float]] = {}
-        for task, metric in self.columns:
-            spread = self.spread(self.variant(self.baseline), task, metric)
-            if spread is None:
-                return None
-            base.setdefault(task, {})[metric] = spread.mean
+        base = self.baseline_means
+        if base is None:
+            return None
         values = {}
         for seed in variant.seeds:
             metrics = variant.metrics(seed, self.epoch)
             if set(self.higher_is_better) <= set(metrics):
                 values[seed] = delta_m(metrics, base, self.higher_is_better, self.definition)
         return Spread(values) if values else None
+
+    @cached_property
+    def baseline_means(self) -> MetricValues | None:
+        """The baseline's metrics, means over its seeds; None where it lacks one that counts."""
+        base: dict[str, dict[str, float]] = {}
+        for task, metric in self.columns:
+            spread = self.spread(self.variant(self.baseline), task, metric)
+            if spread is None:
+                return None
+            base.setdefault(task, {})[metric] = spread.mean
+        return base
+
+    @property
+    def failures(self) -> tuple[str, ...]:
+        """The cells that should have a result: where there is a search, it may prune its trials."""
+        trials = () if self.search is None else [trial.name for trial in self.search.trials]
+        return tuple(
+            f"{variant.name}, {cell.label}"
+            for variant in self.variants
+            for cell in variant.failed
+            if not (cell.pruned and variant.name in trials)
+        )
 
     def mean_rank(self, variant: Variant) -> float | None:
         """Return the variant's rank by mean, 1 the best, averaged over all metrics.
@@ -233,7 +254,7 @@ def compare(
     elif len(locations) > 1:
         raise UsageError(f"{locations[0]}: is a study, which is compared alone; name its cells")
     else:
-        comparison = _of_study(study)
+        comparison = compare_study(study)
     comparison = attrs.evolve(
         comparison,
         baseline=baseline or comparison.baseline,
@@ -258,7 +279,8 @@ def _of_runs(locations: Sequence[str]) -> Comparison:
     )
 
 
-def _of_study(study: StoredStudy) -> Comparison:
+def compare_study(study: StoredStudy) -> Comparison:
+    """Compare the cells of a study, or of a part of it."""
     return Comparison(
         title=study.name,
         variants=variants_of_study(study.cells),
@@ -267,6 +289,7 @@ def _of_study(study: StoredStudy) -> Comparison:
         epoch=cast(Epoch, study.epoch),
         targets=tuple(Target.parse(target) for target in study.targets),
         notes=study.notes,
+        search=study.search,
     )
 
 

@@ -33,12 +33,14 @@ class FailedCell:
         group: Its tasks where the variant has several runs per seed, else None.
         location: Its directory.
         reason: Why there is no result, as a text to show.
+        pruned: Whether it was asked to stop.
     """
 
     seed: int
     group: tuple[str, ...] | None
     location: str
     reason: str
+    pruned: bool = False
 
     @property
     def label(self) -> str:
@@ -128,7 +130,8 @@ def _variant_of_study(name: str, cells: Sequence[StoredCell]) -> Variant:
             runs[cell.seed] = (*runs.get(cell.seed, ()), read_run(cell.location))
         else:
             reason = cell.reason or f"not finished ({cell.status})"
-            failed.append(FailedCell(cell.seed, cell.group, cell.location, reason))
+            pruned = cell.status == "pruned"
+            failed.append(FailedCell(cell.seed, cell.group, cell.location, reason, pruned))
     return Variant(
         name=name,
         runs=runs,

@@ -20,6 +20,7 @@ from mtlcore.plugins import (
     MetricSpec,
     NeckSpec,
     OptimizerSpec,
+    SearcherSpec,
     hookimpl,
 )
 
@@ -589,4 +590,17 @@ def mtl_launchers() -> Iterator[LauncherSpec]:
         name="local",
         target="mtlcore.standard.launchers:Local",
         summary="A process on this machine for each cell.",
+    )
+
+
+@hookimpl
+def mtl_searchers() -> Iterator[SearcherSpec]:
+    yield SearcherSpec(
+        name="random",
+        target="mtlcore.standard.searchers:Random",
+        summary="Every setting drawn by itself.",
+        paper=(
+            "Bergstra and Bengio, Random Search for Hyper-Parameter Optimization, JMLR 2012, "
+            "https://jmlr.org/papers/v13/bergstra12a.html"
+        ),
     )

@@ -35,7 +35,15 @@ from mtlcore.storage.run_files import (
 )
 from mtlcore.storage.schemas import LastCheckpoint
 from mtlcore.storage.stop_requests import request_stop, take_stop_request
-from mtlcore.storage.study_files import STUDY, StoredCell, StoredStudy, stored_study, study_of
+from mtlcore.storage.study_files import (
+    STUDY,
+    StoredCell,
+    StoredSearch,
+    StoredStudy,
+    StoredTrial,
+    stored_study,
+    study_of,
+)
 from mtlcore.storage.trained_runs import Which, model_of, read_weights, trained_config, with_model
 from mtlcore.storage.trees import flatten
 
@@ -56,7 +64,9 @@ __all__ = [
     "RunOutcome",
     "SamplePictures",
     "StoredCell",
+    "StoredSearch",
     "StoredStudy",
+    "StoredTrial",
     "Which",
     "changed_settings",
     "checked",

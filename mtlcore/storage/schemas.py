@@ -129,6 +129,16 @@ class _CellEntry(TypedDict):
     reason: str | None
 
 
+class _TrialEntry(TypedDict):
+    name: str
+    parameters: dict[str, Any]
+
+
+class _SearchEntry(TypedDict):
+    objectives: list[str]
+    trials: list[_TrialEntry]
+
+
 class StudyFile(TypedDict):
     """`study.json`."""
 
@@ -140,6 +150,7 @@ class StudyFile(TypedDict):
     notes: list[str]
     threads: Annotated[int, Range(ge=1)]
     cells: list[_CellEntry]
+    search: NotRequired[_SearchEntry | None]
 
 
 class StopRequest(TypedDict):

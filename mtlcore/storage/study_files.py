@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import final
+from typing import Any, final
 
 import attrs
 
@@ -39,6 +40,34 @@ class StoredCell:
 
 @final
 @attrs.frozen(kw_only=True)
+class StoredTrial:
+    """A trial of a study.
+
+    Args:
+        name: Of its variant.
+        parameters: Path of each setting that was chosen -> its value.
+    """
+
+    name: str
+    parameters: Mapping[str, Any]
+
+
+@final
+@attrs.frozen(kw_only=True)
+class StoredSearch:
+    """The search of a study.
+
+    Args:
+        objectives: What is to become best: "delta_m", or metrics as "task.metric".
+        trials: In the order in which they were begun.
+    """
+
+    objectives: tuple[str, ...]
+    trials: tuple[StoredTrial, ...]
+
+
+@final
+@attrs.frozen(kw_only=True)
 class StoredStudy:
     """A study, finished or not.
 
@@ -51,6 +80,7 @@ class StoredStudy:
         notes: What a reader of its tables should know, one sentence each.
         threads: Threads of a cell whose configuration does not say.
         cells: Its runs, in order.
+        search: What its trials are; None: it has no search.
     """
 
     name: str
@@ -61,6 +91,7 @@ class StoredStudy:
     notes: tuple[str, ...]
     threads: int
     cells: tuple[StoredCell, ...]
+    search: StoredSearch | None = None
 
 
 def study_of(location: str) -> tuple[StoredStudy, StoredCell] | None:
@@ -116,5 +147,19 @@ def stored_study(location: str) -> StoredStudy | None:
                 reason=cell["reason"],
             )
             for cell in content["cells"]
+        ),
+        search=_search_of(content),
+    )
+
+
+def _search_of(content: StudyFile) -> StoredSearch | None:
+    search = content.get("search")
+    if search is None:
+        return None
+    return StoredSearch(
+        objectives=tuple(search["objectives"]),
+        trials=tuple(
+            StoredTrial(name=trial["name"], parameters=trial["parameters"])
+            for trial in search["trials"]
         ),
     )

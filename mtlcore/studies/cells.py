@@ -104,7 +104,11 @@ def _cells(
     layers = [
         Layer(f"{study.path} [base]", study.base.settings),
         Layer(f"{study.path} [variants.{variant.name}]", variant.settings),
-        Layer(f"{study.path} [tune.candidates] of {variant.name}", variant.tuned),
+        Layer(
+            f"{study.path} [{'tune.candidates' if study.search is None else 'search.ranges'}] "
+            f"of {variant.name}",
+            variant.tuned,
+        ),
         Layer("study", {"seed": seed}),
     ]
     source = None if variant.starts_from is None else _location(variant.starts_from, seed)

@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import final
+from typing import Any, final
 
 import attrs
 
@@ -16,6 +16,7 @@ from mtlcore.storage import (
     LAST,
     STUDY,
     RunFiles,
+    StoredTrial,
     changed_settings,
     stored_config,
     stored_study,
@@ -78,13 +79,15 @@ class StudyState:
         cells: All of its cells.
         jobs: How many cells run at a time.
         threads: The number of threads of a cell whose configuration does not set it.
+        trials: The trials among them, in the order in which they were begun.
     """
 
     study: Study
     folder: Path
-    cells: Sequence[Cell]
+    cells: list[Cell]
     jobs: int
     threads: int
+    trials: list[StoredTrial]
 
     def write(self) -> None:
         """Write `study.json`, whole or not at all."""
@@ -114,8 +117,19 @@ class StudyState:
                 }
                 for cell in self.cells
             ],
+            "search": self._search(),
         }
         write_text(self.folder / STUDY, json.dumps(content, indent=2) + "\n")
+
+    def _search(self) -> dict[str, Any] | None:
+        if self.study.search is None:
+            return None
+        return {
+            "objectives": self.study.search.objectives,
+            "trials": [
+                {"name": trial.name, "parameters": trial.parameters} for trial in self.trials
+            ],
+        }
 
 
 def threads_per_cell(folder: Path, jobs: int) -> int:

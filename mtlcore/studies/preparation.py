@@ -21,6 +21,7 @@ from mtlcore.studies.directory import (
     threads_per_cell,
     write_text,
 )
+from mtlcore.studies.searching import check_ranges, earlier_trials, with_trials
 from mtlcore.studies.spec import Study, read_study
 from mtlcore.studies.tuning import tuned_study, tuning_study
 
@@ -57,6 +58,9 @@ def prepare_study(
                 note(f"{file}: these cells tune the variants; prepare again when they have ended")
                 return waiting
             study = tuned_study(study, study.tuning, tuning)
+        if study.search is not None:
+            check_ranges(study, folder, plugins)
+            note(f"{file}: its trials are chosen one after the other, while it runs")
         return _prepared(study, folder, plugins, jobs)
 
 
@@ -71,21 +75,22 @@ def _prepared(study: Study, folder: Path, plugins: Plugins, jobs: int) -> list[s
 
 
 def open_cells(study: Study, folder: Path, plugins: Plugins, jobs: int) -> StudyState:
-    """Return the cells of a study, with what earlier starts made of them.
+    """Return the cells of a study and of its trials, with what earlier starts made of them.
 
     Raises:
         UsageError: A cell was begun with other settings.
         ConfigError: A configuration has mistakes.
     """
     threads = threads_per_cell(folder, jobs)
-    cells = cells_of(study, folder, plugins, threads)
+    trials = earlier_trials(study, folder)
+    cells = cells_of(with_trials(study, trials), folder, plugins, threads)
     refuse_changed(folder, cells)
     for cell in cells:
         if is_finished(folder, cell):
             cell.status = "finished"
         elif reason := pruned_because(folder, cell):
             cell.status, cell.reason = "pruned", reason
-    return StudyState(study, folder, cells, jobs, threads)
+    return StudyState(study, folder, cells, jobs, threads, list(trials))
 
 
 def write_configuration(folder: Path, cell: Cell) -> Path:

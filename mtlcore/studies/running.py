@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -25,11 +26,13 @@ from mtlcore.studies.directory import (
     training_seconds,
 )
 from mtlcore.studies.preparation import open_cells, write_configuration
+from mtlcore.studies.searching import Trials, check_ranges, make_searcher
 from mtlcore.studies.spec import Study, read_study
 from mtlcore.studies.tuning import tuned_study, tuning_study
 
 #: The file of a cell's output, in its directory.
 LOG = "log.txt"
+_OF_TRIALS = "trial"  # the kind of cells whose trials were not asked for yet
 
 
 def run_study(
@@ -67,15 +70,22 @@ def run_study(
     command = (*options, "run", *(("--trust",) if plugins.trusts_runs else ()))
 
     def run(part: Study, directory: Path, lock: int) -> Comparison:
+        searcher, cells_per_trial = None, 0
+        if part.search is not None:
+            cells_per_trial = check_ranges(part, directory, plugins)
+            searcher = make_searcher(plugins, part)
         state = open_cells(part, directory, plugins, jobs)
         # Not before: the configurations of cells name plugin files, which may bring it.
         chosen = _chosen_launcher(plugins, part, launcher)
         make_directory(directory)
         state.write()
         _warn_of_threads(state.cells, jobs, display)
+        trials = None
+        if searcher is not None:
+            trials = Trials(state, part, searcher, plugins, cells_per_trial)
         started = chosen.make(directory, lock)
         try:
-            _run_cells(state, started, command, display, out)
+            _run_cells(state, started, command, display, out, trials)
         finally:
             started.close()
         comparison = compare([str(directory)])
@@ -111,7 +121,7 @@ def _chosen_launcher(plugins: Plugins, study: Study, name: str | None) -> Chosen
 
 def _warn_of_threads(cells: Sequence[Cell], jobs: int, display: StudyDisplay) -> None:
     threads, cores = (
-        jobs * max(cell.config.training.threads or 1 for cell in cells),
+        jobs * max((cell.config.training.threads or 1 for cell in cells), default=1),
         available_cores(),
     )
     if threads > cores:
@@ -127,32 +137,56 @@ def _run_cells(
     command: Sequence[str],
     display: StudyDisplay,
     out: str,
+    trials: Trials | None,
 ) -> None:
     by_location = {cell.location: cell for cell in state.cells}
     waiting = [cell for cell in state.cells if cell.status not in ("finished", "pruned")]
     running: set[str] = set()
+    losses: Counter[str] = Counter()
     outlook = Outlook([cell.kind for cell in waiting], len(state.cells) - len(waiting), state.jobs)
+    if trials is not None:
+        outlook.expect([_OF_TRIALS] * trials.cells_left)
     for cell in state.cells:
         if cell.status == "finished":
             outlook.took(cell.kind, training_seconds(state.folder, cell))
     try:
         with display:
             display.start(state.study.settings.name, outlook)
-            while waiting or running:
+            while True:
                 for cell in _impossible(waiting, by_location):
                     waiting.remove(cell)
                     _fail_without_source(cell, by_location, state)
                     outlook.started(str(cell), cell.kind)
                     outlook.ended(str(cell))
                     display.ended(f"{cell}: failed: {cell.reason}")
+                if trials is not None:
+                    for cell in list(trials.given_up(waiting)):
+                        waiting.remove(cell)
+                        state.write()
+                        outlook.started(str(cell), cell.kind)
+                        outlook.ended(str(cell))
+                    while _has_room(trials, len(waiting) + len(running), state.jobs):
+                        asked = trials.ask()
+                        waiting += asked
+                        by_location |= {cell.location: cell for cell in asked}
+                        outlook.named(_OF_TRIALS, [cell.kind for cell in asked])
+                if not (waiting or running):
+                    break
                 for cell in _ready(waiting, by_location)[: state.jobs - len(running)]:
                     waiting.remove(cell)
-                    running.add(cell.location)
                     _start(cell, state, launcher, command)
+                    running.add(cell.location)  # not before: a signal may come while it starts
                     outlook.started(str(cell), cell.kind)
-                for cell_exit in _wait(launcher) if running else ():
+                for cell_exit in _wait(launcher, trials) if running else ():
                     running.remove(cell_exit.location)
                     cell = by_location[cell_exit.location]
+                    losses[cell.location] += cell_exit.lost
+                    if cell_exit.lost and losses[cell.location] <= state.study.settings.restarts:
+                        _wait_again(cell, state)
+                        waiting.insert(0, cell)
+                        outlook.lost(str(cell))
+                        display.note(f"{cell}: lost, and begun again: {cell_exit.reason}")
+                        continue
                     _conclude(cell, cell_exit, state)
                     outlook.ended(str(cell))
                     if cell.status == "finished":
@@ -160,20 +194,31 @@ def _run_cells(
                         seconds = training_seconds(state.folder, cell)
                         outlook.took(cell.kind, max(cell_exit.seconds, seconds))
                     display.ended(f"{cell}: {_outcome(cell, cell_exit, state)}")
+            if trials is not None and (best := trials.write_best()):
+                display.note(best)
     except KeyboardInterrupt as error:
         display.note("stopping: the cells finish their step and save; once more stops at once")
         for cell_exit in _stop(launcher, running):
             _conclude(by_location[cell_exit.location], cell_exit, state, asked=True)
         left = sum(cell.status != "finished" for cell in state.cells)
+        left += 0 if trials is None else trials.cells_left
+        total = len(state.cells) + (0 if trials is None else trials.cells_left)
         raise Interrupted(
-            f"stopped with {left} of {len(state.cells)} cells to do; what was done is saved. Go "
+            f"stopped with {left} of {total} cells to do; what was done is saved. Go "
             f"on with: mtl study {state.study.path} --out {out}"
         ) from error
 
 
-def _wait(launcher: Launcher) -> Sequence[CellExit]:
-    """Wait until one of the running cells ends."""
+def _has_room(trials: Trials, cells: int, jobs: int) -> bool:
+    """Return whether the next trial may begin beside so many cells."""
+    return trials.cells_left > 0 and cells < jobs and trials.may_begin()
+
+
+def _wait(launcher: Launcher, trials: Trials | None = None) -> Sequence[CellExit]:
+    """Wait until one of the running cells ends; look at trials meanwhile."""
     while not (exits := launcher.poll()):
+        if trials is not None:
+            trials.look()
         time.sleep(launcher.poll_seconds)
     return exits
 
@@ -215,8 +260,9 @@ def _start(cell: Cell, state: StudyState, launcher: Launcher, command: Sequence[
     config = write_configuration(state.folder, cell)
     cell.status, cell.reason = "running", None
     state.write()
-    # Cells that are not to outlive the study heed the end of their standard input.
-    module = "mtlcore" if launcher.outlives else "mtlcore.cli.study_cell"
+    # Cells that are not to outlive the study, or a process beside them, heed their input's end.
+    heeds_input = launcher.holds_input or not launcher.outlives
+    module = "mtlcore.cli.study_cell" if heeds_input else "mtlcore"
     launcher.start(
         CellCommand(
             location=cell.location,
@@ -226,6 +272,11 @@ def _start(cell: Cell, state: StudyState, launcher: Launcher, command: Sequence[
             threads=cell.config.training.threads or 1,
         )
     )  # fmt: skip
+
+
+def _wait_again(cell: Cell, state: StudyState) -> None:
+    cell.status = "waiting"
+    state.write()
 
 
 def _conclude(cell: Cell, cell_exit: CellExit, state: StudyState, asked: bool = False) -> None:

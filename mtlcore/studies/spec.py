@@ -12,12 +12,13 @@ import attrs
 from mtlcore.config import CORE_DEFAULTS
 from mtlcore.errors import ConfigError, UsageError, did_you_mean, shown
 from mtlcore.plugins import structure
-from mtlcore.ranges import Name, Seed
+from mtlcore.ranges import Name, Natural, Seed
 from mtlcore.results import SINGLE_TASK, Epoch, Target, find_definition
 from mtlcore.storage import decoded
+from mtlcore.studies.search_table import Search, read_search, trial_name
 
 _OF_VARIANTS = ("plugins", "single_task", "groups", "starts_from", "seeds", "candidates")
-_TABLES = ("base", "variants", "tune")
+_TABLES = ("base", "variants", "tune", "search")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,99}")
 
 
@@ -35,6 +36,7 @@ class StudySettings:
         epoch: Whether metrics are those of the last evaluations or of the best epoch.
         targets: `task.metric=value`; the tables say when each was first reached.
         launcher: What starts the cells: its `name` and its settings.
+        restarts: How often a start of the study begins a cell again that was lost with its machine.
     """
 
     name: Name
@@ -44,6 +46,7 @@ class StudySettings:
     epoch: Epoch = "last"
     targets: tuple[str, ...] = ()
     launcher: Mapping[str, Any] = attrs.field(factory=lambda: {"name": "local"})
+    restarts: Natural = 3
 
 
 @final
@@ -126,6 +129,7 @@ class Study:
         variants: The variants, in the order of the file.
         tuning: What each variant chooses among; None: nothing, or it has chosen.
         notes: What a reader of the tables should know, one sentence each.
+        search: What its trials choose; None: it has none.
     """
 
     path: str
@@ -134,12 +138,14 @@ class Study:
     variants: tuple[StudyVariant, ...]
     tuning: Tuning | None = None
     notes: tuple[str, ...] = ()
+    search: Search | None = None
 
     @property
     def baseline(self) -> str:
         """The name of the variant that the others are compared with."""
         single_task = [variant.name for variant in self.variants if variant.single_task]
-        return self.settings.baseline or [*single_task, self.variants[0].name][0]
+        named = [variant.name for variant in self.variants]
+        return self.settings.baseline or [*single_task, *named, trial_name(0)][0]
 
 
 def read_study(path: str) -> Study:
@@ -164,7 +170,7 @@ def read_study(path: str) -> Study:
     values = structure(StudySettings, own, "", problems)
     base = _read_variant("base", tree.get("base", {}), "base", problems)
     tables = tree.get("variants", {})
-    if not isinstance(tables, dict) or not tables:
+    if not isinstance(tables, dict) or not (tables or "search" in tree):
         problems.append("variants: name at least one, as a table [variants.NAME]")
         tables = {}
     variants = tuple(
@@ -174,6 +180,11 @@ def read_study(path: str) -> Study:
     problems += _start_problems(variants)
     problems += _seed_problems(variants, values.get("seeds", ()))
     tuning = _read_tuning(tree.get("tune"), values.get("seeds", ()), problems)
+    search = None
+    if "search" in tree:
+        search = read_search(tree["search"], [variant.name for variant in variants], problems)
+        if "tune" in tree:
+            problems.append("search: a study that tunes its variants has no trials")
     if "tune" not in tree:
         problems += [
             f"variants.{variant.name}.candidates: the seed that chooses is named by [tune]"
@@ -189,7 +200,9 @@ def read_study(path: str) -> Study:
     if problems:
         raise ConfigError(f"{path}: {problem}" for problem in problems)
     settings = StudySettings(**values)
-    return Study(path=path, settings=settings, base=base, variants=variants, tuning=tuning)
+    return Study(
+        path=path, settings=settings, base=base, variants=variants, tuning=tuning, search=search
+    )
 
 
 def _read_tuning(table: Any, seeds: Sequence[int], problems: list[str]) -> Tuning | None:

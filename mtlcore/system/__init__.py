@@ -13,8 +13,10 @@ from mtlcore.system.processes import (
     launched_world_size,
 )
 from mtlcore.system.signals import (
+    FROM_TERMINAL,
     HANGUP,
     STOPPING,
+    WARNING,
     handled,
     interrupts_noticed,
     leave_to_parent,
@@ -26,8 +28,10 @@ from mtlcore.system.signals import (
 from mtlcore.system.streams import prepare_streams
 
 __all__ = [
+    "FROM_TERMINAL",
     "HANGUP",
     "STOPPING",
+    "WARNING",
     "HeldLock",
     "LockHeld",
     "handled",

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import signal
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from types import FrameType
 from typing import NoReturn
@@ -19,6 +19,10 @@ from mtlcore.errors import Interrupted
 #: The signal of a terminal that goes; None on Windows, which has none.
 HANGUP: signal.Signals | None = getattr(signal, "SIGHUP", None)
 STOPPING = (signal.SIGINT, signal.SIGTERM, *([HANGUP] if HANGUP else []))
+#: By which a cluster warns a job that its time is nearly up.
+WARNING = tuple(getattr(signal, name) for name in ("SIGUSR1", "SIGUSR2") if hasattr(signal, name))
+#: What a terminal sends to all that was started from it.
+FROM_TERMINAL = (signal.SIGINT, *([HANGUP] if HANGUP else []))
 # Windows can neither block nor unblock signals.
 _CAN_BLOCK = hasattr(signal, "pthread_sigmask")
 
@@ -130,15 +134,15 @@ def interrupts_noticed() -> Iterator[list[int]]:
 
 
 @contextmanager
-def signals_blocked() -> Iterator[None]:
-    """Hold these signals back within the context, where the platform can; they arrive after it.
+def signals_blocked(numbers: Iterable[int] = STOPPING) -> Iterator[None]:
+    """Hold signals back within the context, where the platform can; they arrive after it.
 
     Processes started meanwhile begin with the signals blocked; see `leave_to_parent`.
     """
     if not _CAN_BLOCK:
         yield
         return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
     try:
         yield
     finally:

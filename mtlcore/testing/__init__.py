@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from mtlcore.testing.optimizers import OptimizerContract
     from mtlcore.testing.papers import NOT_SAID, PaperContract
     from mtlcore.testing.plugins import assert_plugin_is_light, assert_plugin_is_whole
+    from mtlcore.testing.searchers import SearcherContract
     from mtlcore.testing.tiny import TINY_TASKS, TinyBackbone, tiny_batch, tiny_learner
 
 __all__ = [
@@ -56,6 +57,7 @@ __all__ = [
     "OptimizerContract",
     "PaperContract",
     "ScalarLossContract",
+    "SearcherContract",
     "TinyBackbone",
     "assert_plugin_is_light",
     "assert_plugin_is_whole",
@@ -87,6 +89,7 @@ _HOMES = {
     "OptimizerContract": "optimizers",
     "PaperContract": "papers",
     "ScalarLossContract": "losses",
+    "SearcherContract": "searchers",
     "TINY_TASKS": "tiny",
     "TinyBackbone": "tiny",
     "assert_plugin_is_light": "plugins",

@@ -22,7 +22,7 @@ from mtlcore.system import locked
 # waits for a file "go" and ends with 0. Asked to stop, it waits for a file "leave".
 _CELL = """
 import os, signal, sys, threading, time
-place, code, outlives = sys.argv[1:]
+place, code, heeds_input = sys.argv[1:]
 
 def note(*words):
     with open(os.path.join(place, "events"), "a") as file:
@@ -49,7 +49,7 @@ try:
 except FileExistsError:
     note("twice")
     sys.exit(4)
-if outlives == "False":
+if heeds_input == "True":
     threading.Thread(target=heed_input, daemon=True).start()
 if code == "waits":
     code = "0"
@@ -158,7 +158,7 @@ class LauncherContract:
         """Otherwise two processes write one run, and ruin it."""
         with tempfile.TemporaryDirectory(prefix="mtl-contract-") as place:
             folder = Path(place)
-            self._start_and_die(folder)
+            self.start_and_die(folder)
             outlives = self.make(folder, -1).outlives
             cell = folder / "cells" / "a"
             if not outlives:
@@ -177,18 +177,23 @@ class LauncherContract:
                 begun = _events(cell).count("begins 3")
                 assert begun == (1 if outlives else 2), f"the cell was begun {begun} times"
 
-    def _start_and_die(self, folder: Path) -> None:
-        """Start a cell in a process that is killed, as a study may be."""
+    def start_and_die(self, folder: Path) -> None:
+        """Start a cell in a process that is killed, as a study may be.
+
+        It is forked. Where a library does not bear that, override this, and call `die` in a
+        process of its own.
+        """
         with warnings.catch_warnings():
             # The child only starts a process and ends: no lock of another thread matters to it.
             warnings.simplefilter("ignore", DeprecationWarning)
             child = os.fork()
         if child == 0:
-            self._die(folder)
+            self.die(folder)
         _, status = os.waitpid(child, 0)
         assert os.WIFSIGNALED(status), "the cell could not be started"
 
-    def _die(self, folder: Path) -> NoReturn:
+    def die(self, folder: Path) -> NoReturn:
+        """Start a cell, and let this process be killed."""
         try:
             with _study_of(self, folder) as study:
                 study.start("a")
@@ -215,11 +220,11 @@ class _Study:
     def start(self, name: str, code: str = "waits", threads: int = 3) -> None:
         place = self.place(name)
         self.running.add(f"cells/{name}")
+        heeds_input = self.launcher.holds_input or not self.launcher.outlives
         self.launcher.start(
             CellCommand(
                 location=f"cells/{name}",
-                arguments=(sys.executable, "-c", _CELL, str(place), code,
-                           str(self.launcher.outlives)),
+                arguments=(sys.executable, "-c", _CELL, str(place), code, str(heeds_input)),
                 log=place / "log.txt",
                 threads=threads,
             )

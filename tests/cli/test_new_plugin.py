@@ -121,8 +121,8 @@ def test_it_is_in_form_whatever_its_name(new_plugin: Command, tmp_path: Path, na
     for kind in KINDS:
         result = new_plugin(name, "--kind", kind, "--out", tmp_path / kind)
         assert result.exit_code == 0, result.output
-        use = f"--launcher {name}" if kind == "launchers" else f"mtl run --plugin {name}"
-        assert use in result.stdout
+        uses = {"launchers": f"--launcher {name}", "searchers": "mtl study study.toml --out"}
+        assert uses.get(kind, f"mtl run --plugin {name}") in result.stdout
     for command in (["check", "--no-cache"], ["format", "--check", "--no-cache"]):
         done = subprocess.run(
             [sys.executable, "-m", "ruff", *command, tmp_path], capture_output=True, text=True
@@ -259,7 +259,7 @@ def test_what_their_readmes_say_is_so(python: Path, written: Path, tmp_path: Pat
     for kind, name in NAMES.items():
         text = (written / f"mtlcore-plugin-{name}" / "README.md").read_text()
         (line,) = re.findall(r"^    mtl ((?:run|study) .+)$", text, re.MULTILINE)
-        if kind == "launchers":
+        if kind in ("launchers", "searchers"):
             study = str(written / f"mtlcore-plugin-{name}" / "study.toml")
             out = ["--out", str(tmp_path / kind)]
             commands.append([*shlex.split(line.replace("study.toml", study)), *out])
@@ -272,7 +272,7 @@ def test_what_their_readmes_say_is_so(python: Path, written: Path, tmp_path: Pat
     output = run(python, tmp_path, "-c", COMMANDS, json.dumps(commands), json.dumps(NAMES))
     real = json.loads(output.splitlines()[-1])
     for kind, name in NAMES.items():
-        if kind == "launchers":
+        if kind in ("launchers", "searchers"):
             study = json.loads((tmp_path / kind / "study.json").read_text())
             assert [cell["status"] for cell in study["cells"]] == ["finished"] * 2
         else:

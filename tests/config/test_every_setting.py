@@ -42,6 +42,7 @@ from mtlcore.plugins import (
 )
 from mtlcore.plugins.settings import unmarked
 from mtlcore.runs.execution import try_step
+from mtlcore.searchers import FloatRange
 from mtlcore.tasks import Task
 from mtlcore.testing import tiny_learner
 
@@ -129,6 +130,9 @@ def build(component: Component, settings: dict[str, Any], place: Path) -> None:
             chosen.make(DENSE)
         case "loggers":
             chosen.make()
+        case "searchers":
+            rate = FloatRange(low=1e-4, high=1.0, log=True)
+            chosen.make({"optimizer.lr": rate}, 1, 0).ask(0, ())
 
 
 def with_inner(component: Component, settings: dict[str, Any]) -> dict[str, Any]:

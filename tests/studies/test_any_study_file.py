@@ -28,6 +28,15 @@ STUDY = {
         "apart": {"groups": [["segmentation"], ["depth"]], "balancer": {"name": "equal"}},
         "later": {"starts_from": "pcgrad", "seeds": [1], "optimizer": {"lr": 0.1}},
     },
+    "search": {
+        "trials": 3, "objectives": ["delta_m", "depth.abs_error"], "variant": "apart", "seed": 1,
+        "searcher": {"name": "random"},
+        "ranges": {
+            "optimizer": {"lr": {"low": 1e-4, "high": 0.1, "log": True}},
+            "training": {"batch_size": {"low": 2, "high": 8, "step": 2}},
+            "balancer": {"choices": [{"name": "equal"}, {"name": "dwa"}]},
+        },
+    },
 }  # fmt: skip
 DEPTHS = ["fast", pytest.param("deep", marks=pytest.mark.slow)]
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from mtlcore.report.charts.axes import HEIGHT, WIDTH
 from mtlcore.report.charts.drawing import Chart, draw
+from mtlcore.report.charts.front import Plane
 from mtlcore.report.charts.lines import Line
 from mtlcore.report.markup import Markup, element
 
@@ -36,6 +37,26 @@ def figure(chart: Chart) -> Markup:
 def figures(charts: Sequence[Chart]) -> Markup:
     """Return charts beside each other where there is room; empty without charts."""
     return element("div", *map(figure, charts), class_="charts") if charts else Markup()
+
+
+def plane_figures(planes: Sequence[Plane]) -> Markup:
+    """Return planes of objectives beside each other; empty without planes."""
+    drawn = [
+        element(
+            "figure",
+            element("figcaption", plane.title),
+            element(
+                "svg",
+                plane.content,
+                viewBox=f"0 0 {WIDTH:g} {HEIGHT:g}",
+                role="img",
+                aria_label=plane.description,
+            ),
+            class_="chart",
+        )
+        for plane in planes
+    ]
+    return element("div", *drawn, class_="charts") if drawn else Markup()
 
 
 def legend(lines: Iterable[Line]) -> Markup:

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
+from mtlcore.report.charts.axes import number_text
 from mtlcore.report.charts.drawing import Chart
+from mtlcore.report.charts.front import best_so_far, planes
 from mtlcore.report.charts.lines import Line, Point, over_seeds
 from mtlcore.report.charts.run_charts import SPLITS, arrow_of, step_charts, task_heading
 from mtlcore.report.charts.series import Along, Key, series
-from mtlcore.report.html.figures import figures, legend
+from mtlcore.report.html.figures import figures, legend, plane_figures
 from mtlcore.report.html.page import Section, alert, page, paragraph, remarks
 from mtlcore.report.html.pictures import HATCHED, task_panels
 from mtlcore.report.html.run_page import duration, settings_of, solver_note
 from mtlcore.report.markup import Markup, element, items, joined, table
-from mtlcore.results import Comparison, RunResult, Variant, notes_of, tables_of
+from mtlcore.results import Comparison, RunResult, Variant, notes_of, search_result, tables_of
 from mtlcore.storage import Pictures
 
 _SAMPLES = 4  # whose pictures are shown: a page is to stay small
@@ -28,6 +31,7 @@ def study_page(comparison: Comparison) -> str:
         steps = {variant.name: _curves(variant, "step") for variant in comparison.variants}
         epochs = {variant.name: _curves(variant, "epoch") for variant in comparison.variants}
         sections = [
+            Section("search", "Search", _search(comparison)),
             Section("results", "Results", _results(comparison)),
             Section("curves", "Learning curves", _learning(comparison, steps, epochs)),
             Section("balancing", "Balancing", _balancing(comparison, steps)),
@@ -54,6 +58,39 @@ def _lead(comparison: Comparison) -> Markup:
     if failures:
         parts.append(alert(element("p", "These have no result:"), items(failures)))
     return joined(parts)
+
+
+def _search(comparison: Comparison) -> Markup:
+    """Return what the trials reached, and with which settings; empty without a search."""
+    result = search_result(comparison)
+    if result is None or not result.trials:
+        return Markup()
+    names = [trial.name for trial in result.front]
+    lead = "Best trial" if len(result.objectives) == 1 else "Pareto front"
+    paths = list(dict.fromkeys(path for trial in result.trials for path in trial.parameters))
+    rows = [
+        [
+            element("b", trial.name) if trial.name in names else trial.name,
+            *(number_text(value) if math.isfinite(value) else "-" for value in trial.values),
+            *(_shown(trial.parameters.get(path, "-")) for path in paths),
+        ]
+        for trial in result.trials
+    ]
+    chart = best_so_far(result)
+    return joined(
+        [
+            paragraph(
+                f"{lead}: {', '.join(names) or 'no trial has a result'}. Objectives are means over "
+                "seeds; a trial without them has no result, or was pruned."
+            ),
+            figures([chart]) if chart is not None else plane_figures(planes(result)),
+            table("Trials", ["trial", *result.objectives, *paths], rows),
+        ]
+    )
+
+
+def _shown(value: object) -> str:
+    return number_text(value) if isinstance(value, float) else str(value)
 
 
 def _results(comparison: Comparison) -> Markup:
