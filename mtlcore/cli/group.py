@@ -16,6 +16,7 @@ from mtlcore._version import __version__
 from mtlcore.cli import (
     adapt,
     components,
+    data,
     doctor,
     evaluation,
     grouping,
@@ -139,6 +140,7 @@ _MODULES = (
     grouping,
     report,
     components,
+    data,
     labels,
     new_plugin,
     doctor,

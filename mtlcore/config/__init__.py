@@ -2,8 +2,8 @@
 
 from mtlcore.config.merging import CORE_DEFAULTS, Layer, file_layer, set_layer
 from mtlcore.config.origins import annotated
-from mtlcore.config.resolver import resolve, resolve_backbone
-from mtlcore.config.run_config import Chosen, ChosenMetric, RunConfig, TeacherConfig
+from mtlcore.config.resolver import resolve, resolve_backbone, resolve_data
+from mtlcore.config.run_config import Chosen, ChosenData, ChosenMetric, RunConfig, TeacherConfig
 from mtlcore.config.schema import (
     AugmentConfig,
     BackboneConfig,
@@ -18,6 +18,7 @@ __all__ = [
     "AugmentConfig",
     "BackboneConfig",
     "Chosen",
+    "ChosenData",
     "ChosenMetric",
     "DataConfig",
     "InitialConfig",
@@ -30,5 +31,6 @@ __all__ = [
     "file_layer",
     "resolve",
     "resolve_backbone",
+    "resolve_data",
     "set_layer",
 ]

@@ -11,7 +11,7 @@ from mtlcore.data.samples import (
     empty_batch,
     safe_target,
 )
-from mtlcore.data.targets import TargetUnits, values_of_kind
+from mtlcore.data.targets import TargetUnits, outside_kind, values_of_kind
 
 __all__ = [
     "Batch",
@@ -23,6 +23,7 @@ __all__ = [
     "collate",
     "complete",
     "empty_batch",
+    "outside_kind",
     "safe_target",
     "values_of_kind",
 ]
