@@ -83,9 +83,9 @@ class Values:
 
     def _coarser(self, exponent: int) -> tuple[int, NDArray[np.int64]]:
         """Return the first bin and the counts with wider bins."""
-        width = 1 << (exponent - self._exponent)
-        first = self._first // width
-        places = (self._first + np.arange(len(self._bins))) // width - first
+        shift = min(exponent - self._exponent, 62)  # all bits but the sign are gone then
+        first = self._first >> shift
+        places = ((self._first + np.arange(len(self._bins))) >> shift) - first
         return first, np.bincount(places, weights=self._bins).astype(np.int64)
 
 

@@ -75,8 +75,8 @@ class PartReader(TorchDataset[SplitCount]):
         except Exception as error:
             told = str(error) if isinstance(error, MtlError) else describe(error)
             message = f"sample {index}: the dataset ended in an error of its own: {told}"
-        place = self._dataset.name_of(index) or f"sample {index}"
-        count.unreadable.add(Example(file=place, message=message))
+        # Messages begin with the file.
+        count.unreadable.add(Example(file=message.partition(": ")[0], message=message))
         return None
 
     def _usable(self, samples: list[Sample | None], count: SplitCount) -> list[Sample | None]:
