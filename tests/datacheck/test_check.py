@@ -365,7 +365,7 @@ def test_processes_change_nothing():
         )
 
 
-@settings(max_examples=60)
+@settings(settings.get_profile("fast"))
 @given(
     st.sampled_from(KINDS),
     st.lists(st.floats(-3, 3, width=32) | st.sampled_from([0.0, 1.0, 2.0]), min_size=3, max_size=3),

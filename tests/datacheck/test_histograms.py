@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mtlcore.datacheck import Values
@@ -21,6 +21,7 @@ def counted(*parts):
     return values
 
 
+@settings(settings.get_profile("fast"))
 @given(NUMBERS, NUMBERS)
 def test_the_order_of_the_parts_changes_nothing(one, other):
     together, forwards, backwards = counted(one + other), counted(one, other), counted(other, one)
@@ -28,6 +29,7 @@ def test_the_order_of_the_parts_changes_nothing(one, other):
     assert forwards.low == together.low and forwards.high == together.high
 
 
+@settings(settings.get_profile("fast"))
 @given(NUMBERS, NUMBERS)
 def test_parts_that_are_merged_are_what_the_whole_is(one, other):
     first, second = counted(one), counted(other)
@@ -38,6 +40,7 @@ def test_parts_that_are_merged_are_what_the_whole_is(one, other):
     assert first.deviation == pytest.approx(exact.std(), rel=1e-6, abs=1e-9 * np.abs(exact).max())
 
 
+@settings(settings.get_profile("fast"))
 @given(NUMBERS)
 def test_each_bin_holds_the_values_between_its_edges(numbers):
     edges, counts = counted(numbers).histogram

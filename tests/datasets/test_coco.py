@@ -5,7 +5,7 @@ import json
 
 import numpy as np
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -196,6 +196,7 @@ def test_other_categories_in_validation_are_told(tmp_path):
         Coco(root, "val")
 
 
+@settings(settings.get_profile("fast"))
 @given(data=st.data())
 def test_any_changed_file_is_read_or_told(tmp_path_factory, mutated, data):
     content = data.draw(mutated(tree("train")))

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -147,6 +147,7 @@ def test_what_is_wrong_is_told_with_its_place(tmp_path):
         make(write(tmp_path, ["../../x.png,1,1,cat,3,train"]))[0]
 
 
+@settings(settings.get_profile("fast"))
 @given(st.data())
 def test_any_changed_table_is_read_or_told(tmp_path_factory, data):
     root = tmp_path_factory.mktemp("any")

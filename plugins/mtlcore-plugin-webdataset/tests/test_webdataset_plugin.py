@@ -189,7 +189,7 @@ def test_a_root_in_memory_is_read_too(tmp_path):
         (lambda s: {**s, "json": b'{"person": 3}'}, "nothing at 'person.age'"),
         (lambda s: {**s, "json": b'{"tags": ["z"]}'}, "names 'z'"),
         (lambda s: {**s, "npy": b"1"}, r"has 1 value\(s\) where 2"),
-        (lambda s: {**s, "seg.png": png(np.zeros((6, 9), np.uint8))}, r"seg\.png: the label is 6x"),
+        (lambda s: {**s, "seg.png": png(np.zeros((6, 30), np.uint8))}, r"seg\.png: the label is 6x"),
     ],
 )  # fmt: skip
 def test_what_is_wrong_is_told_with_shard_and_file(tmp_path, change, said):
@@ -207,9 +207,9 @@ def test_archives_that_are_none_are_told(tmp_path):
     whole = (tmp_path / "train-000.tar").read_bytes()
     with tarfile.open(tmp_path / "z-0.tar", "w:gz") as archive:
         archive.add(tmp_path / "train-000.tar", "000.png")
-    (tmp_path / "cut-0.tar").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "cut-0.tar").write_bytes(whole[:5120])
     (tmp_path / "empty-0.tar").write_bytes(b"\0" * 10240)
-    for name, said in (("z", "unpack it"), ("cut", "damaged|no sample"), ("empty", "no sample")):
+    for name, said in (("z", "unpack it"), ("cut", "damaged"), ("empty", "no sample")):
         with pytest.raises(DataError, match=said):
             make(root, shards=f"{name}-0.tar")
     with tarfile.open(tmp_path / "twice-0.tar", "w") as archive:

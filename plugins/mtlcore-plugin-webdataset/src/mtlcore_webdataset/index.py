@@ -24,6 +24,7 @@ from mtlcore.loading import Root, cache_folder
 
 _FORM = 1  # of the files that are kept
 _ENDS = 65_536  # bytes at both ends of a shard that its stamp is made of
+_COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zX", b"\x28\xb5\x2f\xfd")  # gzip, bzip2, xz, zstd
 _META = re.compile(r"__[^/]*__")
 
 
@@ -106,6 +107,11 @@ def _digest(data: bytes) -> str:
 
 
 def _build(shard: IO[bytes], where: str) -> ShardIndex:
+    if shard.read(4).startswith(_COMPRESSED):
+        raise DataError(
+            f"{where}: is compressed, and such an archive cannot be read at any place: unpack it "
+            "(gunzip, unzstd); photographs are compressed anyway"
+        )
     names: list[bytes] = []
     offsets, sizes, first = [], [], []
     key, endings = None, set[str]()
@@ -121,13 +127,8 @@ def _build(shard: IO[bytes], where: str) -> ShardIndex:
             names.append(name.encode("utf-8", "surrogateescape") + b"\0")
             offsets.append(offset)
             sizes.append(size)
-    except tarfile.ReadError as error:
-        raise DataError(
-            f"{where}: no plain tar archive ({describe(error)}); a compressed one cannot be read "
-            "at any place: unpack it (gunzip), photographs are compressed anyway"
-        ) from error
     except (tarfile.TarError, OSError, EOFError, ValueError) as error:
-        raise DataError(f"{where}: the archive is damaged ({describe(error)})") from error
+        raise DataError(f"{where}: no tar archive, or a damaged one ({describe(error)})") from error
     lengths = [0, *map(len, names)]
     return ShardIndex(
         where=where,
@@ -154,6 +155,9 @@ def _files(shard: IO[bytes]) -> Iterator[tuple[str, int, int]]:
             if member.offset_data + member.size > length:
                 raise ValueError(f"{member.name} is cut off")
             yield member.name, member.offset_data, member.size
+        # An archive ends in blocks of zeros; one that was cut off may end behind any file.
+        if length - archive.offset < tarfile.BLOCKSIZE:
+            raise ValueError("its end is missing")
 
 
 def _split(name: str) -> tuple[str, str]:
@@ -168,7 +172,7 @@ def _load(place: Path, where: str, stamp: str) -> ShardIndex | None:
     if not place.exists():
         return None
     try:
-        with np.load(place, allow_pickle=False) as kept:
+        with np.load(io.BytesIO(place.read_bytes()), allow_pickle=False) as kept:
             if str(kept["stamp"]) != stamp:
                 return None
             arrays = {name: kept[name] for name in ("at", "offsets", "sizes", "first")}
