@@ -18,6 +18,7 @@ FILES = [
     "LICENSE", "CITATION.cff", "SECURITY.md", "CODE_OF_CONDUCT.md", ".github",
     *(f"plugins/{folder.name}/{name}" for folder in sorted((ROOT / "plugins").iterdir())
       for name in ("pyproject.toml", "CHANGELOG.md", "LICENSE")),
+    *(str(pins.relative_to(ROOT)) for pins in sorted(ROOT.glob("plugins/*/constraints.txt"))),
 ]  # fmt: skip
 
 

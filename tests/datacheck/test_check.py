@@ -389,3 +389,34 @@ def test_what_is_outside_is_what_a_batch_refuses(kind, numbers, known):
         assert len(outside)
     else:
         assert not len(outside)
+
+
+@settings(settings.get_profile("fast"), max_examples=25)
+@given(data=st.data())
+def test_any_changed_folder_ends_in_findings_or_a_message(mtl, tmp_path_factory, data):
+    root = write(tmp_path_factory.mktemp("any") / "data", train=2, val=1)
+    files = sorted(path for path in root.rglob("*") if path.is_file())
+    for _ in range(data.draw(st.integers(1, 3))):
+        path = data.draw(st.sampled_from(files))
+        content = bytearray(path.read_bytes() if path.exists() else b"x")
+        match data.draw(st.sampled_from(["bytes", "cut", "gone", "empty", "other"])):
+            case "bytes":
+                place = data.draw(st.integers(0, max(0, len(content) - 1)))
+                content[place : place + 3] = data.draw(st.binary(max_size=3))
+            case "cut":
+                del content[len(content) // 2 :]
+            case "empty":
+                content.clear()
+            case "other":
+                other = data.draw(st.sampled_from(files))
+                content = bytearray(other.read_bytes())
+            case _:
+                path.unlink(missing_ok=True)
+                files.remove(path)
+                continue
+        path.write_bytes(bytes(content))
+    page = root / "page.html"
+    result = mtl("data", "check", str(root), "--set=data.workers=0", "--out", str(page))
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+    assert result.exit_code in (0, 1, 2)
+    assert result.exit_code != 2 or "dataset.toml" in result.stderr or str(root) in result.stderr

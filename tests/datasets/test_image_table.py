@@ -121,7 +121,7 @@ def test_other_words_for_the_parts(tmp_path):
 
 def test_what_is_wrong_is_told_with_its_place(tmp_path):
     root = write(tmp_path)
-    for settings, said in (
+    for changed, said in (
         ({"image": "img/{fiel}"}, r"data\.image: .*no column 'fiel'; did you mean 'file'"),
         ({"image": "img"}, "data.image: 'img' names no column"),
         ({"part": "sett"}, "data.part: .*no column 'sett'"),
@@ -130,7 +130,7 @@ def test_what_is_wrong_is_told_with_its_place(tmp_path):
         ({"delimiter": ",,"}, "data.delimiter"),
     ):
         with pytest.raises(ConfigError, match=said):
-            make(root, **settings)
+            make(root, **changed)
     plain = {"attributes": Target(kind="multilabel", column="smiles")}
     with pytest.raises(DataError, match=r"labels\.csv: column 'smiles' holds '-1'.*target's no"):
         make(root, targets=plain)

@@ -14,10 +14,8 @@ FIRST, SECOND = re.findall(r"^```toml\n(.*?)^```$", README, re.MULTILINE | re.DO
 
 def test_the_first_configuration_trains(tmp_path, mtl, monkeypatch):
     random = np.random.default_rng(0)
-    rows = [
-        f"{x:.3f},{y:.3f},{'ab'[int(x > 0)]},{100 * x + y:.2f}"
-        for x, y in random.normal(size=(40, 2))
-    ]
+    points = random.normal(size=(40, 2)).tolist()
+    rows = [f"{x:.3f},{y:.3f},{'ab'[x > 0]},{100 * x + y:.2f}" for x, y in points]
     (tmp_path / "rows.csv").write_text("x,y,kind,price\n" + "\n".join(rows) + "\n")
     (tmp_path / "hf.toml").write_text(FIRST)
     monkeypatch.chdir(tmp_path)

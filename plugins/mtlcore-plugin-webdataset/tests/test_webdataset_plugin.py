@@ -189,7 +189,7 @@ def test_a_root_in_memory_is_read_too(tmp_path):
         (lambda s: {**s, "json": b'{"person": 3}'}, "nothing at 'person.age'"),
         (lambda s: {**s, "json": b'{"tags": ["z"]}'}, "names 'z'"),
         (lambda s: {**s, "npy": b"1"}, r"has 1 value\(s\) where 2"),
-        (lambda s: {**s, "seg.png": png(np.zeros((6, 30), np.uint8))}, r"seg\.png: the label is 6x"),
+        (lambda s: {**s, "seg.png": png(np.zeros((6, 30), np.uint8))}, r"seg\.png: the label is 6"),
     ],
 )  # fmt: skip
 def test_what_is_wrong_is_told_with_shard_and_file(tmp_path, change, said):
