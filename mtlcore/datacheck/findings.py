@@ -177,6 +177,12 @@ def _of_task(name: str, split: Counted, count: TaskCount) -> Iterator[Finding]:
             level: Level = "wrong" if name in ("train", "val") else "odd"
             yield Finding(level=level, kind="no-labels", split=name, task=task.name, text=text)
         return
+    if task.kind == "normals" and task.channels == 3 and count.channels[2].mean > 0:
+        text = (
+            "normals face away from the camera: their z is above 0 on average, and mtlcore's frame "
+            "is x right, y down, z forward (scale and offset of z with the other sign turn them)"
+        )
+        yield Finding(level="odd", kind="facing-away", split=name, task=task.name, text=text)
     yield from _of_single_pixels(name, count)
     yield from _of_constants(name, split, count)
 

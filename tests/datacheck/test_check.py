@@ -223,6 +223,18 @@ def test_a_task_that_says_one_thing_is_told(check, data):
     assert ("one-value", "train", "edges") in kinds(check(data, code=1))
 
 
+def test_normals_that_face_away_are_odd(check, data):
+    random = np.random.default_rng(1)
+    for split, sign in (("train", 1), ("val", -1)):
+        for path in list(data.glob(f"{split}/depth/*")):
+            normals = random.normal(size=(*SIZE, 3)).astype(np.float32)
+            normals[..., 2] = sign * np.abs(normals[..., 2])
+            np.save(path, normals)
+    spec = SPEC.replace('kind = "depth"', 'kind = "normals"').replace('unit = "m"', "")
+    (data / "dataset.toml").write_text(spec)
+    assert kinds(check(data, code=0), "odd") == [("facing-away", "train", "depth")]
+
+
 def test_the_same_picture_twice_and_pictures_of_other_sizes_are_odd(check, data):
     (data / "train/rgb/train-0.png").write_bytes((data / "train/rgb/train-1.png").read_bytes())
     for name in ("rgb/val-0.png", "seg/val-0.png", "edges/val-0.png"):
