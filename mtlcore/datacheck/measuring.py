@@ -20,6 +20,7 @@ from mtlcore.inputs import describe_inputs, image_size, input_tensors
 from mtlcore.tasks import Task
 
 _SHOWN = 8  # values that a message lists
+_TOGETHER = 2**24  # bytes of samples that are held at a time, however many these are
 
 
 @final
@@ -42,15 +43,27 @@ class PartReader(TorchDataset[SplitCount]):
 
     def __getitem__(self, part: int) -> SplitCount:
         count = SplitCount(self._tasks)
-        samples = [self._read(index, count) for index in self._parts[part]]
-        samples = self._usable(samples, count)
+        waiting: list[Sample | None] = []
+        size = 0
+        for index in self._parts[part]:
+            sample = self._read(index, count)
+            waiting.append(sample)
+            size += 0 if sample is None else _size(sample)
+            if size > _TOGETHER:
+                self._count(waiting, count)
+                waiting, size = [], 0
+        self._count(waiting, count)
+        return count
+
+    def _count(self, read: list[Sample | None], count: SplitCount) -> None:
+        samples = self._usable(read, count)
         digests = np.zeros((len(samples), 2), dtype=np.uint64)
         known = [sample for sample in samples if sample is not None]
         for place, sample in enumerate(samples):
             if sample is not None:
                 key = sample.key.encode("utf-8", "replace")
                 digests[place] = _digest(key), _content(sample)
-        count.read = len(known)
+        count.read += len(known)
         count.digests.append(digests)
         _count_inputs(count.inputs, known)
         for task in self._tasks:
@@ -59,7 +72,6 @@ class PartReader(TorchDataset[SplitCount]):
                     _count_map(count.tasks[task.name], sample)
             else:
                 _count_rows(count.tasks[task.name], known)
-        return count
 
     def _read(self, index: int, count: SplitCount) -> Sample | None:
         """Return a sample; None, and the reason counted, where it cannot be read.
@@ -104,6 +116,15 @@ class PartReader(TorchDataset[SplitCount]):
         except Exception as error:
             return f"{samples[0].key}: collate_inputs ended in an error: {describe(error)}"
         return None
+
+
+def _size(sample: Sample) -> int:
+    """Return the bytes of a sample; 0 where its inputs are none, which is told later."""
+    try:
+        tensors = [*input_tensors(sample.inputs), *sample.targets.values()]
+        return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+    except (TypeError, AttributeError):
+        return 0
 
 
 def _digest(*parts: bytes | memoryview) -> np.uint64:

@@ -14,6 +14,7 @@ from PIL import Image
 from mtlcore.config import Chosen, ChosenData, DataConfig
 from mtlcore.data import DataError, Dataset, Sample, collate, outside_kind
 from mtlcore.datacheck import check_data
+from mtlcore.datacheck.measuring import PartReader
 from mtlcore.display import CountingDisplay
 from mtlcore.plugins import Component, DatasetSpec
 from mtlcore.report import data_page
@@ -375,6 +376,21 @@ def test_processes_change_nothing():
         assert (
             one.count.tasks["kind"].classes.tolist() == other.count.tasks["kind"].classes.tolist()
         )
+
+
+def test_how_many_samples_are_held_at_a_time_changes_nothing(check, data, monkeypatch):
+    (data / "train/rgb/train-1.png").write_bytes(b"no picture")
+    together = check(data, code=1)
+    held = []
+    count = PartReader._count
+    monkeypatch.setattr("mtlcore.datacheck.measuring._TOGETHER", 0)
+    monkeypatch.setattr(
+        PartReader,
+        "_count",
+        lambda self, read, into: (held.append(len(read)), count(self, read, into)),
+    )
+    assert check(data, code=1) == together
+    assert max(held) <= 2
 
 
 @settings(settings.get_profile("fast"))
