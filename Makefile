@@ -5,6 +5,7 @@ BIN := $(VENV)/bin
 # Plugins whose libraries are large, or conflict with what the others need: not installed beside
 # them. Each has a constraints.txt of its own.
 INTEGRATIONS := \
+	plugins/mtlcore-plugin-hf \
 	plugins/mtlcore-plugin-mlflow \
 	plugins/mtlcore-plugin-ray \
 	plugins/mtlcore-plugin-trackio \

@@ -109,13 +109,13 @@ class Help(Generated):
     """What a command says of itself and its options."""
 
     def lines(self) -> list[str]:
-        name = self.arguments[0]
         context = click.Context(main, info_name="mtl", terminal_width=84, **main.context_settings)
         command: click.Command = main
-        if name != "mtl":
-            if name not in main.commands:
-                raise self.error(f"{name}: no command ({', '.join(main.commands)})")
-            command = main.commands[name]
+        for name in self.arguments[0].removeprefix("mtl").split():
+            known = command.commands if isinstance(command, click.Group) else {}
+            if name not in known:
+                raise self.error(f"{name}: no command ({', '.join(known)})")
+            command = known[name]
             context = click.Context(command, info_name=name, parent=context)
         return ["```text", *command.get_help(context).splitlines(), "```"]
 

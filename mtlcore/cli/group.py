@@ -16,6 +16,7 @@ from mtlcore._version import __version__
 from mtlcore.cli import (
     adapt,
     components,
+    data,
     doctor,
     evaluation,
     grouping,
@@ -141,6 +142,7 @@ _MODULES = (
     report,
     log,
     components,
+    data,
     labels,
     new_plugin,
     doctor,

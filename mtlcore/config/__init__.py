@@ -2,8 +2,8 @@
 
 from mtlcore.config.merging import CORE_DEFAULTS, Layer, file_layer, set_layer
 from mtlcore.config.origins import annotated
-from mtlcore.config.resolver import resolve, resolve_backbone, resolve_logger
-from mtlcore.config.run_config import Chosen, ChosenMetric, RunConfig, TeacherConfig
+from mtlcore.config.resolver import resolve, resolve_backbone, resolve_data, resolve_logger
+from mtlcore.config.run_config import Chosen, ChosenData, ChosenMetric, RunConfig, TeacherConfig
 from mtlcore.config.schema import (
     BALANCING_KEYS,
     AugmentConfig,
@@ -22,6 +22,7 @@ __all__ = [
     "BackboneConfig",
     "BalancingConfig",
     "Chosen",
+    "ChosenData",
     "ChosenMetric",
     "DataConfig",
     "InitialConfig",
@@ -34,6 +35,7 @@ __all__ = [
     "file_layer",
     "resolve",
     "resolve_backbone",
+    "resolve_data",
     "resolve_logger",
     "set_layer",
 ]

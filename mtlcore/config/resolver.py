@@ -22,7 +22,7 @@ from mtlcore.config.plugin_files import (
     refuse_loggers_of_runs,
 )
 from mtlcore.config.reader import ConfigReader
-from mtlcore.config.run_config import Chosen, RunConfig
+from mtlcore.config.run_config import Chosen, ChosenData, RunConfig
 from mtlcore.config.schema import TrainingConfig
 from mtlcore.config.task_tables import check_keys, read_metrics, read_per_task
 from mtlcore.config.teacher_table import read_teachers
@@ -51,8 +51,18 @@ def resolve(
         UsageError: A plugin cannot be selected, or a run names a plugin file or a logger that
             nobody asked for.
     """
-    files = load_plugin_files(plugins, selected, layers)
     refuse_loggers_of_runs(plugins, layers)
+    merged, selections = _merged(plugins, selected, layers)
+    config = _read(ConfigReader(plugins, merged), selections)
+    unused = notes_of_unused_files(plugins, config, selections)
+    return attrs.evolve(config, notes=(*config.notes, *unused))
+
+
+def _merged(
+    plugins: Plugins, selected: Sequence[str], layers: Sequence[Layer]
+) -> tuple[MergedConfig, list[Selection]]:
+    """Return the merged layers, the core's own first, and what is selected."""
+    files = load_plugin_files(plugins, selected, layers)
     selections = [plugins.selection(word) for word in selected]
     merged = MergedConfig()
     merged.add(Layer(CORE, CORE_DEFAULTS))
@@ -67,9 +77,31 @@ def resolve(
         if selection.logger is not None:
             merged.add_logger(selection.logger, f"plugin {word}")
     merged.tree["plugins"] = files
-    config = _read(ConfigReader(plugins, merged), selections)
-    unused = notes_of_unused_files(plugins, config, selections)
-    return attrs.evolve(config, notes=(*config.notes, *unused))
+    return merged, selections
+
+
+def resolve_data(
+    plugins: Plugins, selected: Sequence[str] = (), layers: Sequence[Layer] = ()
+) -> ChosenData:
+    """Return the data of a configuration, whatever would be trained on it.
+
+    Args:
+        plugins: As of `resolve`.
+        selected: As of `resolve`.
+        layers: As of `resolve`.
+
+    Raises:
+        ConfigError: `[data]` or `tasks` have problems; the error lists all of them.
+        UsageError: A plugin cannot be selected, or a run names a plugin file that nobody asked for.
+    """
+    merged, _ = _merged(plugins, selected, layers)
+    reader = ConfigReader(plugins, merged)
+    _check_tables(reader)
+    data, dataset = read_data(reader)
+    tasks, _ = read_tasks(reader, data, dataset)
+    if reader.problems or data is None or dataset is None:
+        raise ConfigError(reader.problems)
+    return ChosenData(data=data, dataset=dataset, tasks=tasks, origins=dict(merged.origins))
 
 
 def resolve_backbone(plugins: Plugins, layers: Sequence[Layer]) -> tuple[Chosen, tuple[Task, ...]]:

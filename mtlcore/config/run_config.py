@@ -54,6 +54,23 @@ class Chosen:
             raise MtlError(f"{name}: {exit_told(error)}") from error
 
 
+@attrs.frozen(kw_only=True)
+class ChosenData:
+    """The data of a configuration, without what would be trained on it.
+
+    Args:
+        data: What the core itself reads from `[data]`.
+        dataset: The dataset.
+        tasks: The tasks, in order.
+        origins: Path -> where the value comes from.
+    """
+
+    data: DataConfig
+    dataset: Chosen
+    tasks: tuple[Task, ...]
+    origins: Mapping[str, str]
+
+
 @attrs.frozen
 class ChosenMetric:
     """A metric, and the task in the regions of whose classes it is computed as well.

@@ -12,7 +12,7 @@ from mtlcore.data.samples import (
     place_size,
     safe_target,
 )
-from mtlcore.data.targets import TargetUnits, values_of_kind
+from mtlcore.data.targets import TargetUnits, outside_kind, values_of_kind
 
 __all__ = [
     "Batch",
@@ -24,6 +24,7 @@ __all__ = [
     "collate",
     "complete",
     "empty_batch",
+    "outside_kind",
     "place_size",
     "safe_target",
     "values_of_kind",

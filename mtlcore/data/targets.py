@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from mtlcore.tasks import Task
 
-__all__ = ["TargetUnits", "values_of_kind"]
+__all__ = ["TargetUnits", "outside_kind", "values_of_kind"]
 
 # Scaling and resampling round: what is over by no more than this is set to 0 or 1.
 _ROUNDING = 1e-4
@@ -81,6 +81,32 @@ def values_of_kind(
     if task.values == "direction" and target.dim() == 3:
         return _directions(target, valid, safe)
     return target, valid
+
+
+def outside_kind(task: Task, target: Tensor, valid: Tensor) -> Tensor:
+    """Return the valid values of a label that its kind does not have; none where all are right.
+
+    `values_of_kind` refuses a label with such values and tells the first one; this finds all.
+
+    Args:
+        task: whose label it is.
+        target: of shape `task.target_shape(...)`, of any real data type.
+        valid: boolean, of shape `task.valid_shape(...)`.
+
+    Returns:
+        The values, (N,), in the target's data type.
+    """
+    mask = (valid if target.shape == valid.shape else valid.unsqueeze(0)).expand_as(target)
+    values = target[mask]
+    if task.dtype == "int64":
+        return values[(values != values.round()) | (values < 0) | (values >= task.channels)]
+    values = values.to(getattr(torch, task.dtype))
+    wrong = ~values.isfinite()
+    if task.values == "positive":
+        wrong |= values <= 0
+    if task.values == "share":
+        wrong |= (values < -_ROUNDING) | (values > 1 + _ROUNDING)
+    return values[wrong]
 
 
 @final

@@ -40,7 +40,8 @@ class CelebA(Dataset):
     "multilabel" with a single label; its name is the attribute's in small letters (`five_o_...` for
     `5_o_Clock_Shadow`). Splits are those of `list_eval_partition.txt`: 162,770, 19,867 and 19,962
     faces. The two lists and the folder lie in the root, or in its folders `Anno`, `Eval` and `Img`
-    as in the authors' download.
+    as in the authors' download; lists of the same name as CSV (`list_attr_celeba.csv`), as Kaggle
+    has them, do as well.
 
     The landmarks have no task: places in the picture would have to move with it where
     `data.augment` flips or crops it.
@@ -61,7 +62,9 @@ class CelebA(Dataset):
     def __init__(self, root: str | None, split: str, *, together: bool = False) -> None:
         self._root = open_root("celeba", root, f"the folder that holds {_IMAGES}/")
         check_split("celeba", split, self.splits)
-        self._images = _find(self._root, _IMAGES)
+        images = _find(self._root, _IMAGES)
+        inner = f"{images}/{_IMAGES}"  # Kaggle's archive has a folder in the folder
+        self._images = inner if self._root.exists(inner) else images
         part = str(self.splits.index(split))
         self._names, self._labels = _read_labels(self._root, _read_parts(self._root), part)
         if not self._names:
@@ -109,7 +112,8 @@ class CelebA(Dataset):
 def _find(root: Root, name: str) -> str:
     """Return where a list or the folder of the faces lies."""
     nested = f"{_FOLDERS[name]}/{name}"
-    found = next((path for path in (name, nested) if root.exists(path)), None)
+    as_csv = [name.replace(".txt", ".csv")] if name.endswith(".txt") else []
+    found = next((path for path in (name, nested, *as_csv) if root.exists(path)), None)
     if found is None:
         raise DataError(f"{root.where(name)}: no such file or directory, nor {root.where(nested)}")
     return found
@@ -119,14 +123,18 @@ def _lines(root: Root, name: str) -> tuple[str, list[str]]:
     """Return the place of a list and its lines, without empty ones at the end."""
     path = _find(root, name)
     where = root.where(path)
-    return where, decode_text(root.read_bytes(path), where).rstrip().splitlines()
+    lines = decode_text(root.read_bytes(path), where).rstrip().splitlines()
+    if not path.endswith(".csv"):
+        return where, lines
+    return where, [line.replace(",", " ") for line in lines]
 
 
 def _read_parts(root: Root) -> dict[str, str]:
     """Return file name -> 0, 1 or 2."""
     where, lines = _lines(root, _PARTS)
     parts: dict[str, str] = {}
-    for number, line in enumerate(lines, 1):
+    head = where.endswith(".csv")
+    for number, line in enumerate(lines[head:], 1 + head):
         match line.split():
             case [name, ("0" | "1" | "2") as part]:
                 parts[name] = part
@@ -142,10 +150,14 @@ def _read_labels(
 ) -> tuple[list[str], NDArray[np.bool_]]:
     """Return the names of the faces of a part, and their attributes (N, 40)."""
     where, lines = _lines(root, _LABELS)
+    is_csv = where.endswith(".csv")
+    if is_csv and lines:  # no number of faces, and a name for their column
+        lines = [str(len(lines) - 1), *lines]
+        lines[1] = lines[1].partition(" ")[2]
     if len(lines) < 2 or tuple(lines[1].split()) != ATTRIBUTES:
         raise DataError(
-            f"{where}: line 2 should name CelebA's {len(ATTRIBUTES)} attributes, from "
-            f"{ATTRIBUTES[0]} to {ATTRIBUTES[-1]}"
+            f"{where}: line {1 if is_csv else 2} should name CelebA's {len(ATTRIBUTES)} "
+            f"attributes, from {ATTRIBUTES[0]} to {ATTRIBUTES[-1]}"
         )
     if lines[0].strip() != str(len(lines) - 2):
         raise DataError(
@@ -153,7 +165,7 @@ def _read_labels(
             "the whole file?"
         )
     names, labels = [], []
-    for number, line in enumerate(lines[2:], 3):
+    for number, line in enumerate(lines[2:], 2 if is_csv else 3):
         name, *values = line.split() or [""]
         if len(values) != len(ATTRIBUTES) or not {"1", "-1"}.issuperset(values):
             raise DataError(

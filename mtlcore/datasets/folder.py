@@ -36,7 +36,6 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Sequence
 from pathlib import PurePosixPath
 from typing import Any, final
 
@@ -51,16 +50,9 @@ from mtlcore.datasets.folder_files import (
     photograph_paths,
     read_first,
 )
-from mtlcore.datasets.folder_labels import decode, is_black_and_white, read_planes
+from mtlcore.datasets.folder_labels import fitted, is_black_and_white, read_planes
 from mtlcore.datasets.folder_values import value_map
-from mtlcore.loading import (
-    MissingFile,
-    Root,
-    decode_image,
-    open_root,
-    resize_label,
-    stored_turned,
-)
+from mtlcore.loading import MissingFile, Root, decode_image, open_root
 from mtlcore.tasks import Task
 
 # Label files that are looked at for values of 0 and 255 alone: of these sorts so many, and no more.
@@ -137,15 +129,11 @@ class Folder(Dataset):
                 data, path = read_first(self._root, paths_of(label.file, self._split, name))
             except MissingFile:
                 continue
-            where, task = self._root.where(path), label.task
-            planes = read_planes(label, data, where)
-            pair = decode(label, planes, where)
-            if planes.shape[1:] != size:
-                if not _same_proportions(planes.shape[1:], size):
-                    raise DataError(_other_size(where, planes.shape[1:], key, size, photograph))
-                pair = resize_label(task, *pair, size)
-            targets[task.name], valid[task.name] = pair
-            sources[task.name] = where
+            where, name_of_task = self._root.where(path), label.task.name
+            targets[name_of_task], valid[name_of_task] = fitted(
+                label, data, where, photograph, key, size
+            )
+            sources[name_of_task] = where
         return Sample(inputs=inputs, targets=targets, valid=valid, key=key, sources=sources)
 
     def _as_found(self, label: LabelFiles) -> LabelFiles:
@@ -232,29 +220,3 @@ class Folder(Dataset):
 
 def _open_root(root: str | None) -> Root:
     return open_root("folder", root, "the folder they lie in")
-
-
-def _same_proportions(label: Sequence[int], image: Sequence[int]) -> bool:
-    """Whether a label is its image at another resolution, but for rounding of less than a pixel."""
-    return abs(label[0] * image[1] - label[1] * image[0]) < max(image)
-
-
-def _other_size(
-    where: str, label: Sequence[int], key: str, image: Sequence[int], photograph: bytes
-) -> str:
-    turned = stored_turned(photograph)
-    if turned is not None and tuple(label) == turned[1:]:
-        return (
-            f"{where}: the label is {_by(label)}, as its image {key} is stored; its EXIF "
-            f"orientation {turned[0]} shows that as {_by(image)} (height x width), which is what "
-            "the network sees: turn the label too, or save the image upright without EXIF"
-        )
-    return (
-        f"{where}: the label is {_by(label)} but its image {key} is {_by(image)} (height x width), "
-        "which are other proportions; those of the image at another resolution are resized"
-        + (f" (EXIF orientation {turned[0]} turns the image)" if turned else "")
-    )
-
-
-def _by(shape: Sequence[int]) -> str:
-    return f"{shape[-2]}x{shape[-1]}"

@@ -132,6 +132,23 @@ def _leaves_root(spec: str) -> bool:
     return Path(spec).is_absolute() or ".." in Path(spec).parts
 
 
+def parse_map(
+    name: str, entry: Mapping[str, Any], path: str, problems: list[str]
+) -> LabelFiles | None:
+    """Return how the maps of a task are read that a table describes as a `dataset.toml` does.
+
+    Args:
+        name: of the task.
+        entry: its keys, without `file`.
+        path: of the table, for messages.
+        problems: gets a message for each thing that is wrong.
+    """
+    found: list[str] = []
+    label = _parse_label(name, {**entry, "file": "{name}"}, None, found)
+    problems += [problem.replace(f"tasks.{name}", path, 1) for problem in found]
+    return label
+
+
 def _parse(table: dict[str, Any], problems: list[str]) -> Description | None:
     _check(table, "", _TOP_KEYS, ("image", "tasks"), problems)
     tasks = table.get("tasks")

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections import Counter
 from collections.abc import Sequence
 
 from mtlcore.data import DataError
 from mtlcore.datasets.folder_description import Description, Kept, choices
+from mtlcore.datasets.random_numbers import kept_names
 from mtlcore.loading import MissingFile, Root, check_split, decode_text
 
 _PARTS = ("train", "val")
@@ -192,11 +192,7 @@ def _shared_names(
 def _kept(root: Root, description: Description, names: Sequence[str], notes: list[str]) -> set[str]:
     """Return the names that are kept for validation."""
     if isinstance(description.val, Kept):
-        kept = description.val
-        number = min(max(round(kept.fraction * len(names)), 1), len(names) - 1)
-        # By a hash of the name: a photograph that is added moves few others.
-        order = sorted(names, key=lambda name: _hash(kept.seed, name))
-        return set(order[:number])
+        return kept_names(names, description.val.fraction, description.val.seed)
     assert description.val is not None
     chosen, known = _read_list(root, description, description.val, "val", notes), set(names)
     unknown = [name for name in chosen if name not in known]
@@ -205,7 +201,3 @@ def _kept(root: Root, description: Description, names: Sequence[str], notes: lis
             f"{root.where(description.val)}: {unknown[0]!r} is none of the {len(names)} photographs"
         )
     return set(chosen)
-
-
-def _hash(seed: int, name: str) -> bytes:
-    return hashlib.sha256(f"{seed}/{name}".encode("utf-8", "surrogateescape")).digest()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,13 @@ from torch import Tensor
 from mtlcore.data import DataError
 from mtlcore.datasets.folder_description import LabelFiles
 from mtlcore.datasets.folder_values import ValueMap, are_colours, packed, shown
-from mtlcore.loading import decode_label, is_array, unit_normals
+from mtlcore.loading import (
+    decode_label,
+    is_array,
+    resize_label,
+    stored_turned,
+    unit_normals,
+)
 
 
 def read_planes(label: LabelFiles, data: bytes, where: str) -> NDArray[Any]:
@@ -67,6 +74,31 @@ def decode(label: LabelFiles, planes: NDArray[Any], where: str) -> tuple[Tensor,
     if label.task.kind == "normals":
         valid &= unit_normals(values)
     return torch.from_numpy(values), torch.from_numpy(valid)
+
+
+def fitted(
+    label: LabelFiles, data: bytes, where: str, photograph: bytes, key: str, size: tuple[int, int]
+) -> tuple[Tensor, Tensor]:
+    """Return the target and its mask at the size of the photograph.
+
+    Args:
+        label: how the file is read.
+        data: its contents.
+        where: its path, for messages.
+        photograph: contents of the photograph.
+        key: path of the photograph, for messages.
+        size: height and width of the photograph, as it is shown.
+
+    Raises:
+        DataError: the file is unreadable, or has other proportions than the photograph.
+    """
+    planes = read_planes(label, data, where)
+    pair = decode(label, planes, where)
+    if planes.shape[1:] == size:
+        return pair
+    if not _same_proportions(planes.shape[1:], size):
+        raise DataError(_other_size(where, planes.shape[1:], key, size, photograph))
+    return resize_label(label.task, *pair, size)
 
 
 def is_black_and_white(planes: NDArray[Any]) -> bool | None:
@@ -144,3 +176,29 @@ def _known(invalid: NDArray[np.float64] | None, planes: NDArray[Any]) -> NDArray
             other |= ~np.isnan(plane) if np.isnan(value) else plane != value
         known &= other
     return known
+
+
+def _same_proportions(label: Sequence[int], image: Sequence[int]) -> bool:
+    """Whether a label is its image at another resolution, but for rounding of less than a pixel."""
+    return abs(label[0] * image[1] - label[1] * image[0]) < max(image)
+
+
+def _other_size(
+    where: str, label: Sequence[int], key: str, image: Sequence[int], photograph: bytes
+) -> str:
+    turned = stored_turned(photograph)
+    if turned is not None and tuple(label) == turned[1:]:
+        return (
+            f"{where}: the label is {_by(label)}, as its image {key} is stored; its EXIF "
+            f"orientation {turned[0]} shows that as {_by(image)} (height x width), which is what "
+            "the network sees: turn the label too, or save the image upright without EXIF"
+        )
+    return (
+        f"{where}: the label is {_by(label)} but its image {key} is {_by(image)} (height x width), "
+        "which are other proportions; those of the image at another resolution are resized"
+        + (f" (EXIF orientation {turned[0]} turns the image)" if turned else "")
+    )
+
+
+def _by(shape: Sequence[int]) -> str:
+    return f"{shape[-2]}x{shape[-1]}"

@@ -1,8 +1,9 @@
-"""Random numbers that are the same on every platform: functions of integers alone."""
+"""Random numbers that are the same on every platform: functions of integers and names alone."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import hashlib
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +24,20 @@ def hash_uniform(start: int, count: int) -> NDArray[np.float64]:
     steps = np.arange(1, count + 1, dtype=np.uint64) * _GOLDEN
     mixed = hash64(steps + np.uint64(start & _MASK))
     return (mixed >> np.uint64(11)).astype(np.float64) * 2.0**-53
+
+
+def kept_names(names: Iterable[str], fraction: float, seed: int) -> set[str]:
+    """Return the share of names that is kept for validation: one at least, and not all.
+
+    The choice goes by a hash of each name, so that one that is added moves few others.
+    """
+    order = sorted(set(names), key=lambda name: _name_hash(seed, name))
+    number = min(max(round(fraction * len(order)), 1), len(order) - 1)
+    return set(order[:number])
+
+
+def _name_hash(seed: int, name: str) -> bytes:
+    return hashlib.sha256(f"{seed}/{name}".encode("utf-8", "surrogateescape")).digest()
 
 
 class Stream:

@@ -36,6 +36,7 @@ class Target:
             order.
         otherwise: the class of any other text; by default any other text is an error.
         unit: of a regression's values.
+        no: of a multilabel task: texts that mean no beside 0 and false, such as "-1".
         standardise: whether a regression learns standard deviations from the mean of the training
             labels. Its predictions and metrics are in its unit either way.
     """
@@ -46,10 +47,13 @@ class Target:
     otherwise: str | None = None
     unit: str = ""
     standardise: bool = True
+    no: tuple[str, ...] = ()
 
     def __attrs_post_init__(self) -> None:
         if not self.columns:
             raise ValueError("column: names none")
+        if self.no and self.kind != "multilabel":
+            raise ValueError("no: is for a multilabel task only")
         if self.kind not in ("classification", "tagging"):
             if self.classes or self.otherwise is not None:
                 raise ValueError("classes and otherwise are for classification and tagging only")
@@ -325,7 +329,11 @@ def _to_value(target: Target, cells: Cells) -> _Convert:
 
 
 def _to_flag(target: Target, cells: Cells) -> _Convert:
+    no = {text.strip() for text in target.no}
+
     def convert(text: str) -> float | None:
+        if text in no:
+            return 0.0
         number = _YES_OR_NO.get(text.lower(), cells.number(text))
         return number if number is None or number in (0, 1) or math.isnan(number) else None
 
@@ -333,4 +341,7 @@ def _to_flag(target: Target, cells: Cells) -> _Convert:
 
 
 _CONVERSIONS = {"classification": _to_class, "regression": _to_value, "multilabel": _to_flag}
-_EXPECTED = {"regression": "a finite number", "multilabel": "0, 1, false or true"}
+_EXPECTED = {
+    "regression": "a finite number",
+    "multilabel": "0, 1, false or true, or what its target's no lists",
+}

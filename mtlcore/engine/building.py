@@ -9,7 +9,7 @@ import attrs
 import torch
 
 from mtlcore.balancing import Balancer, Balancing, DepthSettings
-from mtlcore.config import Chosen, ChosenMetric, RunConfig
+from mtlcore.config import Chosen, ChosenMetric, DataConfig, RunConfig
 from mtlcore.data import Dataset
 from mtlcore.distributed import SINGLE_PROCESS, Distributed
 from mtlcore.errors import UsageError
@@ -63,14 +63,7 @@ def open_splits(config: RunConfig) -> dict[str, Split]:
 def open_split(config: RunConfig, name: str, limit: int | None) -> Split:
     """One split; `limit` examples of it, or all; of the training split the share that is used."""
     target: type[Dataset] = config.dataset.component.load()
-    extra: dict[str, object] = {}
-    if target.renders_size and config.data.size is not None:
-        extra["size"] = config.data.size
-    if target.unlimited:
-        if limit is None:
-            raise UsageError(f"data.{name}: {config.data.name} has no end; say how many samples")
-        extra["samples"] = limit
-    dataset = config.dataset.make(config.data.root, name, **extra)
+    dataset = open_dataset(config.data, config.dataset, name, limit)
     size = config.data.size or target.default_size(config.data.root, **config.dataset.settings)
     fraction = config.data.train_fraction
     if name == "train" and fraction is not None:
@@ -82,6 +75,24 @@ def open_split(config: RunConfig, name: str, limit: int | None) -> Split:
         where = f" at {config.data.root}" if config.data.root else ""
         raise UsageError(f"data: the split {name!r} of {config.data.name}{where} holds no sample")
     return split
+
+
+def open_dataset(data: DataConfig, chosen: Chosen, name: str, limit: int | None) -> Dataset:
+    """Open a split of a dataset; one that generates its samples gets `limit` of them.
+
+    Raises:
+        UsageError: it generates samples without end, and there is no limit.
+    """
+    target: type[Dataset] = chosen.component.load()
+    extra: dict[str, object] = {}
+    if target.renders_size and data.size is not None:
+        extra["size"] = data.size
+    if target.unlimited:
+        if limit is None:
+            raise UsageError(f"data.{name}: {data.name} has no end; say how many samples")
+        extra["samples"] = limit
+    dataset: Dataset = chosen.make(data.root, name, **extra)
+    return dataset
 
 
 def make_loader(config: RunConfig, splits: Mapping[str, Split], views: int = 1) -> Loader:

@@ -13,6 +13,7 @@ from mtlcore.loading.decoding import (
 from mtlcore.loading.files import (
     MissingFile,
     Root,
+    cache_folder,
     check_split,
     decode_text,
     marked_encoding,
@@ -38,6 +39,7 @@ __all__ = [
     "Split",
     "WeightFile",
     "as_seen_in",
+    "cache_folder",
     "check_fit",
     "check_shared",
     "check_split",

@@ -23,6 +23,7 @@ from mtlcore.errors import UsageError, describe, did_you_mean
 __all__ = [
     "MissingFile",
     "Root",
+    "cache_folder",
     "check_split",
     "decode_text",
     "marked_encoding",
@@ -277,13 +278,7 @@ def _cached(filesystem: Any, path: str, url: str) -> Path:
     fsspec's own simplecache downloads under the final name, where another worker would find half a
     file, and an interrupted run would leave one for ever.
     """
-    try:
-        cache = Path(os.environ.get("MTLCORE_CACHE") or "~/.cache/mtlcore").expanduser()
-    except RuntimeError as error:
-        raise UsageError(
-            "there is no home directory for what is downloaded; set MTLCORE_CACHE to a folder"
-        ) from error
-    folder = cache / "files"
+    folder = cache_folder() / "files"
     copy = folder / hashlib.sha256(url.encode()).hexdigest()[:40]
     if copy.exists():
         return copy
@@ -296,6 +291,20 @@ def _cached(filesystem: Any, path: str, url: str) -> Path:
     finally:
         Path(partial).unlink(missing_ok=True)
     return copy
+
+
+def cache_folder() -> Path:
+    """Return the folder for what is fetched or computed once: `MTLCORE_CACHE`.
+
+    Raises:
+        UsageError: there is no home directory, and the variable is not set.
+    """
+    try:
+        return Path(os.environ.get("MTLCORE_CACHE") or "~/.cache/mtlcore").expanduser()
+    except RuntimeError as error:
+        raise UsageError(
+            "there is no home directory for what is downloaded; set MTLCORE_CACHE to a folder"
+        ) from error
 
 
 def check_split(dataset: str, split: str, splits: Sequence[str]) -> None:

@@ -39,6 +39,7 @@ KNOWN: Mapping[str, tuple[str, ...]] = {
     "graddrop": (),
     "gradnorm": (),
     "gradvac": (),
+    "hf": (),
     "imtl": ("imtl-g", "imtl-l"),
     "invpt": ("invpt-nyud", "invpt-pascal"),
     "ira": ("ira-cityscapes", "ira-nyuv2", "ira-vkitti"),
@@ -84,4 +85,5 @@ KNOWN: Mapping[str, tuple[str, ...]] = {
     "upgrad": ("dual-proj",),
     "views": ("byol", "mtss", "simclr"),
     "wandb": (),
+    "webdataset": (),
 }

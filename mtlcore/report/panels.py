@@ -85,12 +85,14 @@ def save_samples(folder: Path, samples: Sequence[PanelSample], tasks: Sequence[T
     for number, sample in enumerate(samples):
         files = {name: f"{number}.{name}.png" for name in names}
         for name, pixels in zip(names, _row(sample, maps), strict=True):
-            _write(folder / files[name], _png(_small(pixels, name == "input")))
+            _write(folder / files[name], _png(small(pixels, name == "input")))
         entries.append({"key": sample.key, "pictures": files, "scales": _scales(sample, maps)})
     about = {
         task.name: {
             "unit": task.unit,
-            "classes": dict(zip(task.class_names, map(_hex, palette(task.channels)), strict=False)),
+            "classes": dict(
+                zip(task.class_names, map(hex_of, palette(task.channels)), strict=False)
+            ),
         }
         for task in maps
     }
@@ -98,7 +100,8 @@ def save_samples(folder: Path, samples: Sequence[PanelSample], tasks: Sequence[T
     _write(folder / "index.json", index.encode())
 
 
-def _small(pixels: Pixels, is_photograph: bool) -> Image.Image:
+def small(pixels: Pixels, is_photograph: bool) -> Image.Image:
+    """Return a picture of which a page has many."""
     image = Image.fromarray(pixels)
     # Classes must not be mixed where a map is made smaller.
     resampling = Image.Resampling.LANCZOS if is_photograph else Image.Resampling.NEAREST
@@ -112,7 +115,8 @@ def _png(image: Image.Image) -> bytes:
     return data.getvalue()
 
 
-def _hex(colour: NDArray[np.uint8]) -> str:
+def hex_of(colour: NDArray[np.uint8]) -> str:
+    """Return a colour as pages write it."""
     return f"#{bytes(colour.tolist()).hex()}"
 
 

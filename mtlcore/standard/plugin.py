@@ -529,6 +529,17 @@ def mtl_datasets() -> Iterator[DatasetSpec]:
         paper="Liu et al., Deep Learning Face Attributes in the Wild, ICCV 2015",
     )
     yield DatasetSpec(
+        name="coco",
+        target="mtlcore.datasets.coco:Coco",
+        summary="Instances in COCO's JSON form as a class per pixel.",
+        paper="Lin et al., Microsoft COCO, ECCV 2014",
+    )
+    yield DatasetSpec(
+        name="images-csv",
+        target="mtlcore.datasets.image_table:ImageTable",
+        summary="Photographs with attributes, classes and numbers in a CSV table.",
+    )
+    yield DatasetSpec(
         name="tabular",
         target="mtlcore.datasets.tabular:Tabular",
         summary="Rows of a CSV or Parquet table, several columns of which are predicted.",

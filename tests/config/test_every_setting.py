@@ -90,6 +90,8 @@ GIVEN: dict[str, Any] = {
     "weights": {"depth": 2.0},
     "samples": 2,
     "file": "rows.csv",
+    "image": "photographs/{file}",
+    "shards": "{split}-*.tar",
     "targets": {"weight": {"kind": "regression", "column": "weight"}},
     "sources": [{"name": "rooms", "samples": 2}],
     "source": {"name": "rooms", "samples": 2},

@@ -145,3 +145,29 @@ def test_what_is_missing_is_named(tmp_path):
     (tmp_path / "list_eval_partition.txt").unlink()
     with pytest.raises(DataError, match=r"no such file .*, nor .*Eval/list_eval_partition.txt"):
         CelebA(root, "train")
+
+
+def test_lists_as_csv_are_read_the_same(tmp_path):
+    plain = write(tmp_path / "plain")
+    other = tmp_path / "kaggle"
+    inner = other / "img_align_celeba" / "img_align_celeba"
+    inner.parent.mkdir(parents=True)
+    (tmp_path / "plain" / "img_align_celeba").rename(inner)
+    rows = [line(number).split() for number in range(1, len(PARTS) + 1)]
+    table = [",".join(row) for row in (["image_id", *ATTRIBUTES], *rows)]
+    (other / "list_attr_celeba.csv").write_text("\n".join(table) + "\n")
+    parts = [f"{number:06d}.jpg,{part}" for number, part in enumerate(PARTS, 1)]
+    (other / "list_eval_partition.csv").write_text("\n".join(["image_id,partition", *parts]))
+    for split in ("train", "val", "test"):
+        expected = write(tmp_path / "again")
+        ours, theirs = CelebA(str(other), split), CelebA(expected, split)
+        assert len(ours) == len(theirs)
+        for one, another in zip(ours, theirs, strict=True):
+            assert torch.equal(one.inputs, another.inputs)
+            assert {n: t.item() for n, t in one.targets.items()} == {
+                n: t.item() for n, t in another.targets.items()
+            }
+    (other / "list_attr_celeba.csv").write_text("\n".join([*table[:3], "000003.jpg,1,1"]))
+    with pytest.raises(DataError, match="line 4"):
+        CelebA(str(other), "train")
+    assert plain

@@ -47,12 +47,14 @@ def mtl(command: str, cwd: Path, *more: str) -> subprocess.CompletedProcess[str]
 def test_every_command_is_covered_here() -> None:
     assert [command for command in commands() if command.startswith("mtl ")] == [
         "mtl run --plugin atinet",
+        CHECK,
         PRETRAINED,
         PHOTOGRAPHS,
         OWN_BALANCER,
     ]
 
 
+CHECK = "mtl data check photographs"
 PRETRAINED = "mtl run --plugin photographs --set data.root=photographs"
 PHOTOGRAPHS = (
     "mtl run --plugin atinet --set data.name=folder --set data.root=photographs"
@@ -90,6 +92,13 @@ def photographs(tmp_path: Path) -> Path:
     (spec,) = blocks("toml")
     (root / "dataset.toml").write_text(spec)
     return tmp_path
+
+
+def test_a_look_at_the_photographs(photographs: Path) -> None:
+    result = mtl(CHECK, photographs)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "nothing wrong was found" in result.stdout
+    assert (photographs / "data-check.html").exists()
 
 
 def test_own_photographs_with_a_pretrained_encoder(photographs: Path) -> None:

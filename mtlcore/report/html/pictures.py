@@ -30,7 +30,9 @@ def run_panels(pictures: Pictures) -> Markup:
         for sample in pictures.samples
     ]
     panels = _panels("Samples of the validation split", rows, pictures.units)
-    legends = [_classes(task, colours) for task, colours in pictures.classes.items() if colours]
+    legends = [
+        class_colours(task, colours) for task, colours in pictures.classes.items() if colours
+    ]
     return joined([paragraph(HATCHED), panels, *legends])
 
 
@@ -60,7 +62,7 @@ def task_panels(task: str, variants: Mapping[str, Pictures], samples: int) -> Ma
     ]
     colours = first.classes[task]
     panels = _panels(f"{task} of the same samples", rows, first.units)
-    return joined([panels, *([_classes(task, colours)] if colours else [])])
+    return joined([panels, *([class_colours(task, colours)] if colours else [])])
 
 
 def _panels(
@@ -78,12 +80,12 @@ def _panels(
                 notes.append(f"{task} {low:.3g} to {high:.3g} {units[task]}".rstrip())
         head = element(
             "th",
-            _picture(sample.pictures.get("input"), f"input of {sample.key}"),
+            picture(sample.pictures.get("input"), f"input of {sample.key}"),
             *(element("span", note, class_="key") for note in notes),
             scope="row",
         )
         pictures = [
-            element("td", _picture(uri, f"{title} for {sample.key}")) for title, uri in cells
+            element("td", picture(uri, f"{title} for {sample.key}")) for title, uri in cells
         ]
         lines.append(element("tr", head, *pictures))
     content = element(
@@ -96,11 +98,13 @@ def _panels(
     return scrolling(caption, content)
 
 
-def _picture(uri: str | None, alt: str) -> Markup:
+def picture(uri: str | None, alt: str) -> Markup:
+    """Return a picture by its data URI; of None, the word "none"."""
     return element("span", "none") if uri is None else element("img", src=Markup(uri), alt=alt)
 
 
-def _classes(task: str, colours: Mapping[str, str]) -> Markup:
+def class_colours(task: str, colours: Mapping[str, str]) -> Markup:
+    """Return the names of a task's classes beside their colours."""
     swatches = [
         element(
             "li",
