@@ -27,6 +27,7 @@ _NAMED_IN = {
     "optimizers": "optimizer.name",
     "loggers": "loggers",
     "launchers": "launcher.name of a study",
+    "exporters": "mtl export --to",
 }
 
 

@@ -32,6 +32,7 @@ __all__ = [
     "CrossTaskLossSpec",
     "DatasetSpec",
     "EpisodeSamplerSpec",
+    "ExporterSpec",
     "HeadSpec",
     "LauncherSpec",
     "LoggerSpec",
@@ -257,6 +258,12 @@ class LauncherSpec(ComponentSpec):
 
 @final
 @attrs.frozen(kw_only=True)
+class ExporterSpec(ComponentSpec):
+    """A file format of programs that trained runs are written as: called with nothing."""
+
+
+@final
+@attrs.frozen(kw_only=True)
 class MethodSpec(Spec):
     """A method: a preset that names components and their settings.
 
@@ -302,6 +309,7 @@ KINDS: Mapping[str, tuple[type[Spec], ...]] = MappingProxyType(
         "augmentations": (AugmentationSpec,),
         "loggers": (LoggerSpec,),
         "launchers": (LauncherSpec,),
+        "exporters": (ExporterSpec,),
         "methods": (MethodSpec,),
     }
 )

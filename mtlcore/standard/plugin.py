@@ -13,6 +13,7 @@ from mtlcore.plugins import (
     BalancerSpec,
     DatasetSpec,
     EpisodeSamplerSpec,
+    ExporterSpec,
     HeadSpec,
     LauncherSpec,
     LoggerSpec,
@@ -566,4 +567,13 @@ def mtl_launchers() -> Iterator[LauncherSpec]:
         name="local",
         target="mtlcore.standard.launchers:Local",
         summary="A process on this machine for each cell.",
+    )
+
+
+@hookimpl
+def mtl_exporters() -> Iterator[ExporterSpec]:
+    yield ExporterSpec(
+        name="torch-export",
+        target="mtlcore.standard.exporters:TorchExport",
+        summary="A program of torch.export, which needs torch alone.",
     )

@@ -1,0 +1,243 @@
+"""Writing a trained run as a program that needs no mtlcore: `mtl export`."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, final
+
+import attrs
+import torch
+from torch import Tensor
+
+from mtlcore.config import Layer
+from mtlcore.data import Dataset
+from mtlcore.deployment import DeployedModel, activated, described, difference, trace
+from mtlcore.engine import make_loader, open_split
+from mtlcore.episodes import in_order
+from mtlcore.errors import MtlError, UsageError
+from mtlcore.exporters import Exporter, Program, ProgramFile, TensorInfo
+from mtlcore.inputs import Inputs, map_inputs
+from mtlcore.plugins import Component, Plugins
+from mtlcore.runs.trained import Trained, load_run
+from mtlcore.storage import Which, write_output
+from mtlcore.tasks import refuse_unknown_tasks
+
+# Samples of the run's dataset that a file is held against the model on.
+_COMPARED = 4
+
+
+@final
+@attrs.frozen(kw_only=True)
+class Exported:
+    """What was written.
+
+    Args:
+        place: of the file.
+        inputs: of the program.
+        outputs: of the program, one per task.
+        description: what the file tells of itself, as JSON.
+        least: name of an axis that varies -> the least length that the program takes.
+        fixed: name of an axis that does not vary -> why.
+        compared: number of samples on which the file computed what the model predicts.
+        notes: what a user should know besides.
+    """
+
+    place: str
+    inputs: tuple[TensorInfo, ...]
+    outputs: tuple[TensorInfo, ...]
+    description: str
+    least: Mapping[str, int]
+    fixed: Mapping[str, str]
+    compared: int
+    notes: tuple[str, ...]
+
+
+def export_model(
+    run: str | Path,
+    out: str | Path,
+    *,
+    to: str = "torch-export",
+    tasks: Sequence[str] | None = None,
+    checkpoint: Which = "best",
+    data: Mapping[str, Any] | None = None,
+    trust: bool = False,
+) -> Exported:
+    """Write the model of a trained run as one program that needs no mtlcore.
+
+    The program takes what a camera gives: images (B, 3, H, W) uint8, RGB, 0 to 255. It scales and
+    normalises them, pads them to what the backbone needs, and crops and finishes what the heads
+    say: one output per task, of the size of the image, in the task's unit. Classes and shares are
+    probabilities, directions have the length 1. A run on vectors, texts or a tree of tensors gives a
+    program with an input for each tensor, as the dataset makes it.
+
+    Args:
+        run: directory or URL of the run.
+        out: path or URL of the file. It is written only if it computes what the model predicts for
+            samples of the run's dataset, up to 1e-4 (of values above 1: up to this part of them).
+        to: format: "torch-export", or one that a plugin brings (`mtl list exporters`).
+        tasks: names of the tasks to predict; None: all of them.
+        checkpoint: the best epoch's weights, or the last ones.
+        data: changes of `[data]`, such as `{"root": "/data/nyuv2"}` where the data lie elsewhere now.
+        trust: load the plugin files that the run's configuration names: they are programs.
+
+    Returns:
+        What was written. `fixed` says why a length does not vary, where one does not.
+
+    Raises:
+        UsageError: no run there, no such format or task, or a library is missing.
+        MtlError: a part of the model cannot be traced, or the file computes something else; then
+            nothing is written.
+    """
+    plugins = Plugins.from_environment()
+    if trust:
+        plugins.trust_runs()
+    exporter = plugins.get("exporters", to)
+    changes = [] if data is None else [Layer("data", {"data": dict(data)})]
+    trained = load_run(plugins, str(run), checkpoint, changes, "cpu")
+    return export_run(trained, exporter, str(out), tasks)
+
+
+def export_run(
+    trained: Trained, exporter: Component, out: str, tasks: Sequence[str] | None = None
+) -> Exported:
+    """Write the model of a run that was loaded; see `export_model`.
+
+    Args:
+        trained: the run, on the CPU.
+        exporter: the format.
+        out: path or URL of the file.
+        tasks: names of the tasks to predict; None: all of them.
+    """
+    config, model = trained.config, trained.learner.model
+    wanted = _wanted(trained, tasks)
+    component: Exporter = exporter.load()()
+    samples = list(_samples(trained))
+    kind = config.dataset.component.load().kind_of_inputs(
+        config.data.root, **config.dataset.settings
+    )
+    deployed = DeployedModel(model, wanted, samples[0], kind).eval()
+    sample = deployed.tensors(samples[0])
+    heads = {task: config.heads[task].component.spec.name for task in wanted}
+    traced = trace(
+        deployed, sample, {"backbone": config.backbone.component.spec.name, **heads}
+    )
+    with torch.no_grad():
+        outputs = deployed(*sample.values())
+    program = described(deployed, traced, sample, outputs, config.data.name)
+    with tempfile.TemporaryDirectory(prefix="mtl-export-") as folder:
+        path = Path(folder) / "program"
+        component.write(program, path)
+        _compare(component.read(path), program, deployed, samples, exporter.spec.name)
+        write_output(out, path.read_bytes())
+    return Exported(
+        place=out,
+        inputs=program.inputs,
+        outputs=program.outputs,
+        description=program.description,
+        least=traced.least,
+        fixed=traced.fixed,
+        compared=len(samples),
+        notes=tuple(_notes(trained)),
+    )
+
+
+def _wanted(trained: Trained, tasks: Sequence[str] | None) -> tuple[str, ...]:
+    """Return the names of the tasks to predict, in the order of the run."""
+    known = tuple(trained.learner.model.tasks)
+    if tasks is None:
+        return known
+    refuse_unknown_tasks("--tasks", tasks, known)
+    if not tasks:
+        raise UsageError(f"--tasks: names no task; the run has {', '.join(known)}")
+    return tuple(task for task in known if task in tasks)
+
+
+def _samples(trained: Trained) -> Iterator[Inputs]:
+    """Yield the inputs of the first validation samples, each as a batch of one.
+
+    Raises:
+        UsageError: there are none, or teachers are needed for them.
+        MtlError: one cannot be read.
+    """
+    config = trained.config
+    data = open_split(config, "val", config.data.val)
+    if data.needs_teachers:
+        raise UsageError(
+            f"data: {config.data.name} asks for teachers to read its samples, and a program is "
+            "compared on some; name other data with the same tasks (--set data.name=...)"
+        )
+    near = attrs.evolve(config, data=attrs.evolve(config.data, workers=0))
+    plans = in_order("val", min(_COMPARED, len(data)), 1)
+    batches = [batch for batch in make_loader(near, {"val": data}).batches(plans) if batch]
+    if not batches:
+        raise UsageError("data: no sample can be read, and a program is compared on some")
+    for batch in batches:
+        yield map_inputs(lambda x: x.cpu(), batch.inputs)
+
+
+def _compare(
+    file: ProgramFile,
+    program: Program,
+    model: DeployedModel,
+    samples: Sequence[Inputs],
+    exporter: str,
+) -> None:
+    """Hold a file against what the model predicts.
+
+    Samples are given one by one, together where the number of samples varies, and in part where
+    their lengths vary.
+
+    Raises:
+        MtlError: the file computes something else, or tells something else of itself.
+    """
+    if file.description != program.description:
+        raise MtlError(f"exporter {exporter!r}: the file does not hold the description")
+    given = [model.tensors(sample) for sample in samples]
+    for tensors in [*given, *_others(program, given)]:
+        expected = _predicted(model, tensors)
+        if wrong := difference(file.run(tensors), expected):
+            sizes = ", ".join(f"{name} {list(x.shape)}" for name, x in tensors.items())
+            raise MtlError(
+                f"exporter {exporter!r}: for the input {sizes} of the run's dataset, the file does "
+                f"not compute what the model predicts ({wrong}); nothing was written"
+            )
+
+
+@torch.no_grad()
+def _predicted(model: DeployedModel, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return the final values of what `mtl predict` computes, in the order of the tasks."""
+    predictions = model.model(model.inputs(tensors), model.tasks)
+    return {
+        task: activated(model.model.tasks[task], predictions[task]) for task in model.tasks
+    }
+
+
+def _others(
+    program: Program, given: Sequence[dict[str, Tensor]]
+) -> Iterator[dict[str, Tensor]]:
+    """Yield samples in other batches and of other lengths, where a program takes such."""
+    shapes = {info.name: info.shape for info in program.inputs}
+    first = given[0]
+    alike = [each for each in given if all(each[n].shape == first[n].shape for n in first)]
+    if all(shape[0] == "batch" for shape in shapes.values()):
+        together = [alike[number % len(alike)] for number in range(max(2, len(alike)))]
+        yield {name: torch.cat([each[name] for each in together]) for name in first}
+    if any(isinstance(length, str) for shape in shapes.values() for length in shape[1:]):
+        # Three quarters, and no multiple of a power of 2 of the whole.
+        yield {
+            name: x[tuple(
+                slice(-(-3 * length // 4) - (length > 16) if isinstance(axis, str) and place else None)
+                for place, (axis, length) in enumerate(zip(shapes[name], x.shape, strict=True))
+            )].contiguous()
+            for name, x in first.items()
+        }
+
+
+def _notes(trained: Trained) -> Iterator[str]:
+    precision = trained.learner.precision
+    if precision != "fp32":
+        yield (
+            f"the run computes in {precision}, mtl predict too; the program computes in fp32"
+        )
