@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from mtlcore._version import __version__
@@ -21,7 +22,7 @@ def described(
     model: DeployedModel,
     traced: Traced,
     sample: Mapping[str, Tensor],
-    outputs: Mapping[str, Tensor],
+    fixed: Mapping[str, str],
     dataset: str,
 ) -> Program:
     """Return a traced model with its description.
@@ -30,13 +31,15 @@ def described(
         model: that was traced.
         traced: what came of it.
         sample: what it would be given for a sample of the dataset.
-        outputs: what it computes of that.
+        fixed: name of an axis that does not vary -> why.
         dataset: name of the dataset that the run has learnt from.
     """
     inputs = [
         TensorInfo(name=name, dtype=_dtype(sample[name]), shape=shape)
         for name, shape in traced.shapes.items()
     ]
+    with torch.no_grad():
+        outputs = model(*sample.values())
     size = next((info.shape[2:] for info in inputs if len(info.shape) == 4), ())
     batch = inputs[0].shape[0]
     results = [
@@ -53,7 +56,7 @@ def described(
         "inputs": [_input(info, model, sample[info.name], dataset) for info in inputs],
         "outputs": [_output(info, model.model.tasks[info.name]) for info in results],
         "least": dict(traced.least),
-        "fixed": dict(traced.fixed),
+        "fixed": dict(fixed),
     }
     return Program(
         traced=traced.program,
@@ -71,9 +74,7 @@ def _facts(info: TensorInfo) -> dict[str, Any]:
     return {"name": info.name, "dtype": info.dtype, "shape": list(info.shape)}
 
 
-def _input(
-    info: TensorInfo, model: DeployedModel, sample: Tensor, dataset: str
-) -> dict[str, Any]:
+def _input(info: TensorInfo, model: DeployedModel, sample: Tensor, dataset: str) -> dict[str, Any]:
     if model.reads_bytes:
         colours = "RGB" if sample.shape[1] == 3 else "as the dataset's"
         return {

@@ -93,7 +93,7 @@ class DeployedModel(nn.Module):
         features = self.model.features(padded, self.tasks)
         if not self.tasks:
             return {f"features_{place}": x for place, x in enumerate(features.shared)}
-        predictions = self.model.predict(features, self.tasks, image_size(padded))
+        predictions = self.model.predict(features, self.tasks, ())  # not cropped: see _cropped
         return {
             name: activated(self.model.tasks[name], _cropped(prediction, size))
             for name, prediction in predictions.items()
@@ -143,7 +143,9 @@ def _names(inputs: Inputs, kind: str) -> tuple[str, ...]:
     if isinstance(inputs, Tensor):
         paths = [kind]
     else:
-        paths = [path if not path[:1].isdigit() else f"{kind}_{path}" for path, _ in input_form(inputs)]
+        paths = [
+            path if not path[:1].isdigit() else f"{kind}_{path}" for path, _ in input_form(inputs)
+        ]
     names = tuple(re.sub(r"\W", "_", path) for path in paths)
     if len({*names}) < len(names):
         raise UsageError(

@@ -1,30 +1,32 @@
-"""Tracing a deployed model: with lengths that vary where it can, and naming the part that cannot."""
+"""Tracing a deployed model, with lengths that vary, and naming the part that cannot be traced."""
 
 from __future__ import annotations
 
 import math
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, final
 
 import attrs
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from mtlcore.deployment.checking import difference
 from mtlcore.deployment.model import DeployedModel
-from mtlcore.errors import MtlError, describe
+from mtlcore.errors import describe
 from mtlcore.system import out_of_memory
 
 if TYPE_CHECKING:  # it imports torch's compiler
     from torch.export import ExportedProgram
 
+#: Shape of an input: lengths, and names of those that vary.
+Shape = tuple[int | str, ...]
+
 _BATCH = "batch"
-# Sides of the images of a trace, in multiples of what the backbone needs, and of those that it is
-# tried on: each other than a multiple, so that padding is traced too. Those of the trace differ, so
-# that none is taken for the other, and no deepest map has a side of 1, which would be a constant.
-_SIDES, _OTHER_SIDES, _ROUND = (5, 7), (3, 2), 32
+# Lengths of a trace. The two sides differ, so that none is taken for the other, and are so large
+# that no deepest map has a side of 1, which would be a constant; none is a multiple of what the
+# backbone needs, so that padding is traced. Sides are in multiples of at least so many pixels.
+_SAMPLES, _SIDES, _TEXT, _LEAST_STEP = 3, (5, 7), 11, 32
 
 
 @final
@@ -34,70 +36,30 @@ class Traced:
 
     Args:
         program: what was traced.
-        shapes: name of an input -> its shape, with the name of an axis that varies.
+        shapes: name of an input -> its shape, with the name of each axis that varies.
         least: name of an axis that varies -> the least length that the program takes.
-        fixed: name of an axis that does not vary -> why.
     """
 
     program: ExportedProgram
-    shapes: Mapping[str, tuple[int | str, ...]]
+    shapes: Mapping[str, Shape]
     least: Mapping[str, int]
-    fixed: Mapping[str, str]
 
 
-def trace(
-    model: DeployedModel, sample: Mapping[str, Tensor], parts: Mapping[str, str]
-) -> Traced:
-    """Trace a model with as much that varies as it allows.
-
-    Tried are: every axis, the number of samples alone, none. Of what varies it is tested that the
-    program computes what the model does at other lengths, too.
-
-    Args:
-        model: on the CPU, in evaluation mode.
-        sample: what it would be given for a sample of the dataset, as a batch of one. An axis that
-            does not vary has its length there.
-        parts: "backbone" and name of each task -> what the user calls the backbone and the head.
-
-    Raises:
-        MtlError: a part of the model cannot be traced; the message names it.
-    """
-    shapes = _named_axes(model, sample)
-    axes = [axis for shape in shapes.values() for axis in shape if isinstance(axis, str)]
-    fixed: dict[str, str] = {}
-    for varying in dict.fromkeys([(*dict.fromkeys(axes),), (_BATCH,)]):
-        try:
-            program, least = _trace_varying(model, sample, shapes, varying)
-        except Exception as error:
-            if out_of_memory(error):
-                raise
-            fixed |= {axis: _reason(error) for axis in varying if axis != _BATCH}
-            if varying == (_BATCH,):
-                fixed[_BATCH] = _reason(error)
-            continue
-        return Traced(program, _only(shapes, varying, sample), least, fixed)
-    try:
-        program, least = _trace_varying(model, sample, shapes, ())
-    except Exception as error:
-        if out_of_memory(error):
-            raise
-        raise MtlError(_blame(model, sample, parts, error)) from error
-    return Traced(program, _only(shapes, (), sample), least, fixed)
-
-
-def _named_axes(
-    model: DeployedModel, sample: Mapping[str, Tensor]
-) -> dict[str, tuple[int | str, ...]]:
+def named_axes(model: DeployedModel, sample: Mapping[str, Tensor]) -> dict[str, Shape]:
     """Return the shape of each input with a name for each axis that may vary.
 
     Those are the number of samples, the sides of images that are all of one size, and the length of
     texts.
+
+    Args:
+        model: that reads the sample.
+        sample: what it is given for a sample of the dataset, as a batch of one.
     """
     images = {x.shape[2:] for x in sample.values() if x.dim() == 4}
     texts = {x.shape[1:] for x in sample.values()} if model.kind == "tokens" else set()
-    named: dict[str, tuple[int | str, ...]] = {}
+    named: dict[str, Shape] = {}
     for name, x in sample.items():
-        rest: tuple[int | str, ...] = tuple(x.shape[1:])
+        rest: Shape = tuple(x.shape[1:])
         if x.dim() == 4 and len(images) == 1:
             rest = (x.shape[1], "height", "width")
         elif x.dim() == 2 and len(texts) == 1:
@@ -106,78 +68,73 @@ def _named_axes(
     return named
 
 
-def _only(
-    shapes: Mapping[str, tuple[int | str, ...]],
-    varying: tuple[str, ...],
-    sample: Mapping[str, Tensor],
-) -> dict[str, tuple[int | str, ...]]:
-    """Return the shapes with names for some axes only, and lengths of the sample for the others."""
-    return {
-        name: tuple(
-            axis if axis in varying else length
-            for axis, length in zip(shape, sample[name].shape, strict=True)
-        )
-        for name, shape in shapes.items()
-    }
+def attempts(shapes: Mapping[str, Shape]) -> list[tuple[str, ...]]:
+    """Return the axes that may vary: all of them, the number of samples alone, none; each once."""
+    names = dict.fromkeys(axis for shape in shapes.values() for axis in shape)
+    every = tuple(axis for axis in names if isinstance(axis, str))
+    return [*dict.fromkeys([every, (_BATCH,), ()])]
 
 
-def _trace_varying(
-    model: DeployedModel,
-    sample: Mapping[str, Tensor],
-    shapes: Mapping[str, tuple[int | str, ...]],
-    varying: tuple[str, ...],
-) -> tuple[ExportedProgram, dict[str, int]]:
-    """Return the traced program, and the least length of each axis that varies.
+def trace(model: DeployedModel, sample: Mapping[str, Tensor], varying: Sequence[str]) -> Traced:
+    """Trace a model.
+
+    Args:
+        model: on the CPU, in evaluation mode.
+        sample: what it is given for a sample of the dataset, as a batch of one. An axis that does
+            not vary has its length there.
+        varying: names of the axes that vary, among those of `named_axes`.
 
     Raises:
+        ValueError: the sample is smaller than what a program takes whose lengths vary.
         Exception: anything that torch, or code of the model that it runs, raises.
-        ValueError: the program computes something else than the model.
     """
     from torch.export import Dim, export
 
+    named = named_axes(model, sample)
     multiple = model.model.backbone.input_multiple
     # Padded to the least multiple, an image has a deepest map of 1, which torch takes as special.
     side = multiple + 1 if multiple > 1 else 2
     least = {axis: {"height": side, "width": side, "length": 2}.get(axis, 1) for axis in varying}
+    shapes: dict[str, Shape] = {}
+    for name, shape in named.items():
+        lengths = [*zip(shape, sample[name].shape, strict=True)]
+        shapes[name] = tuple(axis if axis in least else length for axis, length in lengths)
+        for axis, length in lengths:
+            if isinstance(axis, str) and length < least.get(axis, 0):
+                raise ValueError(
+                    f"it is {length} in the run's data, and a program in which it varies takes "
+                    f"{least[axis]} and more"
+                )
     dimensions = {axis: Dim(axis, min=number) for axis, number in least.items()}
     given = {
-        name: {place: dimensions[axis] for place, axis in enumerate(shape) if axis in varying}
+        name: {place: dimensions[axis] for place, axis in enumerate(shape) if isinstance(axis, str)}
         for name, shape in shapes.items()
     }
-    example = _with_lengths(sample, shapes, varying, multiple, _SIDES)
+    step = multiple * math.ceil(_LEAST_STEP / multiple)
+    height, width = (number * step - 3 for number in _SIDES)
+    wanted = {_BATCH: _SAMPLES, "height": height, "width": width, "length": _TEXT}
+    example = with_lengths(sample, shapes, wanted)
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of torch, about itself
         program = export(model, (*example.values(),), dynamic_shapes=given, strict=False)
-        for tried in (sample, _with_lengths(sample, shapes, varying, multiple, _OTHER_SIDES)):
-            found = program.module()(*tried.values())
-            if wrong := difference(found, model(*tried.values())):
-                lengths = ", ".join(str(list(x.shape)) for x in tried.values())
-                raise ValueError(f"for inputs of {lengths} the traced program is another: {wrong}")
-    return program, least
+    _forget_places(program.graph_module)
+    return Traced(program, shapes, least)
 
 
-def _with_lengths(
-    sample: Mapping[str, Tensor],
-    shapes: Mapping[str, tuple[int | str, ...]],
-    varying: tuple[str, ...],
-    multiple: int,
-    sides: tuple[int, int],
+def with_lengths(
+    sample: Mapping[str, Tensor], shapes: Mapping[str, Shape], lengths: Mapping[str, int]
 ) -> dict[str, Tensor]:
-    """Return inputs like those of a sample, of other lengths where they vary.
+    """Return a sample with other lengths: repeated as often as it takes, and cut.
 
-    Images and texts are repeated as often as it takes. The number of samples is 3.
+    Args:
+        sample: name of an input -> its tensor.
+        shapes: name of an input -> its shape, with the name of each axis that varies.
+        lengths: name of an axis -> its length; those of others stay.
     """
-    step = multiple * math.ceil(_ROUND / multiple)
-    lengths = {
-        _BATCH: 3,
-        "height": sides[0] * step - 3,
-        "width": sides[1] * step - 5,
-        "length": 2 * sides[0] + 1,
-    }
     changed = {}
     for name, x in sample.items():
         wanted = [
-            lengths[axis] if axis in varying else length
+            lengths.get(axis, length) if isinstance(axis, str) else length
             for axis, length in zip(shapes[name], x.shape, strict=True)
         ]
         times = [math.ceil(new / old) for new, old in zip(wanted, x.shape, strict=True)]
@@ -185,38 +142,43 @@ def _with_lengths(
     return changed
 
 
-def _blame(
+def blame(
     model: DeployedModel,
     sample: Mapping[str, Tensor],
     parts: Mapping[str, str],
     error: Exception,
 ) -> str:
-    """Return which part of a model cannot be traced, and what to do."""
-    reason = _reason(error)
+    """Return which part of a model cannot be traced whatever its lengths, and what to do.
+
+    Args:
+        model: that could not be traced.
+        sample: what it is given for a sample of the dataset.
+        parts: "backbone" and name of each task -> what the user calls the backbone and the head.
+        error: what was raised.
+    """
     for tasks in ((), *((task,) for task in model.tasks)):
-        alone = model.of_tasks(tasks)
         try:
-            _trace_varying(alone, sample, _named_axes(alone, sample), ())
+            trace(model.of_tasks(tasks), sample, ())
         except Exception as part_error:
             if out_of_memory(part_error):
                 raise
+            reason = reason_of(part_error)
             if not tasks:
                 return (
-                    f"the backbone {parts['backbone']} cannot be traced by torch.export "
-                    f"({_reason(part_error)}); export a run with another backbone. Whoever wrote it "
-                    "can mend it: in evaluation mode, its forward must neither branch on values of "
-                    "tensors nor leave torch"
+                    f"the backbone {parts['backbone']} cannot be traced by torch.export ({reason}); "
+                    "export a run with another backbone. Who wrote it can mend it: in evaluation "
+                    "mode, its forward must neither branch on values of tensors nor leave torch"
                 )
             rest = [task for task in model.tasks if task not in tasks]
             other = f"leave it out (--tasks {','.join(rest)}), or " if rest else ""
             return (
                 f"the head {parts[tasks[0]]} of {tasks[0]} cannot be traced by torch.export "
-                f"({_reason(part_error)}); {other}export a run with another head"
+                f"({reason}); {other}export a run with another head"
             )
-    return f"the model cannot be traced by torch.export ({reason})"
+    return f"the model cannot be traced by torch.export ({reason_of(error)})"
 
 
-def _reason(error: Exception) -> str:
+def reason_of(error: Exception) -> str:
     """Return the reason in a message of torch, without its advice to its own users."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     if not lines:
@@ -224,3 +186,14 @@ def _reason(error: Exception) -> str:
     first = re.sub(r"[!.]? *For more information, run with TORCH_LOGS.*", "", lines[0])
     more = next((line.removeprefix("- ") for line in lines[1:] if line.startswith("- ")), "")
     return f"{first}: {more}" if more else first
+
+
+def _forget_places(module: nn.Module) -> None:
+    """Leave out where in the code of this machine each operation was called."""
+    for graph in _graphs(module):
+        for node in graph.nodes:
+            node.meta.pop("stack_trace", None)
+
+
+def _graphs(module: nn.Module) -> Iterator[torch.fx.Graph]:
+    yield from (part.graph for part in module.modules() if isinstance(part, torch.fx.GraphModule))

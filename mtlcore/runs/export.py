@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -12,16 +13,28 @@ import torch
 from torch import Tensor
 
 from mtlcore.config import Layer
-from mtlcore.data import Dataset
-from mtlcore.deployment import DeployedModel, activated, described, difference, trace
+from mtlcore.deployment import (
+    DeployedModel,
+    Traced,
+    activated,
+    attempts,
+    blame,
+    described,
+    difference,
+    named_axes,
+    reason_of,
+    trace,
+    with_lengths,
+)
 from mtlcore.engine import make_loader, open_split
 from mtlcore.episodes import in_order
 from mtlcore.errors import MtlError, UsageError
 from mtlcore.exporters import Exporter, Program, ProgramFile, TensorInfo
 from mtlcore.inputs import Inputs, map_inputs
 from mtlcore.plugins import Component, Plugins
-from mtlcore.runs.trained import Trained, load_run
+from mtlcore.runs.trained import Trained, kind_of_inputs, load_run
 from mtlcore.storage import Which, write_output
+from mtlcore.system import out_of_memory
 from mtlcore.tasks import refuse_unknown_tasks
 
 # Samples of the run's dataset that a file is held against the model on.
@@ -110,37 +123,73 @@ def export_run(
         out: path or URL of the file.
         tasks: names of the tasks to predict; None: all of them.
     """
-    config, model = trained.config, trained.learner.model
+    model = trained.learner.model
+    writer: Exporter = exporter.load()()
     wanted = _wanted(trained, tasks)
-    component: Exporter = exporter.load()()
     samples = list(_samples(trained))
-    kind = config.dataset.component.load().kind_of_inputs(
-        config.data.root, **config.dataset.settings
-    )
-    deployed = DeployedModel(model, wanted, samples[0], kind).eval()
+    deployed = DeployedModel(model, wanted, samples[0], kind_of_inputs(trained.config)).eval()
     sample = deployed.tensors(samples[0])
-    heads = {task: config.heads[task].component.spec.name for task in wanted}
-    traced = trace(
-        deployed, sample, {"backbone": config.backbone.component.spec.name, **heads}
-    )
-    with torch.no_grad():
-        outputs = deployed(*sample.values())
-    program = described(deployed, traced, sample, outputs, config.data.name)
-    with tempfile.TemporaryDirectory(prefix="mtl-export-") as folder:
-        path = Path(folder) / "program"
-        component.write(program, path)
-        _compare(component.read(path), program, deployed, samples, exporter.spec.name)
-        write_output(out, path.read_bytes())
+    fixed: dict[str, str] = {}
+    tried = attempts(named_axes(deployed, sample))
+    for varying, following in zip(tried, [*tried[1:], ()], strict=True):
+        try:
+            traced = _traced(trained, deployed, sample, varying)
+            program = described(deployed, traced, sample, fixed, trained.config.data.name)
+            content = _content(writer, program, deployed, samples)
+        except UsageError:
+            raise
+        except Exception as error:
+            if out_of_memory(error) or (not varying and isinstance(error, MtlError)):
+                raise
+            if not varying:
+                raise MtlError(
+                    f"{exporter.spec.name} cannot write this model ({reason_of(error)})"
+                ) from error
+            fixed |= {axis: reason_of(error) for axis in varying if axis not in following}
+        else:
+            break
+    write_output(out, content)
     return Exported(
         place=out,
         inputs=program.inputs,
         outputs=program.outputs,
         description=program.description,
         least=traced.least,
-        fixed=traced.fixed,
+        fixed=fixed,
         compared=len(samples),
         notes=tuple(_notes(trained)),
     )
+
+
+def _traced(
+    trained: Trained, model: DeployedModel, sample: Mapping[str, Tensor], varying: Sequence[str]
+) -> Traced:
+    """Trace a model; where nothing varies, tell the part that cannot be traced."""
+    try:
+        return trace(model, sample, varying)
+    except Exception as error:
+        if varying or isinstance(error, UsageError) or out_of_memory(error):
+            raise
+        config = trained.config
+        heads = {task: config.heads[task].component.spec.name for task in model.tasks}
+        parts = {"backbone": config.backbone.component.spec.name, **heads}
+        raise MtlError(blame(model, sample, parts, error)) from error
+
+
+def _content(
+    writer: Exporter, program: Program, model: DeployedModel, samples: Sequence[Inputs]
+) -> bytes:
+    """Return the content of a file that was held against the model.
+
+    Raises:
+        UsageError: A library is missing.
+        Exception: The format cannot hold the program, or the file computes something else.
+    """
+    with tempfile.TemporaryDirectory(prefix="mtl-export-") as folder:
+        path = Path(folder) / "program"
+        writer.write(program, path)
+        _compare(writer.read(path), program, model, samples)
+        return path.read_bytes()
 
 
 def _wanted(trained: Trained, tasks: Sequence[str] | None) -> tuple[str, ...]:
@@ -178,30 +227,26 @@ def _samples(trained: Trained) -> Iterator[Inputs]:
 
 
 def _compare(
-    file: ProgramFile,
-    program: Program,
-    model: DeployedModel,
-    samples: Sequence[Inputs],
-    exporter: str,
+    file: ProgramFile, program: Program, model: DeployedModel, samples: Sequence[Inputs]
 ) -> None:
     """Hold a file against what the model predicts.
 
-    Samples are given one by one, together where the number of samples varies, and in part where
-    their lengths vary.
+    Samples are given one by one, together where the number of samples varies, and smaller and
+    larger where their lengths vary.
 
     Raises:
         MtlError: the file computes something else, or tells something else of itself.
     """
     if file.description != program.description:
-        raise MtlError(f"exporter {exporter!r}: the file does not hold the description")
+        raise MtlError("the file does not hold its description; nothing was written")
     given = [model.tensors(sample) for sample in samples]
     for tensors in [*given, *_others(program, given)]:
         expected = _predicted(model, tensors)
         if wrong := difference(file.run(tensors), expected):
             sizes = ", ".join(f"{name} {list(x.shape)}" for name, x in tensors.items())
             raise MtlError(
-                f"exporter {exporter!r}: for the input {sizes} of the run's dataset, the file does "
-                f"not compute what the model predicts ({wrong}); nothing was written"
+                f"for samples of the run's dataset ({sizes}), the file does not compute what the "
+                f"model predicts: {wrong}; nothing was written"
             )
 
 
@@ -209,35 +254,31 @@ def _compare(
 def _predicted(model: DeployedModel, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """Return the final values of what `mtl predict` computes, in the order of the tasks."""
     predictions = model.model(model.inputs(tensors), model.tasks)
-    return {
-        task: activated(model.model.tasks[task], predictions[task]) for task in model.tasks
-    }
+    return {task: activated(model.model.tasks[task], predictions[task]) for task in model.tasks}
 
 
-def _others(
-    program: Program, given: Sequence[dict[str, Tensor]]
-) -> Iterator[dict[str, Tensor]]:
+def _others(program: Program, given: Sequence[dict[str, Tensor]]) -> Iterator[dict[str, Tensor]]:
     """Yield samples in other batches and of other lengths, where a program takes such."""
     shapes = {info.name: info.shape for info in program.inputs}
     first = given[0]
-    alike = [each for each in given if all(each[n].shape == first[n].shape for n in first)]
-    if all(shape[0] == "batch" for shape in shapes.values()):
-        together = [alike[number % len(alike)] for number in range(max(2, len(alike)))]
-        yield {name: torch.cat([each[name] for each in together]) for name in first}
-    if any(isinstance(length, str) for shape in shapes.values() for length in shape[1:]):
-        # Three quarters, and no multiple of a power of 2 of the whole.
-        yield {
-            name: x[tuple(
-                slice(-(-3 * length // 4) - (length > 16) if isinstance(axis, str) and place else None)
-                for place, (axis, length) in enumerate(zip(shapes[name], x.shape, strict=True))
-            )].contiguous()
-            for name, x in first.items()
-        }
+    lengths = {
+        axis: length
+        for name, x in first.items()
+        for axis, length in zip(shapes[name], x.shape, strict=True)
+        if isinstance(axis, str)
+    }
+    if "batch" in lengths:
+        alike = [each for each in given if all(each[n].shape == first[n].shape for n in first)]
+        together = {name: torch.cat([each[name] for each in alike]) for name in first}
+        yield with_lengths(together, shapes, {"batch": max(2, len(alike))})
+    if len(lengths) > 1:
+        least = json.loads(program.description)["least"]
+        for change in (0.7, 1.3):
+            sides = {axis: max(least[axis], round(change * n)) for axis, n in lengths.items()}
+            yield with_lengths(first, shapes, {**sides, "batch": 1})
 
 
 def _notes(trained: Trained) -> Iterator[str]:
     precision = trained.learner.precision
     if precision != "fp32":
-        yield (
-            f"the run computes in {precision}, mtl predict too; the program computes in fp32"
-        )
+        yield (f"the run computes in {precision}, mtl predict too; the program computes in fp32")
