@@ -2,7 +2,11 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-PLUGINS := $(sort $(wildcard plugins/*))
+# Plugins whose libraries are large, or conflict with what the others need: not installed beside
+# them. Each has a constraints.txt of its own.
+INTEGRATIONS := \
+	plugins/mtlcore-plugin-onnx
+PLUGINS := $(filter-out $(INTEGRATIONS),$(sort $(wildcard plugins/*)))
 STAMP := $(VENV)/.installed
 PIP_INSTALL = $(BIN)/pip install --quiet --disable-pip-version-check --no-build-isolation \
 	-c constraints.txt
@@ -14,7 +18,7 @@ LOWER := .venv-lower
 TORCH ?= $(shell sed -n 's/^torch==//p' constraints.txt)
 LOWER_STAMP := $(LOWER)/.installed-torch-$(TORCH)
 
-.PHONY: install weights demo test test-all test-lower docs lint clean
+.PHONY: install weights demo test test-integrations test-all test-lower docs lint clean
 
 install: $(STAMP)
 
@@ -41,6 +45,26 @@ demo: $(STAMP)-demo
 # A conftest lets the tests of each plugin see the core and that plugin only.
 test: install
 	$(ONE_THREAD) $(BIN)/pytest -n 2 --dist worksteal -m "not slow" tests plugins
+
+# The tests of each of INTEGRATIONS, in an environment that has its libraries before those of
+# $(VENV), which are as a plain `make install` leaves them.
+test-integrations: install
+	@$(MAKE) --no-print-directory -j 2 --output-sync $(notdir $(INTEGRATIONS:%=%.tested))
+
+SITE = lib/python*/site-packages
+.PHONY: $(notdir $(INTEGRATIONS:%=%.tested))
+$(notdir $(INTEGRATIONS:%=%.tested)): %.tested: $(VENV)-%/.installed
+	@echo "$*"
+	$(ONE_THREAD) $(VENV)-$*/bin/python -m pytest -q -p no:cacheprovider -m "not slow" \
+		plugins/$*/tests
+
+$(VENV)-%/.installed: plugins/%/pyproject.toml plugins/%/constraints.txt $(STAMP)
+	$(PYTHON) -m venv --clear $(VENV)-$*
+	echo "import site; site.addsitedir('$$(echo $(CURDIR)/$(VENV)/$(SITE))')" \
+		> $$(echo $(VENV)-$*/$(SITE))/plain.pth
+	$(VENV)-$*/bin/python -m pip install --quiet --disable-pip-version-check --no-compile \
+		--no-build-isolation -c plugins/$*/constraints.txt -e ./plugins/$*
+	touch $@
 
 # Slow tests too, and the tests of each plugin in an environment that holds nothing else.
 test-all: install
@@ -79,10 +103,10 @@ $(STAMP)-docs: $(STAMP)
 lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy mtlcore $(foreach plugin,$(PLUGINS),$(plugin)/src)
+	$(BIN)/mypy mtlcore $(foreach plugin,$(PLUGINS) $(INTEGRATIONS),$(plugin)/src)
 
 clean:
-	rm -rf $(VENV) $(LOWER)
+	rm -rf $(VENV) $(LOWER) $(foreach plugin,$(INTEGRATIONS),$(VENV)-$(notdir $(plugin)))
 
 # What the workflows of .github/ call besides.
 .PHONY: linkcheck test-newest dist wheels release-check
@@ -105,7 +129,7 @@ dist:
 	$(PYTHON) -m venv --clear $(VENV)-build
 	$(VENV)-build/bin/pip install --quiet --disable-pip-version-check -c constraints.txt \
 		build hatchling
-	@set -e; for folder in . $(PLUGINS); do \
+	@set -e; for folder in . $(PLUGINS) $(INTEGRATIONS); do \
 		$(VENV)-build/bin/python -m build --no-isolation --outdir dist $$folder; \
 	done
 
@@ -113,7 +137,8 @@ dist:
 wheels: export PYTHONPATH :=
 wheels: dist
 	$(PYTHON) -m venv --clear $(VENV)-wheels
-	$(VENV)-wheels/bin/pip install --quiet --disable-pip-version-check -c constraints.txt dist/*.whl
+	$(VENV)-wheels/bin/pip install --quiet --disable-pip-version-check -c constraints.txt \
+		dist/mtlcore-*.whl $(foreach plugin,$(notdir $(PLUGINS)),dist/$(subst -,_,$(plugin))-*.whl)
 	$(VENV)-wheels/bin/pip install --quiet --disable-pip-version-check --no-index 'mtlcore[all]'
 	$(VENV)-wheels/bin/pip check
 	$(VENV)-wheels/bin/mtl --strict-plugins plugins

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Generator, Iterator
+from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,18 @@ def _plugin_of(path: Path) -> str | None:
     """The plugin that a test file belongs to; None for the core's tests, which see all."""
     match = _PLUGIN_TESTS.search(path.as_posix())
     return match[1] if match else None
+
+
+def pytest_ignore_collect(collection_path: Path) -> bool | None:
+    """Leave out the tests of plugins that are not installed here: `make test-integrations`."""
+    plugin = _plugin_of(collection_path)
+    if plugin is None:
+        return None
+    try:
+        distribution(f"mtlcore-plugin-{plugin}")
+    except PackageNotFoundError:
+        return True
+    return None
 
 
 def _allow(plugin: str | None, environment: pytest.MonkeyPatch) -> None:

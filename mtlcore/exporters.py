@@ -51,12 +51,14 @@ class Program:
             name. On the CPU, in evaluation mode.
         inputs: In the order in which they are given.
         outputs: In the order in which they are returned; one per task.
+        least: Name of an axis that varies -> the least length that it may have.
         description: What a file tells of it, as JSON.
     """
 
     traced: ExportedProgram
     inputs: tuple[TensorInfo, ...]
     outputs: tuple[TensorInfo, ...]
+    least: Mapping[str, int]
     description: str
 
 

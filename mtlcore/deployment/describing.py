@@ -62,6 +62,7 @@ def described(
         traced=traced.program,
         inputs=tuple(inputs),
         outputs=tuple(results),
+        least=traced.least,
         description=json.dumps(description, indent=1, ensure_ascii=False),
     )
 

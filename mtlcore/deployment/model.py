@@ -41,8 +41,8 @@ def activated(task: Task, raw: Tensor) -> Tensor:
 class DeployedModel(nn.Module):
     """A model with everything around it, called with the tensors of the inputs in their order.
 
-    It scales images of bytes, pads them to what the backbone needs by edge values, runs the heads of
-    its tasks, crops their maps, and makes final values of them.
+    It scales images of bytes, pads them to what the backbone needs by edge values, runs the heads
+    of its tasks, crops their maps, and makes final values of them.
 
     Args:
         model: in evaluation mode.

@@ -165,8 +165,8 @@ def blame(
             reason = reason_of(part_error)
             if not tasks:
                 return (
-                    f"the backbone {parts['backbone']} cannot be traced by torch.export ({reason}); "
-                    "export a run with another backbone. Who wrote it can mend it: in evaluation "
+                    f"the backbone {parts['backbone']} cannot be traced by torch.export "
+                    f"({reason}); export a run with another backbone. Who wrote it can mend it: in evaluation "
                     "mode, its forward must neither branch on values of tensors nor leave torch"
                 )
             rest = [task for task in model.tasks if task not in tasks]

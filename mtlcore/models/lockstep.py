@@ -5,9 +5,9 @@ thread can hold such a call halfway. Threads take turns here: while one runs, al
 that order, random numbers and results are those of a single thread. (torch's `DataParallel` runs
 modules in threads as well, and hands on the same states of the caller.)
 
-`torch.export` follows a single thread. While it traces, a call is therefore run anew for every map that
-it hands out, each time with the maps that it was given before: what it computes again is used by
-nobody, and drops out of the program.
+`torch.export` follows a single thread. While it traces, a call is therefore run anew for every map
+that it hands out, each time with the maps that it was given before: what it computes again is used
+by nobody, and drops out of the program.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from mtlcore.models.contracts import ExchangePoint
+from mtlcore.models.exporting import is_exporting
 
 __all__ = ["Lockstep"]
 
@@ -228,9 +229,7 @@ class Lockstep(Generic[_Result]):
             call: a call of a network.
             points: at which it hands out its map, in the order in which it reaches them.
         """
-        # Nothing else is traced here: torch.compile leaves out the networks that run in lockstep.
-        traced = torch.compiler.is_compiling()
-        self._calls[name] = (_Repeated if traced else _Call)(call, points)
+        self._calls[name] = (_Repeated if is_exporting() else _Call)(call, points)
         return self._calls[name].next_map()
 
     def go_on(self, name: str, x: Tensor) -> Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -82,8 +81,8 @@ def export_model(
     The program takes what a camera gives: images (B, 3, H, W) uint8, RGB, 0 to 255. It scales and
     normalises them, pads them to what the backbone needs, and crops and finishes what the heads
     say: one output per task, of the size of the image, in the task's unit. Classes and shares are
-    probabilities, directions have the length 1. A run on vectors, texts or a tree of tensors gives a
-    program with an input for each tensor, as the dataset makes it.
+    probabilities, directions have the length 1. A run on vectors, texts or a tree of tensors
+    gives a program with an input for each tensor, as the dataset makes it.
 
     Args:
         run: directory or URL of the run.
@@ -92,7 +91,7 @@ def export_model(
         to: format: "torch-export", or one that a plugin brings (`mtl list exporters`).
         tasks: names of the tasks to predict; None: all of them.
         checkpoint: the best epoch's weights, or the last ones.
-        data: changes of `[data]`, such as `{"root": "/data/nyuv2"}` where the data lie elsewhere now.
+        data: changes of `[data]`, such as `{"root": "/data/nyuv2"}` where the data lie elsewhere.
         trust: load the plugin files that the run's configuration names: they are programs.
 
     Returns:
@@ -272,9 +271,10 @@ def _others(program: Program, given: Sequence[dict[str, Tensor]]) -> Iterator[di
         together = {name: torch.cat([each[name] for each in alike]) for name in first}
         yield with_lengths(together, shapes, {"batch": max(2, len(alike))})
     if len(lengths) > 1:
-        least = json.loads(program.description)["least"]
         for change in (0.7, 1.3):
-            sides = {axis: max(least[axis], round(change * n)) for axis, n in lengths.items()}
+            sides = {
+                axis: max(program.least[axis], round(change * n)) for axis, n in lengths.items()
+            }
             yield with_lengths(first, shapes, {**sides, "batch": 1})
 
 
