@@ -166,8 +166,9 @@ def blame(
             if not tasks:
                 return (
                     f"the backbone {parts['backbone']} cannot be traced by torch.export "
-                    f"({reason}); export a run with another backbone. Who wrote it can mend it: in evaluation "
-                    "mode, its forward must neither branch on values of tensors nor leave torch"
+                    f"({reason}); export a run with another backbone. Who wrote it can mend it: in "
+                    "evaluation mode, its forward must neither branch on values of tensors (see "
+                    "mtlcore.models.is_exporting) nor leave torch"
                 )
             rest = [task for task in model.tasks if task not in tasks]
             other = f"leave it out (--tasks {','.join(rest)}), or " if rest else ""

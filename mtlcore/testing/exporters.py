@@ -21,7 +21,7 @@ from mtlcore.deployment import (
 from mtlcore.exporters import Exporter, Program, ProgramFile
 from mtlcore.testing.tiny import tiny_batch, tiny_learner
 
-_REASON = "of a test: 16 × 24"  # no ASCII
+_REASON = "für einen Test"  # no ASCII
 
 
 class ExporterContract:

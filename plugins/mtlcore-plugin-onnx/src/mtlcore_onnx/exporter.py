@@ -43,8 +43,8 @@ class _OnnxFile:
 class Onnx(Exporter):
     """An ONNX file, which onnxruntime and many other engines read.
 
-    Inputs and outputs have their names and those of the axes that vary; the description is the entry
-    "mtlcore" of `metadata_props`.
+    Inputs and outputs have their names and those of the axes that vary; the description is the
+    entry "mtlcore" of `metadata_props`.
     """
 
     def write(self, program: Program, path: Path) -> None:
