@@ -52,6 +52,7 @@ class Program:
         inputs: In the order in which they are given.
         outputs: In the order in which they are returned; one per task.
         least: Name of an axis that varies -> the least length that it may have.
+        most: Name of an axis that varies -> the greatest length, where there is one.
         description: What a file tells of it, as JSON.
     """
 
@@ -59,6 +60,7 @@ class Program:
     inputs: tuple[TensorInfo, ...]
     outputs: tuple[TensorInfo, ...]
     least: Mapping[str, int]
+    most: Mapping[str, int]
     description: str
 
 

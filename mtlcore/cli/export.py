@@ -73,8 +73,9 @@ def export(
             shape = ", ".join(map(str, info.shape))
             click.echo(f"  {what:<4}{info.name:<16} {info.dtype:<8} ({shape})")
     for axis, length in done.least.items():
-        if length > 1:
-            click.echo(f"  {axis} is at least {length}")
+        if length > 1 or axis in done.most:
+            most = f", at most {done.most[axis]}" if axis in done.most else ""
+            click.echo(f"  {axis} is at least {length}{most}")
 
 
 COMMANDS = [export]

@@ -56,6 +56,7 @@ def described(
         "inputs": [_input(info, model, sample[info.name], dataset) for info in inputs],
         "outputs": [_output(info, model.model.tasks[info.name]) for info in results],
         "least": dict(traced.least),
+        "most": dict(traced.most),
         "fixed": dict(fixed),
     }
     return Program(
@@ -63,6 +64,7 @@ def described(
         inputs=tuple(inputs),
         outputs=tuple(results),
         least=traced.least,
+        most=traced.most,
         description=json.dumps(description, indent=1, ensure_ascii=False),
     )
 

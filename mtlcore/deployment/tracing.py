@@ -28,6 +28,9 @@ _BATCH = "batch"
 # backbone needs, so that padding is traced. Sides are in multiples of at least so many pixels.
 _SAMPLES, _SIDES, _TEXT, _LEAST_STEP = 3, (5, 7), 11, 32
 
+# How torch proposes other bounds of an axis.
+_PROPOSAL = re.compile(r"(?P<axis>\w+) = Dim\('\w+'(, min=(?P<low>\d+))?(, max=(?P<high>\d+))?\)")
+
 
 @final
 @attrs.frozen(eq=False)
@@ -38,11 +41,13 @@ class Traced:
         program: what was traced.
         shapes: name of an input -> its shape, with the name of each axis that varies.
         least: name of an axis that varies -> the least length that the program takes.
+        most: name of an axis that varies -> the greatest length, where there is one.
     """
 
     program: ExportedProgram
     shapes: Mapping[str, Shape]
     least: Mapping[str, int]
+    most: Mapping[str, int]
 
 
 def named_axes(model: DeployedModel, sample: Mapping[str, Tensor]) -> dict[str, Shape]:
@@ -85,40 +90,96 @@ def trace(model: DeployedModel, sample: Mapping[str, Tensor], varying: Sequence[
         varying: names of the axes that vary, among those of `named_axes`.
 
     Raises:
-        ValueError: the sample is smaller than what a program takes whose lengths vary.
+        ValueError: the sample is not what a program takes whose lengths vary.
         Exception: anything that torch, or code of the model that it runs, raises.
     """
-    from torch.export import Dim, export
-
     named = named_axes(model, sample)
     multiple = model.model.backbone.input_multiple
     # Padded to the least multiple, an image has a deepest map of 1, which torch takes as special.
     side = multiple + 1 if multiple > 1 else 2
     least = {axis: {"height": side, "width": side, "length": 2}.get(axis, 1) for axis in varying}
-    shapes: dict[str, Shape] = {}
-    for name, shape in named.items():
-        lengths = [*zip(shape, sample[name].shape, strict=True)]
-        shapes[name] = tuple(axis if axis in least else length for axis, length in lengths)
-        for axis, length in lengths:
-            if isinstance(axis, str) and length < least.get(axis, 0):
-                raise ValueError(
-                    f"it is {length} in the run's data, and a program in which it varies takes "
-                    f"{least[axis]} and more"
-                )
-    dimensions = {axis: Dim(axis, min=number) for axis, number in least.items()}
-    given = {
-        name: {place: dimensions[axis] for place, axis in enumerate(shape) if isinstance(axis, str)}
-        for name, shape in shapes.items()
+    most: dict[str, int] = {}
+    shapes = {
+        name: tuple(
+            axis if axis in least else length
+            for axis, length in zip(shape, sample[name].shape, strict=True)
+        )
+        for name, shape in named.items()
     }
     step = multiple * math.ceil(_LEAST_STEP / multiple)
     height, width = (number * step - 3 for number in _SIDES)
     wanted = {_BATCH: _SAMPLES, "height": height, "width": width, "length": _TEXT}
     example = with_lengths(sample, shapes, wanted)
+    _check_lengths(sample, shapes, least, most)
+    try:
+        program = _export(model, example, shapes, least, most)
+    except Exception as error:
+        # What the model says by itself of its lengths: positions of a text are 512, say.
+        if not _narrow(str(error), least, most):
+            raise
+        _check_lengths(sample, shapes, least, most)
+        program = _export(model, example, shapes, least, most)
+    _forget_places(program.graph_module)
+    return Traced(program, shapes, least, most)
+
+
+def _export(
+    model: DeployedModel,
+    example: Mapping[str, Tensor],
+    shapes: Mapping[str, Shape],
+    least: Mapping[str, int],
+    most: Mapping[str, int],
+) -> ExportedProgram:
+    from torch.export import Dim, export
+
+    axes = {axis: Dim(axis, min=low, max=most.get(axis)) for axis, low in least.items()}
+    given = {
+        name: {place: axes[axis] for place, axis in enumerate(shape) if isinstance(axis, str)}
+        for name, shape in shapes.items()
+    }
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of torch, about itself
-        program = export(model, (*example.values(),), dynamic_shapes=given, strict=False)
-    _forget_places(program.graph_module)
-    return Traced(program, shapes, least)
+        return export(model, (*example.values(),), dynamic_shapes=given, strict=False)
+
+
+def _narrow(message: str, least: dict[str, int], most: dict[str, int]) -> bool:
+    """Take over the bounds of lengths that torch proposes; return whether it proposes only such."""
+    _, found, proposals = message.partition("Suggested fixes:\n")
+    lines = [line.strip() for line in proposals.partition("\n\n")[0].splitlines() if line.strip()]
+    read = [_PROPOSAL.fullmatch(line) for line in lines]
+    if not found or not all(proposal and proposal["axis"] in least for proposal in read):
+        return False
+    for proposal in read:
+        assert proposal is not None
+        axis, low, high = proposal["axis"], proposal["low"], proposal["high"]
+        least[axis] = max(least[axis], int(low or 0))
+        if high:
+            most[axis] = int(high)
+    return True
+
+
+def _check_lengths(
+    sample: Mapping[str, Tensor],
+    shapes: Mapping[str, Shape],
+    least: Mapping[str, int],
+    most: Mapping[str, int],
+) -> None:
+    """Refuse a sample that a program does not take whose lengths vary.
+
+    Raises:
+        ValueError: a length is too small, or too large.
+    """
+    for name, shape in shapes.items():
+        for axis, length in zip(shape, sample[name].shape, strict=True):
+            if not isinstance(axis, str):
+                continue
+            high = most.get(axis, math.inf)
+            if not least[axis] <= length <= high:
+                bounds = f"{least[axis]} and more" if high == math.inf else f"up to {high}"
+                raise ValueError(
+                    f"it is {length} in the run's data, and a program in which it varies takes "
+                    f"{bounds}"
+                )
 
 
 def with_lengths(

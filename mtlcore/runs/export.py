@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, final
 
 import attrs
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mtlcore.config import Layer
 from mtlcore.deployment import (
@@ -51,6 +53,7 @@ class Exported:
         outputs: of the program, one per task.
         description: what the file tells of itself, as JSON.
         least: name of an axis that varies -> the least length that the program takes.
+        most: name of an axis that varies -> the greatest length, where there is one.
         fixed: name of an axis that does not vary -> why.
         compared: number of samples on which the file computed what the model predicts.
         notes: what a user should know besides.
@@ -61,6 +64,7 @@ class Exported:
     outputs: tuple[TensorInfo, ...]
     description: str
     least: Mapping[str, int]
+    most: Mapping[str, int]
     fixed: Mapping[str, str]
     compared: int
     notes: tuple[str, ...]
@@ -130,23 +134,24 @@ def export_run(
     sample = deployed.tensors(samples[0])
     fixed: dict[str, str] = {}
     tried = attempts(named_axes(deployed, sample))
-    for varying, following in zip(tried, [*tried[1:], ()], strict=True):
-        try:
-            traced = _traced(trained, deployed, sample, varying)
-            program = described(deployed, traced, sample, fixed, trained.config.data.name)
-            content = _content(writer, program, deployed, samples)
-        except UsageError:
-            raise
-        except Exception as error:
-            if out_of_memory(error) or (not varying and isinstance(error, MtlError)):
+    with _no_gradients(model):
+        for varying, following in zip(tried, [*tried[1:], ()], strict=True):
+            try:
+                traced = _traced(trained, deployed, sample, varying)
+                program = described(deployed, traced, sample, fixed, trained.config.data.name)
+                content = _content(writer, program, deployed, samples)
+            except UsageError:
                 raise
-            if not varying:
-                raise MtlError(
-                    f"{exporter.spec.name} cannot write this model ({reason_of(error)})"
-                ) from error
-            fixed |= {axis: reason_of(error) for axis in varying if axis not in following}
-        else:
-            break
+            except Exception as error:
+                if out_of_memory(error) or (not varying and isinstance(error, MtlError)):
+                    raise
+                if not varying:
+                    raise MtlError(
+                        f"{exporter.spec.name} cannot write this model ({reason_of(error)})"
+                    ) from error
+                fixed |= {axis: reason_of(error) for axis in varying if axis not in following}
+            else:
+                break
     write_output(out, content)
     return Exported(
         place=out,
@@ -154,10 +159,24 @@ def export_run(
         outputs=program.outputs,
         description=program.description,
         least=traced.least,
+        most=traced.most,
         fixed=fixed,
         compared=len(samples),
         notes=tuple(_notes(trained)),
     )
+
+
+@contextmanager
+def _no_gradients(model: nn.Module) -> Iterator[None]:
+    """Let nothing require gradients: parameters of a file have from here whether they do."""
+    learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    for parameter in learning:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in learning:
+            parameter.requires_grad_(True)
 
 
 def _traced(
@@ -273,7 +292,10 @@ def _others(program: Program, given: Sequence[dict[str, Tensor]]) -> Iterator[di
     if len(lengths) > 1:
         for change in (0.7, 1.3):
             sides = {
-                axis: max(program.least[axis], round(change * n)) for axis, n in lengths.items()
+                axis: min(
+                    max(low, round(change * lengths[axis])), program.most.get(axis, sys.maxsize)
+                )
+                for axis, low in program.least.items()
             }
             yield with_lengths(first, shapes, {**sides, "batch": 1})
 

@@ -168,7 +168,7 @@ def exported(mtl: Command, run: Path, parts: Path) -> tuple[Path, str]:
 def write(parts: Path, tmp_path: Path) -> Callable[..., Exported]:
     """Export a model that was not trained."""
 
-    def export(to: str = "torch-export", tasks: list[str] | None = None, **values: Any) -> Exported:
+    def export(to: str = "torch-export", only: list[str] | None = None, **values: Any) -> Exported:
         plugins = Plugins.from_environment()
         plugins.load_file(str(parts))
         defaults = {
@@ -180,7 +180,7 @@ def write(parts: Path, tmp_path: Path) -> Callable[..., Exported]:
         config = resolve(plugins, [], [Layer("test", {**defaults, **values})])
         learner = build_learner(config).eval()
         trained = Trained(config, learner, torch.device("cpu"))
-        return export_run(trained, plugins.get("exporters", to), str(tmp_path / "out"), tasks)
+        return export_run(trained, plugins.get("exporters", to), str(tmp_path / "out"), only)
 
     return export
 
@@ -257,7 +257,8 @@ def test_what_it_tells_of_itself(exported: tuple[Path, str]) -> None:
     assert (segmentation["values"], segmentation["range"]) == ("probability of each class", [0, 1])
     assert (depth["kind"], depth["unit"], depth["range"]) == ("depth", "m", [0, None])
     assert (normals["values"], normals["range"]) == ("vector of length 1", [-1, 1])
-    assert told["least"] == {"batch": 1, "height": 5, "width": 5} and told["fixed"] == {}
+    assert told["least"] == {"batch": 1, "height": 5, "width": 5}
+    assert told["most"] == told["fixed"] == {}
 
 
 def test_it_holds_no_path_of_this_machine(exported: tuple[Path, str]) -> None:
@@ -267,13 +268,13 @@ def test_it_holds_no_path_of_this_machine(exported: tuple[Path, str]) -> None:
 
 
 def test_only_some_tasks(write: Callable[..., Exported], tmp_path: Path) -> None:
-    done = write(tasks=["depth"])
+    done = write(only=["depth"])
     assert [info.name for info in done.outputs] == ["depth"]
     values = program_of(tmp_path / "out")(torch.zeros(1, 3, 9, 6, dtype=torch.uint8))
     assert {name: list(x.shape) for name, x in values.items()} == {"depth": [1, 1, 9, 6]}
     for wrong, message in ((["dept"], "no task named 'dept'.*depth"), ([], "names no task")):
         with pytest.raises(UsageError, match=f"--tasks: {message}"):
-            write(tasks=wrong)
+            write(only=wrong)
 
 
 def test_rows_of_a_table(write: Callable[..., Exported], tmp_path: Path) -> None:
@@ -283,16 +284,9 @@ def test_rows_of_a_table(write: Callable[..., Exported], tmp_path: Path) -> None
         "price": {"kind": "regression", "column": "price", "unit": "USD"},
         "sort": {"kind": "classification", "column": "sort", "classes": list("xyz")},
     }
-    done = write(
-        tasks=None,
-        **{
-            "data": {
-                "name": "tabular", "root": str(tmp_path), "file": "rows.csv", "targets": targets,
-                "workers": 0,
-            },
-            "model": {"backbone": {"name": "mlp", "inputs": 2, "width": 4}},
-        },
-    )  # fmt: skip
+    data = {"name": "tabular", "root": str(tmp_path), "file": "rows.csv", "targets": targets}
+    model = {"backbone": {"name": "mlp", "inputs": 2, "width": 4}}
+    done = write(tasks=[*targets], data=data, model=model)
     assert [(info.name, info.shape) for info in done.inputs] == [("vector", ("batch", 2))]
     assert [(info.name, info.shape) for info in done.outputs] == [
         ("price", ("batch", 1)),
@@ -356,7 +350,7 @@ def test_arithmetic_of_the_run(write: Callable[..., Exported]) -> None:
             {"model": {"backbone": {"name": "small"}, "heads": {"depth": {"name": "looking"}}}},
             r"the head looking of depth cannot be traced .*\(--tasks segmentation\), or export",
         ),
-        ("off", {}, "does not compute what the model predicts: segmentation differs by up to 0.0002"),
+        ("off", {}, "not compute what the model predicts: segmentation differs by up to 0.0002"),
         ("never", {}, r"never cannot write this model \(no such operator\)"),
     ],
 )  # fmt: skip

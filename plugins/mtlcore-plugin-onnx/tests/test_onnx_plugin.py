@@ -104,6 +104,7 @@ def test_weights_that_are_too_large() -> None:
         inputs=(info,),
         outputs=(info,),
         least={},
+        most={},
         description="{}",
     )
     with pytest.raises(UsageError, match=r"have 2\.0 GiB, and an ONNX file holds 2 GiB"):
