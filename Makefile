@@ -7,6 +7,7 @@ BIN := $(VENV)/bin
 INTEGRATIONS := \
 	plugins/mtlcore-plugin-hf \
 	plugins/mtlcore-plugin-mlflow \
+	plugins/mtlcore-plugin-onnx \
 	plugins/mtlcore-plugin-ray \
 	plugins/mtlcore-plugin-trackio \
 	plugins/mtlcore-plugin-wandb

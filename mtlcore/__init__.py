@@ -11,6 +11,7 @@ from mtlcore.plugins import (
     CrossTaskLossSpec,
     DatasetSpec,
     EpisodeSamplerSpec,
+    ExporterSpec,
     HeadSpec,
     LauncherSpec,
     LoggerSpec,
@@ -26,7 +27,7 @@ from mtlcore.plugins import (
 from mtlcore.ranges import Length, Nested, Range
 
 if TYPE_CHECKING:
-    from mtlcore.runs import run
+    from mtlcore.runs import export_model, run
     from mtlcore.tasks import Task
 
 __all__ = [
@@ -36,6 +37,7 @@ __all__ = [
     "CrossTaskLossSpec",
     "DatasetSpec",
     "EpisodeSamplerSpec",
+    "ExporterSpec",
     "HeadSpec",
     "LauncherSpec",
     "Length",
@@ -51,12 +53,13 @@ __all__ = [
     "Task",
     "__version__",
     "create",
+    "export_model",
     "hookimpl",
     "run",
 ]
 
 # These import torch, so they are fetched when they are first asked for.
-_LAZY = {"Task": "mtlcore.tasks", "run": "mtlcore.runs"}
+_LAZY = {"Task": "mtlcore.tasks", "export_model": "mtlcore.runs", "run": "mtlcore.runs"}
 
 
 def __getattr__(name: str) -> Any:

@@ -175,6 +175,26 @@ def test_threads_of_torch_are_the_callers() -> None:
     assert seen == [2, 1]
 
 
+@pytest.mark.parametrize("encoder", [Staged, partial(UNet, width=0.03125)])
+def test_repeated_calls_compute_what_threads_do(encoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Networks that torch.export follows run anew for every map."""
+    backbone = Weighted(TINY_TASKS, encoder).eval()
+    images = torch.randn(2, 3, 32, 48)
+    expected = backbone(images, NAMES[1:])
+    monkeypatch.setattr("mtlcore.models.lockstep.is_exporting", lambda: True)
+    found = backbone(images, NAMES[1:])
+    assert found.per_task.keys() == expected.per_task.keys()
+    for task, maps in expected.per_task.items():
+        assert all(map(torch.equal, found.per_task[task], maps))
+    assert not any(module._forward_hooks for module in backbone.modules())
+
+
+def test_repeated_calls_notice_points_that_are_not_passed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mtlcore.models.lockstep.is_exporting", lambda: True)
+    with pytest.raises(RuntimeError, match="was called out of order"):
+        Weighted(TINY_TASKS, Unordered).eval()(torch.randn(1, 3, 8, 8), NAMES)
+
+
 def test_after_the_last_exchange_only_what_is_asked_for_runs() -> None:
     network = Weighted(TINY_TASKS, Staged, exchange_at=(0,))
     first, *others = TINY_TASKS

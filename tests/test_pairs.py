@@ -25,7 +25,7 @@ import torch
 from mtlcore.config import Chosen, Layer, RunConfig, resolve, set_layer
 from mtlcore.data import Batch
 from mtlcore.display import SilentDisplay
-from mtlcore.engine import Session, Training, check
+from mtlcore.engine import Session, Training, build_learner, check
 from mtlcore.episodes import Episode, LoadedPlan
 from mtlcore.errors import UsageError
 from mtlcore.learner import Learner
@@ -33,6 +33,8 @@ from mtlcore.metrics import MetricValues
 from mtlcore.optimizers import Optimizer, StepReport
 from mtlcore.plugins import REQUIRED, Component, MethodSpec, Plugins, nested_in, settings_of
 from mtlcore.ranges import Nested
+from mtlcore.runs import export_run
+from mtlcore.runs.trained import Trained
 from mtlcore.standard.optimizers import adam
 from mtlcore.storage import RunDirectory
 from mtlcore.testing import TINY_TASKS, tiny_batch, tiny_learner
@@ -505,6 +507,24 @@ def test_cross_task_losses_train_over_another(name: str, tmp_path: Path) -> None
     with built(resolve(PLUGINS, [], [Layer("test", values)]), tmp_path) as session:
         Training(session).run()
         assert session.progress.step == 2
+
+
+#: Images that are larger than the least that a program takes whose sizes vary.
+EXPORTED: dict[str, list[int]] = {"invpt": [128, 192]}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [*AXES["backbone"], *(c.backbone for c in EACH_OVER)])
+def test_each_can_be_exported(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a program whose batch and sizes vary: none of mtlcore's backbones is fixed."""
+    outer = name.partition(" over ")[0]
+    monkeypatch.setitem(SIZES, outer, EXPORTED.get(outer, [64, 96]))
+    config = configuration(Combination(name, "equal", "adamw", "full"), tmp_path)
+    torch.manual_seed(0)
+    trained = Trained(config, build_learner(config).eval(), torch.device("cpu"))
+    done = export_run(trained, PLUGINS.get("exporters", "torch-export"), str(tmp_path / "program"))
+    assert done.fixed == {} and done.inputs[0].shape[0] == "batch"
+    assert [info.name for info in done.outputs] == [task.name for task in config.tasks]
 
 
 def test_every_pair_is_tried_or_listed() -> None:

@@ -56,6 +56,8 @@ def new_plugin(ctx: click.Context, name: str, kind: str, out: str) -> None:
         click.echo(f"  mtl study study.toml --launcher {name} --out runs/study")
     elif kind == "searchers":
         click.echo("  mtl study study.toml --out runs/study")
+    elif kind == "exporters":
+        click.echo(f"  mtl export RUN --to {name} --out FILE")
     else:
         click.echo(f"  mtl run --plugin {name}")
 

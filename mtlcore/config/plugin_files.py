@@ -28,6 +28,7 @@ _NAMED_IN = {
     "loggers": "loggers",
     "launchers": "launcher.name of a study",
     "searchers": "search.searcher.name of a study",
+    "exporters": "mtl export --to",
 }
 
 

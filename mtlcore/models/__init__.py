@@ -35,6 +35,7 @@ from mtlcore.models.exchange import (
     as_it_was,
     as_map,
 )
+from mtlcore.models.exporting import is_exporting
 from mtlcore.models.freezing import Frozen, made_for
 from mtlcore.models.model import MultiTaskModel, count_parameters
 from mtlcore.models.necks import NeckPerTask, Necks, SharedNeck
@@ -78,6 +79,7 @@ __all__ = [
     "copies",
     "count_parameters",
     "groups_of",
+    "is_exporting",
     "joined",
     "made_for",
     "no_checkpointing",

@@ -4,6 +4,10 @@ A network computes its maps in one call, which another library may have written,
 thread can hold such a call halfway. Threads take turns here: while one runs, all others wait, so
 that order, random numbers and results are those of a single thread. (torch's `DataParallel` runs
 modules in threads as well, and hands on the same states of the caller.)
+
+`torch.export` follows a single thread. While it traces, a call is therefore run anew for every map
+that it hands out, each time with the maps that it was given before: what it computes again is used
+by nobody, and drops out of the program.
 """
 
 from __future__ import annotations
@@ -12,6 +16,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from contextvars import copy_context
+from functools import partial
 from queue import SimpleQueue
 from types import TracebackType
 from typing import Any, Generic, Self, TypeVar, final
@@ -21,6 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from mtlcore.models.contracts import ExchangePoint
+from mtlcore.models.exporting import is_exporting
 
 __all__ = ["Lockstep"]
 
@@ -86,10 +92,7 @@ class _Call(Generic[_Result]):
         self._over = True
         if isinstance(message, _Failed):
             raise message.error
-        raise RuntimeError(
-            f"the network ended before its exchange point {self._passed}: the modules of "
-            "Backbone.exchange_points must be called in their order, each once"
-        )
+        raise RuntimeError(_ended(self._passed))
 
     def go_on(self, x: Tensor) -> None:
         """Let the call go on with this map in place of the one it handed out."""
@@ -125,16 +128,72 @@ class _Call(Generic[_Result]):
     def _pause(self, module: nn.Module, _: Any, output: Any) -> Any:
         point = self._points[self._passed] if self._passed < len(self._points) else None
         if point is None or module is not point.module:
-            raise RuntimeError(
-                f"{type(module).__name__} was called out of order: the modules of "
-                "Backbone.exchange_points must be called in their order, each once"
-            )
+            raise RuntimeError(_out_of_order(module))
         self._passed += 1
         self._from.put(_Paused(point.map_in(output)))
         received = self._to.get()
         if received is None:
             raise _Stopped
         return point.with_map(output, received)
+
+
+@final
+class _Repeated(Generic[_Result]):
+    """One call that is run as a whole for every map that it hands out, in the caller's thread."""
+
+    def __init__(self, call: Callable[[], _Result], points: Sequence[ExchangePoint]) -> None:
+        self._call = call
+        self._received: list[Tensor] = []
+        self._seen: list[Tensor] = []
+        self._hooks = [
+            point.module.register_forward_hook(partial(self._exchange, number, point), prepend=True)
+            for number, point in enumerate(points)
+        ]
+
+    def next_map(self) -> Tensor:
+        """Run the call; return its map at the first point for which none was received."""
+        self._run()
+        if len(self._seen) == len(self._received):
+            raise RuntimeError(_ended(len(self._seen)))
+        return self._seen[len(self._received)]
+
+    def go_on(self, x: Tensor) -> None:
+        """Let further runs go on with this map after the last one that was handed out."""
+        self._received.append(x)
+
+    def result(self) -> _Result:
+        """Run the call with all maps that were received; return what it returned."""
+        return self._run()
+
+    def stop(self) -> None:
+        """Leave the network as it was."""
+        for hook in self._hooks:
+            hook.remove()
+
+    def _run(self) -> _Result:
+        self._seen = []
+        return self._call()
+
+    def _exchange(
+        self, number: int, point: ExchangePoint, module: nn.Module, _: Any, output: Any
+    ) -> Any:
+        if len(self._seen) != number:
+            raise RuntimeError(_out_of_order(module))
+        self._seen.append(point.map_in(output))
+        if number < len(self._received):
+            return point.with_map(output, self._received[number])
+        return output
+
+
+_PROMISE = "the modules of Backbone.exchange_points must be called in their order, each once"
+
+
+def _ended(number: int) -> str:
+    return f"the network ended before its exchange point {number}: {_PROMISE}"
+
+
+def _out_of_order(module: nn.Module) -> str:
+    return f"{type(module).__name__} was called out of order: {_PROMISE}"
 
 
 @final
@@ -146,8 +205,7 @@ class Lockstep(Generic[_Result]):
     """
 
     def __init__(self) -> None:
-        self._calls: dict[str, _Call[_Result]] = {}
-        self._maps: dict[str, Tensor] = {}
+        self._calls: dict[str, _Call[_Result] | _Repeated[_Result]] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -171,7 +229,7 @@ class Lockstep(Generic[_Result]):
             call: a call of a network.
             points: at which it hands out its map, in the order in which it reaches them.
         """
-        self._calls[name] = _Call(call, points)
+        self._calls[name] = (_Repeated if is_exporting() else _Call)(call, points)
         return self._calls[name].next_map()
 
     def go_on(self, name: str, x: Tensor) -> Tensor:

@@ -66,6 +66,7 @@ KNOWN: Mapping[str, tuple[str, ...]] = {
     "nashmtl": ("nash-mtl",),
     "nddr": ("nddr-nyuv2", "nddr-shortcut", "nddr-shortcut-nyuv2"),
     "ntkmtl": (),
+    "onnx": (),
     "optuna": (),
     "pad-net": ("bottlenecks", "pad-net-nyud", "pad-net-pascal"),
     "paretomtl": ("pareto-mtl",),

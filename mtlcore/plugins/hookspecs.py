@@ -19,6 +19,7 @@ from mtlcore.plugins.specs import (
     CrossTaskLossSpec,
     DatasetSpec,
     EpisodeSamplerSpec,
+    ExporterSpec,
     HeadSpec,
     LauncherSpec,
     LoggerSpec,
@@ -324,6 +325,28 @@ def mtl_searchers() -> Iterable[SearcherSpec]:
                 name="halton",
                 target="mtlcore_tiny.halton:Halton",
                 summary="Spreads trials evenly.",
+            )
+    """
+    return ()
+
+
+@hookspec
+def mtl_exporters() -> Iterable[ExporterSpec]:
+    """Yield an `ExporterSpec` for each file format that trained runs can be written in.
+
+    Called when the plugins are loaded. The target is called as `target()` by `mtl export`, when the
+    run is loaded; an exporter has no settings.
+
+    Example::
+
+        from mtlcore import ExporterSpec, hookimpl
+
+        @hookimpl
+        def mtl_exporters():
+            yield ExporterSpec(
+                name="tiny-format",
+                target="mtlcore_tiny.exporter:TinyFormat",
+                summary="What the tiny runtime reads.",
             )
     """
     return ()

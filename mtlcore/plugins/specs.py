@@ -32,6 +32,7 @@ __all__ = [
     "CrossTaskLossSpec",
     "DatasetSpec",
     "EpisodeSamplerSpec",
+    "ExporterSpec",
     "HeadSpec",
     "LauncherSpec",
     "LoggerSpec",
@@ -264,6 +265,12 @@ class SearcherSpec(ComponentSpec):
 
 @final
 @attrs.frozen(kw_only=True)
+class ExporterSpec(ComponentSpec):
+    """A file format of programs that trained runs are written as: called with nothing."""
+
+
+@final
+@attrs.frozen(kw_only=True)
 class MethodSpec(Spec):
     """A method: a preset that names components and their settings.
 
@@ -310,6 +317,7 @@ KINDS: Mapping[str, tuple[type[Spec], ...]] = MappingProxyType(
         "loggers": (LoggerSpec,),
         "launchers": (LauncherSpec,),
         "searchers": (SearcherSpec,),
+        "exporters": (ExporterSpec,),
         "methods": (MethodSpec,),
     }
 )

@@ -136,7 +136,7 @@ def predict_image(
         DataError: not an image.
         UsageError: the run's model reads something else.
     """
-    kind = _kind_of_inputs(trained.config)
+    kind = kind_of_inputs(trained.config)
     if kind != "image":
         raise UsageError(
             f"predict: reads images, and this run has learnt from {kind} inputs of "
@@ -164,7 +164,7 @@ def predict_image(
     }
 
 
-def _kind_of_inputs(config: RunConfig) -> str:
+def kind_of_inputs(config: RunConfig) -> str:
     dataset: type[Dataset] = config.dataset.component.load()
     return dataset.kind_of_inputs(config.data.root, **config.dataset.settings)
 

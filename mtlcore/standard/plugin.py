@@ -13,6 +13,7 @@ from mtlcore.plugins import (
     BalancerSpec,
     DatasetSpec,
     EpisodeSamplerSpec,
+    ExporterSpec,
     HeadSpec,
     LauncherSpec,
     LoggerSpec,
@@ -614,4 +615,13 @@ def mtl_searchers() -> Iterator[SearcherSpec]:
             "Bergstra and Bengio, Random Search for Hyper-Parameter Optimization, JMLR 2012, "
             "https://jmlr.org/papers/v13/bergstra12a.html"
         ),
+    )
+
+
+@hookimpl
+def mtl_exporters() -> Iterator[ExporterSpec]:
+    yield ExporterSpec(
+        name="torch-export",
+        target="mtlcore.standard.exporters:TorchExport",
+        summary="A program of torch.export, which needs torch alone.",
     )

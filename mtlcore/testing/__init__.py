@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from mtlcore.testing.cross_task_losses import CrossTaskLossContract
     from mtlcore.testing.datasets import DatasetContract
     from mtlcore.testing.episodes import EpisodeSamplerContract
+    from mtlcore.testing.exporters import ExporterContract
     from mtlcore.testing.gradient_balancers import GradientBalancerContract, GramianBalancerContract
     from mtlcore.testing.heads import HeadContract
     from mtlcore.testing.launchers import LauncherContract
@@ -44,6 +45,7 @@ __all__ = [
     "CrossTaskLossContract",
     "DatasetContract",
     "EpisodeSamplerContract",
+    "ExporterContract",
     "GradientBalancerContract",
     "GramianBalancerContract",
     "HeadContract",
@@ -75,6 +77,7 @@ _HOMES = {
     "CrossTaskLossContract": "cross_task_losses",
     "DatasetContract": "datasets",
     "EpisodeSamplerContract": "episodes",
+    "ExporterContract": "exporters",
     "GradientBalancerContract": "gradient_balancers",
     "GramianBalancerContract": "gradient_balancers",
     "HeadContract": "heads",

@@ -121,8 +121,12 @@ def test_it_is_in_form_whatever_its_name(new_plugin: Command, tmp_path: Path, na
     for kind in KINDS:
         result = new_plugin(name, "--kind", kind, "--out", tmp_path / kind)
         assert result.exit_code == 0, result.output
-        uses = {"launchers": f"--launcher {name}", "searchers": "mtl study study.toml --out"}
-        assert uses.get(kind, f"mtl run --plugin {name}") in result.stdout
+        others = {
+            "launchers": f"--launcher {name}",
+            "searchers": "mtl study study.toml --out",
+            "exporters": f"mtl export RUN --to {name}",
+        }
+        assert others.get(kind, f"mtl run --plugin {name}") in result.stdout
     for command in (["check", "--no-cache"], ["format", "--check", "--no-cache"]):
         done = subprocess.run(
             [sys.executable, "-m", "ruff", *command, tmp_path], capture_output=True, text=True
@@ -258,11 +262,14 @@ def test_what_their_readmes_say_is_so(python: Path, written: Path, tmp_path: Pat
     tiny = [f"--set={change}" for change in TINY]
     for kind, name in NAMES.items():
         text = (written / f"mtlcore-plugin-{name}" / "README.md").read_text()
-        (line,) = re.findall(r"^    mtl ((?:run|study) .+)$", text, re.MULTILINE)
+        (line,) = re.findall(r"^    mtl ((?:run|study|export) .+)$", text, re.MULTILINE)
         if kind in ("launchers", "searchers"):
             study = str(written / f"mtlcore-plugin-{name}" / "study.toml")
             out = ["--out", str(tmp_path / kind)]
             commands.append([*shlex.split(line.replace("study.toml", study)), *out])
+        elif kind == "exporters":
+            line = line.replace("RUN", str(tmp_path / "balancers"))
+            commands.append(shlex.split(line.replace("model.pt2.gz", str(tmp_path / kind))))
         else:
             commands.append([*shlex.split(line), *tiny, "--out", str(tmp_path / kind)])
         changes = re.findall(r"`(--(?:plugin|set) [^`]+)`", text)
@@ -275,6 +282,8 @@ def test_what_their_readmes_say_is_so(python: Path, written: Path, tmp_path: Pat
         if kind in ("launchers", "searchers"):
             study = json.loads((tmp_path / kind / "study.json").read_text())
             assert [cell["status"] for cell in study["cells"]] == ["finished"] * 2
+        elif kind == "exporters":
+            assert (tmp_path / kind).read_bytes().startswith(b"\x1f\x8b")  # of gzip
         else:
             summary = json.loads((tmp_path / kind / "summary.json").read_text())
             assert (summary["steps"], summary["skipped_steps"]) == (2, 0), name

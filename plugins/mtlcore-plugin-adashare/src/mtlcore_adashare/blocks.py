@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mtlcore.models import TaskLayer
+from mtlcore.models import TaskLayer, is_exporting
 from mtlcore.tasks import Task
 
 #: Where the two logits of a policy begin, as in the authors' code: neither is likelier.
@@ -133,6 +133,7 @@ class SkippableBlock(TaskLayer):
             return True
         logits = self.policy(self._key)
         if not self.training:
-            return bool(logits[0] >= logits[1])
+            runs = logits[0] >= logits[1]
+            return torch.stack([runs, ~runs]) if is_exporting() else bool(runs)
         seen = logits if search.learning else logits.detach()
         return F.gumbel_softmax(seen.float(), tau=search.heat)

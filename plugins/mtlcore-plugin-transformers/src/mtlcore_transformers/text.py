@@ -12,7 +12,7 @@ from torch.nn import Parameter
 
 from mtlcore.errors import MtlError, UsageError, describe
 from mtlcore.features import Features
-from mtlcore.models import Backbone
+from mtlcore.models import Backbone, is_exporting
 from mtlcore.tasks import Task
 from mtlcore_transformers.building import (
     compute_again,
@@ -149,7 +149,7 @@ class TransformersText(Backbone):
                 f"data.length: the texts have {length} tokens, and {type(self.encoder).__name__} "
                 f"reads {self.longest}; set it to that"
             )
-        largest = 0 if tokens.is_meta else int(tokens.max())
+        largest = 0 if tokens.is_meta or is_exporting() else int(tokens.max())
         if largest >= self.words:
             raise UsageError(
                 f"data.tokenizer: the texts have token {largest}, and "
