@@ -15,8 +15,8 @@ from typing import Any, final
 
 import attrs
 
-from mtlcore.cell_jobs import CellJob, JobLauncher, JobState
 from mtlcore.errors import MtlError, UsageError, describe
+from mtlcore.launchers import CellJob, JobLauncher, JobState
 from mtlcore.ranges import Count, NonNegative, Positive
 
 _NAMESPACE = "mtlcore"

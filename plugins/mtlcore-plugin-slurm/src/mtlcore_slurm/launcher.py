@@ -7,8 +7,8 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, final
 
-from mtlcore.cell_jobs import CellJob, JobLauncher, JobState
 from mtlcore.errors import MtlError, UsageError, describe
+from mtlcore.launchers import CellJob, JobLauncher, JobState
 from mtlcore.ranges import Count, Natural, Positive
 from mtlcore.system import FROM_TERMINAL, signals_blocked
 from mtlcore_slurm.queue import ProcessTable, Queue, SlurmQueue

@@ -14,8 +14,8 @@ import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, final
 
-from mtlcore.cell_jobs import JobState
 from mtlcore.errors import MtlError
+from mtlcore.launchers import JobState
 
 if TYPE_CHECKING:
     from submitit import Job

@@ -9,7 +9,7 @@ from typing import final
 import attrs
 from submitit.core.utils import DelayedSubmission
 
-from mtlcore.cell_jobs import CellJob
+from mtlcore.launchers import CellJob
 from mtlcore.system import FROM_TERMINAL
 
 

@@ -21,7 +21,7 @@ from typing import Any, Literal, final
 import attrs
 
 from mtlcore.errors import Interrupted, MtlError, describe
-from mtlcore.launchers import CellCommand, CellExit, Launcher
+from mtlcore.launchers.contract import CellCommand, CellExit, Launcher
 from mtlcore.storage import written_whole
 from mtlcore.system import WARNING, locked, signals_blocked
 

@@ -86,7 +86,7 @@ class Launcher(abc.ABC):
             the lock. If they do, `start` finds cells that an earlier study has started.
         holds_input: Whether the standard input of cells that outlive the study is such a pipe, too,
             which the process beside each of them keeps open. Then a cell never outlives that one.
-            `mtlcore.cell_jobs.JobLauncher` has such processes.
+            `JobLauncher` has such processes.
         poll_seconds: The time between two calls of `poll`.
     """
 

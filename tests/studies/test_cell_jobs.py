@@ -15,8 +15,7 @@ from typing import Any
 
 import pytest
 
-from mtlcore.cell_jobs import CellJob, JobLauncher, JobState
-from mtlcore.launchers import CellCommand
+from mtlcore.launchers import CellCommand, CellJob, JobLauncher, JobState
 
 pytest.importorskip("fcntl", reason="studies need file locks")
 
