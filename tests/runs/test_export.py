@@ -253,7 +253,7 @@ def test_what_it_tells_of_itself(exported: tuple[Path, str]) -> None:
         }
     ]
     segmentation, depth, normals = told["outputs"]
-    assert segmentation["classes"][0] == "floor" and len(segmentation["classes"]) == 13
+    assert segmentation["classes"][0] == "wall" and len(segmentation["classes"]) == 13
     assert (segmentation["values"], segmentation["range"]) == ("probability of each class", [0, 1])
     assert (depth["kind"], depth["unit"], depth["range"]) == ("depth", "m", [0, None])
     assert (normals["values"], normals["range"]) == ("vector of length 1", [-1, 1])
@@ -285,15 +285,15 @@ def test_rows_of_a_table(write: Callable[..., Exported], tmp_path: Path) -> None
         "sort": {"kind": "classification", "column": "sort", "classes": list("xyz")},
     }
     data = {"name": "tabular", "root": str(tmp_path), "file": "rows.csv", "targets": targets}
-    model = {"backbone": {"name": "mlp", "inputs": 2, "width": 4}}
+    model = {"backbone": {"name": "mlp", "inputs": 2, "hidden": [4]}}
     done = write(tasks=[*targets], data=data, model=model)
     assert [(info.name, info.shape) for info in done.inputs] == [("vector", ("batch", 2))]
     assert [(info.name, info.shape) for info in done.outputs] == [
         ("price", ("batch", 1)),
         ("sort", ("batch", 3)),
     ]
-    values = program_of(tmp_path / "out")(torch.randn(4, 2))
-    assert torch.allclose(values["sort"].sum(1), torch.ones(4))
+    values = program_of(tmp_path / "out")(torch.randn(5, 2))
+    assert torch.allclose(values["sort"].sum(1), torch.ones(5))
     assert json.loads(done.description)["outputs"][0]["unit"] == "USD"
 
 
