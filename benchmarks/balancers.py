@@ -1,6 +1,7 @@
 """What balancing task gradients costs: mtlcore beside hand-written code and other libraries.
 
     python benchmarks/balancers.py [--quick] [--json] [--threads 1] [--only mlp] [--backward]
+                                   [--depth]
 
 A step is forward and backward, without an optimizer. Libraries take turns within one process, in
 random order, each time for a few steps in a row of which the first is not counted; a row has the
@@ -44,7 +45,7 @@ from torch import Tensor, nn
 from torch.nn import Parameter
 
 import mtlcore
-from mtlcore.balancing import BalancerContext, Balancing, GramianBalancer, TaskGradients
+from mtlcore.balancing import BalancerContext, Balancing, GramianBalancer, Scope, TaskGradients
 from mtlcore.plugins import REQUIRED, Plugins, settings_of
 from mtlcore.tasks import Task
 
@@ -62,12 +63,14 @@ class Problem:
         own: per task those of its head.
         features: what the trunk gave in the last call of `losses`; None where trunk and heads
             cannot be told apart by a tensor between them.
+        last: parameters of the trunk's last block; empty where it has none.
     """
 
     losses: Callable[[], dict[str, Tensor]]
     shared: list[Parameter]
     own: dict[str, list[Parameter]]
     features: Callable[[], Tensor] | None
+    last: Sequence[Parameter] = ()
 
     def forget(self) -> None:
         """Drop gradients, as a training loop does before each step."""
@@ -91,7 +94,8 @@ def _trunk_and_heads(trunk: nn.Module, heads: Sequence[nn.Module], inputs: Tenso
         return found
 
     own = {task: list(head.parameters()) for task, head in tasks.items()}
-    return Problem(losses, list(trunk.parameters()), own, lambda: seen[0])
+    *_, last = (module for module in trunk.modules() if [*module.parameters(recurse=False)])
+    return Problem(losses, list(trunk.parameters()), own, lambda: seen[0], list(last.parameters()))
 
 
 def conv(heads: int) -> Problem:
@@ -262,6 +266,22 @@ def with_mtlcore(problem: Problem, method: str) -> Step:
     return step
 
 
+def with_depth(problem: Problem, method: str, scope: Scope) -> Step:
+    """What `balancer.depth` does in a step that measures nothing: 1 or "features"."""
+    tasks = tuple(problem.own)
+    gradients = TaskGradients(problem.shared, problem.own, scope=scope, last=problem.last)
+    balancer = mtlcore.create("balancers", method)
+    context = BalancerContext(tasks=tasks, generator=torch.Generator().manual_seed(0))
+
+    def step() -> None:
+        losses = problem.losses()
+        cut = () if problem.features is None else (problem.features(),)
+        gradients.collect_rows(losses, cut=cut)
+        gradients.apply(balancer, context)
+
+    return step
+
+
 def with_backward(problem: Problem, method: str) -> Step:
     """The one call for other people's loops, which finds each task's parameters itself."""
     balancer = mtlcore.create("balancers", method)
@@ -301,7 +321,7 @@ def with_torchjd(problem: Problem, method: str, chunk: int | None) -> Step:
 Made = dict[tuple[str, str | None], Callable[[Problem], Step]]
 
 
-def libraries(backward: bool = False) -> Made:
+def libraries(backward: bool = False, depth: bool = False) -> Made:
     """By library and method how a step is made; a method of None serves all."""
     made: Made = {
         ("sum", None): summed,
@@ -312,6 +332,9 @@ def libraries(backward: bool = False) -> Made:
         made["mtlcore", method] = lambda p, m=method: with_mtlcore(p, m)
         if backward:
             made["mtlcore-backward", method] = lambda p, m=method: with_backward(p, m)
+        if depth:
+            made["mtlcore-depth-1", method] = lambda p, m=method: with_depth(p, m, "last_shared")
+            made["mtlcore-features", method] = lambda p, m=method: with_depth(p, m, "features")
         if find_spec("torchjd") is not None:
             made["torchjd", method] = lambda p, m=method: with_torchjd(p, m, None)
             made["torchjd-sequential", method] = lambda p, m=method: with_torchjd(p, m, 1)
@@ -350,8 +373,8 @@ def measure(case: str, seconds: float, made: Made) -> list[dict[str, Any]]:
     problem = make(case)
     steps, failed = {}, []
     for key, build in made.items():
-        step = build(problem)
         try:
+            step = build(problem)
             step()
         except Exception as error:  # a peer's failure is a result, not the end
             failed.append((key, f"{type(error).__name__}: {error}".splitlines()[0]))
@@ -467,7 +490,7 @@ def peak(library: str, method: str | None) -> float | None:
 def print_peak(library: str, method: str | None) -> None:
     """What `peak` runs in a process of its own."""
     problem = make(WEIGHED)
-    step = libraries(True)[library, method](problem)
+    step = libraries(True, True)[library, method](problem)
     trunk = 4 * sum(p.numel() for p in problem.shared)
     problem.losses()  # what a first forward pass loads is not balancing's
     gc.collect()
@@ -513,6 +536,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1, help="that torch computes with")
     parser.add_argument("--only", default="", help="cases whose name has this in it")
     parser.add_argument("--backward", action="store_true", help="also mtlcore's one call for all")
+    parser.add_argument("--depth", action="store_true", help="also less than K passes")
     parser.add_argument("--peak-of", nargs=2, help=argparse.SUPPRESS)
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
@@ -524,7 +548,8 @@ def main() -> None:
     if find_spec("LibMTL") is None:
         print("libmtl: not measured: it is not installed", file=sys.stderr)
     seconds = 11.0 if given.quick else 40.0
-    made, cases = libraries(given.backward), [case for case in CASES if given.only in case]
+    made = libraries(given.backward, given.depth)
+    cases = [case for case in CASES if given.only in case]
     rows = [row for case in cases for row in measure(case, seconds, made)]
     if given.only in "solver":
         rows += solvers(seconds)

@@ -269,12 +269,15 @@ class Learner(nn.Module):
         assert isinstance(losses, TaskLosses)
         return losses
 
-    def task_gradients(self, *, entangled: bool = False) -> TaskGradients:
+    def task_gradients(
+        self, *, entangled: bool = False, distributed: Distributed | None = None
+    ) -> TaskGradients:
         """Return a collector of gradients over all parameters.
 
         Args:
             entangled: Whether a task's loss may reach parameters of other single tasks, as it does
                 through the gradient of an inner step.
+            distributed: The processes whose gradients are added up; None: those that train.
         """
         model = self.model
         own = {task: model.task_parameters(task) for task in model.tasks}
@@ -290,7 +293,7 @@ class Learner(nn.Module):
             last=model.last_shared_parameters()
             if self.balancing.blocks is None
             else model.last_blocks(self.balancing.blocks),
-            distributed=self.distributed,
+            distributed=distributed or self.distributed,
             sums_only=self.balancing.finisher is None,
             batches=self.balancing.batches,
             estimate=self.balancing.estimate,

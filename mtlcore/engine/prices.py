@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from mtlcore.balancing import BalancerContext, BalancingResult, TaskGradients
+from mtlcore.distributed import SINGLE_PROCESS
 from mtlcore.engine.flops import trial
 from mtlcore.features import Boundary, Features
 from mtlcore.inputs import Inputs, image_size
@@ -72,7 +73,8 @@ def _row_per_task(
 def _balanced(
     learner: Learner, losses: dict[str, Tensor], features: Features, boundary: Boundary | None
 ) -> None:
-    collector = learner.task_gradients()
+    # Only the main process counts.
+    collector = learner.task_gradients(distributed=SINGLE_PROCESS)
     collector.collect_rows(losses, cut=features.cut, boundary=boundary)
     collector.apply(_Even(), BalancerContext(tasks=tuple(losses), present=tuple(losses)))
     for parameter in learner.parameters():
