@@ -271,7 +271,8 @@ SETTINGS = [
     "data.workers=0", "model.backbone.name='resnet'", "model.backbone.depth=18",
     "model.backbone.width=0.0625", "training.batch_size=2", "training.evaluate_every=1",
     "training.threads=1", "training.ema=0.9", "training.evaluate_ema=true",
-    "plugins=['imitate.py']", "cross_task=[{name='imitate'}]",
+    "plugins=['imitate.py']", "cross_task=[{name='imitate'}]", "balancer.depth=2",
+    "balancer.norms_every=2",
 ]  # fmt: skip
 
 # What the average predicts counts, and so do the running statistics that each rank has of its own.
