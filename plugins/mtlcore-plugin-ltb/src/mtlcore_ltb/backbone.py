@@ -214,7 +214,8 @@ class LTB(ExchangingBackbone):
 def _likeliest(logits: Tensor, stacked: Tensor) -> Tensor:
     """Return the map of the likeliest copy, of all of them (K, B, ...)."""
     found = F.one_hot(logits.argmax(), len(logits)).to(stacked.dtype)
-    return torch.tensordot(found, stacked, 1)
+    chosen: Tensor = torch.tensordot(found, stacked, 1)
+    return chosen
 
 
 def _check_beginning(networks: Iterable[Backbone], search: float) -> None:
