@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from io import StringIO
 from typing import TYPE_CHECKING, final
 
 import attrs
@@ -137,9 +140,22 @@ def _export(
         name: {place: axes[axis] for place, axis in enumerate(shape) if isinstance(axis, str)}
         for name, shape in shapes.items()
     }
-    with torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of torch, about itself
+    with torch.no_grad(), _quietly():
         return export(model, (*example.values(),), dynamic_shapes=given, strict=False)
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """Keep from users what torch prints, warns of and logs while it traces: graphs, and itself."""
+    log = logging.getLogger("torch")
+    level = log.level
+    log.setLevel(logging.CRITICAL)
+    with warnings.catch_warnings(), redirect_stdout(StringIO()), redirect_stderr(StringIO()):
+        warnings.simplefilter("ignore")
+        try:
+            yield
+        finally:
+            log.setLevel(level)
 
 
 def _narrow(message: str, least: dict[str, int], most: dict[str, int]) -> bool:

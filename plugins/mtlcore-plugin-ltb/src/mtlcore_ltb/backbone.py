@@ -20,6 +20,7 @@ from mtlcore.models import (
     ExchangingBackbone,
     Places,
     Transition,
+    is_exporting,
     joined,
 )
 from mtlcore.ranges import Decay, Fraction, Positive, Range
@@ -105,6 +106,9 @@ class LTB(ExchangingBackbone):
         if self._tree is None and self.training:
             stacked = torch.stack(given)
             return {task: self._drawn(self._of(number, task), stacked) for task in wanted}
+        if self._tree is None and is_exporting():  # the likeliest, of which nobody knows the number
+            stacked = torch.stack(given)
+            return {task: _likeliest(self._of(number, task), stacked) for task in wanted}
         parents = self.tree()[number]
         places = {task: place for place, task in enumerate(self._keys)}
         # Copies: a network may write into what it reads, and others read it too.
@@ -205,6 +209,13 @@ class LTB(ExchangingBackbone):
         assert isinstance(logits, nn.ParameterDict)
         found: Parameter = logits[self._keys[task]]
         return found
+
+
+def _likeliest(logits: Tensor, stacked: Tensor) -> Tensor:
+    """Return the map of the likeliest copy, of all of them (K, B, ...)."""
+    found = F.one_hot(logits.argmax(), len(logits)).to(stacked.dtype)
+    chosen: Tensor = torch.tensordot(found, stacked, 1)
+    return chosen
 
 
 def _check_beginning(networks: Iterable[Backbone], search: float) -> None:
