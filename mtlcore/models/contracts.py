@@ -216,7 +216,7 @@ class Backbone(nn.Module, abc.ABC):
         """
         return ()
 
-    def blocks(self) -> Sequence[Sequence[Parameter]]:
+    def trunk_blocks(self) -> Sequence[Sequence[Parameter]]:
         """Return the parts of the network in the order in which they run, each as its parameters.
 
         `balancer.depth` compares the tasks' gradients at the last of them. Each parameter is in one

@@ -239,7 +239,7 @@ class MultiTaskModel(nn.Module):
         Raises:
             UsageError: The backbone names no blocks.
         """
-        blocks = [*self.backbone.blocks()]
+        blocks = [*self.backbone.trunk_blocks()]
         if not blocks:
             raise UsageError(
                 f"balancer.depth: {type(self.backbone).__name__} does not name its blocks; set "

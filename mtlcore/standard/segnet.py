@@ -247,7 +247,7 @@ class SegNet(Backbone):
         """Return the levels of the encoder."""
         return [list(level.parameters()) for level in self.encoder.levels]
 
-    def blocks(self) -> list[list[Parameter]]:
+    def trunk_blocks(self) -> list[list[Parameter]]:
         """Return the levels of the encoder, then those of the decoder."""
         decoder = [list(level.parameters()) for level in reversed(self.decoder.levels)]
         return [*self.layer_groups(), *decoder]

@@ -214,7 +214,7 @@ class UNet(Backbone):
         """Return the levels of the encoder."""
         return [list(level.parameters()) for level in self.encoder.levels]
 
-    def blocks(self) -> list[list[Parameter]]:
+    def trunk_blocks(self) -> list[list[Parameter]]:
         """Return the levels of the encoder, then those of a shared decoder."""
         blocks = self.layer_groups()
         if isinstance(self.decoder, UNetDecoder):
