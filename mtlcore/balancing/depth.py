@@ -27,8 +27,8 @@ class DepthSettings:
 
     Args:
         depth: "all": the balancer's own scope, for most all shared parameters, K passes. A number:
-            the last so many blocks of the trunk (`Backbone.trunk_blocks`), a neck of all tasks among
-            them; K passes run through these only, then one, of the weighted losses, through
+            the last so many blocks of the trunk (`Backbone.trunk_blocks`), a neck of all tasks
+            among them; K passes run through these only, then one, of the weighted losses, through
             everything. "features": the maps that heads read; K passes run through the heads only.
         norms_every: Every so many steps the rows of all shared parameters are collected, decide
             that step, and correct the length of each task's row from then on. None: the first
