@@ -19,7 +19,7 @@ from mtlcore.datasets.tables import ColumnNames, Form, Table, open_table
 from mtlcore.datasets.tabular import Tabular
 from mtlcore.errors import ConfigError
 from mtlcore.loading import MissingFile, check_split, open_root
-from mtlcore.ranges import ProperFraction, Seed
+from mtlcore.ranges import Natural, ProperFraction, Seed
 from mtlcore.tasks import Task
 
 _FIELD = re.compile(r"\{([^{}]*)\}")
@@ -78,7 +78,7 @@ class ImageTable(Dataset):
         file: str,
         image: str,
         targets: dict[str, Target],
-        part: str | int | None = None,
+        part: str | Natural | None = None,
         parts: dict[str, tuple[str, ...]] | None = None,
         columns: ColumnNames = "header",
         delimiter: str | None = None,

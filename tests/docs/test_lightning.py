@@ -58,6 +58,7 @@ def test_a_plain_loop(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out.count("converged") == 4 * EPOCHS
 
 
+@pytest.mark.filterwarnings("ignore:The `srun` command")  # of a machine that has Slurm
 def test_a_lightning_module_learns_what_the_plain_loop_learns(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -195,6 +195,11 @@ class ListsForeignLayers(TinyBackbone):
         return [list(self.trunk.parameters()), list(nn.Linear(2, 2).parameters())]
 
 
+class LeavesOutBranches(TinyBackbone):
+    def trunk_blocks(self):
+        return [list(self.trunk.parameters())]
+
+
 class RecordsOthersTasks(TinyBackbone):
     def current_values(self):
         return {"gate": {"weather": 0.5}}
@@ -396,6 +401,9 @@ BACKBONES = [
     (EditsItsInput, "test_the_input_stays_as_it_was", "edited in place"),
     (ClaimsTheTrunk, "test_task_parameters_are_honest", "declared as depth's own"),
     (HasASpare, "test_every_parameter_is_reached", "spare.weight"),
+    (LeavesOutBranches, "test_each_parameter_is_in_one_block", "branches.* are in no block"),
+    (ListsALayerTwice, "test_each_parameter_is_in_one_block", "are in two blocks"),
+    (ListsForeignLayers, "test_each_parameter_is_in_one_block", "none of the backbone's"),
     (LooksAtTheBatch, "test_samples_do_not_see_one_another_in_evaluation", "its batch"),
     (RunsEveryBranch, "test_absent_tasks_leave_no_trace", "not asked for changed"),
     (ForgetsItsPhase, "test_state_comes_back", "part of its state"),
