@@ -19,9 +19,11 @@ from mtlcore.plugins import Plugins
 
 HERE = Path(__file__).parent
 PAGES = HERE.parent / "methods"
-RANKS = HERE.parent / "results" / "tables" / "balancers.md"
+TABLES = HERE.parent / "results" / "tables"
+#: What balancers were compared on -> the table of it.
+RANKS = {"rooms": TABLES / "balancers.md", "census": TABLES / "balancers-census.md"}
 KNOWN = HERE / "balancers.toml"
-READ = (KNOWN, RANKS)
+READ = (KNOWN, *RANKS.values())
 BENCHMARKS = ("NYUv2", "Cityscapes", "CelebA", "QM9")
 TITLES = {
     "losses": "Losses",
@@ -40,9 +42,9 @@ def known() -> dict[str, Any]:
     return tomllib.loads(KNOWN.read_text("utf-8"))
 
 
-def measured() -> dict[str, str]:
-    """Our own mean ranks, by balancer."""
-    first = RANKS.read_text("utf-8").partition("\n## ")[0]
+def measured(table: Path) -> dict[str, str]:
+    """The mean ranks of a table of our own, by balancer."""
+    first = table.read_text("utf-8").partition("\n## ")[0]
     rows = re.findall(r"^\| (\S+)[^|]*\|[^|]*\| *\**([\d.]+)\** *\|", first, re.MULTILINE)
     return {name.removesuffix("-tuned"): rank for name, rank in rows}
 
@@ -89,16 +91,18 @@ def cost(target: type[Balancer]) -> str:
 
 def lines(plugins: Plugins) -> Iterator[str]:
     """The tables, as Markdown."""
-    guarantees, ranks = known()["guarantees"], measured()
+    guarantees = known()["guarantees"]
+    ranks = [measured(table) for table in RANKS.values()]
     rows = balancers_by_group(plugins)
     for group, title in TITLES.items():
         members = [row for row in rows if row["looks at"] == group]
         if not members:
             continue
         yield from ("", f"## {title}", "")
-        heads = ("balancer", "needs", "cost of a step", "guarantees", *BENCHMARKS, "our rank")
+        ours = [f"our rank, {name}" for name in RANKS]
+        heads = ("balancer", "needs", "cost of a step", "guarantees", *BENCHMARKS, *ours)
         yield f"| {' | '.join(heads)} |"
-        yield "| --- | --- | --- | --- | ---: | ---: | ---: | ---: | ---: |"
+        yield f"| --- | --- | --- | --- |{' ---: |' * (len(heads) - 4)}"
         for row in members:
             name, plugin = row["name"], row["plugin"]
             target = plugins.get("balancers", f"{plugin}/{name}").made()
@@ -109,7 +113,7 @@ def lines(plugins: Plugins) -> Iterator[str]:
                 cost(target),
                 guarantees.get(name, {}).get("text", "-"),
                 *(published(name, benchmark) for benchmark in BENCHMARKS),
-                ranks.get(name, "-"),
+                *(found.get(name, "-") for found in ranks),
             ]
             yield f"| {' | '.join(cells)} |"
 

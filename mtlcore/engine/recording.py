@@ -108,6 +108,7 @@ class Recorder:
 
     def _write(self, split: str, values: Iterable[tuple[str, str, float]]) -> None:
         session, progress = self._session, self._session.progress
+        seconds = round(session.seconds, 3)  # of all values of a step the same
         lines: Iterable[dict[str, Any]] = (
             {
                 "step": progress.step,
@@ -116,7 +117,7 @@ class Recorder:
                 "task": task or None,
                 "metric": metric,
                 "value": value,
-                "seconds": round(session.seconds, 3),
+                "seconds": seconds,
             }
             for task, metric, value in values
         )
