@@ -271,8 +271,7 @@ SETTINGS = [
     "data.workers=0", "model.backbone.name='resnet'", "model.backbone.depth=18",
     "model.backbone.width=0.0625", "training.batch_size=2", "training.evaluate_every=1",
     "training.threads=1", "training.ema=0.9", "training.evaluate_ema=true",
-    "plugins=['imitate.py']", "cross_task=[{name='imitate'}]", "balancer.depth=2",
-    "balancer.norms_every=2",
+    "plugins=['imitate.py']", "cross_task=[{name='imitate'}]",
 ]  # fmt: skip
 
 # What the average predicts counts, and so do the running statistics that each rank has of its own.
@@ -301,7 +300,8 @@ def mtl_losses():
 
 
 def command(out: str, epochs: int, *more: str) -> list[str]:
-    settings = [*SETTINGS, f"training.epochs={epochs}"]
+    depth = ["balancer.depth=2", "balancer.norms_every=2"]
+    settings = [*SETTINGS, *depth, f"training.epochs={epochs}"]
     return ["-m", "mtlcore", "run", "--plugin=nashmtl", *(f"--set={s}" for s in settings),
             "--out", out, *more]  # fmt: skip
 
