@@ -15,7 +15,7 @@ from mtlcore.system import stop_at_once
 @click.argument("run")
 @click.option(
     "--to", "exporter", required=True, metavar="FORMAT",
-    help="The format: torch-export, onnx, or another of mtl list exporters.",
+    help="The format, one of mtl list exporters.",
 )  # fmt: skip
 @click.option("--out", required=True, metavar="FILE", help="File or URL to write the program to.")
 @click.option("--tasks", metavar="A,B", help="The tasks to predict.  [default: all of the run]")

@@ -115,6 +115,7 @@ class Local(Launcher):
         )
 
     def _lost(self, server: subprocess.Popen[bytes]) -> list[CellExit]:
-        code, self._server = server.wait() or 1, None
+        with server:  # its pipes are closed
+            self._server, self._unfinished_line = None, b""
         lost, self._running = self._running, {}
-        return [cell.ended(location, code) for location, cell in lost.items()]
+        return [cell.ended(name, server.returncode or 1) for name, cell in lost.items()]

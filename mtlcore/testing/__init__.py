@@ -25,7 +25,13 @@ if TYPE_CHECKING:
     from mtlcore.testing.gradient_balancers import GradientBalancerContract, GramianBalancerContract
     from mtlcore.testing.heads import HeadContract
     from mtlcore.testing.launchers import LauncherContract
-    from mtlcore.testing.loggers import LoggerContract, told_lines, told_run
+    from mtlcore.testing.loggers import (
+        TINY_RUN,
+        LoggerContract,
+        NotesDisplay,
+        told_lines,
+        told_run,
+    )
     from mtlcore.testing.loss_balancers import LossBalancerContract
     from mtlcore.testing.losses import LossContract, ScalarLossContract
     from mtlcore.testing.methods import MethodContract
@@ -39,6 +45,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "NOT_SAID",
+    "TINY_RUN",
     "TINY_TASKS",
     "AugmentationContract",
     "BackboneContract",
@@ -56,6 +63,7 @@ __all__ = [
     "MethodContract",
     "MetricContract",
     "NeckContract",
+    "NotesDisplay",
     "OptimizerContract",
     "PaperContract",
     "ScalarLossContract",
@@ -89,10 +97,12 @@ _HOMES = {
     "MetricContract": "metrics",
     "NOT_SAID": "papers",
     "NeckContract": "necks",
+    "NotesDisplay": "loggers",
     "OptimizerContract": "optimizers",
     "PaperContract": "papers",
     "ScalarLossContract": "losses",
     "SearcherContract": "searchers",
+    "TINY_RUN": "loggers",
     "TINY_TASKS": "tiny",
     "TinyBackbone": "tiny",
     "assert_plugin_is_light": "plugins",

@@ -9,8 +9,9 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, final
 
+from mtlcore.display import Display
 from mtlcore.storage import (
     METRICS,
     Loggers,
@@ -21,6 +22,40 @@ from mtlcore.storage import (
     without_nan,
 )
 from mtlcore.testing.base import global_stream_untouched, same
+
+#: The settings of a run of two epochs, which takes a second or two.
+TINY_RUN: Mapping[str, Any] = {
+    "tasks": ["segmentation", "depth"],
+    "data": {"train": 6, "val": 3, "size": [32, 32], "workers": 0},
+    "model": {"backbone": {"width": 0.03125}},
+    "training": {"epochs": 2, "batch_size": 3, "evaluate_every": 1},
+    "device": "cpu",
+}
+
+
+@final
+class NotesDisplay(Display):
+    """Shows nothing, and keeps what a run notes or warns of.
+
+    Attributes:
+        notes: In order.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.notes: list[str] = []
+
+    def _begin(self, title: str) -> None: ...
+
+    def note(self, message: str) -> None:
+        """Keep a message."""
+        self.notes.append(message)
+
+    def epoch(self, epoch: int, epochs: int, losses: Any, metrics: Any) -> None:
+        """Do nothing."""
+
+    def stop(self) -> None:
+        """Do nothing."""
 
 
 class LoggerContract:

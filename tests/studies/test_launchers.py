@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from click.testing import Result
+
+import mtlcore
+from mtlcore.launchers import CellCommand
 
 pytest.importorskip("fcntl", reason="studies need file locks")
 
@@ -157,3 +164,29 @@ def test_mistakes_are_told_before_the_first_cell(
     assert result.exit_code == 2, result.output
     assert message in result.output
     assert not (tmp_path / "out" / "notes").exists()
+
+
+def test_cells_end_with_the_process_that_forked_them(tmp_path: Path) -> None:
+    """Otherwise a study whose helper was killed waits for ever, or leaves cells behind."""
+    pids = tmp_path / "pids"
+    code = f"import os, sys; open({str(pids)!r}, 'w').write(f'{{os.getppid()}}'); sys.stdin.read()"
+    with (tmp_path / "lock").open("w") as lock:
+        launcher = mtlcore.create("launchers", "local", tmp_path, lock.fileno())
+        for turn in range(2):  # a new one forks what is started afterwards
+            pids.unlink(missing_ok=True)
+            launcher.start(
+                CellCommand(
+                    location="cells/a",
+                    arguments=(sys.executable, "-c", code),
+                    log=tmp_path / "log.txt",
+                    threads=1,
+                )
+            )
+            while not (pids.exists() and pids.read_text()):
+                assert not launcher.poll()
+                time.sleep(launcher.poll_seconds)
+            os.kill(int(pids.read_text()), signal.SIGKILL)
+            while not (ended := launcher.poll()):
+                time.sleep(launcher.poll_seconds)
+            assert [(e.location, e.code) for e in ended] == [("cells/a", -signal.SIGKILL)], turn
+        launcher.close()

@@ -20,10 +20,11 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 
 import mtlcore
-from mtlcore.display import Display
 from mtlcore.storage import RunOutcome, tag_of, without_nan
 from mtlcore.testing import (
+    TINY_RUN,
     LoggerContract,
+    NotesDisplay,
     assert_plugin_is_light,
     assert_plugin_is_whole,
     told_lines,
@@ -31,31 +32,7 @@ from mtlcore.testing import (
 )
 from mtlcore_mlflow.logger import TAG, MLflow
 
-TINY: dict[str, Any] = {
-    "tasks": ["segmentation", "depth"],
-    "data": {"train": 6, "val": 3, "size": [32, 32], "workers": 0},
-    "model": {"backbone": {"width": 0.03125}},
-    "training": {"epochs": 2, "batch_size": 3, "evaluate_every": 1},
-    "device": "cpu",
-}
 _LARGEST = sys.float_info.max  # what MLflow's SQL stores have for infinity
-
-
-class Told(Display):
-    """Keeps what is noted."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.notes: list[str] = []
-
-    def _begin(self, title: str) -> None: ...
-
-    def note(self, message: str) -> None:
-        self.notes.append(message)
-
-    def epoch(self, epoch: int, epochs: int, losses: Any, metrics: Any) -> None: ...
-
-    def stop(self) -> None: ...
 
 
 def free_port() -> int:
@@ -146,8 +123,8 @@ def test_everything_of_a_run_is_there(
 ) -> None:
     experiment, out = uuid.uuid4().hex, tmp_path / "run"
     table = {"name": "mlflow", "uri": server, "experiment": experiment}
-    display = Told()
-    summary = mtlcore.run({**TINY, "loggers": [table]}, out=str(out), display=display)
+    display = NotesDisplay()
+    summary = mtlcore.run({**TINY_RUN, "loggers": [table]}, out=str(out), display=display)
     assert not [note for note in display.notes if "failed" in note]
     assert capfd.readouterr().out == ""
     run = run_in(server, experiment)
@@ -174,8 +151,8 @@ def test_everything_of_a_run_is_there(
 
 def test_a_server_that_is_down_leaves_a_run_alone(tmp_path: Path, mtl: Callable[..., Any]) -> None:
     out, uri = tmp_path / "run", f"http://127.0.0.1:{free_port()}"
-    display = Told()
-    whole = {**TINY, "loggers": [{"name": "mlflow", "uri": uri}]}
+    display = NotesDisplay()
+    whole = {**TINY_RUN, "loggers": [{"name": "mlflow", "uri": uri}]}
     mtlcore.run(whole, out=str(out), display=display)
     assert json.loads((out / "run.json").read_text())["status"] == "finished"
     (note,) = (note for note in display.notes if note.startswith("loggers: mlflow failed"))
@@ -191,7 +168,7 @@ def test_mtl_log_completes_what_is_there(
     server: str, tmp_path: Path, mtl: Callable[..., Any]
 ) -> None:
     experiment, out = uuid.uuid4().hex, tmp_path / "run"
-    mtlcore.run(TINY, out=str(out))
+    mtlcore.run(TINY_RUN, out=str(out))
     for _ in range(2):
         done = mtl("log", str(out), "--to", "mlflow", "--set", f"uri={server}",
                    "--set", f"experiment={experiment}")  # fmt: skip

@@ -17,6 +17,7 @@ from mtlcore.display import Display
 from mtlcore.errors import Interrupted
 from mtlcore.storage import RunOutcome, tag_of
 from mtlcore.testing import (
+    TINY_RUN,
     LoggerContract,
     assert_plugin_is_light,
     assert_plugin_is_whole,
@@ -24,14 +25,6 @@ from mtlcore.testing import (
     told_run,
 )
 from mtlcore_tensorboard.logger import TensorBoard
-
-TINY: dict[str, Any] = {
-    "tasks": ["segmentation", "depth"],
-    "data": {"train": 6, "val": 3, "size": [32, 32], "workers": 0},
-    "model": {"backbone": {"width": 0.03125}},
-    "training": {"epochs": 2, "batch_size": 3, "evaluate_every": 1},
-    "device": "cpu",
-}
 
 
 class StopAfter(Display):
@@ -95,7 +88,7 @@ def line_of(tag: str, event: Any, epoch: int) -> dict[str, Any]:
 
 def test_everything_of_a_run_is_there(tmp_path: Path) -> None:
     out = tmp_path / "run"
-    summary = mtlcore.run(TINY, plugins=["tensorboard"], out=str(out))
+    summary = mtlcore.run(TINY_RUN, plugins=["tensorboard"], out=str(out))
     assert summary["method"] == "default"  # a logger is no part of a method
     events = read(out / "tensorboard")
     lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
@@ -118,8 +111,8 @@ def test_everything_of_a_run_is_there(tmp_path: Path) -> None:
 def test_a_run_that_goes_on_has_every_value_once(tmp_path: Path, interruptible: None) -> None:
     out = str(tmp_path / "run")
     with pytest.raises(Interrupted):
-        mtlcore.run(TINY, plugins=["tensorboard"], out=out, display=StopAfter())
-    mtlcore.run(TINY, plugins=["tensorboard"], out=out, resume=True)
+        mtlcore.run(TINY_RUN, plugins=["tensorboard"], out=out, display=StopAfter())
+    mtlcore.run(TINY_RUN, plugins=["tensorboard"], out=out, resume=True)
     found = scalars(read(tmp_path / "run" / "tensorboard"))
     lines = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
     assert {(tag_of(line), line["step"]) for line in lines} <= {*found}
@@ -146,7 +139,7 @@ def test_a_logger_that_comes_late_writes_what_was_before(tmp_path: Path) -> None
 
 def test_mtl_log_writes_a_run_without_a_logger(tmp_path: Path, mtl: Callable[..., Any]) -> None:
     out = str(tmp_path / "run")
-    mtlcore.run(TINY, out=out)
+    mtlcore.run(TINY_RUN, out=out)
     for _ in range(2):
         done = mtl("log", out, "--to", "tensorboard", "--set", f"folder={tmp_path / 'boards'}")
         assert done.exit_code == 0, done.output

@@ -16,6 +16,7 @@ from trackio.sqlite_storage import SQLiteStorage
 import mtlcore
 from mtlcore.storage import RunOutcome, tag_of, without_nan
 from mtlcore.testing import (
+    TINY_RUN,
     LoggerContract,
     assert_plugin_is_light,
     assert_plugin_is_whole,
@@ -23,14 +24,6 @@ from mtlcore.testing import (
     told_run,
 )
 from mtlcore_trackio.logger import Trackio
-
-TINY: dict[str, Any] = {
-    "tasks": ["segmentation", "depth"],
-    "data": {"train": 6, "val": 3, "size": [32, 32], "workers": 0},
-    "model": {"backbone": {"width": 0.03125}},
-    "training": {"epochs": 2, "batch_size": 3, "evaluate_every": 1},
-    "device": "cpu",
-}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -76,7 +69,7 @@ class TestContract(LoggerContract):
 
 def test_everything_of_a_run_is_there(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     project, out = uuid.uuid4().hex, tmp_path / "run"
-    whole = {**TINY, "loggers": [{"name": "trackio", "project": project}]}
+    whole = {**TINY_RUN, "loggers": [{"name": "trackio", "project": project}]}
     summary = mtlcore.run(whole, out=str(out))
     assert capfd.readouterr().out == ""
     rows = rows_of(project)
@@ -98,7 +91,7 @@ def test_everything_of_a_run_is_there(tmp_path: Path, capfd: pytest.CaptureFixtu
 
 def test_mtl_log_sends_a_run_once(tmp_path: Path, mtl: Callable[..., Any]) -> None:
     project, out = uuid.uuid4().hex, tmp_path / "run"
-    mtlcore.run(TINY, out=str(out))
+    mtlcore.run(TINY_RUN, out=str(out))
     for _ in range(2):
         done = mtl("log", str(out), "--to", "trackio", "--set", f"project={project}")
         assert done.exit_code == 0, done.output

@@ -18,10 +18,11 @@ import pytest
 from wandb.proto.wandb_internal_pb2 import Record
 
 import mtlcore
-from mtlcore.display import Display
 from mtlcore.storage import RunOutcome, without_nan
 from mtlcore.testing import (
+    TINY_RUN,
     LoggerContract,
+    NotesDisplay,
     assert_plugin_is_light,
     assert_plugin_is_whole,
     told_lines,
@@ -29,31 +30,7 @@ from mtlcore.testing import (
 )
 from mtlcore_wandb.logger import WeightsAndBiases
 
-TINY: dict[str, Any] = {
-    "tasks": ["segmentation", "depth"],
-    "data": {"train": 6, "val": 3, "size": [32, 32], "workers": 0},
-    "model": {"backbone": {"width": 0.03125}},
-    "training": {"epochs": 2, "batch_size": 3, "evaluate_every": 1},
-    "device": "cpu",
-}
 _FILE_HEADER, _HEADER, _BLOCK = 7, 7, 32768
-
-
-class Told(Display):
-    """Keeps what is noted."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.notes: list[str] = []
-
-    def _begin(self, title: str) -> None: ...
-
-    def note(self, message: str) -> None:
-        self.notes.append(message)
-
-    def epoch(self, epoch: int, epochs: int, losses: Any, metrics: Any) -> None: ...
-
-    def stop(self) -> None: ...
 
 
 @pytest.fixture(autouse=True)
@@ -147,8 +124,8 @@ class TestContract(LoggerContract):
 def test_everything_of_a_run_is_there(
     tmp_path: Path, offline: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    out, display = tmp_path / "run", Told()
-    summary = mtlcore.run(TINY, plugins=["wandb"], out=str(out), display=display)
+    out, display = tmp_path / "run", NotesDisplay()
+    summary = mtlcore.run(TINY_RUN, plugins=["wandb"], out=str(out), display=display)
     assert not [note for note in display.notes if "failed" in note]
     assert capfd.readouterr().out == ""
     found = newest(offline)
@@ -175,8 +152,8 @@ def test_everything_of_a_run_is_there(
 
 
 def test_who_is_not_logged_in_is_told_and_the_run_goes_on(tmp_path: Path) -> None:
-    out, display = tmp_path / "run", Told()
-    whole = {**TINY, "loggers": [{"name": "wandb", "mode": "online"}]}
+    out, display = tmp_path / "run", NotesDisplay()
+    whole = {**TINY_RUN, "loggers": [{"name": "wandb", "mode": "online"}]}
     mtlcore.run(whole, out=str(out), display=display)
     assert json.loads((out / "run.json").read_text())["status"] == "finished"
     (note,) = (note for note in display.notes if note.startswith("loggers: wandb failed"))
@@ -213,7 +190,7 @@ print("the end at", time.time())
 
 def test_mtl_log_sends_a_run(tmp_path: Path, offline: Path, mtl: Callable[..., Any]) -> None:
     out = tmp_path / "run"
-    mtlcore.run(TINY, out=str(out))
+    mtlcore.run(TINY_RUN, out=str(out))
     assert not offline.exists()
     done = mtl("log", str(out), "--to", "wandb", "--set", "project=mine")
     assert done.exit_code == 0, done.output

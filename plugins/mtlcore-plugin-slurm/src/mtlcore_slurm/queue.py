@@ -7,11 +7,11 @@ minutes.
 from __future__ import annotations
 
 import abc
+import logging
 import os
 import signal
 import subprocess
 import time
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any, final
 
 from mtlcore.errors import MtlError
@@ -19,6 +19,8 @@ from mtlcore.launchers import JobState
 
 if TYPE_CHECKING:
     from submitit import Job
+
+_LOG = logging.getLogger(__name__)
 
 _LOST = {
     "BOOT_FAIL": "its machine did not start",
@@ -66,6 +68,7 @@ class SlurmQueue(Queue):
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
         self._looked_at: float | None = None
+        self._answers = True
         self._jobs: dict[str, tuple[str, str]] = {}  # identity -> name, state
 
     def find(self, name: str, identity: str | None) -> str | None:
@@ -80,10 +83,13 @@ class SlurmQueue(Queue):
     def state(self, identity: str) -> JobState:
         """Translate Slurm's state; while it does not answer, the job is where it was."""
         if self._looked_at is None or time.monotonic() - self._looked_at >= self._seconds:
-            # A controller that restarts does not answer: its jobs run on.
-            with suppress(MtlError):
+            try:
                 self._jobs = _listed()
-                self._looked_at = time.monotonic()
+                self._looked_at, self._answers = time.monotonic(), True
+            except MtlError as error:  # a controller that restarts does not answer: jobs run on
+                if self._answers:
+                    _LOG.warning("%s; jobs count as they were until Slurm answers", error)
+                self._answers = False
         if identity not in self._jobs:
             looked = self._looked_at is not None
             return JobState(phase="lost", reason="Slurm knows it no more") if looked else _RUNS
