@@ -211,7 +211,8 @@ class TaskGradients:
         self._scale = scale if self._scope != "shared" else 1.0
         if self._scope != "features":
             self._rows.scale(1 / scale)
-        self._rows_below.scale(1 / scale)
+        if self._rows_below.keys:  # without, it has no memory yet
+            self._rows_below.scale(1 / scale)
         rows = [gradient for row in self._own_rows.values() for gradient in row]
         written = [p.grad for p in self._all] if self._sums_only else []
         collected = [g for g in [*rows, *self._sums.values(), *written] if g is not None]
