@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -27,6 +27,7 @@ from mtlcore.testing.base import same
 # with fewer samples than ranks, a step that only one rank finds not finite.
 WORKER = """
 import sys
+from collections.abc import Callable
 from pathlib import Path
 import attrs, torch
 import mtlcore
@@ -339,7 +340,9 @@ def workers(parent: int) -> Sequence[int]:
 
 
 @pytest.mark.slow
-def test_run_is_killed_resumed_and_the_same_as_undisturbed(tmp_path: Path) -> None:
+def test_run_is_killed_resumed_and_the_same_as_undisturbed(
+    tmp_path: Path, spawn: Callable[..., subprocess.Popen[bytes]]
+) -> None:
     (tmp_path / "imitate.py").write_text(IMITATE)
     whole = subprocess.run(
         torchrun(*command("whole", 6)), cwd=tmp_path, env=environment(), capture_output=True,
@@ -357,7 +360,7 @@ def test_run_is_killed_resumed_and_the_same_as_undisturbed(tmp_path: Path) -> No
     assert len(keys) == len(set(keys))
 
     with (tmp_path / "log").open("w") as log:
-        process = subprocess.Popen(
+        process = spawn(
             torchrun(*command("killed", 6)), cwd=tmp_path, env=environment(), stdout=log, stderr=log
         )
         metrics = tmp_path / "killed/metrics.jsonl"

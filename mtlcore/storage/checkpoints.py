@@ -67,12 +67,8 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     Raises:
         MtlError: The file is missing, truncated, or not a checkpoint of mtlcore.
     """
-    from safetensors import safe_open
-
     try:
-        with safe_open(path, framework="pt") as file:
-            header = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        header, tensors = _read(path)
     except FileNotFoundError as error:
         raise MtlError(f"{path}: no such checkpoint") from error
     except Exception as error:
@@ -89,6 +85,32 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     if not isinstance(state, dict):
         raise MtlError(f"{path}: not a readable checkpoint (its tree is {shown(state)})")
     return state
+
+
+def _read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
+    """Return header and tensors of one file, also while a run replaces it by the next.
+
+    safetensors opens the path twice, for the header and for the tensors, and may get two files.
+    """
+    from safetensors import safe_open
+
+    while True:
+        before = _identity(path)
+        try:
+            with safe_open(path, framework="pt") as file:
+                header = file.metadata() or {}
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        except Exception:
+            if _identity(path) == before:
+                raise
+            continue
+        if _identity(path) == before:
+            return header, tensors
+
+
+def _identity(path: Path) -> tuple[int, int, int]:
+    found = path.stat()
+    return found.st_ino, found.st_mtime_ns, found.st_size
 
 
 def _pack(value: Any, path: str, tensors: dict[str, Tensor]) -> Any:

@@ -14,6 +14,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -40,20 +41,26 @@ SETTINGS = [
 ]
 LAST = "checkpoints/last.safetensors"
 
+Start = Callable[..., subprocess.Popen[bytes]]
+
 pytestmark = pytest.mark.slow
 
 
-def start(folder: Path, out: str) -> subprocess.Popen[bytes]:
-    arguments = [f"--set={setting}" for setting in SETTINGS]
-    with (folder / f"{out}.log").open("ab") as log:
-        return subprocess.Popen(
-            [sys.executable, "-m", "mtlcore", "run", "--plugin=atinet", *arguments]
-            + ["--out", out, "--resume"],
-            cwd=folder,
-            env={**os.environ, "MTL_PLUGINS": "atinet", "OMP_NUM_THREADS": "1"},
-            stdout=log,
-            stderr=subprocess.STDOUT,
-        )
+@pytest.fixture
+def start(spawn: Start, tmp_path: Path) -> Start:
+    def run(out: str) -> subprocess.Popen[bytes]:
+        arguments = [f"--set={setting}" for setting in SETTINGS]
+        with (tmp_path / f"{out}.log").open("ab") as log:
+            return spawn(
+                [sys.executable, "-m", "mtlcore", "run", "--plugin=atinet", *arguments]
+                + ["--out", out, "--resume"],
+                cwd=tmp_path,
+                env={**os.environ, "MTL_PLUGINS": "atinet", "OMP_NUM_THREADS": "1"},
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
+
+    return run
 
 
 def written(run: Path) -> int:
@@ -97,9 +104,9 @@ def tensors(tree: Any, path: str = "") -> dict[str, torch.Tensor]:
     return found
 
 
-def test_killed_again_and_again(tmp_path: Path) -> None:
+def test_killed_again_and_again(start: Start, tmp_path: Path) -> None:
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    process = start(tmp_path, "whole")
+    process = start("whole")
     if (
         process.wait()
         and "pip install mtlcore-plugin-atinet" in (tmp_path / "whole.log").read_text()
@@ -111,12 +118,12 @@ def test_killed_again_and_again(tmp_path: Path) -> None:
     chance = random.Random(20)
     steps = []
     for _ in range(KILLS):
-        kill(start(tmp_path, "killed"), killed, chance, epoch)
+        kill(start("killed"), killed, chance, epoch)
         steps.append(written(killed) and load_checkpoint(killed / LAST)["progress"]["step"])
     assert steps == sorted(steps), steps
     print("steps saved when it was killed:", steps)
     assert len(set(steps)) > KILLS // 3, "the kills were to spread over the run"
-    last = start(tmp_path, "killed")
+    last = start("killed")
     assert last.wait() == 0, (tmp_path / "killed.log").read_text()[-2000:]
 
     assert measured(killed) == measured(whole)

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
+from safetensors import safe_open
 
 from mtlcore.errors import MtlError
 from mtlcore.storage import load_checkpoint, save_checkpoint
@@ -61,3 +66,34 @@ def test_a_file_that_cannot_be_written_leaves_the_old_one(
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(MtlError, match=r"gone\.safetensors"):
         load_checkpoint(tmp_path / "gone.safetensors")
+
+
+@pytest.mark.parametrize("sizes", [(3, 40), (3, 3)], ids=["other size", "same size"])
+def test_a_checkpoint_is_read_while_it_is_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sizes: tuple[int, int]
+) -> None:
+    """By a run that goes on: header and tensors are of one file."""
+    path = tmp_path / "last.safetensors"
+    old, new = ({"step": step, "numbers": torch.full((n,), step)} for step, n in enumerate(sizes))
+    save_checkpoint(path, old)
+    opened = []
+
+    @contextmanager
+    def opened_twice(file: Path, framework: str) -> Iterator[Any]:
+        """Yield the header of the first file and the tensors of what has replaced it."""
+        opened.append(file)
+        with safe_open(file, framework) as first:
+            header = first.metadata()
+        if len(opened) == 1:
+            save_checkpoint(path, new)
+            if sizes[0] != sizes[1]:
+                raise RuntimeError("the file is smaller than its header says")
+        with safe_open(file, framework) as second:
+            yield SimpleNamespace(
+                metadata=lambda: header, keys=second.keys, get_tensor=second.get_tensor
+            )
+
+    monkeypatch.setattr("safetensors.safe_open", opened_twice)
+    found = load_checkpoint(path)
+    assert len(opened) == 2
+    assert found["step"] == 1 and found["numbers"].tolist() == [1] * sizes[1]

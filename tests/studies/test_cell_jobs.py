@@ -191,7 +191,9 @@ while not os.path.exists("go"):
 
 
 @pytest.fixture
-def job(tmp_path: Path, cell: CellCommand) -> Callable[[], subprocess.Popen[bytes]]:
+def job(
+    tmp_path: Path, cell: CellCommand, spawn: Callable[..., subprocess.Popen[bytes]]
+) -> Callable[[], subprocess.Popen[bytes]]:
     Cluster(tmp_path).start(cell)  # makes the files
     made = CellJob(
         command=CellCommand(location=cell.location, arguments=(sys.executable, "-c", CELL),
@@ -201,7 +203,7 @@ def job(tmp_path: Path, cell: CellCommand) -> Callable[[], subprocess.Popen[byte
     )  # fmt: skip
     (tmp_path / "job.pickle").write_bytes(pickle.dumps(made))
     arguments = [sys.executable, "-c", JOB, str(tmp_path / "job.pickle")]
-    return lambda: subprocess.Popen(arguments, stdin=subprocess.DEVNULL)
+    return lambda: spawn(arguments, stdin=subprocess.DEVNULL)
 
 
 def until(condition: Callable[[], Any]) -> None:

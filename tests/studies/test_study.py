@@ -491,14 +491,6 @@ def wait_for_step(process: subprocess.Popen[bytes], cell: Path, step: int) -> No
         time.sleep(0.05)
 
 
-def start(file: str, out: Path) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "mtlcore", "study", file, "--out", str(out)],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-
-
 def wait_for_cells(out: Path) -> None:
     """They hold the study's lock as long as they live."""
     with (out / "study.lock").open("rb") as lock:
@@ -513,14 +505,20 @@ def wait_for_cells(out: Path) -> None:
     ],
 )
 def test_killed_studies_leave_nothing_running_and_go_on(
-    tmp_path: Path, signals: tuple[signal.Signals, ...]
+    tmp_path: Path,
+    signals: tuple[signal.Signals, ...],
+    spawn: Callable[..., subprocess.Popen[bytes]],
 ) -> None:
     text = TINY.replace("epochs = 2", "epochs = 100000, evaluate_every = 100000")
     file, out = study_file(tmp_path, text + "[variants.equal]"), tmp_path / "out"
     cell = out / "cells" / "equal" / "seed-3"
     saved = 0
     for number, how in enumerate(signals, start=1):
-        process = start(file, out)
+        process = spawn(
+            [sys.executable, "-m", "mtlcore", "study", file, "--out", str(out)],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
         wait_for_step(process, cell, saved + 3)
         process.send_signal(how)
         assert process.wait() == (-how if how == signal.SIGKILL else 130)

@@ -18,6 +18,8 @@ from mtlcore.errors import MtlError
 from mtlcore.testing import LauncherContract, assert_plugin_is_light, assert_plugin_is_whole
 from mtlcore_ray.launcher import Ray
 
+Start = Callable[..., subprocess.Popen[str]]
+
 # Ray's own processes and sockets are closed when its garbage is collected.
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning", "default::FutureWarning")
 
@@ -94,8 +96,10 @@ def test_without_a_cluster_it_says_how_to_start_one(tmp_path: Path) -> None:
         Ray(tmp_path, -1, address="127.0.0.1:1")
 
 
-def started(file: Path, out: Path) -> subprocess.Popen[str]:
-    return subprocess.Popen(
+@pytest.fixture
+def started(spawn: Start) -> Start:
+    """A study's process: `started(file, out)`."""
+    return lambda file, out: spawn(
         [sys.executable, "-m", "mtlcore", "study", str(file), "--out", str(out), "--jobs", "2"],
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env={**os.environ},
     )  # fmt: skip
@@ -115,7 +119,9 @@ def epoch_of(cell: Path) -> int:
 
 
 @pytest.mark.slow
-def test_a_killed_study_goes_on_while_its_cells_run(cluster: Any, tmp_path: Path) -> None:
+def test_a_killed_study_goes_on_while_its_cells_run(
+    cluster: Any, tmp_path: Path, started: Start
+) -> None:
     file, out = tmp_path / "study.toml", tmp_path / "out"
     file.write_text(STUDY.format(address=cluster.address, epochs=25))
     first = started(file, out)
@@ -131,7 +137,7 @@ def test_a_killed_study_goes_on_while_its_cells_run(cluster: Any, tmp_path: Path
 
 
 @pytest.mark.slow
-def test_cells_of_a_lost_node_run_again(cluster: Any, tmp_path: Path) -> None:
+def test_cells_of_a_lost_node_run_again(cluster: Any, tmp_path: Path, started: Start) -> None:
     """Both cells run on a node that only they can use; it goes, and another one comes."""
     file, out = tmp_path / "study.toml", tmp_path / "out"
     text = STUDY.format(address=cluster.address, epochs=30)

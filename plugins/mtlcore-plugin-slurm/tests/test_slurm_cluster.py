@@ -15,6 +15,8 @@ import pytest
 from mtlcore.testing import LauncherContract
 from mtlcore_slurm.launcher import Slurm
 
+Start = Callable[..., subprocess.Popen[str]]
+
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("cluster")]
 
 STUDY = """
@@ -40,8 +42,10 @@ class TestOnSlurm(LauncherContract):
         return Slurm(folder, lock, mem=0.5)
 
 
-def started(file: Path, out: Path) -> subprocess.Popen[str]:
-    return subprocess.Popen(
+@pytest.fixture
+def started(spawn: Start) -> Start:
+    """A study's process: `started(file, out)`."""
+    return lambda file, out: spawn(
         [sys.executable, "-m", "mtlcore", "study", str(file), "--out", str(out), "--jobs", "2"],
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
     )  # fmt: skip
@@ -71,7 +75,7 @@ def study(tmp_path: Path) -> Callable[[int], Path]:
 
 
 def test_a_killed_study_goes_on_elsewhere_while_its_jobs_run(
-    study: Callable[[int], Path], tmp_path: Path
+    study: Callable[[int], Path], tmp_path: Path, started: Start
 ) -> None:
     out = tmp_path / "out"
     first = started(study(30), out)
@@ -89,7 +93,7 @@ def test_a_killed_study_goes_on_elsewhere_while_its_jobs_run(
 
 
 def test_cells_of_a_lost_node_run_again(
-    study: Callable[[int], Path], tmp_path: Path, cluster: Any
+    study: Callable[[int], Path], tmp_path: Path, started: Start, cluster: Any
 ) -> None:
     out = tmp_path / "out"
     process = started(study(40), out)
@@ -106,7 +110,7 @@ def test_cells_of_a_lost_node_run_again(
 
 
 def test_a_job_whose_time_is_nearly_up_saves_and_is_queued_again(
-    study: Callable[[int], Path], tmp_path: Path
+    study: Callable[[int], Path], tmp_path: Path, started: Start
 ) -> None:
     out = tmp_path / "out"
     process = started(study(40), out)

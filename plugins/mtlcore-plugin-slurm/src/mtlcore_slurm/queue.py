@@ -7,6 +7,7 @@ minutes.
 from __future__ import annotations
 
 import abc
+import atexit
 import logging
 import os
 import signal
@@ -137,6 +138,8 @@ def _run(*command: str) -> str:
 # Identity -> job. They are kept to the end: their processes may outlive this one, and nobody is to
 # warn then that they still run.
 _STARTED_HERE: dict[str, Job[Any]] = {}
+# Before the interpreter is taken apart: jobs of submitit use modules when they are deleted.
+atexit.register(_STARTED_HERE.clear)
 
 
 @final
