@@ -2,7 +2,8 @@
 
 Local paths, `zip://`, `memory://`, `https://` and everything else that fsspec opens will do.
 Files from a network are kept in `$MTLCORE_CACHE` (default `~/.cache/mtlcore`) and never fetched
-twice; they are not checked for a newer version.
+twice; they are not checked for a newer version. A root that does not keep files reads them where
+they are.
 """
 
 from __future__ import annotations
@@ -48,14 +49,18 @@ class Root:
 
     The file system is opened on first use, and again in each forked or spawned process, because
     processes must not share connections. Spawned processes do not see a `memory://` root.
+
+    Args:
+        root: the path or URL.
+        keep: whether files from a network are fetched whole and kept on this machine.
     """
 
-    def __init__(self, root: str) -> None:
-        self.root = root
+    def __init__(self, root: str, keep: bool = True) -> None:
+        self.root, self.keep = root, keep
         self._opened: tuple[int, Any, str] | None = None
 
-    def __reduce__(self) -> tuple[type[Root], tuple[str]]:
-        return Root, (self.root,)
+    def __reduce__(self) -> tuple[type[Root], tuple[str, bool]]:
+        return Root, (self.root, self.keep)
 
     def __repr__(self) -> str:
         return f"Root({self.root!r})"
@@ -91,6 +96,44 @@ class Root:
             lambda filesystem, path: filesystem.open(path, "rb"),
             lambda copy: copy.open("rb"),
         )
+
+    def read_parts(self, relative: str, parts: Sequence[tuple[int, int]]) -> Sequence[bytes]:
+        """Return parts of a file, of which nothing else is read.
+
+        They are asked for at once where the file system can do that. A part is shorter than it was
+        to be where the file ends before.
+
+        Args:
+            relative: the file.
+            parts: begin and end of each, in bytes.
+
+        Raises:
+            MissingFile: there is no such file, or no such root.
+            DataError: it cannot be read, or not in parts, with the reason.
+        """
+
+        def near(filesystem: Any, path: str) -> Sequence[bytes]:
+            if not filesystem.async_impl:
+                with filesystem.open(path, "rb") as file:
+                    return _parts(file, parts)
+            begins, ends = [begin for begin, _ in parts], [end for _, end in parts]
+            found: Sequence[bytes | Exception] = filesystem.cat_ranges(
+                [path] * len(parts), begins, ends
+            )
+            data = []
+            for part, begin, end in zip(found, begins, ends, strict=True):
+                if isinstance(part, Exception):
+                    raise part
+                if len(part) > end - begin:
+                    raise OSError("what serves it serves whole files only, no parts")
+                data.append(part)
+            return data
+
+        def far(copy: Path) -> Sequence[bytes]:
+            with copy.open("rb") as file:
+                return _parts(file, parts)
+
+        return self._reach(relative, near, far)
 
     def exists(self, relative: str) -> bool:
         """Return whether there is such a file or directory; False if the root is missing.
@@ -148,7 +191,7 @@ class Root:
         try:
             filesystem, base = self._open()
             path = _join(base, relative)
-            if _is_far(self.root):
+            if self.keep and _is_far(self.root):
                 return far(_cached(filesystem, path, self.where(relative)))
             return near(filesystem, path)
         except KeyError as error:  # before fsspec 2026.9: an archive has no such file
@@ -192,20 +235,21 @@ class Root:
         return MissingFile(f"{self.where(relative)}: no such file or directory")
 
 
-def open_root(dataset: str, root: str | None, folder: str) -> Root:
+def open_root(dataset: str, root: str | None, folder: str, keep: bool = True) -> Root:
     """Return the folder that a dataset reads from.
 
     Args:
         dataset: name of the dataset, for the message.
         root: what `data.root` gives.
         folder: which folder that must be, such as "the folder that holds train/".
+        keep: as `Root` has it.
 
     Raises:
         UsageError: `root` is None.
     """
     if root is None:
         raise UsageError(f"data.root: {dataset} reads files; give {folder}")
-    return Root(root)
+    return Root(root, keep)
 
 
 def marked_encoding(data: bytes) -> str:
@@ -237,6 +281,14 @@ def decode_text(data: bytes, where: str, encoding: str | None = None) -> str:
             f"{where}: line {line} is no text in {error.encoding} (byte {data[error.start]:#x}); "
             'save it as UTF-8, or name its encoding (encoding = "cp1252", or "latin-1", ...)'
         ) from error
+
+
+def _parts(file: IO[bytes], parts: Sequence[tuple[int, int]]) -> list[bytes]:
+    found = []
+    for begin, end in parts:
+        file.seek(begin)
+        found.append(file.read(end - begin))
+    return found
 
 
 def _broken_link(path: str) -> Path | None:

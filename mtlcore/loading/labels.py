@@ -33,16 +33,16 @@ def convert(path: Path, tasks: Sequence[str]) -> dict[str, list[int | str]]:
         content = _read(path)
     except Exception as error:
         raise UsageError(f"{path}: cannot be read as a label file ({describe(error)})") from error
-    if isinstance(content, Mapping):
+    if isinstance(content, Mapping) and content:
         missing = [task for task in tasks if task not in content]
         if missing:
             raise UsageError(
                 f"{path}: has no {', '.join(missing)}; its tasks are {', '.join(map(str, content))}"
             )
         return {str(task): [*_names(content[task], f"{path}: {task}")] for task in tasks or content}
-    is_matrix = isinstance(content, np.ndarray) and content.ndim == 2
+    is_matrix = isinstance(content, np.ndarray) and content.ndim == 2 and content.size
     if not is_matrix or not np.isin(content, (0, 1)).all():
-        raise UsageError(f"{path}: expected a matrix of zeros and ones, or a dictionary")
+        raise UsageError(f"{path}: expected a matrix of zeros and ones, or a dictionary, with tasks")
     if content.shape[1] != len(tasks):
         raise UsageError(
             f"{path}: has {content.shape[1]} columns; name their tasks in order by --tasks a,b,..."

@@ -1,10 +1,15 @@
 """Shards that the library webdataset writes, read in any order."""
 
+import functools
 import gc
+import http.server
 import io
 import json
 import os
+import re
 import tarfile
+import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -175,6 +180,90 @@ def test_a_root_in_memory_is_read_too(tmp_path):
             memory.pipe_file(f"/shards/{name}", (tmp_path / name).read_bytes())
     there = make("memory://shards")
     assert torch.equal(there[5].inputs, make(root)[5].inputs)
+
+
+class Server(http.server.SimpleHTTPRequestHandler):
+    """Serves a folder, also parts of its files, and counts the bytes that it gives."""
+
+    sent = 0
+    whole_files_only = False
+
+    def do_GET(self):
+        data = Path(self.translate_path(self.path)).read_bytes()
+        part = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
+        if part is None or self.whole_files_only:
+            self.send_response(200)
+        else:
+            begin, end = int(part[1]), min(int(part[2] or len(data)), len(data) - 1)
+            self.send_response(206)
+            self.send_header("Content-Range", f"bytes {begin}-{end}/{len(data)}")
+            data = data[begin : end + 1]
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+        Server.sent += len(data)
+
+    def send_header(self, keyword, value):
+        super().send_header(keyword, value)
+        if keyword == "Content-Length" and not self.whole_files_only:
+            super().send_header("Accept-Ranges", "bytes")
+
+    def log_message(self, *arguments):
+        """Keep quiet."""
+
+
+@pytest.fixture
+def server(tmp_path, monkeypatch):
+    pytest.importorskip("aiohttp", reason="fsspec reads http:// with aiohttp")
+    write(tmp_path / "site")
+    monkeypatch.setattr(Server, "sent", 0)
+    handler = functools.partial(Server, directory=str(tmp_path / "site"))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as made:
+        thread = threading.Thread(target=made.serve_forever, kwargs={"poll_interval": 0.02})
+        thread.start()
+        made.url = f"http://127.0.0.1:{made.server_port}"
+        yield made
+        made.shutdown()
+        thread.join()
+
+
+def test_a_stream_leaves_shards_where_they_are(server, tmp_path, cache):
+    local = make(str(tmp_path / "site"))
+    data = make(server.url, shards="train-{000..001}.tar", val_fraction=0.01, stream=True)
+    assert not (cache.parent / "files").exists()
+    names = [data.name_of(i) for i in range(len(data))]
+    order = torch.randperm(len(data), generator=torch.Generator().manual_seed(1)).tolist()
+    for workers in (0, 2):
+        Server.sent = 0
+        loader = DataLoader(data, sampler=order, batch_size=None, num_workers=workers)
+        for number, loaded in zip(order, loader, strict=True):
+            same = local[[local.name_of(i) for i in range(7)].index(names[number])]
+            assert loaded.key.startswith(server.url)
+            assert torch.equal(loaded.inputs, same.inputs)
+            assert loaded.targets.keys() == same.targets.keys()
+            for task, target in same.targets.items():
+                assert torch.equal(loaded.targets[task], target)
+        assert Server.sent == sum(
+            len(content)
+            for name in names
+            for ending, content in sample(int(name)).items()
+            if ending != "__key__"
+        )
+    again = make(server.url, shards="train-000.tar", stream=False, val_fraction=0.01)
+    assert len(again) and (cache.parent / "files").exists()
+
+
+def test_a_stream_that_breaks_is_told(server, tmp_path, monkeypatch):
+    data = make(server.url, shards="train-000.tar", val_fraction=0.01, stream=True)
+    monkeypatch.setattr(Server, "whole_files_only", True)
+    with pytest.raises(DataError, match=r"http://.*/train-000\.tar: .*serves whole files only"):
+        data[0]
+    monkeypatch.setattr(Server, "whole_files_only", False)
+    (tmp_path / "site" / "train-000.tar").unlink()
+    server.shutdown()
+    server.server_close()
+    with pytest.raises(DataError, match=r"http://.*/train-000\.tar: .*[Cc]onnect"):
+        data[0]
 
 
 @pytest.mark.parametrize(

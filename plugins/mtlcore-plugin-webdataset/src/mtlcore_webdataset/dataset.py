@@ -9,6 +9,8 @@ import itertools
 import json
 import re
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import PurePosixPath
 from typing import Any, final
 
@@ -26,6 +28,7 @@ from mtlcore_webdataset.index import open_index
 _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
 _CHOICE = re.compile(r"\{([^{}]*,[^{}]*)\}")
 _MOST = 100_000  # shards that a pattern may name
+_AT_ONCE = 16  # shards whose headers are read at once
 
 
 @final
@@ -35,7 +38,8 @@ class WebDataset(Dataset):
     A sample is the files of a shard that follow one another and have one name up to the first dot:
     `000017.jpg`, `000017.seg.png`, `000017.cls`. Shards are plain tar archives. Where each file
     lies in its shard is found once and kept in the folder `MTLCORE_CACHE`, so that samples are read
-    in any order: shuffling, resuming and several processes are those of any dataset.
+    in any order, from a disk or by their bytes from a server: shuffling, resuming and several
+    processes are those of any dataset.
 
     Args:
         root: the folder of the shards, a local path or an fsspec URL.
@@ -51,6 +55,8 @@ class WebDataset(Dataset):
         val_fraction: fraction of the samples that is kept for validation where `shards` has no
             `{split}`, chosen by their names.
         seed: of that choice.
+        stream: whether shards at a URL stay there, and of each sample only its files are fetched,
+            every time; otherwise each shard is fetched whole, once, and kept.
 
     Raises:
         UsageError: there is no root or no such split.
@@ -71,14 +77,17 @@ class WebDataset(Dataset):
         image: tuple[str, ...] = ("jpg", "jpeg", "png", "webp"),
         val_fraction: ProperFraction = 0.2,
         seed: Seed = 0,
+        stream: bool = False,
     ) -> None:
-        self._root = open_root("webdataset", root, "the folder of the shards")
+        self._root = open_root("webdataset", root, "the folder of the shards", keep=not stream)
         self._labels = describe_labels(targets, "file", {})
         self._image = image
         by_split = "{split}" in shards
         check_split("webdataset", split, self.splits if by_split else self.splits[:2])
         self._paths = _paths(self._root, shards.replace("{split}", split))
-        self._shards = [open_index(self._root, path) for path in self._paths]
+        # Of shards far away, most of the time is spent waiting for them.
+        with ThreadPoolExecutor(_AT_ONCE if stream else 1) as threads:
+            self._shards = list(threads.map(partial(open_index, self._root), self._paths))
         self._ends = list(itertools.accumulate(map(len, self._shards)))
         total = self._ends[-1]
         self._used = np.arange(total)
@@ -152,20 +161,16 @@ class WebDataset(Dataset):
         return self._shards[shard].key(place)
 
     def _read(self, shard: int, members: Mapping[str, tuple[str, int, int]]) -> dict[str, bytes]:
-        where, found = self._shards[shard].where, {}
-        with self._root.open(self._paths[shard]) as file:
-            for ending, (name, offset, size) in members.items():
-                try:
-                    file.seek(offset)
-                    data = file.read(size)
-                except OSError as error:
-                    raise DataError(f"{where}: {name}: {describe(error)}") from error
-                if len(data) != size:
-                    raise DataError(
-                        f"{where}: {name}: the shard ends before it; it was changed since the data "
-                        "was opened"
-                    )
-                found[ending] = data
+        where = self._shards[shard].where
+        parts = [(offset, offset + size) for _, offset, size in members.values()]
+        read = self._root.read_parts(self._paths[shard], parts)
+        found = dict(zip(members, read, strict=True))
+        for ending, (name, _, size) in members.items():
+            if len(found[ending]) != size:
+                raise DataError(
+                    f"{where}: {name}: the shard ends before it; it was changed since the data "
+                    "was opened"
+                )
         return found
 
 
