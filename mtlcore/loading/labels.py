@@ -42,7 +42,9 @@ def convert(path: Path, tasks: Sequence[str]) -> dict[str, list[int | str]]:
         return {str(task): [*_names(content[task], f"{path}: {task}")] for task in tasks or content}
     is_matrix = isinstance(content, np.ndarray) and content.ndim == 2 and content.size
     if not is_matrix or not np.isin(content, (0, 1)).all():
-        raise UsageError(f"{path}: expected a matrix of zeros and ones, or a dictionary, with tasks")
+        raise UsageError(
+            f"{path}: expected a matrix of zeros and ones, or a dictionary, with tasks"
+        )
     if content.shape[1] != len(tasks):
         raise UsageError(
             f"{path}: has {content.shape[1]} columns; name their tasks in order by --tasks a,b,..."
