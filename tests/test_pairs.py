@@ -516,15 +516,18 @@ ONE_SIZE = {"invpt"}
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("exporter", names("exporters"))
 @pytest.mark.parametrize("name", [*AXES["backbone"], *(c.backbone for c in EACH_OVER)])
-def test_each_can_be_exported(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_can_be_exported(
+    name: str, exporter: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """As a program whose batch varies, and whose sizes do but where a backbone is listed."""
     outer = name.partition(" over ")[0]
     monkeypatch.setitem(SIZES, outer, EXPORTED.get(outer, [64, 96]))
     config = configuration(Combination(name, "equal", "adamw", "full"), tmp_path)
     torch.manual_seed(0)
     trained = Trained(config, build_learner(config).eval(), torch.device("cpu"))
-    done = export_run(trained, PLUGINS.get("exporters", "torch-export"), str(tmp_path / "program"))
+    done = export_run(trained, PLUGINS.get("exporters", exporter), str(tmp_path / "program"))
     assert {*done.fixed} == ({"height", "width"} if outer in ONE_SIZE else set())
     assert done.inputs[0].shape[0] == "batch"
     assert [info.name for info in done.outputs] == [task.name for task in config.tasks]
