@@ -255,8 +255,9 @@ def floor_rows(problem: Problem) -> Step:
 def with_mtlcore(problem: Problem, method: str) -> Step:
     """The engine as the training loop uses it."""
     tasks = tuple(problem.own)
-    gradients = TaskGradients(problem.shared, problem.own)
     balancer = mtlcore.create("balancers", method)
+    factors = isinstance(balancer, GramianBalancer)
+    gradients = TaskGradients(problem.shared, problem.own, factors=factors)
     context = BalancerContext(tasks=tasks, generator=torch.Generator().manual_seed(0))
 
     def step() -> None:

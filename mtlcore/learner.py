@@ -14,7 +14,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from mtlcore.balancing import BalancerContext, Balancing, TaskGradients, floats
+from mtlcore.balancing import (
+    BalancerContext,
+    Balancing,
+    GramianBalancer,
+    TaskGradients,
+    floats,
+)
 from mtlcore.data import Batch
 from mtlcore.distributed import SINGLE_PROCESS, Distributed
 from mtlcore.errors import UsageError
@@ -297,6 +303,7 @@ class Learner(nn.Module):
             sums_only=self.balancing.finisher is None,
             batches=self.balancing.batches,
             estimate=self.balancing.estimate,
+            factors=isinstance(self.balancing.finisher, GramianBalancer),
         )  # fmt: skip
 
     def parameter_groups(self) -> list[dict[str, Any]]:

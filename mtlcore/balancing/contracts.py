@@ -326,7 +326,13 @@ class RowBalancer(Balancer):
         several = self.scope != "features"
         own, inputs = own_leaves(means, shared_params, several_passes=several)
         gradients = TaskGradients(
-            shared_params, own, inputs, self.scope, last_shared_params, batches=self.batches
+            shared_params,
+            own,
+            inputs,
+            self.scope,
+            last_shared_params,
+            batches=self.batches,
+            factors=isinstance(self, GramianBalancer),
         )
         for number, part in enumerate(parts):
             gradients.collect_rows(part, cut=features, batch=number)

@@ -15,6 +15,7 @@ from typing import Protocol
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import GradientEdge
 from torch.nn import Parameter
 
 from mtlcore.balancing.answers import Weights, cosines, split_weights
@@ -29,6 +30,7 @@ from mtlcore.balancing.context import (
 )
 from mtlcore.balancing.cut import Cut
 from mtlcore.balancing.depth import DepthEstimate
+from mtlcore.balancing.factored import FactoredRows
 from mtlcore.balancing.finite import all_finite
 from mtlcore.balancing.graphs import gradients, learning, refuse_sparse
 from mtlcore.balancing.look_ahead import LookAhead, NotFinite, ValidationLosses
@@ -70,6 +72,8 @@ class TaskGradients:
         estimate: What corrects the Gramian of the rows of `last`, or of the features; it also says
             which steps collect the rows of all shared parameters besides. None: they are taken as
             they are.
+        factors: Whether the rows will be weighted by their inner products, so that those at wide
+            linear layers may be kept as factors where that is cheaper.
 
     Raises:
         UsageError: The scope is "last_shared", and there is no such parameter.
@@ -86,6 +90,7 @@ class TaskGradients:
         sums_only: bool = False,
         batches: int = 1,
         estimate: DepthEstimate | None = None,
+        factors: bool = False,
     ) -> None:
         self._distributed = distributed
         self._sums_only = sums_only
@@ -107,6 +112,8 @@ class TaskGradients:
         here = {id(p) for p in measured}
         self._below = [p for p in self._shared if id(p) not in here]
         self._rows_below = SharedRows(self._below, len(self._own))
+        kept = factors and scope == "shared" and estimate is None and batches == 1
+        self._factored = FactoredRows(measured if kept else [])
         self._own_rows: dict[Key, Row] = {}
         # Of the step that is applied; None before, and where there is one batch only.
         self._batches: Batches | None = None
@@ -114,7 +121,7 @@ class TaskGradients:
         # By the parameter's `id`, which takes a tenth of the time of its hash.
         self._sums: dict[int, Tensor] = {}
         # Of the shared parameters, in memory that is nobody else's; empty before it is known.
-        self._direction: Row = ()
+        self._direction: list[Tensor | None] = []
         # What the one pass through the trunk starts from, where rows are not of the trunk itself.
         self._cut = Cut()
         self._losses: list[tuple[Key, Tensor]] = []
@@ -171,9 +178,11 @@ class TaskGradients:
         elif self._scope == "last_shared":
             self._losses += (((task, batch), loss) for task, loss in losses.items())
         retain_graph = retain_graph or self._scope != "shared"
+        edges = self._factored.begin([*losses.values()], first=not self._rows.keys)
+        self._unfold(self._factored.lost(edges))
         for number, (task, loss) in enumerate(losses.items()):
             more = retain_graph or number < len(losses) - 1
-            self._collect_row((task, batch), loss, measured, more)
+            self._collect_row((task, batch), loss, measured, more, edges)
 
     def collect_weighted(
         self,
@@ -211,6 +220,7 @@ class TaskGradients:
         self._scale = scale if self._scope != "shared" else 1.0
         if self._scope != "features":
             self._rows.scale(1 / scale)
+            self._factored.scale(1 / scale)
         if self._rows_below.keys:  # without, it has no memory yet
             self._rows_below.scale(1 / scale)
         rows = [gradient for row in self._own_rows.values() for gradient in row]
@@ -229,7 +239,7 @@ class TaskGradients:
         """
         if self._batches is not None:  # refused for the scope "features"
             return self._batches.tasks, self._batches.gramian()
-        gramian = self._rows.gramian()
+        gramian = self._rows.gramian() + self._factored.gramian(self._rows.keys)
         if self._scope == "features":
             # Each rank has the features of its own samples: other coordinates, not other rows.
             self._distributed.all_reduce([gramian])
@@ -257,6 +267,7 @@ class TaskGradients:
         """
         context.gramians = context.labelled_batches = None
         if finisher is not None and (self._several or self._distributed.world_size > 1):
+            self._unfold()
             self._share_rows(context.tasks)
         if finisher is None or not self._rows.keys:
             result = BalancingResult()
@@ -267,6 +278,7 @@ class TaskGradients:
                 context.gramians = self._batches.gramians()
                 context.labelled_batches = self._batches.numbers
             if validation is not None:
+                self._unfold()
                 context.validation_products = self._look_ahead(validation)
             try:
                 result = finisher.decide(self, context)
@@ -327,6 +339,9 @@ class TaskGradients:
         keys = self._rows.keys
         if self._scope == "shared":
             self._direction = self._rows.direction(shared)
+            by_key = dict(zip(keys, shared, strict=True))
+            for place, part in self._factored.direction(by_key).items():
+                self._direction[place] = part
         elif self._scope == "features":
             own = dict(zip(tasks, heads, strict=True))
             self._through_trunk(self._rows.direction(shared), own)
@@ -367,6 +382,7 @@ class TaskGradients:
             The status "not finite" where a row, or a weight of a head, is not; of rows that are
             not, the function sees none.
         """
+        self._unfold()
         tasks = [task for task, _ in self._rows.keys]
         broken = self._rows.not_finite()
         # Each rank has features of its own, and all ranks skip a step together.
@@ -389,7 +405,7 @@ class TaskGradients:
             if not all(map(math.isfinite, own.values())):
                 return BalancingResult.refused("a weight of the balancer is not finite")
         if self._scope == "shared":
-            self._direction = direction
+            self._direction = [*direction]
         else:
             self._through_trunk(direction, own)
         for (task, _), row in self._own_rows.items():
@@ -399,8 +415,9 @@ class TaskGradients:
     def clear(self) -> None:
         """Drop what was collected."""
         self._rows.clear()
+        self._factored.clear()
         self._rows_below.clear()
-        self._own_rows, self._sums, self._direction = {}, {}, ()
+        self._own_rows, self._sums, self._direction = {}, {}, []
         if self._cut:
             self._cut = Cut()
         self._losses, self._scale, self._loss_scale = [], 1.0, 1.0
@@ -445,14 +462,25 @@ class TaskGradients:
             self._batches.products = self._rows.gramian()
 
     def _collect_row(
-        self, key: Key, loss: Tensor, measured: Sequence[Tensor], retain_graph: bool
+        self,
+        key: Key,
+        loss: Tensor,
+        measured: Sequence[Tensor],
+        retain_graph: bool,
+        edges: Mapping[int, GradientEdge],
     ) -> None:
         # On its own, so that what autograd returned is gone before the next pass.
         task, own = key[0], self._own[key[0]]
         measures = self._estimate is not None and self._estimate.measures
         below = self._below if measures and self._scope == "last_shared" else []
         reached = [*measured, *own, *self._others, *below]
-        found = gradients(loss, reached, retain_graph)
+        asked: list[Tensor | GradientEdge] = [*reached]
+        for place, edge in edges.items():
+            asked[place] = edge
+        found = [*gradients(loss, asked, retain_graph)]
+        for place in edges:
+            self._factored.add(key, place, found[place])
+            found[place] = None
         if self._may_be_sparse:
             refuse_sparse(reached, found)
         if below:
@@ -467,6 +495,13 @@ class TaskGradients:
         before = self._own_rows.get(key)
         self._own_rows[key] = mine if before is None else added(before, mine)
         self._add(self._others, rest[len(own) :])
+
+    def _unfold(self, places: Sequence[int] | None = None) -> None:
+        """Make rows of what is kept as factors: at these places, or all."""
+        for key, place, matrix in self._factored.unfold(places):
+            row: list[Tensor | None] = [None] * len(self._measured)
+            row[place] = matrix
+            self._rows.add(key, row)
 
     def _through_trunk(self, direction: Row, heads: Mapping[str, float]) -> None:
         """Lead gradients from features on to the parameters of the trunk.

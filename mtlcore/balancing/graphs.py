@@ -10,6 +10,7 @@ import attrs
 import torch
 from torch import Tensor
 from torch.autograd.function import BackwardCFunction
+from torch.autograd.graph import GradientEdge
 from torch.nn import Parameter
 
 from mtlcore.balancing.products import Row
@@ -151,11 +152,11 @@ def _not_named(leaf: Tensor, reached: Mapping[str, _Reached], tasks: Sequence[st
 
 def gradients(
     outputs: Tensor | Sequence[Tensor],
-    inputs: Sequence[Tensor],
+    inputs: Sequence[Tensor | GradientEdge],
     retain_graph: bool,
     grad_outputs: Sequence[Tensor] | None = None,
 ) -> Row:
-    """Call `torch.autograd.grad`; None for an input that no output reaches.
+    """Call `torch.autograd.grad`; None for an input, or edge, that no output reaches.
 
     Raises:
         UsageError: The graph holds what torch cannot go through more than once.
@@ -163,7 +164,11 @@ def gradients(
     if not inputs:
         return []
     try:
-        return torch.autograd.grad(outputs, inputs, grad_outputs, retain_graph, allow_unused=True)
+        # torch's annotation knows lists of either, not of both.
+        found: Row = torch.autograd.grad(
+            outputs, cast(Any, inputs), grad_outputs, retain_graph, allow_unused=True
+        )
+        return found
     except RuntimeError as error:
         explained = _explained(error)
         if explained is None:
