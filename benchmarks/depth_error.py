@@ -80,14 +80,14 @@ def conv() -> Trunk:
 
 def resnet50() -> Trunk:
     """ResNet-50 from random weights on 8 images of 64x64."""
-    backbone = mtlcore.create("backbones", "resnet", tasks=_tasks(1), depth=50)
+    backbone = mtlcore.create("backbones", "resnet", _tasks(1), depth=50)
     return _over(backbone, 8, 64)
 
 
 def pretrained(weights: str) -> Trunk:
     """EfficientNet-Lite0 with pretrained weights on 8 images of 96x96."""
     backbone = mtlcore.create(
-        "backbones", "timm", tasks=_tasks(1), model="tf_efficientnet_lite0", weights=weights
+        "backbones", "timm", _tasks(1), model="tf_efficientnet_lite0", weights=weights
     )
     return _over(backbone, 8, 96)
 
@@ -95,6 +95,7 @@ def pretrained(weights: str) -> Trunk:
 def _over(backbone: Any, samples: int, size: int) -> Trunk:
     """The deepest map of a backbone, averaged over its pixels."""
     last = [*backbone.trunk_blocks()[-1]]
+    deepest = max(range(len(backbone.strides)), key=lambda place: backbone.strides[place])
 
     class Deepest(nn.Module):
         def __init__(self) -> None:
@@ -103,9 +104,11 @@ def _over(backbone: Any, samples: int, size: int) -> Trunk:
 
         def forward(self, images: Tensor) -> Tensor:
             features = self.backbone(images, ["t0"])
-            return features.shared[-1].mean((2, 3))
+            return features.shared[deepest].mean((2, 3))
 
-    return Trunk(Deepest(), backbone.out_channels[-1], last, lambda: _images(samples, size), 30)
+    return Trunk(
+        Deepest(), backbone.out_channels[deepest], last, lambda: _images(samples, size), 30
+    )
 
 
 def _images(count: int, size: int) -> Tensor:

@@ -143,7 +143,8 @@ class TrainingConfig:
         accumulate: Batches per step, whose gradients are accumulated.
         precision: Arithmetic of backbone and heads; losses are always computed in fp32.
         compile: Compile the backbone with torch.compile; under a balancer of task gradients without
-            torch's cache on disk, which holds code for a single backward pass.
+            torch's cache on disk, which holds code for a single backward pass. On a processor that
+            makes steps slower there.
         threads: Number of threads for computing; unset: torch's choice.
         normalisation: A task's loss is the mean over valid elements of the batch ("valid"), or
             over samples of their own means ("sample"), each of which may be divided by the number
