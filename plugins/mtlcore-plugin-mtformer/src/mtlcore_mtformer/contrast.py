@@ -129,7 +129,9 @@ class TaskContrast(CrossTaskLoss):
             owners = [owner for part, _ in parts for owner in part]
             memory.remember(owners, torch.cat([vectors for _, vectors in parts]))
         found = torch.stack([constants for _, constants in everybody]).nanmean(0)
-        self.constants.copy_(self.constants.where(~self.constants.isnan(), found.to(self.constants)))
+        self.constants.copy_(
+            self.constants.where(~self.constants.isnan(), found.to(self.constants))
+        )
 
     def _vectors(self, task: str, features: Features) -> Tensor:
         """Return the projected vectors (B, outputs) of a task, of unit length."""

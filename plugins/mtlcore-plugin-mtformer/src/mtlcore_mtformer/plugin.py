@@ -23,7 +23,7 @@ def _on_rooms() -> dict[str, Any]:
         "tasks": ["segmentation", "depth", "normals"],
         "data": {"name": "rooms", "augment": {"flip": True}},
         "model": {"backbone": mtformer, "head": {"name": "mtformer"}},
-        "cross_task": [_contrast(320, 64)],
+        "cross_task": [_contrast(1600, 256)],
         "balancer": {"name": "equal"},
         "optimizer": {"name": "adam", "lr": 3e-3, "schedule": {"name": "cosine"}},
         # Epochs bound the time on small data sets of larger images. The maps are too small for
