@@ -94,6 +94,8 @@ class WindowAttention(nn.Module):
             channels that all of them have in a head together, as in the authors' code.
     """
 
+    distances: Tensor
+
     def __init__(self, channels: int, heads: int, side: int, sources: int) -> None:
         super().__init__()
         self._heads, self._scale = heads, (sources * channels // heads) ** -0.5
@@ -130,7 +132,8 @@ class WindowAttention(nn.Module):
 
     def _apart(self, maps: Tensor) -> Tensor:
         """Split (..., L, C) into heads, (..., heads, L, C / heads)."""
-        return maps.unflatten(-1, (self._heads, -1)).transpose(-3, -2)
+        size = maps.shape[-1] // self._heads
+        return maps.reshape(*maps.shape[:-1], self._heads, size).transpose(-3, -2)
 
 
 @final
@@ -196,7 +199,8 @@ class CrossTaskBlock(nn.Module):
             (B, H, W, C).
         """
         together = self.norm_attention(torch.cat([maps[None], others]))
-        cut = windows.cut(together.flatten(0, 1)).unflatten(0, together.shape[:2])
+        cut = windows.cut(together.flatten(0, 1))
+        cut = cut.reshape(*together.shape[:2], *cut.shape[1:])
         received = self.attention(cut, cut[0], windows.seen)
         parts = [part(x) for part, x in zip(self.parts, received, strict=True)]
         merged = self.merge(torch.cat(parts, dim=-1)) + received[0]
