@@ -160,6 +160,7 @@ NARROW: dict[str, dict[str, Any]] = {
     "ple": {"inputs": 3},
     "invpt": {"channels": 8, "preliminary": 4},
     "mlore": {"channels": 8, "ranks": [1, 2], "chosen": 1, "task_rank": 1, "grid": [2, 2]},
+    "mtformer": {"channels": 8, "heads": 2, "window": 2, "stride": 4},
     "pad-net": {"channels": 8},
     "timm": {"model": "test_resnet"},
     "transformers": {

@@ -51,6 +51,7 @@ KNOWN: Mapping[str, tuple[str, ...]] = {
     "mlflow": (),
     "mmoe": ("cgc", "mmoe-census", "ple", "ple-census"),
     "moco": (),
+    "mtformer": ("mtformer-nyud", "mtformer-pascal", "task-contrast"),
     "mtinet": ("mti-net", "mti-net-nyud", "mti-net-pascal"),
     "mtml": ("deeplab-repeated", "mtml-nyuv2", "mtml-taskonomy", "task-powerset"),
     "mtpsl": (
