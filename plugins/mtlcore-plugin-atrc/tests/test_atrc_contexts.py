@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -224,7 +225,7 @@ def test_labels_of_values_are_mixed() -> None:
     depth = Labels(Task(name="depth", kind="depth", channels=1), 8, 40)
     bins = depth.readout.values[:, 0]
     ends = [0.7 * (10 / 0.7) ** (number / 40) for number in range(41)]
-    middles = [math.sqrt(a * b) for a, b in zip(ends[:-1], ends[1:], strict=True)]
+    middles = [math.sqrt(a * b) for a, b in pairwise(ends)]
     torch.testing.assert_close(bins.detach(), torch.tensor(middles))
     logits = torch.randn(2, 40, 3, 4)
     expected = (logits.softmax(1) * bins[:, None, None]).sum(1, keepdim=True)

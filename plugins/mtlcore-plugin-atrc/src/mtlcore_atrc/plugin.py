@@ -38,7 +38,7 @@ def _on_rooms() -> dict[str, Any]:
     }
 
 
-def _on_nyud(search: float, optimizer: dict[str, Any]) -> dict[str, Any]:
+def _on_nyud(settings: dict[str, Any], optimizer: dict[str, Any]) -> dict[str, Any]:
     """Return the authors' network with HRNet-W18; a run that searches, or one that trains."""
     hrnet = {
         "name": "timm",
@@ -61,12 +61,7 @@ def _on_nyud(search: float, optimizer: dict[str, Any]) -> dict[str, Any]:
             "backbone": {
                 "name": "atrc",
                 "backbone": hrnet,
-                "search": search,
-                "temperature": 1.0,
-                "cold": 0.05,
-                "entropy": [-0.02, 0.06],
-                "margin": 0.3,
-                "rate": 1.0,
+                **settings,
                 "window": 9,
                 "labels": 40,
                 "dropout": 0.05,
@@ -96,13 +91,25 @@ def mtl_backbones() -> Iterator[BackboneSpec]:
 @hookimpl
 def mtl_methods() -> Iterator[MethodSpec]:
     """Yield ATRC on rendered rooms, and its two phases, a run each, on NYUD."""
+    searching = {
+        "search": 1.0,
+        "temperature": 1.0,
+        "cold": 0.05,
+        "entropy": [-0.02, 0.06],
+        "margin": 0.3,
+        "rate": 1.0,
+    }
     adam, sgd = {"name": "adam", "lr": 5e-4}, {"name": "sgd", "lr": 0.01, "momentum": 0.9}
     for name, preset, summary in (
         ("atrc", _on_rooms(), "Search and training in one run; small, on rendered rooms."),
-        ("atrc-search-nyud", _on_nyud(1.0, adam), "The search for contexts; HRNet-W18, NYUD."),
+        (
+            "atrc-search-nyud",
+            _on_nyud(searching, adam),
+            "The search for contexts; HRNet-W18, NYUD.",
+        ),
         (
             "atrc-nyud",
-            _on_nyud(0.0, sgd),
+            _on_nyud({"search": 0.0}, sgd),
             "The genotype that is given, from scratch; HRNet-W18, NYUD.",
         ),
     ):
