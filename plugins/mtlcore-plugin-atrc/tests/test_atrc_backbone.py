@@ -107,7 +107,7 @@ def left_out() -> tuple[str, ...]:
             for other in KINDS:
                 # Of the one that is gathered all but the scale is reached while it is searched for.
                 last = "value.s" if other == kind else ""
-                found.append(f"{contexts}.{other.replace('-', '_')}.{last}")
+                found.append(f"{contexts}.{other.replace('-', '_')}_context.{last}")
             if kind == "none":
                 found.append(f"{where}.projections.{KEYS[source]}.")
     return tuple(found)
@@ -264,7 +264,7 @@ def called(backbone: ATRC) -> list[tuple[str, str]]:
     for refinement in backbone.refinements.values():
         for source, kinds in refinement.contexts.items():
             for kind, context in kinds.items():
-                context.register_forward_hook(lambda *_, at=(source, kind): ran.append(at))
+                context.register_forward_hook(lambda *_, at=(source, kind[:-8]): ran.append(at))
     return ran
 
 
@@ -497,6 +497,28 @@ def test_logits_learn_at_a_constant_rate_and_do_not_decay() -> None:
     assert (group["lr_scale"], group["weight_decay"], group["schedule"].name) == (3, 0, "constant")
     assert len(group["params"]) == 9
     assert not [*given().parameter_groups()]
+
+
+@pytest.mark.parametrize("found", [False, True], ids=["searching", "given"])
+def test_it_can_be_exported(found: bool) -> None:
+    """Names of modules are names of Python's in a program."""
+
+    class Maps(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.backbone = given() if found else set_logits(searching(), GENOTYPE, 0.3)
+
+        def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+            features = self.backbone(images, NAMES)
+            return tuple(features.of(name)[0] for name in NAMES)
+
+    maps = Maps()
+    maps(torch.rand(IMAGES))
+    maps.eval()
+    images = torch.rand(IMAGES)
+    program = torch.export.export(maps, (images,), strict=False).module()
+    for one, other in zip(program(images), maps(images), strict=True):
+        torch.testing.assert_close(one, other)
 
 
 @pytest.mark.parametrize("over", [PYRAMID, partial(ResNet, depth=18, width=1 / 32)])

@@ -146,4 +146,5 @@ class Refinement(nn.Module):
 
 
 def _key(kind: Kind) -> str:
-    return kind.replace("-", "_")
+    # Programs name modules in Python, where "global" is a keyword.
+    return f"{kind.replace('-', '_')}_context"
