@@ -155,6 +155,7 @@ SIZES: dict[str, list[int]] = {"invpt": [128, 64]}  # halves the deepest map of 
 
 #: Settings that make a backbone small which has no width, and those that it needs by itself.
 NARROW: dict[str, dict[str, Any]] = {
+    "atrc": {"channels": 8, "window": 3, "labels": 4},
     "cgc": {"inputs": 3},
     "mmoe": {"inputs": 3},
     "ple": {"inputs": 3},

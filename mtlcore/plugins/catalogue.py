@@ -24,6 +24,7 @@ KNOWN: Mapping[str, tuple[str, ...]] = {
         "split",
         "split-nyuv2",
     ),
+    "atrc": ("atrc-nyud", "atrc-search-nyud"),
     "autolambda": ("auto-lambda",),
     "cagrad": (),
     "config": (),
