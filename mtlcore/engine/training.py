@@ -15,6 +15,7 @@ from mtlcore.engine.session import Session
 from mtlcore.engine.stop_request import StopRequest, StopRequested
 from mtlcore.engine.stopping import Stopping
 from mtlcore.engine.validation import Validation
+from mtlcore.engine.waiting import DataWaits
 from mtlcore.episodes import LoadedPlan, StepPlan, share_of
 from mtlcore.loading import lost_workers_told
 from mtlcore.optimizers import StepReport
@@ -35,6 +36,7 @@ class Training:
         self._recorder = Recorder(session)
         self._validation = Validation(session, self._recorder, self._stop)
         self._lone = LoneSamples(session)
+        self._waits = DataWaits(session)
         self._is_warm = False
 
     def run(self) -> None:
@@ -127,7 +129,8 @@ class Training:
         remaining = self.plan_block()
         session.learner.train()
         started = time.monotonic()
-        for loaded in session.loader.plans(remaining, self._several_processes):
+        plans = session.loader.plans(remaining, self._several_processes)
+        for loaded in self._waits.watched(plans):
             self.finish_step(self.step(loaded))
             started = self._time_step(started)
             self._stop.check()
@@ -136,6 +139,7 @@ class Training:
         session, progress = self.session, self.session.progress
         self._average_buffers()
         metrics = self._validation.evaluate() if self._validation.is_due() else None
+        self._waits.tell()
         session.display.epoch(progress.epoch + 1, session.epochs, progress.mean_losses(), metrics)
         if progress.stopping.reset_due:
             progress.stopping = Stopping()
