@@ -72,6 +72,18 @@ class Comparison:
         }
 
     @cached_property
+    def counted(self) -> Mapping[str, Mapping[str, bool]]:
+        """Those of the tasks that the baseline learns, over which delta_m and ranks are taken.
+
+        A baseline that lacks a cell counts as if it learnt all tasks.
+        """
+        baseline = self.variant(self.baseline)
+        learnt = {task for run in baseline.all_runs for task in run.tasks}
+        if baseline.failed or not learnt:
+            return self.higher_is_better
+        return {task: found for task, found in self.higher_is_better.items() if task in learnt}
+
+    @cached_property
     def directions(self) -> Mapping[str, Mapping[str, bool]]:
         """The same with the metrics of single regions, in the runs' order."""
         table: dict[str, dict[str, bool]] = {}
@@ -93,9 +105,7 @@ class Comparison:
     @property
     def columns(self) -> tuple[Column, ...]:
         """Every (task, metric) that counts."""
-        return tuple(
-            (task, metric) for task, metrics in self.higher_is_better.items() for metric in metrics
-        )
+        return _pairs(self.higher_is_better)
 
     @property
     def all_columns(self) -> tuple[Column, ...]:
@@ -139,7 +149,8 @@ class Comparison:
         """Return delta_m of each seed over the baseline's mean metrics, in percent.
 
         Its mean is delta_m of the mean metrics, as papers report it, and its spread is the
-        variant's own. None where the variant or the baseline lacks a task in every seed.
+        variant's own. None where the variant lacks a task of the baseline in every seed, or the
+        baseline itself does.
         """
         base = self.baseline_means
         if base is None:
@@ -147,15 +158,15 @@ class Comparison:
         values = {}
         for seed in variant.seeds:
             metrics = variant.metrics(seed, self.epoch)
-            if set(self.higher_is_better) <= set(metrics):
-                values[seed] = delta_m(metrics, base, self.higher_is_better, self.definition)
+            if set(self.counted) <= set(metrics):
+                values[seed] = delta_m(metrics, base, self.counted, self.definition)
         return Spread(values) if values else None
 
     @cached_property
     def baseline_means(self) -> MetricValues | None:
         """The baseline's metrics, means over its seeds; None where it lacks one that counts."""
         base: dict[str, dict[str, float]] = {}
-        for task, metric in self.columns:
+        for task, metric in _pairs(self.counted):
             spread = self.spread(self.variant(self.baseline), task, metric)
             if spread is None:
                 return None
@@ -174,7 +185,7 @@ class Comparison:
         )
 
     def mean_rank(self, variant: Variant) -> float | None:
-        """Return the variant's rank by mean, 1 the best, averaged over all metrics.
+        """Return the variant's rank by mean, 1 the best, averaged over all metrics that count.
 
         Equal variants share the mean of their ranks and NaN comes last. Variants that lack a
         metric are not ranked: None.
@@ -205,13 +216,13 @@ class Comparison:
     def _mean_ranks(self) -> Mapping[str, float]:
         means_of: dict[str, list[float]] = {}
         for variant in self.variants:
-            spreads = [self.spread(variant, *column) for column in self.columns]
+            spreads = [self.spread(variant, *column) for column in _pairs(self.counted)]
             means = [spread.mean for spread in spreads if spread is not None]
             if means and len(means) == len(spreads):
                 means_of[variant.name] = means
         ranks: dict[str, list[float]] = {name: [] for name in means_of}
-        for number, (task, metric) in enumerate(self.columns):
-            sign = -1 if self.higher_is_better[task][metric] else 1
+        for number, (task, metric) in enumerate(_pairs(self.counted)):
+            sign = -1 if self.counted[task][metric] else 1
             costs = {
                 name: sign * means[number] if math.isfinite(means[number]) else math.inf
                 for name, means in means_of.items()
@@ -221,6 +232,10 @@ class Comparison:
                 equal = sum(other == cost for other in costs.values())
                 ranks[name].append(better + (equal + 1) / 2)
         return {name: statistics.fmean(values) for name, values in ranks.items()}
+
+
+def _pairs(metrics: Mapping[str, Mapping[str, bool]]) -> tuple[Column, ...]:
+    return tuple((task, metric) for task, names in metrics.items() for metric in names)
 
 
 def compare(

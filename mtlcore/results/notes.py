@@ -28,6 +28,11 @@ def notes_of(comparison: Comparison) -> list[str]:
         "is zero, Δm is NaN.",
         "Mean rank: over all metrics, of the means; 1 is the best.",
     ]
+    if comparison.counted.keys() < comparison.higher_is_better.keys():
+        texts.append(
+            f"Δm and mean rank are over the tasks of {comparison.baseline} "
+            f"({', '.join(comparison.counted)}): it learns no other."
+        )
     if len(comparison.variants) > 1:
         texts.append(_note_of_differences(comparison))
     texts += [

@@ -166,7 +166,7 @@ def _value(comparison: Comparison, metrics: MetricValues, objective: str) -> flo
     if objective != DELTA:
         task, metric = objective.split(".")
         return metrics.get(task, {}).get(metric)
-    counted = comparison.higher_is_better
+    counted = comparison.counted
     if any(metric not in metrics.get(t, {}) for t, names in counted.items() for metric in names):
         return None
     base = comparison.baseline_means

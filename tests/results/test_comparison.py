@@ -307,6 +307,27 @@ def test_a_network_per_group_of_tasks_is_one_variant(tmp_path: Path) -> None:
     assert (data["single_task"], data["groups"]) == (False, split.groups)
 
 
+def test_a_variant_may_learn_more_tasks_than_the_baseline(tmp_path: Path) -> None:
+    """delta_m and ranks are over the baseline's tasks; a variant that lacks one has neither."""
+    normals = {"normals": {"mean": 20.0}}
+    higher = {**HIGHER_IS_BETTER, "normals": {"mean": False}}
+    cells = {"base": both(0.5, 1.0), "more": both(0.6, 0.8) | normals,
+             "less": {"segmentation": both(0.9, 1.0)["segmentation"]} | normals}  # fmt: skip
+    runs = [
+        write_run(tmp_path / name, metrics, method=name, higher_is_better=higher)
+        for name, metrics in cells.items()
+    ]
+    comparison = compare(runs, baseline="base")
+    _, more, less = (comparison.variant(name) for name in cells)
+    found = comparison.delta_m(more)
+    assert found is not None
+    assert found.mean == pytest.approx(100 * (0.1 / 0.5 + 0.2 / 1.0) / 2)
+    assert comparison.mean_rank(more) == 1.25  # one metric is equal
+    assert comparison.delta_m(less) is None and comparison.mean_rank(less) is None
+    assert "are over the tasks of base (segmentation, depth)" in as_markdown(comparison)
+    assert "are over the tasks of" not in as_markdown(compare(runs, baseline="more"))
+
+
 def test_the_best_epoch_can_be_compared_instead(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", both(0.5, 1.0), best=both(0.7, 0.9))
     expected: dict[Epoch, float] = {"last": 0.5, "best": 0.7}
