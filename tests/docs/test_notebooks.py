@@ -84,4 +84,6 @@ def test_its_cells_run(notebook: Path, tmp_path: Path) -> None:
     )  # fmt: skip
     assert result.returncode == 0, f"{result.stdout[-4000:]}\n{result.stderr[-4000:]}"
     assert (tmp_path / "runs" / "first" / "summary.json").is_file()
-    assert "photographs" in result.stdout.rpartition("\ncell ")[2], "the table is the last output"
+    before, _, last = result.stdout.rpartition("\ncell ")
+    assert "| photographs" in before, "the study's table is shown"
+    assert "depth (1, 1, 96, 128) m" in last, "the exported program is the last to speak"
