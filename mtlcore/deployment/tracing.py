@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import math
 import re
@@ -9,7 +10,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from io import StringIO
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING, Any, final
 
 import attrs
 import torch
@@ -30,6 +31,8 @@ _BATCH = "batch"
 # that no deepest map has a side of 1, which would be a constant; none is a multiple of what the
 # backbone needs, so that padding is traced. Sides are in multiples of at least so many pixels.
 _SAMPLES, _SIDES, _TEXT, _LEAST_STEP = 3, (5, 7), 11, 32
+
+_ASSERTING = "prefer_deferred_runtime_asserts_over_guards"
 
 # How torch proposes other bounds of an axis.
 _PROPOSAL = re.compile(r"(?P<axis>\w+) = Dim\('\w+'(, min=(?P<low>\d+))?(, max=(?P<high>\d+))?\)")
@@ -114,16 +117,42 @@ def trace(model: DeployedModel, sample: Mapping[str, Tensor], varying: Sequence[
     wanted = {_BATCH: _SAMPLES, "height": height, "width": width, "length": _TEXT}
     example = with_lengths(sample, shapes, wanted)
     _check_lengths(sample, shapes, least, most)
-    try:
-        program = _export(model, example, shapes, least, most)
-    except Exception as error:
-        # What the model says by itself of its lengths: positions of a text are 512, say.
-        if not _narrow(str(error), least, most):
-            raise
-        _check_lengths(sample, shapes, least, most)
-        program = _export(model, example, shapes, least, most)
+    program = _exported(model, sample, example, shapes, least, most)
     _forget_places(program.graph_module)
     return Traced(program, shapes, least, most)
+
+
+def _exported(
+    model: DeployedModel,
+    sample: Mapping[str, Tensor],
+    example: Mapping[str, Tensor],
+    shapes: Mapping[str, Shape],
+    least: dict[str, int],
+    most: dict[str, int],
+) -> ExportedProgram:
+    """Return the program, after torch has been told what it asks for; bounds are changed."""
+    narrowed = asserted = False
+    while True:
+        try:
+            return _export(model, example, shapes, least, most, asserted)
+        except Exception as error:
+            # What the model says by itself of its lengths: positions of a text are 512, say.
+            if not narrowed and _narrow(str(error), least, most):
+                narrowed = True
+                _check_lengths(sample, shapes, least, most)
+            # What torch cannot prove of all lengths, though it may hold, such as that one stride is
+            # no multiple of another: the program asks at run time, and is tried with others.
+            elif not asserted and "generated guard" in str(error) and _can_assert():
+                asserted = True
+            else:
+                raise
+
+
+def _can_assert() -> bool:
+    """Return whether this torch can leave to a program what it cannot prove."""
+    from torch.export import export
+
+    return _ASSERTING in inspect.signature(export).parameters
 
 
 def _export(
@@ -132,6 +161,7 @@ def _export(
     shapes: Mapping[str, Shape],
     least: Mapping[str, int],
     most: Mapping[str, int],
+    asserted: bool,
 ) -> ExportedProgram:
     from torch.export import Dim, export
 
@@ -141,7 +171,8 @@ def _export(
         for name, shape in shapes.items()
     }
     with torch.no_grad(), _quietly():
-        return export(model, (*example.values(),), dynamic_shapes=given, strict=False)
+        more: dict[str, Any] = {_ASSERTING: True} if asserted else {}
+        return export(model, (*example.values(),), dynamic_shapes=given, strict=False, **more)
 
 
 @contextmanager
