@@ -82,8 +82,9 @@ class FactoredRows:
 
     def scale(self, factor: float) -> None:
         """Multiply every row."""
-        for block in self._all():
-            block.gradients = {key: g * factor for key, g in block.gradients.items()}
+        for blocks in self._blocks.values():
+            for block in blocks:
+                block.gradients = {key: g * factor for key, g in block.gradients.items()}
 
     def gramian(self, keys: Sequence[Key]) -> Tensor:
         """(K, K) float64 inner products on the CPU, of the rows of these keys."""
@@ -116,9 +117,6 @@ class FactoredRows:
     def clear(self) -> None:
         """Forget all rows."""
         self._blocks = {}
-
-    def _all(self) -> Iterator[_Block]:
-        return (block for blocks in self._blocks.values() for block in blocks)
 
 
 @attrs.define(eq=False)
@@ -227,7 +225,8 @@ def _layer(node: Any, places: Mapping[int, int]) -> tuple[int, _Layer] | None:
         return None
     weight = getattr(factor.next_functions[0][0], "variable", None)
     place = places.get(id(weight))
-    if weight is None or place is None:
+    # A hook of the weight is to see its gradient.
+    if weight is None or place is None or weight._backward_hooks:
         return None
     inputs = node._saved_mat1 if kind == "AddmmBackward0" else node._saved_self
     return place, _Layer(inputs=inputs.detach(), width=len(weight), output=GradientEdge(node, 0))

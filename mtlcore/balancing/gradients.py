@@ -239,7 +239,9 @@ class TaskGradients:
         """
         if self._batches is not None:  # refused for the scope "features"
             return self._batches.tasks, self._batches.gramian()
-        gramian = self._rows.gramian() + self._factored.gramian(self._rows.keys)
+        gramian = self._rows.gramian()
+        if self._factored:
+            gramian = gramian + self._factored.gramian(self._rows.keys)
         if self._scope == "features":
             # Each rank has the features of its own samples: other coordinates, not other rows.
             self._distributed.all_reduce([gramian])
@@ -474,13 +476,12 @@ class TaskGradients:
         measures = self._estimate is not None and self._estimate.measures
         below = self._below if measures and self._scope == "last_shared" else []
         reached = [*measured, *own, *self._others, *below]
-        asked: list[Tensor | GradientEdge] = [*reached]
-        for place, edge in edges.items():
-            asked[place] = edge
-        found = [*gradients(loss, asked, retain_graph)]
-        for place in edges:
-            self._factored.add(key, place, found[place])
-            found[place] = None
+        asked = [edges.get(place, x) for place, x in enumerate(reached)] if edges else reached
+        found = gradients(loss, asked, retain_graph)
+        if edges:
+            for place in edges:
+                self._factored.add(key, place, found[place])
+            found = [None if place in edges else x for place, x in enumerate(found)]
         if self._may_be_sparse:
             refuse_sparse(reached, found)
         if below:

@@ -148,7 +148,9 @@ def test_where_matrices_are_cheaper_they_are_made(samples: int, kept: list[int])
     assert kept == [0]
 
 
-@pytest.mark.parametrize("change", ["double use", "transposed", "through autocast", "scaled"])
+@pytest.mark.parametrize(
+    "change", ["double use", "transposed", "through autocast", "scaled", "hooked"]
+)
 def test_what_is_no_plain_layer_is_a_matrix(change: str, kept: list[int]) -> None:
     weight = nn.Parameter(torch.randn(WIDTH, WIDTH) / WIDTH)
     inputs = torch.randn(4, WIDTH)
@@ -158,7 +160,10 @@ def test_what_is_no_plain_layer_is_a_matrix(change: str, kept: list[int]) -> Non
         "transposed": lambda: inputs @ weight,
         "through autocast": lambda: (inputs.bfloat16() @ weight.bfloat16().t()).float(),
         "scaled": lambda: torch.addmm(torch.zeros(WIDTH), inputs, turned, alpha=3.0),
+        "hooked": lambda: inputs @ turned,
     }[change]
+    if change == "hooked":
+        weight.register_hook(lambda gradient: gradient * (gradient > 0))
 
     def losses() -> dict[str, Tensor]:
         z = outputs()
