@@ -336,7 +336,8 @@ class Watched(Optimizer):
         weights = report.balancing.weights
         # The balancer says that the trunk stays where it is; or it leaves out a task, which may be
         # the only one that runs a part of it, where tasks have ways of their own.
-        routes = bool(learner.model.backbone.current_values())
+        backbone = learner.model.backbone
+        routes = bool(backbone.current_values()) or "experts." in str([*backbone.state_dict()])
         if weights and not (all if routes else any)(weights.values()):
             must &= own
         now = dict(learner.named_parameters())

@@ -35,6 +35,7 @@ from mtlcore_atrc.refinement import Parts, Refinement
 #: Name of a target -> name of a source -> what the target gathers from it.
 Genotype: TypeAlias = Mapping[str, Mapping[str, Kind]]
 
+Weight = Annotated[float, Range()]
 Window = Annotated[int, Range(ge=1, le=99)]
 LabelCount = Annotated[int, Range(ge=2, le=10_000)]
 
@@ -102,7 +103,7 @@ class ATRC(WrappingBackbone):
         search: Fraction = 0.5,
         temperature: Positive = 1.0,
         cold: Positive = 0.05,
-        entropy: tuple[float, float] = (-0.02, 0.06),
+        entropy: tuple[Weight, Weight] = (-0.02, 0.06),
         margin: ProperFraction = 0.3,
         rate: Positive = 1.0,
         channels: Channels | None = None,
