@@ -9,6 +9,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack
 from importlib.metadata import PackageNotFoundError, distribution
@@ -86,6 +87,84 @@ def spawn() -> Iterator[Callable[..., subprocess.Popen[Any]]]:
             return process
 
         yield start
+
+
+@pytest.fixture
+def study_process(spawn: Callable[..., subprocess.Popen[Any]]) -> Callable[..., Any]:
+    """A study in a process of its own, whose output can be read: `study_process(file, out, *)`."""
+
+    def start(file: Path | str, out: Path, *words: str) -> subprocess.Popen[str]:
+        command = [sys.executable, "-m", "mtlcore", "study", str(file), "--out", str(out), *words]
+        return spawn(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+    return start
+
+
+@pytest.fixture(scope="session")
+def until() -> Callable[..., None]:
+    """Wait until something is the case, not for ever: `until(condition, seconds=600)`."""
+
+    def wait(condition: Callable[[], Any], seconds: float = 600.0) -> None:
+        deadline = time.monotonic() + seconds
+        while not condition():
+            assert time.monotonic() < deadline, "waited in vain"
+            time.sleep(0.05)
+
+    return wait
+
+
+_STOPPER = """
+import os
+import signal
+
+from mtlcore import BalancerSpec, hookimpl
+from mtlcore.balancing import LossBalancer
+
+
+class Stop(LossBalancer):
+    def transform(self, losses, context):
+        if os.environ.get("MTL_TEST_STOP") == str(context.step):
+            os.kill(os.getpid(), signal.SIGINT)
+        return losses
+
+
+@hookimpl
+def mtl_balancers():
+    yield BalancerSpec(name="stop", target=Stop)
+"""
+
+
+@pytest.fixture
+def stopped_and_resumed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., tuple[Path, Path]]:
+    """The directories of a run that was not stopped, and of one that was and went on.
+
+    `stopped_and_resumed(configuration, step)`: a balancer behind that of the configuration
+    interrupts it there.
+    """
+
+    def run(configuration: dict[str, Any], step: int) -> tuple[Path, Path]:
+        import mtlcore
+        from mtlcore.errors import MtlError
+
+        (tmp_path / "stopper.py").write_text(_STOPPER)
+        whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+        chain = [configuration["balancer"], {"name": "stop"}]
+        values = {
+            **configuration,
+            "plugins": [str(tmp_path / "stopper.py")],
+            "balancer": {"chain": chain},
+        }
+        mtlcore.run(values, out=str(whole))
+        with monkeypatch.context() as environment:
+            environment.setenv("MTL_TEST_STOP", str(step))
+            with pytest.raises(MtlError, match="stopped by SIGINT"):
+                mtlcore.run(values, out=str(stopped))
+        mtlcore.run(values, out=str(stopped), resume=True)
+        return whole, stopped
+
+    return run
 
 
 @pytest.fixture(scope="session")

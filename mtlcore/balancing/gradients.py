@@ -112,7 +112,9 @@ class TaskGradients:
         here = {id(p) for p in measured}
         self._below = [p for p in self._shared if id(p) not in here]
         self._rows_below = SharedRows(self._below, len(self._own))
-        kept = factors and scope == "shared" and estimate is None and batches == 1
+        # Of several batches or processes, rows are added up before they are multiplied.
+        alone = batches == 1 and distributed.world_size == 1
+        kept = factors and scope == "shared" and estimate is None and alone
         self._factored = FactoredRows(measured if kept else [])
         self._own_rows: dict[Key, Row] = {}
         # Of the step that is applied; None before, and where there is one batch only.
@@ -269,7 +271,6 @@ class TaskGradients:
         """
         context.gramians = context.labelled_batches = None
         if finisher is not None and (self._several or self._distributed.world_size > 1):
-            self._unfold()
             self._share_rows(context.tasks)
         if finisher is None or not self._rows.keys:
             result = BalancingResult()

@@ -16,7 +16,43 @@ from mtlcore.standard.segnet import conv, initialise
 from mtlcore.tasks import Task
 
 
-class ConvHead(Head):
+class MapHead(Head):
+    """Base of heads that predict a value per pixel from the main map.
+
+    Args:
+        task: its `channels` are the outputs.
+        features: the head reads the main map (`FeatureInfo.main_map`).
+
+    Attributes:
+        place: of the main map.
+        inputs: its channels.
+        stride: its stride.
+
+    Raises:
+        UsageError: the task has no value per pixel.
+    """
+
+    def __init__(self, task: Task, features: FeatureInfo) -> None:
+        super().__init__()
+        if task.layout != "map":
+            raise UsageError(
+                f"task {task.name!r} has one label per sample, and {type(self).__name__} predicts "
+                "a map: choose the linear head"
+            )
+        self.place = features.main_map
+        self.inputs = features.channels[self.place]
+        self.stride = features.strides[self.place]
+
+    def enlarged(self, prediction: Tensor) -> Tensor:
+        """Enlarge (B, n, H / stride, W / stride) bilinearly to the size of the input."""
+        if self.stride == 1:
+            return prediction
+        return F.interpolate(
+            prediction, scale_factor=self.stride, mode="bilinear", align_corners=False
+        )
+
+
+class ConvHead(MapHead):
     """A 3x3 and a 1x1 convolution on the main map, without an activation between them.
 
     The head of MTAN's published code (Liu, Johns and Davison, CVPR 2019, arXiv 1803.10704), except
@@ -32,32 +68,20 @@ class ConvHead(Head):
     """
 
     def __init__(self, task: Task, features: FeatureInfo) -> None:
-        super().__init__()
-        if task.layout != "map":
-            raise UsageError(
-                f"task {task.name!r} has one label per sample; the conv head predicts a map"
-            )
-        self.place = features.main_map
-        channels = features.channels[self.place]
-        self.stride = features.strides[self.place]
-        self.hidden = conv(channels, channels)
-        self.output = conv(channels, task.channels, kernel=1)
+        super().__init__(task, features)
+        self.hidden = conv(self.inputs, self.inputs)
+        self.output = conv(self.inputs, task.channels, kernel=1)
 
     def forward(self, features: Sequence[Tensor]) -> Tensor:
         """Predict from the main map, (B, c, H / s, W / s) -> (B, task.channels, H, W)."""
-        prediction: Tensor = self.output(self.hidden(features[self.place]))
-        if self.stride == 1:
-            return prediction
-        return F.interpolate(
-            prediction, scale_factor=self.stride, mode="bilinear", align_corners=False
-        )
+        return self.enlarged(self.output(self.hidden(features[self.place])))
 
     def reset_parameters(self) -> None:
         """Re-initialise: Xavier normal weights, zero biases."""
         initialise(self)
 
 
-class PointwiseHead(Head):
+class PointwiseHead(MapHead):
     """A 1x1 convolution on the main map: the least that makes a prediction of features.
 
     It is enough where a backbone computes features for the task alone, as PAD-Net and MTI-Net do
@@ -73,30 +97,19 @@ class PointwiseHead(Head):
     """
 
     def __init__(self, task: Task, features: FeatureInfo) -> None:
-        super().__init__()
-        if task.layout != "map":
-            raise UsageError(
-                f"task {task.name!r} has one label per sample; the pointwise head predicts a map"
-            )
-        self.place = features.main_map
-        self.stride = features.strides[self.place]
-        self.output = nn.Conv2d(features.channels[self.place], task.channels, 1)
+        super().__init__(task, features)
+        self.output = nn.Conv2d(self.inputs, task.channels, 1)
 
     def forward(self, features: Sequence[Tensor]) -> Tensor:
         """Predict from the main map, (B, c, H / s, W / s) -> (B, task.channels, H, W)."""
-        prediction: Tensor = self.output(features[self.place])
-        if self.stride == 1:
-            return prediction
-        return F.interpolate(
-            prediction, scale_factor=self.stride, mode="bilinear", align_corners=False
-        )
+        return self.enlarged(self.output(features[self.place]))
 
     def reset_parameters(self) -> None:
         """Re-initialise as `nn.Conv2d` does."""
         self.output.reset_parameters()
 
 
-class DeepLabHead(Head):
+class DeepLabHead(MapHead):
     """DeepLabV3's head on the main map: pyramid pooling by dilation, then a 3x3 and a 1x1 layer.
 
     Chen et al., "Rethinking Atrous Convolution for Semantic Image Segmentation", 2017 (arXiv
@@ -127,19 +140,13 @@ class DeepLabHead(Head):
         channels: Channels = 256,
         dropout: Fraction = 0.5,
     ) -> None:
-        super().__init__()
-        if task.layout != "map":
-            raise UsageError(
-                f"task {task.name!r} has one label per sample; the deeplab head predicts a map"
-            )
+        super().__init__(task, features)
         if min(channels, *rates) < 1 or not 0 <= dropout < 1:
             raise UsageError(
                 f"head of task {task.name!r}: rates {list(rates)} and channels {channels} must be "
                 f"positive, dropout {dropout} from 0 to below 1"
             )
-        self.place = features.main_map
-        inputs = features.channels[self.place]
-        self.stride = features.strides[self.place]
+        inputs = self.inputs
         self.branches = nn.ModuleList(
             [_unit(inputs, channels), *(_unit(inputs, channels, 3, rate) for rate in rates)]
         )
@@ -160,12 +167,7 @@ class DeepLabHead(Head):
         mean: Tensor = self.pooled(maps.mean((2, 3), keepdim=True))
         parts = [*(branch(maps) for branch in self.branches), mean.expand(-1, -1, *maps.shape[2:])]
         joined = self.dropout(self.join(torch.cat(parts, dim=1)))
-        prediction: Tensor = self.output(self.hidden(joined))
-        if self.stride == 1:
-            return prediction
-        return F.interpolate(
-            prediction, scale_factor=self.stride, mode="bilinear", align_corners=False
-        )
+        return self.enlarged(self.output(self.hidden(joined)))
 
     def reset_parameters(self) -> None:
         """Re-initialise: Kaiming normal weights (fan in), zero biases, new batch norms."""

@@ -41,7 +41,13 @@ if TYPE_CHECKING:
     from mtlcore.testing.papers import NOT_SAID, PaperContract
     from mtlcore.testing.plugins import assert_plugin_is_light, assert_plugin_is_whole
     from mtlcore.testing.searchers import SearcherContract
-    from mtlcore.testing.tiny import TINY_TASKS, TinyBackbone, tiny_batch, tiny_learner
+    from mtlcore.testing.tiny import (
+        TINY_TASKS,
+        TinyBackbone,
+        TinyPyramid,
+        tiny_batch,
+        tiny_learner,
+    )
 
 __all__ = [
     "NOT_SAID",
@@ -69,6 +75,7 @@ __all__ = [
     "ScalarLossContract",
     "SearcherContract",
     "TinyBackbone",
+    "TinyPyramid",
     "assert_plugin_is_light",
     "assert_plugin_is_whole",
     "assert_settings_are_checked",
@@ -105,6 +112,7 @@ _HOMES = {
     "TINY_RUN": "loggers",
     "TINY_TASKS": "tiny",
     "TinyBackbone": "tiny",
+    "TinyPyramid": "tiny",
     "assert_plugin_is_light": "plugins",
     "assert_plugin_is_whole": "plugins",
     "assert_settings_are_checked": "plugins",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from itertools import pairwise
 
 import attrs
 import torch
@@ -11,7 +12,7 @@ from torch.nn import Parameter
 
 from mtlcore.balancing import Balancer, Balancing, DepthSettings
 from mtlcore.data import Batch, Sample, collate
-from mtlcore.features import FeatureInfo, Features
+from mtlcore.features import EarlyPrediction, FeatureInfo, Features
 from mtlcore.learner import Learner
 from mtlcore.losses import CrossTaskLoss, Loss, Normalisation, ScalarLoss
 from mtlcore.models import Backbone, MultiTaskModel
@@ -68,6 +69,54 @@ class TinyBackbone(Backbone):
     def task_parameters(self, task: str) -> Iterable[Parameter]:
         """Return the parameters of the task's branch."""
         return self.branches[self.keys[task]].parameters()
+
+
+class TinyPyramid(Backbone):
+    """Maps that all tasks share, small enough to compute by hand; the deepest is the main one.
+
+    What runs over another backbone is tested over it.
+
+    Args:
+        tasks: of the model.
+        channels: of each map, the finest first; their strides are 2, 4, and so on.
+        predicts: whether it predicts every task on the way, at half the weight, and has a term.
+    """
+
+    def __init__(
+        self, tasks: Sequence[Task], *, channels: Sequence[int] = (4, 6), predicts: bool = False
+    ) -> None:
+        super().__init__()
+        self.out_channels = tuple(reversed(channels))
+        self.strides = tuple(2 ** (level + 1) for level in reversed(range(len(channels))))
+        self.input_multiple, self.main_map = self.strides[0], 0
+        self.keys = {task.name: task.key for task in tasks}
+        self.levels = nn.ModuleList(
+            nn.Conv2d(before, after, 3, stride=2, padding=1)
+            for before, after in pairwise((3, *channels))
+        )
+        self.early = nn.ModuleDict(
+            {t.key: nn.Conv2d(channels[-1], t.channels, 1) for t in tasks if predicts}
+        )
+
+    def forward(self, inputs: Tensor, tasks: Sequence[str]) -> Features:
+        """Compute a map per level from images (B, 3, H, W), the deepest first."""
+        maps: list[Tensor] = []
+        for level in self.levels:
+            maps.insert(0, level(maps[0] if maps else inputs).tanh())
+        features = Features(shared=tuple(maps))
+        if self.training and self.early:
+            heads = {task: self.early[self.keys[task]] for task in tasks}
+            features.early = {t: [EarlyPrediction(h(maps[0]), 0.5)] for t, h in heads.items()}
+            features.terms = {"size": maps[0].abs().mean()}
+        return features
+
+    def task_parameters(self, task: str) -> Iterable[Parameter]:
+        """Return the parameters of the task's prediction on the way."""
+        return self.early[self.keys[task]].parameters() if self.early else ()
+
+    def last_shared_parameters(self) -> Iterable[Parameter]:
+        """Return the parameters of the deepest level."""
+        return self.levels[-1].parameters()
 
 
 def tiny_learner(

@@ -206,15 +206,11 @@ def job(
     return lambda: spawn(arguments, stdin=subprocess.DEVNULL)
 
 
-def until(condition: Callable[[], Any]) -> None:
-    deadline = time.monotonic() + 120
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.02)
-
-
 def test_a_second_job_of_a_cell_waits(
-    job: Callable[[], subprocess.Popen[bytes]], cell: CellCommand, tmp_path: Path
+    job: Callable[[], subprocess.Popen[bytes]],
+    cell: CellCommand,
+    tmp_path: Path,
+    until: Callable[..., None],
 ) -> None:
     first = job()
     begun = f"in {tmp_path} green 3\n"
@@ -230,7 +226,7 @@ def test_a_second_job_of_a_cell_waits(
 
 
 def test_a_cell_does_not_outlive_its_job(
-    job: Callable[[], subprocess.Popen[bytes]], cell: CellCommand
+    job: Callable[[], subprocess.Popen[bytes]], cell: CellCommand, until: Callable[..., None]
 ) -> None:
     process = job()
     until(lambda: "green" in cell.log.read_text())
@@ -241,7 +237,7 @@ def test_a_cell_does_not_outlive_its_job(
 
 
 def test_the_study_asks_and_a_cluster_warns(
-    job: Callable[[], subprocess.Popen[bytes]], cell: CellCommand
+    job: Callable[[], subprocess.Popen[bytes]], cell: CellCommand, until: Callable[..., None]
 ) -> None:
     process = job()
     until(lambda: "green" in cell.log.read_text())

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import signal
 import subprocess
-import sys
 import time
 import tomllib
 from collections.abc import Callable
@@ -485,7 +484,7 @@ def steps_saved(cell: Path) -> int:
     return step
 
 
-def wait_for_step(process: subprocess.Popen[bytes], cell: Path, step: int) -> None:
+def wait_for_step(process: subprocess.Popen[str], cell: Path, step: int) -> None:
     while steps_saved(cell) < step:
         assert process.poll() is None, (cell / "log.txt").read_text()
         time.sleep(0.05)
@@ -507,18 +506,14 @@ def wait_for_cells(out: Path) -> None:
 def test_killed_studies_leave_nothing_running_and_go_on(
     tmp_path: Path,
     signals: tuple[signal.Signals, ...],
-    spawn: Callable[..., subprocess.Popen[bytes]],
+    study_process: Callable[..., subprocess.Popen[str]],
 ) -> None:
     text = TINY.replace("epochs = 2", "epochs = 100000, evaluate_every = 100000")
     file, out = study_file(tmp_path, text + "[variants.equal]"), tmp_path / "out"
     cell = out / "cells" / "equal" / "seed-3"
     saved = 0
     for number, how in enumerate(signals, start=1):
-        process = spawn(
-            [sys.executable, "-m", "mtlcore", "study", file, "--out", str(out)],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
+        process = study_process(file, out)
         wait_for_step(process, cell, saved + 3)
         process.send_signal(how)
         assert process.wait() == (-how if how == signal.SIGKILL else 130)

@@ -11,14 +11,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mtlcore.errors import UsageError
-from mtlcore.features import EarlyPrediction, FeatureInfo, Features
+from mtlcore.features import FeatureInfo
 from mtlcore.models import Backbone, MultiTaskModel
 from mtlcore.standard.heads import PointwiseHead
 from mtlcore.standard.mlp import MLP
 from mtlcore.standard.resnet import ResNet
 from mtlcore.standard.unet import UNet
 from mtlcore.tasks import Task
-from mtlcore.testing import TINY_TASKS, BackboneContract
+from mtlcore.testing import TINY_TASKS, BackboneContract, TinyPyramid
 from mtlcore_atrc.backbone import ATRC
 from mtlcore_atrc.contexts import KINDS, Kind
 
@@ -31,45 +31,6 @@ GENOTYPE: dict[str, dict[str, Kind]] = {
     "depth": {"segmentation": "t-label", "depth": "none", "normals": "s-label"},
     "normals": {"segmentation": "s-label", "depth": "global", "normals": "t-label"},
 }
-
-
-class TwoMaps(Backbone):
-    """Two maps, small enough to compute by hand."""
-
-    out_channels, strides, input_multiple, main_map = (6, 4), (4, 2), 4, 0
-
-    def __init__(self, tasks: Sequence[Task]) -> None:
-        super().__init__()
-        self.fine = nn.Conv2d(3, 4, 3, stride=2, padding=1)
-        self.coarse = nn.Conv2d(4, 6, 3, stride=2, padding=1)
-
-    def forward(self, inputs: Tensor, tasks: Sequence[str]) -> Features:
-        fine = self.fine(inputs).tanh()
-        return Features(shared=(self.coarse(fine).tanh(), fine))
-
-    def last_shared_parameters(self):
-        return self.coarse.parameters()
-
-
-class Predicting(TwoMaps):
-    """It predicts on the way itself, and has a term."""
-
-    def __init__(self, tasks: Sequence[Task]) -> None:
-        super().__init__(tasks)
-        self.keys = {task.name: task.key for task in tasks}
-        self.early = nn.ModuleDict({t.key: nn.Conv2d(6, t.channels, 1) for t in tasks})
-
-    def forward(self, inputs: Tensor, tasks: Sequence[str]) -> Features:
-        features = super().forward(inputs, tasks)
-        if self.training:
-            coarse = features.shared[0]
-            heads = {task: self.early[self.keys[task]] for task in tasks}
-            features.early = {t: [EarlyPrediction(head(coarse), 0.5)] for t, head in heads.items()}
-            features.terms = {"size": coarse.abs().mean()}
-        return features
-
-    def task_parameters(self, task: str):
-        return self.early[self.keys[task]].parameters()
 
 
 @pytest.fixture(autouse=True)
@@ -125,7 +86,14 @@ class TestSearchThenTraining(BackboneContract):
 
 class TestOverWhatPredicts(BackboneContract):
     def make(self, tasks: Sequence[Task]) -> Backbone:
-        return ATRC(tasks, backbone=Predicting, genotype=of(tasks), channels=6, window=3, labels=5)
+        return ATRC(
+            tasks,
+            backbone=partial(TinyPyramid, predicts=True),
+            genotype=of(tasks),
+            channels=6,
+            window=3,
+            labels=5,
+        )
 
 
 class TestAFewContexts(BackboneContract):
@@ -133,12 +101,12 @@ class TestAFewContexts(BackboneContract):
 
     def make(self, tasks: Sequence[Task]) -> Backbone:
         few = {"depth": {"segmentation": "local"}, "normals": {"normals": "t-label"}}
-        return ATRC(tasks, backbone=TwoMaps, genotype=of(tasks, few), channels=6, window=3)
+        return ATRC(tasks, backbone=TinyPyramid, genotype=of(tasks, few), channels=6, window=3)
 
 
 def searching(**settings: object) -> ATRC:
     settings = {"channels": 6, "window": 3, "labels": 5, **settings}
-    return ATRC(TINY_TASKS, backbone=TwoMaps, **settings)
+    return ATRC(TINY_TASKS, backbone=TinyPyramid, **settings)
 
 
 def given(**settings: object) -> ATRC:
@@ -440,7 +408,7 @@ def test_a_run_may_train_what_another_searched() -> None:
 
 
 def test_weights_of_a_file_are_not_lost_silently() -> None:
-    class Pretrained(TwoMaps):
+    class Pretrained(TinyPyramid):
         def facts(self) -> dict[str, str]:
             return {"weights": "somewhere.safetensors"}
 
@@ -473,11 +441,13 @@ def test_any_number_of_tasks() -> None:
     for count in (1, 2):
         tasks = TINY_TASKS[:count]
         names = [task.name for task in tasks]
-        backbone = ATRC(tasks, backbone=TwoMaps, channels=4, window=3)
+        backbone = ATRC(tasks, backbone=TinyPyramid, channels=4, window=3)
         assert set(backbone(torch.rand(IMAGES), names).early) == set(names)
         backbone.at_progress(0.5)
         assert backbone(torch.rand(IMAGES), names).of(names[0])[0].shape == (2, 4, 8, 12)
-    alone = {id(p) for p in ATRC(TINY_TASKS[:1], backbone=TwoMaps).task_parameters("segmentation")}
+    alone = {
+        id(p) for p in ATRC(TINY_TASKS[:1], backbone=TinyPyramid).task_parameters("segmentation")
+    }
     assert alone  # a lone task shares its encoder with nobody, and everything else is its own
 
 
@@ -489,7 +459,7 @@ def test_the_last_shared_layers_are_those_of_the_maps() -> None:
     few = searching(genotype={"depth": {"normals": "local"}})
     names = {id(p): name for name, p in few.named_parameters()}
     last = [names[id(p)] for p in few.last_shared_parameters()]
-    assert last == ["encoder.coarse.weight", "encoder.coarse.bias"]
+    assert last == ["encoder.levels.1.weight", "encoder.levels.1.bias"]
 
 
 def test_logits_learn_at_a_constant_rate_and_do_not_decay() -> None:

@@ -11,40 +11,22 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mtlcore.errors import UsageError
-from mtlcore.features import EarlyPrediction, FeatureInfo, Features
+from mtlcore.features import FeatureInfo, Features
 from mtlcore.models import Backbone, MultiTaskModel
 from mtlcore.standard.heads import PointwiseHead
 from mtlcore.standard.mlp import MLP
 from mtlcore.standard.resnet import ResNet
 from mtlcore.standard.unet import UNet
 from mtlcore.tasks import Task
-from mtlcore.testing import TINY_TASKS, BackboneContract, tiny_batch, tiny_learner
+from mtlcore.testing import TINY_TASKS, BackboneContract, TinyPyramid, tiny_batch, tiny_learner
 from mtlcore_invpt.backbone import InvPT
 from mtlcore_invpt.stage import CrossTaskAttention
 
 NAMES = [task.name for task in TINY_TASKS]
 KEYS = {task.name: task.key for task in TINY_TASKS}
+PYRAMID = partial(TinyPyramid, channels=(4, 5, 6))
+PREDICTING = partial(PYRAMID, predicts=True)
 SMALL = partial(InvPT, preliminary=4, channels=16)
-
-
-class Pyramid(Backbone):
-    """Maps of strides 8, 4 and 2."""
-
-    out_channels, strides, input_multiple, main_map = (6, 5, 4), (8, 4, 2), 8, 0
-
-    def __init__(self, tasks: Sequence[Task]) -> None:
-        super().__init__()
-        self.fine = nn.Conv2d(3, 4, 3, stride=2, padding=1)
-        self.middle = nn.Conv2d(4, 5, 3, stride=2, padding=1)
-        self.coarse = nn.Conv2d(5, 6, 3, stride=2, padding=1)
-
-    def forward(self, inputs: Tensor, tasks: Sequence[str]) -> Features:
-        fine = self.fine(inputs).tanh()
-        middle = self.middle(fine).tanh()
-        return Features(shared=(self.coarse(middle).tanh(), middle, fine))
-
-    def last_shared_parameters(self):
-        return self.coarse.parameters()
 
 
 class Plain(Backbone):
@@ -67,27 +49,6 @@ class Plain(Backbone):
         return self.third.parameters()
 
 
-class Predicting(Pyramid):
-    """It predicts on the way itself, and has a term."""
-
-    def __init__(self, tasks: Sequence[Task]) -> None:
-        super().__init__(tasks)
-        self.keys = {task.name: task.key for task in tasks}
-        self.early = nn.ModuleDict({t.key: nn.Conv2d(6, t.channels, 1) for t in tasks})
-
-    def forward(self, inputs: Tensor, tasks: Sequence[str]) -> Features:
-        features = super().forward(inputs, tasks)
-        if self.training:
-            coarse = features.shared[0]
-            heads = {task: self.early[self.keys[task]] for task in tasks}
-            features.early = {t: [EarlyPrediction(head(coarse), 0.5)] for t, head in heads.items()}
-            features.terms = {"size": coarse.abs().mean()}
-        return features
-
-    def task_parameters(self, task: str):
-        return self.early[self.keys[task]].parameters()
-
-
 @pytest.fixture(autouse=True)
 def _one_thread_and_a_seed() -> None:
     torch.set_num_threads(1)
@@ -96,7 +57,7 @@ def _one_thread_and_a_seed() -> None:
 
 class TestOverAPyramid(BackboneContract):
     def make(self, tasks):
-        return SMALL(tasks, backbone=Pyramid)
+        return SMALL(tasks, backbone=PYRAMID)
 
 
 class TestOverMapsOfOneStride(BackboneContract):
@@ -106,7 +67,7 @@ class TestOverMapsOfOneStride(BackboneContract):
 
 class TestOverWhatPredicts(BackboneContract):
     def make(self, tasks):
-        return SMALL(tasks, backbone=Predicting)
+        return SMALL(tasks, backbone=PREDICTING)
 
 
 class ByHand:
@@ -220,7 +181,7 @@ class ByHand:
         return found
 
 
-@pytest.mark.parametrize("encoder", [Pyramid, Plain])
+@pytest.mark.parametrize("encoder", [PYRAMID, Plain], ids=["pyramid", "plain"])
 def test_maps_and_predictions_are_those_of_the_equations(encoder: type[Backbone]) -> None:
     """Both read the second map in the second stage and the third in the third."""
     # An even and an odd number of places to a side of the first stage.
@@ -269,7 +230,7 @@ def test_attention_of_the_stage_before_is_mixed_in() -> None:
 
 
 def test_initialisation_is_the_published_one() -> None:
-    backbone = InvPT(TINY_TASKS, backbone=Pyramid, preliminary=8, channels=64)
+    backbone = InvPT(TINY_TASKS, backbone=PYRAMID, preliminary=8, channels=64)
     for name, module in backbone.named_modules():
         if isinstance(module, nn.Linear):
             assert not bool(module.bias.any()), name
@@ -279,7 +240,7 @@ def test_initialisation_is_the_published_one() -> None:
 
 
 def test_a_task_learns_from_both_of_its_predictions() -> None:
-    learner = tiny_learner(backbone=partial(SMALL, backbone=Predicting))
+    learner = tiny_learner(backbone=partial(SMALL, backbone=PREDICTING))
     batch = tiny_batch(2, size=(16, 24))
     model = learner.model
     losses = learner(batch, NAMES)
@@ -297,17 +258,17 @@ def test_a_task_learns_from_both_of_its_predictions() -> None:
 
 
 def test_a_lone_task_has_a_decoder_of_its_own() -> None:
-    backbone = SMALL(TINY_TASKS[:1], backbone=Pyramid)
+    backbone = SMALL(TINY_TASKS[:1], backbone=PYRAMID)
     own = {id(p) for p in backbone.task_parameters("segmentation")}
     shared = {n.split(".")[0] for n, p in backbone.named_parameters() if id(p) not in own}
     assert shared == {"encoder"}
     names = {id(p): name for name, p in backbone.named_parameters()}
     last = [names[id(p)] for p in backbone.last_shared_parameters()]
-    assert last == ["encoder.coarse.weight", "encoder.coarse.bias"]
+    assert last == ["encoder.levels.2.weight", "encoder.levels.2.bias"]
 
 
 def test_the_last_shared_layers_are_those_of_the_stages() -> None:
-    backbone = SMALL(TINY_TASKS, backbone=Pyramid)
+    backbone = SMALL(TINY_TASKS, backbone=PYRAMID)
     names = {id(p): name for name, p in backbone.named_parameters()}
     last = {names[id(p)].rpartition(".")[0] for p in backbone.last_shared_parameters()}
     assert last == {f"stages.{number}.perceptron.2" for number in range(3)}
@@ -331,7 +292,7 @@ class Coarse(Plain):
     strides, input_multiple = (14, 14, 14), 14
 
 
-class Apart(Pyramid):
+class Apart(TinyPyramid):
     """Its finest map is the task's own."""
 
     def forward(self, inputs: Tensor, tasks: Sequence[str]) -> Features:
@@ -341,7 +302,7 @@ class Apart(Pyramid):
 
 def test_what_cannot_be_is_refused() -> None:
     with pytest.raises(UsageError, match=r"backbone.channels: 20 must be a multiple of 8"):
-        InvPT(TINY_TASKS, backbone=Pyramid, channels=20)
+        InvPT(TINY_TASKS, backbone=PYRAMID, channels=20)
     for lacking in (partial(MLP, inputs=3), partial(ResNet, depth=18, width=1 / 32)):
         with pytest.raises(UsageError, match=r"of half and of a quarter.*pyramid=true"):
             SMALL(TINY_TASKS, backbone=lacking)
@@ -349,6 +310,6 @@ def test_what_cannot_be_is_refused() -> None:
         SMALL(TINY_TASKS, backbone=Coarse)
     with pytest.raises(UsageError, match=r"UNet has maps of the strides \[16, 1\].*decoder=none"):
         SMALL(TINY_TASKS, backbone=partial(UNet, width=1 / 32))
-    backbone = SMALL(TINY_TASKS, backbone=Apart).eval()
+    backbone = SMALL(TINY_TASKS, backbone=partial(Apart, channels=(4, 5, 6))).eval()
     with pytest.raises(UsageError, match=r"backbone.backbone: Apart gives tasks maps of their own"):
         backbone(torch.rand(1, 3, 32, 32), NAMES)

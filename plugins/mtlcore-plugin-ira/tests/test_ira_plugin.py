@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -150,49 +151,15 @@ def test_in_a_chain_before_a_balancer_of_gradients(tmp_path: Path) -> None:
     assert len(series(tmp_path / "run", "segmentation")) == 13
 
 
-STOPPER = """
-import os
-import signal
-
-from mtlcore import BalancerSpec, hookimpl
-from mtlcore.balancing import LossBalancer
-
-
-class Stop(LossBalancer):
-    def transform(self, losses, context):
-        if os.environ.get("MTL_TEST_STOP") == str(context.step):
-            os.kill(os.getpid(), signal.SIGINT)
-        return losses
-
-
-@hookimpl
-def mtl_balancers():
-    yield BalancerSpec(name="stop", target=Stop)
-"""
-
-
 @pytest.mark.parametrize("step", [2, 7])
 def test_stopped_and_resumed_it_ends_bit_for_bit_the_same(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int
+    stopped_and_resumed: Callable[..., tuple[Path, Path]], step: int
 ) -> None:
     """Within a time unit, before and after the change of roles."""
-    (tmp_path / "stopper.py").write_text(STOPPER)
     ira = {"name": "ira", "main": "depth", "alpha": 0.05, "every": 2, "swap_at": 0.5, "bins": 3}
-    config = {
-        **TINY,
-        "plugins": [str(tmp_path / "stopper.py")],
-        "tasks": ["segmentation", "depth"],
-        "balancer": {"chain": [ira, {"name": "stop"}]},
-    }
-    mtlcore.run(config, out=str(tmp_path / "whole"))
-    monkeypatch.setenv("MTL_TEST_STOP", str(step))
-    with pytest.raises(MtlError, match="stopped by SIGINT"):
-        mtlcore.run(config, out=str(tmp_path / "stopped"))
-    monkeypatch.delenv("MTL_TEST_STOP")
-    mtlcore.run(config, out=str(tmp_path / "stopped"), resume=True)
+    runs = stopped_and_resumed({**TINY, "tasks": ["segmentation", "depth"], "balancer": ira}, step)
     whole, stopped = (
-        load_checkpoint(tmp_path / name / "checkpoints" / "last.safetensors")["learner"]
-        for name in ("whole", "stopped")
+        load_checkpoint(run / "checkpoints" / "last.safetensors")["learner"] for run in runs
     )
     assert whole.keys() == stopped.keys()
     tensors = {name: value for name, value in whole.items() if isinstance(value, torch.Tensor)}
@@ -201,4 +168,4 @@ def test_stopped_and_resumed_it_ends_bit_for_bit_the_same(
     assert moved
     assert not torch.equal(whole[moved[0]], torch.ones_like(whole[moved[0]]))
     for task in ("segmentation", "depth"):
-        assert series(tmp_path / "whole", task) == series(tmp_path / "stopped", task)
+        assert series(runs[0], task) == series(runs[1], task)

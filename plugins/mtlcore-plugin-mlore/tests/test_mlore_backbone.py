@@ -11,49 +11,21 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mtlcore.errors import UsageError
-from mtlcore.features import EarlyPrediction, FeatureInfo, Features
+from mtlcore.features import FeatureInfo, Features
 from mtlcore.models import Backbone, MultiTaskModel
 from mtlcore.standard.heads import PointwiseHead
 from mtlcore.standard.mlp import MLP
 from mtlcore.standard.resnet import ResNet
 from mtlcore.standard.unet import UNet
 from mtlcore.tasks import Task
-from mtlcore.testing import TINY_TASKS, BackboneContract
+from mtlcore.testing import TINY_TASKS, BackboneContract, TinyPyramid
 from mtlcore_mlore.backbone import MLoRE
 from mtlcore_mlore.experts import Mixture
 
 NAMES = [task.name for task in TINY_TASKS]
 KEYS = {task.name: task.key for task in TINY_TASKS}
+PYRAMID = partial(TinyPyramid, channels=(4, 5), predicts=True)
 SMALL = partial(MLoRE, channels=8, ranks=(1, 2, 3), chosen=2, task_rank=2, grid=(2, 3))
-
-
-class Pyramid(Backbone):
-    """Maps of strides 4 and 2; it predicts on the way, and has a term."""
-
-    out_channels, strides, input_multiple, main_map = (5, 4), (4, 2), 4, 0
-
-    def __init__(self, tasks: Sequence[Task]) -> None:
-        super().__init__()
-        self.keys = {task.name: task.key for task in tasks}
-        self.fine = nn.Conv2d(3, 4, 3, stride=2, padding=1)
-        self.coarse = nn.Conv2d(4, 5, 3, stride=2, padding=1)
-        self.early = nn.ModuleDict({t.key: nn.Conv2d(5, t.channels, 1) for t in tasks})
-
-    def forward(self, inputs: Tensor, tasks: Sequence[str]) -> Features:
-        fine = self.fine(inputs).tanh()
-        coarse = self.coarse(fine).tanh()
-        features = Features(shared=(coarse, fine))
-        if self.training:
-            heads = {task: self.early[self.keys[task]] for task in tasks}
-            features.early = {t: [EarlyPrediction(head(coarse), 0.5)] for t, head in heads.items()}
-            features.terms = {"size": coarse.abs().mean()}
-        return features
-
-    def task_parameters(self, task: str):
-        return self.early[self.keys[task]].parameters()
-
-    def last_shared_parameters(self):
-        return self.coarse.parameters()
 
 
 class Plain(Backbone):
@@ -82,7 +54,7 @@ def _one_thread_and_a_seed() -> None:
 
 class TestOverAPyramid(BackboneContract):
     def make(self, tasks):
-        return SMALL(tasks, backbone=Pyramid)
+        return SMALL(tasks, backbone=PYRAMID)
 
 
 class TestOverMapsOfOneStride(BackboneContract):
@@ -223,13 +195,13 @@ def test_the_term_is_the_variation_of_mean_weights_in_every_mixture() -> None:
         expected += 0.5 * mean.var().item() / mean.mean().item() ** 2
     assert term.item() == pytest.approx(expected, rel=1e-5)
     assert backbone(torch.rand(3, 3, 8, 8), []).terms == {}
-    both = SMALL(TINY_TASKS, backbone=Pyramid)(torch.rand(2, 3, 8, 8), NAMES)
+    both = SMALL(TINY_TASKS, backbone=PYRAMID)(torch.rand(2, 3, 8, 8), NAMES)
     assert set(both.terms) == {"size", "load_balancing"}
     assert {task: len(found) for task, found in both.early.items()} == dict.fromkeys(NAMES, 1)
 
 
 def test_levels_of_a_pyramid_have_one_resolution() -> None:
-    backbone = SMALL(TINY_TASKS, backbone=Pyramid)
+    backbone = SMALL(TINY_TASKS, backbone=PYRAMID)
     assert (backbone.strides, backbone.input_multiple) == ((2,), 8)
     sizes = []
     for layer in backbone.project:

@@ -12,13 +12,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mtlcore.errors import UsageError
-from mtlcore.features import EarlyPrediction, FeatureInfo, Features
+from mtlcore.features import FeatureInfo, Features
 from mtlcore.models import Backbone, MultiTaskModel
 from mtlcore.standard.mlp import MLP
 from mtlcore.standard.resnet import ResNet
 from mtlcore.standard.unet import UNet
 from mtlcore.tasks import Task
-from mtlcore.testing import TINY_TASKS, BackboneContract, HeadContract
+from mtlcore.testing import TINY_TASKS, BackboneContract, HeadContract, TinyPyramid
 from mtlcore_mtformer import swin
 from mtlcore_mtformer.backbone import MTFormer
 from mtlcore_mtformer.head import MTFormerHead
@@ -26,38 +26,8 @@ from mtlcore_mtformer.swin import CrossTaskBlock, SwinBlock, Windows
 
 NAMES = [task.name for task in TINY_TASKS]
 KEYS = {task.name: task.key for task in TINY_TASKS}
+PYRAMID = partial(TinyPyramid, channels=(3, 4, 5), predicts=True)
 SMALL = partial(MTFormer, channels=8, heads=2, window=3, stride=4)
-
-
-class Pyramid(Backbone):
-    """Maps of strides 8, 4 and 2; it predicts on the way, and has a term."""
-
-    out_channels, strides, input_multiple, main_map = (5, 4, 3), (8, 4, 2), 8, 0
-
-    def __init__(self, tasks: Sequence[Task]) -> None:
-        super().__init__()
-        self.keys = {task.name: task.key for task in tasks}
-        self.fine = nn.Conv2d(3, 3, 3, stride=2, padding=1)
-        self.middle = nn.Conv2d(3, 4, 3, stride=2, padding=1)
-        self.coarse = nn.Conv2d(4, 5, 3, stride=2, padding=1)
-        self.early = nn.ModuleDict({t.key: nn.Conv2d(5, t.channels, 1) for t in tasks})
-
-    def forward(self, inputs: Tensor, tasks: Sequence[str]) -> Features:
-        fine = self.fine(inputs).tanh()
-        middle = self.middle(fine).tanh()
-        coarse = self.coarse(middle).tanh()
-        features = Features(shared=(coarse, middle, fine))
-        if self.training:
-            heads = {task: self.early[self.keys[task]] for task in tasks}
-            features.early = {t: [EarlyPrediction(head(coarse), 0.5)] for t, head in heads.items()}
-            features.terms = {"size": coarse.abs().mean()}
-        return features
-
-    def task_parameters(self, task: str):
-        return self.early[self.keys[task]].parameters()
-
-    def last_shared_parameters(self):
-        return self.coarse.parameters()
 
 
 class OneMap(Backbone):
@@ -84,7 +54,7 @@ def _one_thread_and_a_seed() -> None:
 
 class TestOverAPyramid(BackboneContract):
     def make(self, tasks):
-        return SMALL(tasks, backbone=Pyramid)
+        return SMALL(tasks, backbone=PYRAMID)
 
 
 class TestOverALoneMap(BackboneContract):
@@ -245,7 +215,7 @@ def test_cut_and_joined_maps_are_as_they_were() -> None:
 
 def test_maps_are_those_of_the_equations() -> None:
     """Over a pyramid, whose finest map is finer than what is read."""
-    backbone = moved(SMALL(TINY_TASKS, backbone=Pyramid, channels=6))
+    backbone = moved(SMALL(TINY_TASKS, backbone=PYRAMID, channels=6))
     images = torch.rand(2, 3, 24, 16, dtype=torch.float64)
     by_loops = ByLoops(backbone, 2, 3)
     with torch.no_grad():
@@ -281,7 +251,7 @@ def _pair(by_loops: ByLoops, maps: Tensor, name: str) -> Tensor:
 
 def test_what_the_encoder_predicts_stays_and_there_is_no_cut_then() -> None:
     images = torch.rand(2, 3, 16, 16)
-    features = SMALL(TINY_TASKS, backbone=Pyramid)(images, NAMES)
+    features = SMALL(TINY_TASKS, backbone=PYRAMID)(images, NAMES)
     assert {task: len(found) for task, found in features.early.items()} == dict.fromkeys(NAMES, 1)
     assert set(features.terms) == {"size"}
     assert features.cut == ()
@@ -289,7 +259,7 @@ def test_what_the_encoder_predicts_stays_and_there_is_no_cut_then() -> None:
 
 
 def test_initialisation_is_that_of_swin() -> None:
-    backbone = MTFormer(TINY_TASKS, backbone=Pyramid, channels=64, stride=4)
+    backbone = MTFormer(TINY_TASKS, backbone=PYRAMID, channels=64, stride=4)
     for part in (backbone.shared, backbone.own, backbone.cross):
         for name, module in part.named_modules():
             if isinstance(module, nn.Linear):

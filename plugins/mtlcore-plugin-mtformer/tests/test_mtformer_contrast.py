@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,6 @@ import mtlcore
 from mtlcore.balancing import BalancerContext
 from mtlcore.data import Batch
 from mtlcore.distributed import Distributed
-from mtlcore.errors import MtlError
 from mtlcore.features import FeatureInfo, Features
 from mtlcore.storage import load_checkpoint
 from mtlcore.tasks import Task
@@ -321,45 +320,15 @@ TINY: dict[str, Any] = {
     "cross_task": [{"name": "task-contrast", "weight": 1.0, **SMALL}],
     "training": {"epochs": 3, "batch_size": 2, "threads": 1},
 }
-STOPPER = """
-import os, signal
-from mtlcore import BalancerSpec, hookimpl
-from mtlcore.balancing import LossBalancer
 
 
-class Stop(LossBalancer):
-    def transform(self, losses, context):
-        if os.environ.get("MTL_TEST_STOP") == str(context.step):
-            os.kill(os.getpid(), signal.SIGINT)
-        return losses
-
-
-@hookimpl
-def mtl_balancers():
-    yield BalancerSpec(name="stop", target=Stop)
-"""
-
-
-@pytest.mark.parametrize("step", [4])
 def test_stopped_and_resumed_it_ends_bit_for_bit_the_same(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int
+    stopped_and_resumed: Callable[..., tuple[Path, Path]],
 ) -> None:
     """With a memory that has fewer rows than there are images."""
-    (tmp_path / "stopper.py").write_text(STOPPER)
-    config = {
-        **TINY,
-        "plugins": [str(tmp_path / "stopper.py")],
-        "balancer": {"chain": [{"name": "equal"}, {"name": "stop"}]},
-    }
-    mtlcore.run(config, out=str(tmp_path / "whole"))
-    monkeypatch.setenv("MTL_TEST_STOP", str(step))
-    with pytest.raises(MtlError, match="stopped by SIGINT"):
-        mtlcore.run(config, out=str(tmp_path / "stopped"))
-    monkeypatch.delenv("MTL_TEST_STOP")
-    mtlcore.run(config, out=str(tmp_path / "stopped"), resume=True)
     whole, stopped = (
-        load_checkpoint(tmp_path / name / "checkpoints" / "last.safetensors")["learner"]
-        for name in ("whole", "stopped")
+        load_checkpoint(run / "checkpoints" / "last.safetensors")["learner"]
+        for run in stopped_and_resumed({**TINY, "balancer": {"name": "equal"}}, 4)
     )
     assert whole.keys() == stopped.keys()
     memory = [name for name in whole if "memories" in name]

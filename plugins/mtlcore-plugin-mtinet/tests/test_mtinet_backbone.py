@@ -2,72 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import partial
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from mtlcore.errors import UsageError
-from mtlcore.features import EarlyPrediction, FeatureInfo, Features
-from mtlcore.models import Backbone, MultiTaskModel
+from mtlcore.features import FeatureInfo
+from mtlcore.models import MultiTaskModel
 from mtlcore.standard.decoder_heads import hrnet
 from mtlcore.standard.heads import PointwiseHead
 from mtlcore.standard.mlp import MLP
 from mtlcore.standard.resnet import ResNet
 from mtlcore.standard.unet import UNet
-from mtlcore.tasks import Task
-from mtlcore.testing import TINY_TASKS, BackboneContract, tiny_batch, tiny_learner
+from mtlcore.testing import TINY_TASKS, BackboneContract, TinyPyramid, tiny_batch, tiny_learner
 from mtlcore_mtinet.backbone import MTINet
 from mtlcore_mtinet.propagation import FeaturePropagation
 from mtlcore_mtinet.pyramid import FeaturePyramid
 
 NAMES = [task.name for task in TINY_TASKS]
 KEYS = {task.name: task.key for task in TINY_TASKS}
+PYRAMID = partial(TinyPyramid, channels=(4, 5, 6))
+PREDICTING = partial(PYRAMID, predicts=True)
 RESNET = partial(ResNet, depth=18, width=1 / 32, pyramid=True)
-
-
-class ThreeMaps(Backbone):
-    """Three maps, small enough to compute by hand."""
-
-    out_channels, strides, input_multiple, main_map = (6, 5, 4), (8, 4, 2), 8, 0
-
-    def __init__(self, tasks: Sequence[Task]) -> None:
-        super().__init__()
-        self.fine = nn.Conv2d(3, 4, 3, stride=2, padding=1)
-        self.middle = nn.Conv2d(4, 5, 3, stride=2, padding=1)
-        self.coarse = nn.Conv2d(5, 6, 3, stride=2, padding=1)
-
-    def forward(self, inputs: Tensor, tasks: Sequence[str]) -> Features:
-        fine = self.fine(inputs).tanh()
-        middle = self.middle(fine).tanh()
-        return Features(shared=(self.coarse(middle).tanh(), middle, fine))
-
-    def last_shared_parameters(self):
-        return self.coarse.parameters()
-
-
-class Predicting(ThreeMaps):
-    """It predicts on the way itself, and has a term."""
-
-    def __init__(self, tasks: Sequence[Task]) -> None:
-        super().__init__(tasks)
-        self.keys = {task.name: task.key for task in tasks}
-        self.early = nn.ModuleDict({t.key: nn.Conv2d(6, t.channels, 1) for t in tasks})
-
-    def forward(self, inputs: Tensor, tasks: Sequence[str]) -> Features:
-        features = super().forward(inputs, tasks)
-        if self.training:
-            coarse = features.shared[0]
-            heads = {task: self.early[self.keys[task]] for task in tasks}
-            features.early = {t: [EarlyPrediction(head(coarse), 0.5)] for t, head in heads.items()}
-            features.terms = {"size": coarse.abs().mean()}
-        return features
-
-    def task_parameters(self, task: str):
-        return self.early[self.keys[task]].parameters()
 
 
 @pytest.fixture(autouse=True)
@@ -78,7 +37,7 @@ def _one_thread_and_a_seed() -> None:
 
 class TestOverAPyramid(BackboneContract):
     def make(self, tasks):
-        return MTINet(tasks, backbone=ThreeMaps)
+        return MTINet(tasks, backbone=PYRAMID)
 
 
 class TestWithAuxiliaryTasksOverWhatPredicts(BackboneContract):
@@ -86,13 +45,13 @@ class TestWithAuxiliaryTasksOverWhatPredicts(BackboneContract):
 
     def make(self, tasks):
         auxiliary = tuple(task.name for task in tasks[1:])
-        return MTINet(tasks, backbone=Predicting, auxiliary=auxiliary, fpn=4)
+        return MTINet(tasks, backbone=PREDICTING, auxiliary=auxiliary, fpn=4)
 
 
 def test_with_two_final_tasks_it_knows_what_they_share() -> None:
     class Contract(BackboneContract):
         def make(self, tasks):
-            return MTINet(tasks, backbone=ThreeMaps, auxiliary=("normals",))
+            return MTINet(tasks, backbone=PYRAMID, auxiliary=("normals",))
 
     Contract().test_task_parameters_are_honest()
     Contract().test_every_parameter_is_reached()
@@ -101,10 +60,10 @@ def test_with_two_final_tasks_it_knows_what_they_share() -> None:
 
 def test_the_cut_is_the_maps_of_all_tasks_at_all_scales() -> None:
     images = torch.rand(2, 3, 16, 24)
-    backbone = MTINet(TINY_TASKS, backbone=ThreeMaps)
+    backbone = MTINet(TINY_TASKS, backbone=PYRAMID)
     assert len(backbone(images, ["depth"]).cut) == 3 * len(NAMES)
     assert backbone(images, NAMES).early
-    assert MTINet(TINY_TASKS, backbone=Predicting)(images, NAMES).cut == ()
+    assert MTINet(TINY_TASKS, backbone=PREDICTING)(images, NAMES).cut == ()
 
 
 def settled(backbone: MTINet, images: Tensor) -> MTINet:
@@ -188,7 +147,7 @@ class ByHand:
 
 def test_maps_and_predictions_are_those_of_the_equations() -> None:
     images = torch.rand(2, 3, 16, 24, dtype=torch.float64)
-    backbone = settled(MTINet(TINY_TASKS, backbone=ThreeMaps, auxiliary=("normals",)), images)
+    backbone = settled(MTINet(TINY_TASKS, backbone=PYRAMID, auxiliary=("normals",)), images)
     by_hand = ByHand(backbone, images)
     features = backbone(images, NAMES)
     for task in NAMES:
@@ -249,7 +208,7 @@ def test_a_pyramid_network_adds_what_is_deeper() -> None:
 
 def test_a_task_learns_from_its_predictions_at_all_scales() -> None:
     """The published loss: those of all initial predictions and of the last one count alike."""
-    learner = tiny_learner(backbone=partial(MTINet, backbone=Predicting))
+    learner = tiny_learner(backbone=partial(MTINet, backbone=PREDICTING))
     batch = tiny_batch(2, size=(16, 24))
     model = learner.model
     losses = learner(batch, NAMES)
@@ -277,7 +236,7 @@ def reached(backbone: MTINet, task: str, place: int) -> set[str]:
 
 
 def test_what_is_known_goes_from_deep_to_fine() -> None:
-    backbone = MTINet(TINY_TASKS, backbone=ThreeMaps, auxiliary=("normals",))
+    backbone = MTINet(TINY_TASKS, backbone=PYRAMID, auxiliary=("normals",))
     deepest, finest = reached(backbone, "depth", 0), reached(backbone, "depth", 2)
     assert not any(name.startswith(("scales.1", "scales.2")) for name in deepest)
     for number in (0, 1):
@@ -293,7 +252,7 @@ def test_what_is_known_goes_from_deep_to_fine() -> None:
 
 def test_finest_maps_that_nobody_reads_are_not_computed() -> None:
     auxiliary = ("depth", "normals")
-    backbone = MTINet(TINY_TASKS, backbone=ThreeMaps, auxiliary=auxiliary)
+    backbone = MTINet(TINY_TASKS, backbone=PYRAMID, auxiliary=auxiliary)
     run: list[tuple[int, str]] = []
     for number, scale in enumerate(backbone.scales):
         for task, key in KEYS.items():
@@ -309,17 +268,17 @@ def test_finest_maps_that_nobody_reads_are_not_computed() -> None:
 
 
 def test_a_lone_task_has_a_network_of_its_own() -> None:
-    backbone = MTINet(TINY_TASKS[:1], backbone=ThreeMaps, fpn=4)
+    backbone = MTINet(TINY_TASKS[:1], backbone=PYRAMID, fpn=4)
     own = {id(p) for p in backbone.task_parameters("segmentation")}
     shared = {n.split(".")[0] for n, p in backbone.named_parameters() if id(p) not in own}
     assert shared == {"encoder"}
     names = {id(p): name for name, p in backbone.named_parameters()}
     last = [names[id(p)] for p in backbone.last_shared_parameters()]
-    assert last == ["encoder.coarse.weight", "encoder.coarse.bias"]
+    assert last == ["encoder.levels.2.weight", "encoder.levels.2.bias"]
 
 
 def test_the_last_shared_layers_are_those_of_the_maps() -> None:
-    backbone = MTINet(TINY_TASKS[:2], backbone=ThreeMaps, auxiliary=("depth",))
+    backbone = MTINet(TINY_TASKS[:2], backbone=PYRAMID, auxiliary=("depth",))
     names = {id(p): name for name, p in backbone.named_parameters()}
     last = [names[id(p)] for p in backbone.last_shared_parameters()]
     pairs = [(0, "segmentation"), (0, "depth"), (1, "segmentation"), (1, "depth"), (2, "depth")]
@@ -338,9 +297,9 @@ def test_any_size_through_the_model() -> None:
 
 def test_what_cannot_be_is_refused() -> None:
     with pytest.raises(UsageError, match=r"backbone.auxiliary: no task named 'depht'.*'depth'"):
-        MTINet(TINY_TASKS, backbone=ThreeMaps, auxiliary=("depht",))
+        MTINet(TINY_TASKS, backbone=PYRAMID, auxiliary=("depht",))
     with pytest.raises(UsageError, match="auxiliary: it names all tasks"):
-        MTINet(TINY_TASKS, backbone=ThreeMaps, auxiliary=tuple(NAMES))
+        MTINet(TINY_TASKS, backbone=PYRAMID, auxiliary=tuple(NAMES))
     for lacking in (partial(MLP, inputs=3), partial(ResNet, depth=18, width=1 / 32)):
         with pytest.raises(UsageError, match=r"gives no maps of several strides.*pyramid=true"):
             MTINet(TINY_TASKS, backbone=lacking)

@@ -2,70 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import partial
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from mtlcore.errors import UsageError
-from mtlcore.features import EarlyPrediction, FeatureInfo, Features
-from mtlcore.models import Backbone, MultiTaskModel
+from mtlcore.features import FeatureInfo
+from mtlcore.models import MultiTaskModel
 from mtlcore.standard.heads import PointwiseHead
 from mtlcore.standard.mlp import MLP
 from mtlcore.standard.resnet import ResNet
 from mtlcore.standard.unet import UNet
-from mtlcore.tasks import Task
-from mtlcore.testing import TINY_TASKS, BackboneContract, HeadContract, tiny_batch, tiny_learner
+from mtlcore.testing import (
+    TINY_TASKS,
+    BackboneContract,
+    HeadContract,
+    TinyPyramid,
+    tiny_batch,
+    tiny_learner,
+)
 from mtlcore_pad_net.backbone import PADNet
 from mtlcore_pad_net.heads import bottlenecks
 
 NAMES = [task.name for task in TINY_TASKS]
 KEYS = {task.name: task.key for task in TINY_TASKS}
+PREDICTING = partial(TinyPyramid, predicts=True)
 ONE_MAP = partial(ResNet, depth=18, width=1 / 32, output_stride=8)
 PYRAMID = partial(UNet, width=1 / 32, decoder="none", output_stride=4)
 MODULES = ("a", "b", "c", "c-receiver")
-
-
-class TwoMaps(Backbone):
-    """Two maps, small enough to compute by hand."""
-
-    out_channels, strides, input_multiple, main_map = (6, 4), (4, 2), 4, 0
-
-    def __init__(self, tasks: Sequence[Task]) -> None:
-        super().__init__()
-        self.fine = nn.Conv2d(3, 4, 3, stride=2, padding=1)
-        self.coarse = nn.Conv2d(4, 6, 3, stride=2, padding=1)
-
-    def forward(self, inputs: Tensor, tasks: Sequence[str]) -> Features:
-        fine = self.fine(inputs).tanh()
-        return Features(shared=(self.coarse(fine).tanh(), fine))
-
-    def last_shared_parameters(self):
-        return self.coarse.parameters()
-
-
-class Predicting(TwoMaps):
-    """It predicts on the way itself, and has a term."""
-
-    def __init__(self, tasks: Sequence[Task]) -> None:
-        super().__init__(tasks)
-        self.keys = {task.name: task.key for task in tasks}
-        self.early = nn.ModuleDict({t.key: nn.Conv2d(6, t.channels, 1) for t in tasks})
-
-    def forward(self, inputs: Tensor, tasks: Sequence[str]) -> Features:
-        features = super().forward(inputs, tasks)
-        if self.training:
-            coarse = features.shared[0]
-            heads = {task: self.early[self.keys[task]] for task in tasks}
-            features.early = {t: [EarlyPrediction(head(coarse), 0.5)] for t, head in heads.items()}
-            features.terms = {"size": coarse.abs().mean()}
-        return features
-
-    def task_parameters(self, task: str):
-        return self.early[self.keys[task]].parameters()
 
 
 @pytest.fixture(autouse=True)
@@ -84,7 +51,7 @@ class TestWithAuxiliaryTasksOverWhatPredicts(BackboneContract):
 
     def make(self, tasks):
         auxiliary = tuple(task.name for task in tasks[1:])
-        return PADNet(tasks, backbone=Predicting, channels=4, auxiliary=auxiliary)
+        return PADNet(tasks, backbone=PREDICTING, channels=4, auxiliary=auxiliary)
 
 
 class TestBottlenecks(HeadContract):
@@ -164,7 +131,7 @@ def test_every_module_knows_what_tasks_share(module) -> None:
     class Contract(BackboneContract):
         def make(self, tasks):
             return PADNet(
-                tasks, backbone=TwoMaps, channels=4, auxiliary=("normals",), distillation=module
+                tasks, backbone=TinyPyramid, channels=4, auxiliary=("normals",), distillation=module
             )
 
     Contract().test_task_parameters_are_honest()
@@ -174,17 +141,17 @@ def test_every_module_knows_what_tasks_share(module) -> None:
 
 def test_the_cut_is_the_maps_of_all_tasks() -> None:
     images = torch.rand(2, 3, 8, 12)
-    backbone = PADNet(TINY_TASKS, backbone=TwoMaps, channels=4)
+    backbone = PADNet(TINY_TASKS, backbone=TinyPyramid, channels=4)
     assert len(backbone(images, ["depth"]).cut) == len(NAMES)
     assert backbone(images, NAMES).early
-    assert PADNet(TINY_TASKS, backbone=Predicting, channels=4)(images, NAMES).cut == ()
+    assert PADNet(TINY_TASKS, backbone=PREDICTING, channels=4)(images, NAMES).cut == ()
 
 
 @pytest.mark.parametrize("module", MODULES)
 def test_maps_are_those_of_the_equations(module) -> None:
     images = torch.rand(2, 3, 8, 12, dtype=torch.float64)
     backbone = settled(
-        PADNet(TINY_TASKS, backbone=TwoMaps, channels=8, distillation=module), images
+        PADNet(TINY_TASKS, backbone=TinyPyramid, channels=8, distillation=module), images
     )
     maps = branch_maps(backbone, images)
     features = backbone(images, NAMES)
@@ -197,7 +164,7 @@ def test_maps_are_those_of_the_equations(module) -> None:
 def test_predictions_on_the_way_are_made_before_distillation() -> None:
     images = torch.rand(2, 3, 8, 12, dtype=torch.float64)
     backbone = settled(
-        PADNet(TINY_TASKS, backbone=TwoMaps, channels=4, auxiliary=("normals",)), images
+        PADNet(TINY_TASKS, backbone=TinyPyramid, channels=4, auxiliary=("normals",)), images
     )
     maps = branch_maps(backbone, images)
     torch.testing.assert_close(backbone(images, NAMES).of("normals"), (maps["normals"],))
@@ -213,7 +180,7 @@ def test_predictions_on_the_way_are_made_before_distillation() -> None:
 
 def test_a_task_learns_from_both_of_its_predictions() -> None:
     """The published loss: final and intermediate predictions count alike."""
-    learner = tiny_learner(backbone=partial(PADNet, backbone=Predicting, channels=4))
+    learner = tiny_learner(backbone=partial(PADNet, backbone=PREDICTING, channels=4))
     batch = tiny_batch(2, size=(8, 12))
     model = learner.model
     losses = learner(batch, NAMES)
@@ -233,7 +200,7 @@ def test_a_task_learns_from_both_of_its_predictions() -> None:
 
 @pytest.mark.parametrize("module", MODULES)
 def test_every_task_hears_every_other_one(module) -> None:
-    backbone = PADNet(TINY_TASKS, backbone=TwoMaps, channels=16, distillation=module)
+    backbone = PADNet(TINY_TASKS, backbone=TinyPyramid, channels=16, distillation=module)
     features = backbone(torch.rand(2, 3, 16, 16), NAMES)
     for target in NAMES:
         loss = features.of(target)[0].square().sum()
@@ -244,7 +211,7 @@ def test_every_task_hears_every_other_one(module) -> None:
 
 
 def test_an_auxiliary_task_speaks_and_does_not_hear() -> None:
-    backbone = PADNet(TINY_TASKS, backbone=TwoMaps, channels=8, auxiliary=("depth",))
+    backbone = PADNet(TINY_TASKS, backbone=TinyPyramid, channels=8, auxiliary=("depth",))
     features = backbone(torch.rand(2, 3, 16, 16), NAMES)
     firsts = [backbone.branches[KEYS[task]][0].conv1.weight for task in NAMES]
 
@@ -259,7 +226,7 @@ def test_an_auxiliary_task_speaks_and_does_not_hear() -> None:
 
 
 def test_maps_that_nobody_reads_are_not_computed() -> None:
-    backbone = PADNet(TINY_TASKS, backbone=TwoMaps, channels=4, auxiliary=("depth", "normals"))
+    backbone = PADNet(TINY_TASKS, backbone=TinyPyramid, channels=4, auxiliary=("depth", "normals"))
     run = []
     for task, key in KEYS.items():
         backbone.branches[key].register_forward_hook(lambda *_, task=task: run.append(task))
@@ -271,13 +238,13 @@ def test_maps_that_nobody_reads_are_not_computed() -> None:
 
 def test_a_lone_task_has_a_network_of_its_own() -> None:
     for module in MODULES:
-        backbone = PADNet(TINY_TASKS[:1], backbone=TwoMaps, channels=4, distillation=module)
+        backbone = PADNet(TINY_TASKS[:1], backbone=TinyPyramid, channels=4, distillation=module)
         own = {id(p) for p in backbone.task_parameters("segmentation")}
         shared = {n.split(".")[0] for n, p in backbone.named_parameters() if id(p) not in own}
         assert shared == {"encoder", "fusion"}
         names = {id(p): name for name, p in backbone.named_parameters()}
         last = [names[id(p)] for p in backbone.last_shared_parameters()]
-        assert last == ["encoder.coarse.weight", "encoder.coarse.bias"]
+        assert last == ["encoder.levels.1.weight", "encoder.levels.1.bias"]
 
 
 def test_the_last_shared_layers_are_those_of_the_branches() -> None:
@@ -300,11 +267,11 @@ def test_any_size_through_the_model() -> None:
 
 def test_what_cannot_be_is_refused() -> None:
     with pytest.raises(UsageError, match=r"backbone.auxiliary: no task named 'depht'.*'depth'"):
-        PADNet(TINY_TASKS, backbone=TwoMaps, auxiliary=("depht",))
+        PADNet(TINY_TASKS, backbone=TinyPyramid, auxiliary=("depht",))
     with pytest.raises(UsageError, match="auxiliary: it names all tasks"):
-        PADNet(TINY_TASKS, backbone=TwoMaps, auxiliary=tuple(NAMES))
+        PADNet(TINY_TASKS, backbone=TinyPyramid, auxiliary=tuple(NAMES))
     with pytest.raises(UsageError, match="channels: 30 must be a multiple of 4"):
-        PADNet(TINY_TASKS, backbone=TwoMaps, channels=30)
+        PADNet(TINY_TASKS, backbone=TinyPyramid, channels=30)
     with pytest.raises(UsageError, match="MLP gives no maps to predict from"):
         PADNet(TINY_TASKS, backbone=partial(MLP, inputs=3))
     backbone = PADNet(TINY_TASKS, backbone=partial(UNet, width=1 / 32), channels=4).eval()

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +17,7 @@ from mtlcore.testing import LauncherContract, assert_plugin_is_light, assert_plu
 from mtlcore_ray.launcher import Ray
 
 Start = Callable[..., subprocess.Popen[str]]
+Until = Callable[..., None]
 
 # Ray's own processes and sockets are closed when its garbage is collected.
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning", "default::FutureWarning")
@@ -96,22 +95,6 @@ def test_without_a_cluster_it_says_how_to_start_one(tmp_path: Path) -> None:
         Ray(tmp_path, -1, address="127.0.0.1:1")
 
 
-@pytest.fixture
-def started(spawn: Start) -> Start:
-    """A study's process: `started(file, out)`."""
-    return lambda file, out: spawn(
-        [sys.executable, "-m", "mtlcore", "study", str(file), "--out", str(out), "--jobs", "2"],
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env={**os.environ},
-    )  # fmt: skip
-
-
-def until(condition: Callable[[], Any], seconds: float = 600.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.1)
-
-
 def epoch_of(cell: Path) -> int:
     file = cell / "metrics.jsonl"
     lines = file.read_text().splitlines() if file.exists() else []
@@ -120,16 +103,16 @@ def epoch_of(cell: Path) -> int:
 
 @pytest.mark.slow
 def test_a_killed_study_goes_on_while_its_cells_run(
-    cluster: Any, tmp_path: Path, started: Start
+    cluster: Any, tmp_path: Path, study_process: Start, until: Until
 ) -> None:
     file, out = tmp_path / "study.toml", tmp_path / "out"
     file.write_text(STUDY.format(address=cluster.address, epochs=25))
-    first = started(file, out)
+    first = study_process(file, out, "--jobs", "2")
     cells = [out / "cells" / name / "seed-0" for name in ("slow", "fast")]
     until(lambda: all(epoch_of(cell) for cell in cells))
     first.kill()
     first.communicate()
-    second = started(file, out)
+    second = study_process(file, out, "--jobs", "2")
     said, _ = second.communicate(timeout=600)
     assert second.returncode == 0, said
     for cell in cells:
@@ -137,13 +120,15 @@ def test_a_killed_study_goes_on_while_its_cells_run(
 
 
 @pytest.mark.slow
-def test_cells_of_a_lost_node_run_again(cluster: Any, tmp_path: Path, started: Start) -> None:
+def test_cells_of_a_lost_node_run_again(
+    cluster: Any, tmp_path: Path, study_process: Start, until: Until
+) -> None:
     """Both cells run on a node that only they can use; it goes, and another one comes."""
     file, out = tmp_path / "study.toml", tmp_path / "out"
     text = STUDY.format(address=cluster.address, epochs=30)
     file.write_text(text.replace('ray", ', 'ray", resources = {special = 1}, '))
     node = cluster.add_node(num_cpus=3, resources={"special": 2})
-    process = started(file, out)
+    process = study_process(file, out, "--jobs", "2")
     cells = [out / "cells" / name / "seed-0" for name in ("slow", "fast")]
     until(lambda: all(epoch_of(cell) >= 2 for cell in cells))
     cluster.remove_node(node, allow_graceful=False)

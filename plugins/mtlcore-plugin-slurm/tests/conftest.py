@@ -7,8 +7,7 @@ import shutil
 import signal
 import socket
 import subprocess
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import attrs
@@ -81,7 +80,9 @@ class Cluster:
 
 
 @pytest.fixture(scope="session")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+def cluster(
+    tmp_path_factory: pytest.TempPathFactory, until: Callable[..., None]
+) -> Iterator[Cluster]:
     missing = [program for program in NEEDED if shutil.which(program) is None]
     if missing:
         pytest.skip(f"no Slurm on this machine (there is no {', '.join(missing)})")
@@ -95,26 +96,26 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     file.write_text(CONFIGURATION.format(host=socket.gethostname(), folder=folder, ports=ports))
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("SLURM_CONF", str(file))
-        munge = None if _answers("munge", "-n") else _start_munge()
+        munge = None if _answers("munge", "-n") else _start_munge(until)
         cluster = Cluster(folder)
         subprocess.run(["slurmctld"], check=True)
         for node in ("n1", "n2"):
             cluster.start(node)
-        _until(lambda: _said("sinfo", "--noheader", "--format=%t %D") == "idle 2")
+        until(lambda: _said("sinfo", "--noheader", "--format=%t %D") == "idle 2")
         yield cluster
         for pid in folder.glob("*.pid"):
             os.kill(int(pid.read_text()), signal.SIGTERM)
-        _until(lambda: not list(folder.glob("*.pid")))
+        until(lambda: not list(folder.glob("*.pid")))
         if munge is not None:
             munge.terminate()
             munge.wait()
 
 
-def _start_munge() -> subprocess.Popen[bytes]:
+def _start_munge(until: Callable[..., None]) -> subprocess.Popen[bytes]:
     Path("/run/munge").mkdir(parents=True, exist_ok=True)
     shutil.chown("/run/munge", "munge", "munge")
     process = subprocess.Popen(["runuser", "-u", "munge", "--", "munged", "--foreground"])
-    _until(lambda: _answers("munge", "-n"))
+    until(lambda: _answers("munge", "-n"))
     return process
 
 
@@ -130,10 +131,3 @@ def _answers(*command: str) -> bool:
 
 def _said(*command: str) -> str:
     return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
-
-
-def _until(condition, seconds: float = 60.0) -> None:  # type: ignore[no-untyped-def]
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain for Slurm"
-        time.sleep(0.1)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +14,7 @@ from mtlcore.testing import LauncherContract
 from mtlcore_slurm.launcher import Slurm
 
 Start = Callable[..., subprocess.Popen[str]]
+Until = Callable[..., None]
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("cluster")]
 
@@ -42,22 +41,6 @@ class TestOnSlurm(LauncherContract):
         return Slurm(folder, lock, mem=0.5)
 
 
-@pytest.fixture
-def started(spawn: Start) -> Start:
-    """A study's process: `started(file, out)`."""
-    return lambda file, out: spawn(
-        [sys.executable, "-m", "mtlcore", "study", str(file), "--out", str(out), "--jobs", "2"],
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-    )  # fmt: skip
-
-
-def until(condition: Callable[[], Any], seconds: float = 600.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.2)
-
-
 def epoch_of(cell: Path) -> int:
     file = cell / "metrics.jsonl"
     lines = file.read_text().splitlines() if file.exists() else []
@@ -75,16 +58,16 @@ def study(tmp_path: Path) -> Callable[[int], Path]:
 
 
 def test_a_killed_study_goes_on_elsewhere_while_its_jobs_run(
-    study: Callable[[int], Path], tmp_path: Path, started: Start
+    study: Callable[[int], Path], tmp_path: Path, study_process: Start, until: Until
 ) -> None:
     out = tmp_path / "out"
-    first = started(study(30), out)
+    first = study_process(study(30), out, "--jobs", "2")
     cells = [out / "cells" / name / "seed-0" for name in ("slow", "fast")]
     until(lambda: all(epoch_of(cell) for cell in cells))
     first.kill()
     first.communicate()
     jobs = [(cell / "job" / "id").read_text() for cell in cells]
-    second = started(study(30), out)
+    second = study_process(study(30), out, "--jobs", "2")
     said, _ = second.communicate(timeout=300)
     assert second.returncode == 0, said
     assert jobs == [(cell / "job" / "id").read_text() for cell in cells], "submitted again"
@@ -93,10 +76,10 @@ def test_a_killed_study_goes_on_elsewhere_while_its_jobs_run(
 
 
 def test_cells_of_a_lost_node_run_again(
-    study: Callable[[int], Path], tmp_path: Path, started: Start, cluster: Any
+    study: Callable[[int], Path], tmp_path: Path, study_process: Start, until: Until, cluster: Any
 ) -> None:
     out = tmp_path / "out"
-    process = started(study(40), out)
+    process = study_process(study(40), out, "--jobs", "2")
     cells = [out / "cells" / name / "seed-0" for name in ("slow", "fast")]
     until(lambda: all(epoch_of(cell) >= 2 for cell in cells))
     node = cluster.nodes_of("RUNNING").split()[0]
@@ -110,10 +93,10 @@ def test_cells_of_a_lost_node_run_again(
 
 
 def test_a_job_whose_time_is_nearly_up_saves_and_is_queued_again(
-    study: Callable[[int], Path], tmp_path: Path, started: Start
+    study: Callable[[int], Path], tmp_path: Path, study_process: Start, until: Until
 ) -> None:
     out = tmp_path / "out"
-    process = started(study(40), out)
+    process = study_process(study(40), out, "--jobs", "2")
     cell = out / "cells" / "slow" / "seed-0"
     until(lambda: epoch_of(cell) >= 2)
     job = (cell / "job" / "id").read_text()

@@ -8,14 +8,13 @@ from typing import final
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mtlcore.errors import UsageError
 from mtlcore.features import FeatureInfo
-from mtlcore.models import Head
+from mtlcore.standard.heads import MapHead
 from mtlcore.tasks import Task
 
 
 @final
-class MTFormerHead(Head):
+class MTFormerHead(MapHead):
     """A 1x1 convolution with batch norm and ReLU, and a 1x1 convolution, on the main map.
 
     The head of MTFormer's code (Xu, Zhao, Vineet, Lim and Torralba, ECCV 2022). If the map is
@@ -30,27 +29,15 @@ class MTFormerHead(Head):
     """
 
     def __init__(self, task: Task, features: FeatureInfo) -> None:
-        super().__init__()
-        if task.layout != "map":
-            raise UsageError(
-                f"task {task.name!r} has one label per sample; the mtformer head predicts a map"
-            )
-        self.place = features.main_map
-        channels = features.channels[self.place]
-        self.stride = features.strides[self.place]
-        self.hidden = nn.Conv2d(channels, channels, 1, bias=False)
-        self.norm = nn.BatchNorm2d(channels)
-        self.output = nn.Conv2d(channels, task.channels, 1)
+        super().__init__(task, features)
+        self.hidden = nn.Conv2d(self.inputs, self.inputs, 1, bias=False)
+        self.norm = nn.BatchNorm2d(self.inputs)
+        self.output = nn.Conv2d(self.inputs, task.channels, 1)
 
     def forward(self, features: Sequence[Tensor]) -> Tensor:
         """Predict from the main map, (B, c, H / s, W / s) -> (B, task.channels, H, W)."""
         hidden = F.relu(self.norm(self.hidden(features[self.place])))
-        prediction: Tensor = self.output(hidden)
-        if self.stride == 1:
-            return prediction
-        return F.interpolate(
-            prediction, scale_factor=self.stride, mode="bilinear", align_corners=False
-        )
+        return self.enlarged(self.output(hidden))
 
     def reset_parameters(self) -> None:
         """Re-initialise as torch does."""
