@@ -102,7 +102,7 @@ def _read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         except Exception:
             if _identity(path) == before:
-                raise
+                raise  # nobody replaced it: it is what cannot be read
             continue
         if _identity(path) == before:
             return header, tensors
