@@ -31,9 +31,9 @@ class DepthSettings:
             among them; K passes run through these only, then one, of the weighted losses, through
             everything. "features": the maps that heads read; K passes run through the heads only.
         norms_every: Every so many steps the rows of all shared parameters are collected, decide
-            that step, and correct the length of each task's row from then on. None: the first
-            step's correct the lengths of all rows alike, so that the update has the scale of the
-            method.
+            that step, and correct the length of each task's row from then on: the geometric mean of
+            what was measured and the correction before. None: the first step's correct the lengths
+            of all rows alike, so that the update has the scale of the method.
         verify_every: Every so many steps the exact update is computed beside the one that is
             taken, and both are compared (`estimate_cosine`, `gramian_error` of the record).
     """
@@ -140,7 +140,9 @@ class DepthEstimate:
 
     def commit(self) -> None:
         """Keep what was measured: the step was taken."""
-        self._scales.update(self._proposed)
+        for task, ratio in self._proposed.items():
+            # One batch's ratio alone is about as far off as what it is to correct.
+            self._scales[task] = (self._scales.get(task, ratio) * ratio) ** 0.5
         self._proposed = {}
 
     def discard(self) -> None:

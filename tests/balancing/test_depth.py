@@ -22,6 +22,7 @@ from mtlcore.balancing import (
     GramianBalancer,
     LossBalancer,
 )
+from mtlcore.balancing.depth import DepthEstimate
 from mtlcore.engine import price_told
 from mtlcore.episodes import Episode, LoadedPlan
 from mtlcore.errors import UsageError
@@ -186,6 +187,25 @@ def test_looking_changes_nothing(balancer: type[GramianBalancer], depth: Any) ->
             assert -1 < error.cosine < 1 - 1e-9
             assert 1e-6 < error.gramian < 2
     assert close(plain.state(), looking.state(), 0)
+
+
+def test_a_measurement_counts_half_of_what_corrects() -> None:
+    estimate = DepthEstimate(DepthSettings(depth=1, norms_every=1))
+    here, seen = torch.eye(2, dtype=torch.float64), []
+
+    def weights(gramian: Tensor) -> Tensor:
+        seen.append(gramian.diagonal().tolist())
+        return torch.ones(2, dtype=torch.float64)
+
+    for turn, lengths in enumerate(([4.0, 9.0], [64.0, 9.0])):
+        estimate.begin(turn)
+        estimate.answer(
+            ("a", "b"), here, torch.tensor(lengths).double().square().diag(), weights, None
+        )
+        estimate.commit()
+    estimate.skip()
+    estimate.answer(("a", "b"), here, None, weights, None)
+    assert seen[-1] == pytest.approx([16.0**2, 9.0**2])  # the geometric means of 4, 64 and of 9, 9
 
 
 def test_what_was_not_off_has_no_error() -> None:
