@@ -93,3 +93,17 @@ def test_weights_respond_to_gradients() -> None:
     one = weights_of(AlignedMTL(), [FIRST, SECOND, THIRD])
     other = weights_of(AlignedMTL(), [FIRST, SECOND, 5 * THIRD])
     assert other[2] == pytest.approx(one[2] / 5, rel=0.2)
+
+
+@pytest.mark.parametrize("scale", ["min", "median", "rmse"])
+def test_short_components_are_found_as_long_ones_are(scale: Any) -> None:
+    """Where a Gramian's own digits suffice and where they do not, one rule holds."""
+    rotation, _ = np.linalg.qr(np.random.default_rng(7).standard_normal((4, 4)))
+    balancer = AlignedMTL(scale=scale)
+    for shortest in (0.04, 0.03, 1e-3, 1e-6):  # squared, around and far below 1e-3
+        lengths = np.array([1.0, 0.7, 0.2, shortest])
+        of_all = {"min": shortest, "median": 0.2, "rmse": np.sqrt((lengths**2).mean())}[scale]
+        found = weights_of(balancer, rotation * lengths)
+        expected = of_all * rotation @ (rotation.sum(axis=0) / lengths)
+        assert found == pytest.approx(expected, rel=1e-13 / shortest**2, abs=0)
+        assert balancer.status == "converged"

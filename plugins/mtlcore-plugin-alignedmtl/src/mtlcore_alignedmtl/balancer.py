@@ -18,6 +18,10 @@ _SCALES: dict[str, Callable[[Array], float]] = {
 }
 
 
+# Squared singular values this small, relative to the largest, keep twelve digits in a Gramian.
+_WELL_CONDITIONED = 1e-3
+
+
 class AlignedMTL(SolvedBalancer):
     """Independent component alignment (Senushkin et al., CVPR 2023, arXiv 2305.19000, eq. 11-13).
 
@@ -31,10 +35,10 @@ class AlignedMTL(SolvedBalancer):
     Its length is at most `s sqrt(K)`, whatever the gradients. The scale s is the smallest singular
     value: the longest such system along which no component is amplified. Heads weigh 1.
 
-    Components are found from a factor of the matrix of cosines, so that tasks of very different
-    scales keep their digits. Where gradients depend on one another, those components that are
-    zero are left out, as in the authors' code, and `status` is "degenerate". A task whose gradient
-    is zero has the weight 0.
+    Where components of very different lengths make the Gramian lose digits, they are found from a
+    factor of the matrix of cosines. Where gradients depend on one another, those components that
+    are zero are left out, as in the authors' code, and `status` is "degenerate". A task whose
+    gradient is zero has the weight 0.
 
     Args:
         scale: which singular value s is: "min", the smallest as in the paper; "median", the lower
@@ -66,6 +70,15 @@ class AlignedMTL(SolvedBalancer):
         self.scope: Scope = scope
 
     def solve(self, gramian: Array, context: BalancerContext | None) -> Solution:
+        squares, vectors = np.linalg.eigh(gramian)
+        if squares[0] > _WELL_CONDITIONED * squares[-1]:
+            found = Solution(self._sum(np.sqrt(squares), vectors), "converged")
+        else:
+            found = self._of_cosines(gramian)
+        return Solution(found.weights / len(gramian), found.status) if self._mean else found
+
+    def _of_cosines(self, gramian: Array) -> Solution:
+        """Solve where the Gramian itself has lost the digits of its short components."""
         cosines, norms = unit_diagonal(gramian)
         # Longest first: an SVD of graded rows keeps the digits of the short ones.
         order = np.argsort(-norms, kind="stable")[: int(np.count_nonzero(norms))]
@@ -77,8 +90,11 @@ class AlignedMTL(SolvedBalancer):
             # Weights do not see the other factor.
             triangle: Array = np.asarray(np.linalg.qr(factor.T, mode="r"))
             left, lengths, _ = np.linalg.svd(triangle.T, full_matrices=False)
-            weights[order] = self._scale(lengths) * (left @ (left.sum(axis=0) / lengths))
-        if self._mean:
-            weights = weights / len(norms)
+            weights[order] = self._sum(lengths, left)
         whole = int(np.count_nonzero(kept)) == len(norms)
         return Solution(weights, "converged" if whole else "degenerate")
+
+    def _sum(self, lengths: Array, left: Array) -> Array:
+        """Return the weights `s U S^-1 U' 1`, given S, and the columns of U."""
+        weights: Array = self._scale(lengths) * (left @ (left.sum(axis=0) / lengths))
+        return weights
