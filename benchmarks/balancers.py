@@ -452,10 +452,16 @@ def solvers(seconds: float) -> list[dict[str, Any]]:
 
 def of_gramians() -> list[str]:
     """The installed balancers of Gramians without a validation batch."""
-    return sorted(
-        component.spec.name
+    targets = {
+        component.spec.name: component.load()
         for component in Plugins.from_environment(()).all("balancers")
-        if issubclass(component.load(), GramianBalancer) and component.load().validation is None
+    }
+    return sorted(
+        name
+        for name, target in targets.items()
+        if isinstance(target, type)
+        and issubclass(target, GramianBalancer)
+        and target.validation is None
     )
 
 
@@ -475,6 +481,7 @@ def weighing(name: str, matrix: Tensor) -> Step:
     )
     if balancer.batches > 1:
         context.gramians = gramian.repeat(balancer.batches, balancer.batches, 1, 1)
+        context.labelled_batches = torch.full((len(tasks),), float(balancer.batches)).double()
     return lambda: balancer.weights(gramian, context=context)
 
 

@@ -17,6 +17,7 @@ from __future__ import annotations
 import math
 from typing import final
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -61,7 +62,7 @@ def values_of_kind(
             valid = valid & ~torch.isin(classes, torch.tensor(task.ignored))
             classes = torch.where(valid, classes, safe)
         return classes, valid
-    target = torch.where(mask, target.to(safe.dtype), safe)
+    target = _filled(target, mask, safe)
     low, high = _extent(target)
     if not math.isfinite(low + high):
         raise ValueError(
@@ -144,6 +145,15 @@ class TargetUnits(nn.Module):
         return self.mean.view(shape), self.deviation.view(shape)
 
 
+def _filled(target: Tensor, mask: Tensor, safe: Tensor) -> Tensor:
+    """Return the target in the data type of the safe values, which it has where it is not valid."""
+    target = target.to(safe.dtype)
+    # Where nothing is missing, looking is a twentieth of the time of choosing.
+    if np.count_nonzero(mask.numpy()) == mask.numel():
+        return target
+    return torch.where(mask, target, safe)
+
+
 def _extent(values: Tensor) -> tuple[float, float]:
     """Return the least and the greatest value; NaN twice if there is a NaN."""
     if not values.numel():
@@ -162,7 +172,7 @@ def _classes(task: Task, target: Tensor, mask: Tensor, safe: Tensor) -> Tensor:
                 f"{task.channels - 1}"
             )
     if not target.is_floating_point() or bool(target.isfinite().all()):
-        target = torch.where(mask, target.to(safe.dtype), safe)
+        target = _filled(target, mask, safe)
         low, high = _extent(target)
         if low >= 0 and high < task.channels:
             return target
@@ -189,7 +199,7 @@ def _not_a_share(task: Task, low: float, high: float) -> str:
 
 
 def _directions(target: Tensor, valid: Tensor, safe: Tensor) -> tuple[Tensor, Tensor]:
-    squared = target.square().sum(0)
+    squared = torch.from_numpy(np.einsum("chw,chw->hw", target.numpy(), target.numpy()))
     low, high = _extent(squared)
     if _UNIT[0] <= low and high <= _UNIT[1]:
         return target, valid

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -55,12 +57,14 @@ def decode(label: LabelFiles, planes: NDArray[Any], where: str) -> tuple[Tensor,
     """
     if label.values is not None:
         return _mapped(label, label.values, planes, where)
+    # Pixels are stored channels last, and what follows reads each channel more than once.
+    planes = np.ascontiguousarray(planes)
     valid = _known(label.invalid, planes)
     if label.task.dtype == "int64":
         offset = int(label.offset[0, 0, 0])
         # Numbers that are not whole are left to who refuses them.
-        classes = planes[0] if planes.dtype.kind == "f" else planes[0].astype(np.int64)
-        return torch.from_numpy(_native(classes) + offset), torch.from_numpy(valid)
+        classes = _native(planes[0] if planes.dtype.kind == "f" else planes[0].astype(np.int64))
+        return torch.from_numpy(classes + offset if offset else classes), torch.from_numpy(valid)
     if label.task.kind == "normals" and planes.dtype.kind in "bu" and not label.offset.any():
         most = np.iinfo(planes.dtype).max if planes.dtype.kind == "u" else 1
         raise DataError(
@@ -69,8 +73,11 @@ def decode(label: LabelFiles, planes: NDArray[Any], where: str) -> tuple[Tensor,
             f"{2 / most!r} and offset = -1 if 0 to {most} are meant"
         )
     with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is told by `collate`
-        values = np.multiply(planes, label.scale, dtype=np.float32, order="C")
-        values += label.offset
+        values = planes.astype(np.float32)
+        if (label.scale != 1).any():
+            values *= label.scale
+        if label.offset.any():
+            values += label.offset
     if label.task.kind == "normals":
         valid &= unit_normals(values)
     return torch.from_numpy(values), torch.from_numpy(valid)
@@ -169,13 +176,24 @@ def _mapped(
 
 def _known(invalid: NDArray[np.float64] | None, planes: NDArray[Any]) -> NDArray[np.bool_]:
     """(H, W): a pixel has no label where every channel holds its value of one of the (K, C)."""
-    known = np.ones(planes.shape[1:], dtype=np.bool_)
-    for values in () if invalid is None else invalid.tolist():
-        other = np.zeros(planes.shape[1:], dtype=np.bool_)
-        for plane, value in zip(planes, values, strict=True):
-            other |= ~np.isnan(plane) if np.isnan(value) else plane != value
-        known &= other
-    return known
+    if invalid is None:
+        return np.ones(planes.shape[1:], dtype=np.bool_)
+    per_value = [
+        reduce(np.logical_or, map(_differs, planes, values)) for values in invalid.tolist()
+    ]
+    return reduce(np.logical_and, per_value)
+
+
+def _differs(plane: NDArray[Any], value: float) -> NDArray[np.bool_]:
+    if math.isnan(value):
+        return ~np.isnan(plane)
+    if plane.dtype.kind in "iu" and value.is_integer():
+        # In the plane's own type: a comparison with a float converts every pixel.
+        info = np.iinfo(plane.dtype)
+        if not info.min <= value <= info.max:
+            return np.ones(plane.shape, dtype=np.bool_)
+        return np.not_equal(plane, int(value))
+    return np.not_equal(plane, value)
 
 
 def _same_proportions(label: Sequence[int], image: Sequence[int]) -> bool:

@@ -153,7 +153,7 @@ def unit_normals(normals: NDArray[np.float32]) -> NDArray[np.bool_]:
     """Scale (3, H, W) normals to unit length in place; return (H, W), where they are not zero."""
     length = np.sqrt(np.einsum("chw,chw->hw", normals, normals))
     known: NDArray[np.bool_] = length > 1e-6
-    np.divide(normals, length, out=normals, where=known)
+    np.divide(normals, length, out=normals, where=True if known.all() else known)
     return known
 
 

@@ -94,6 +94,29 @@ def test_a_turn_is_a_step_of_adam() -> None:
         torch.testing.assert_close(turn.generator, reference.detach())
 
 
+def test_it_turns_by_what_its_generator_is_now() -> None:
+    """However that came there: R is computed anew where S changed, and only there."""
+    turn, other = rotation(4, 0), rotation(4, 9)
+    vectors = drawn(2, 4, seed=2)
+
+    def turned_by(matrix: Tensor) -> None:
+        torch.testing.assert_close(turn(vectors), vectors @ matrix.T)
+
+    turned_by(turn.matrix())
+    assert turn.current() is turn.current()
+    turn.turn(drawn(4, 4, seed=3), 0.1)
+    turned_by(turn.matrix())
+    turn.generator.copy_(other.generator)  # as averages of weights do
+    turned_by(other.matrix())
+    instead = {"generator": drawn(4, 4, seed=5)}  # as MTML's inner steps do
+    found = torch.func.functional_call(turn, instead, (vectors,))
+    torch.testing.assert_close(found, vectors @ turn.matrix(instead["generator"]).T)
+    turned_by(other.matrix())
+    turn.load_state_dict(rotation(4, 6).state_dict())
+    assert turn.kept.equal(rotation(4, 6).matrix())
+    assert "kept" not in turn.state_dict()
+
+
 def test_parts_of_a_step_and_processes_add_up() -> None:
     turned = {n: [drawn(6, 4, 2, seed=k)] for k, n in enumerate(NAMES)}
     matrices = {n: [rotation(4, seed=k).matrix()] for k, n in enumerate(NAMES)}

@@ -107,7 +107,7 @@ class RotatedBackbone(WrappingBackbone):
         arrived, self._arrived = self._arrived, []
         with torch.no_grad():
             known = {task: self._of(task) for task in context.present}
-            matrices = {task: [r.matrix() for r in several] for task, several in known.items()}
+            matrices = {task: [r.current() for r in several] for task, several in known.items()}
             found = alignments(arrived, matrices, context.distributed)
         for task, several in found.items():
             for rotation, alignment in zip(known[task], several, strict=True):

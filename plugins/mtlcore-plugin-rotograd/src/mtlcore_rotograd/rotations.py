@@ -23,6 +23,9 @@ class Rotation(nn.Module):
     Args:
         channels: of the map.
 
+    R is computed where S has changed, not in each forward pass; a program that is exported holds
+    it as a constant, because ONNX has no matrix exponential.
+
     Attributes:
         generator: (C, C), S and whatever below its diagonal, which is not read.
     """
@@ -36,6 +39,10 @@ class Rotation(nn.Module):
         self.mean: Tensor
         self.square: Tensor
         self.steps: Tensor
+        self.register_buffer("kept", torch.eye(channels), persistent=False)
+        self.kept: Tensor
+        self._kept_of: tuple[Tensor | None, int] = (None, 0)
+        self.register_load_state_dict_post_hook(_refresh)  # type: ignore[no-untyped-call]
 
     def matrix(self, generator: Tensor | None = None) -> Tensor:
         """Return R, (C, C), which is orthogonal with determinant 1.
@@ -48,9 +55,22 @@ class Rotation(nn.Module):
             matrix: Tensor = torch.linalg.matrix_exp(upper - upper.mT)
         return matrix
 
+    @torch.no_grad()
+    def current(self) -> Tensor:
+        """Return R of its own S, (C, C), without a graph."""
+        if torch.compiler.is_exporting():
+            return self.kept
+        if torch.compiler.is_compiling():
+            return self.matrix()
+        # Averages of weights put other values into it, functional calls another tensor.
+        of, version = self._kept_of
+        if of is not self.generator or version != of._version:
+            self.kept, self._kept_of = self.matrix(), (self.generator, self.generator._version)
+        return self.kept
+
     def forward(self, features: Tensor) -> Tensor:
         """Turn features (B, C, ...) along their channels."""
-        return torch.einsum("dc,bc...->bd...", self.matrix().to(features.dtype), features)
+        return torch.einsum("dc,bc...->bd...", self.current().to(features.dtype), features)
 
     def turn(self, alignment: Tensor, lr: float) -> None:
         """Take a step of Adam by which the trace of `R' A` grows.
@@ -71,6 +91,11 @@ class Rotation(nn.Module):
             mean = self.mean / (1 - _BETAS[0] ** steps)
             root = (self.square / (1 - _BETAS[1] ** steps)).sqrt() + _EPSILON
             self.generator -= lr * mean / root
+
+
+def _refresh(module: Rotation, _keys: object) -> None:
+    """Compute R of what was loaded, as no forward pass need come before an export."""
+    module.current()
 
 
 #: Of one forward pass: per task, the gradients at its turned maps, None where none arrived.

@@ -1,0 +1,144 @@
+"""What loading costs above the decoding of its files.
+
+Both read the same files in one process, in turn: the loader a run has, with a model that does
+nothing, and a loop that opens and decodes every file of every sample with Pillow. A turn is an
+epoch; ratios are medians of the ratios within a turn. Photographs are drawn into a temporary
+folder, or read from `--root` by the description `--spec`, as in `examples/tabletop.toml`.
+
+    python benchmarks/loading.py [--root FOLDER --spec FILE] [--turns N] [--json]
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from mtlcore.config import Layer, resolve
+from mtlcore.engine.building import make_loader, open_splits
+from mtlcore.episodes import BatchPlan
+from mtlcore.plugins import Plugins
+
+SAMPLES, SIZE, BATCH = 48, (240, 320), 8
+SPEC = """
+image = "{split}/image/{name}.png"
+
+[tasks.segmentation]
+kind = "segmentation"
+file = "{split}/segmentation/{name}.png"
+classes = ["table", "object"]
+invalid = 255
+
+[tasks.depth]
+kind = "depth"
+file = "{split}/depth/{name}.png"
+unit = "m"
+scale = 0.001
+invalid = 0
+
+[tasks.edges]
+kind = "edges"
+file = "{split}/edges/{name}.png"
+"""
+
+
+def draw(root: Path) -> None:
+    """Write smooth photographs with some noise, and labels of their size."""
+    random = np.random.default_rng(0)
+    height, width = SIZE
+    for number in range(SAMPLES):
+        coarse = Image.fromarray(random.integers(0, 256, (6, 8, 3), dtype=np.uint8))
+        smooth = np.asarray(coarse.resize((width, height), Image.Resampling.BICUBIC), np.int16)
+        noisy = smooth + random.normal(0, 6, smooth.shape)
+        depth = 800 + 4 * smooth[..., 0] + random.integers(0, 9, SIZE)
+        labels = {
+            "image": noisy.clip(0, 255).astype(np.uint8),
+            "segmentation": (smooth[..., 1] > 127).astype(np.uint8),
+            "depth": depth.astype(np.uint16),
+            "edges": (random.random(SIZE) < 0.05).astype(np.uint8) * 255,
+        }
+        for split in ("train", "val"):
+            for kind, values in labels.items():
+                folder = root / split / kind
+                folder.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(values).save(folder / f"{number:03}.png")
+    (root / "dataset.toml").write_text(SPEC)
+
+
+def loaded(root: str, spec: str, size: Sequence[int] | None) -> Callable[[], int]:
+    """An epoch of the loader of a run; returns the number of batches."""
+    data: dict[str, Any] = {"name": "folder", "root": root, "spec": spec, "workers": 0}
+    if size is not None:
+        data["size"] = list(size)
+    config = resolve(Plugins.from_environment(()), (), [Layer("benchmark", {"data": data})])
+    splits = open_splits(config)
+    loader = make_loader(config, splits)
+    order = range(len(splits["train"]))
+    plans = [
+        BatchPlan("train", tuple(order[start : start + BATCH]), start, False)
+        for start in order[::BATCH]
+    ]
+    return lambda: sum(batch is not None for batch in loader.batches(plans))
+
+
+def decoded(root: Path) -> Callable[[], int]:
+    """All files of the training split, read and decoded; returns their number."""
+    files = sorted((root / "train").rglob("*.png"))
+
+    def epoch() -> int:
+        for file in files:
+            with Image.open(io.BytesIO(file.read_bytes())) as image:
+                np.asarray(image)
+        return len(files)
+
+    return epoch
+
+
+def main() -> None:
+    """Measure what was asked for and print it."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--root", type=Path, help="a folder with train and val, all of it .png")
+    parser.add_argument("--spec", default="dataset.toml", help="its description")
+    parser.add_argument("--size", nargs=2, type=int, help="height and width of the samples")
+    parser.add_argument("--turns", type=int, default=15)
+    parser.add_argument("--json", action="store_true", help="print a list instead of a table")
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory(prefix="mtl-benchmark-") as drawn:
+        root = given.root or Path(drawn)
+        if given.root is None:
+            draw(root)
+        epochs = {
+            "decoding": decoded(root),
+            "loader": loaded(str(root), given.spec, given.size),
+        }
+        times: dict[str, list[float]] = {name: [] for name in epochs}
+        for turn in range(given.turns + 1):
+            for name, epoch in epochs.items():
+                began = time.perf_counter()
+                epoch()
+                if turn:  # the first one fills the system's cache
+                    times[name].append(1e3 * (time.perf_counter() - began))
+    ratios = [a / b for a, b in zip(times["loader"], times["decoding"], strict=True)]
+    low, median, high = statistics.quantiles(ratios, n=4)
+    row = {name: statistics.median(found) for name, found in times.items()}
+    if given.json:
+        print(json.dumps([{**row, "ratio": median, "quartiles": [low, high]}], indent=1))
+        return
+    print("| decoding, ms | loader, ms | loader / decoding (quartiles) |")
+    print("| ---: | ---: | ---: |")
+    print(f"| {row['decoding']:.0f} | {row['loader']:.0f} | {median:.2f} ({low:.2f}-{high:.2f}) |")
+
+
+if __name__ == "__main__":
+    main()
