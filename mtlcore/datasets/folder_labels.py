@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Sequence
 from functools import reduce
 from typing import Any
@@ -63,7 +64,7 @@ def decode(label: LabelFiles, planes: NDArray[Any], where: str) -> tuple[Tensor,
     if label.task.dtype == "int64":
         offset = int(label.offset[0, 0, 0])
         # Numbers that are not whole are left to who refuses them.
-        classes = _native(planes[0] if planes.dtype.kind == "f" else planes[0].astype(np.int64))
+        classes = _native(planes[0]) if planes.dtype.kind == "f" else planes[0].astype(np.int64)
         return torch.from_numpy(classes + offset if offset else classes), torch.from_numpy(valid)
     if label.task.kind == "normals" and planes.dtype.kind in "bu" and not label.offset.any():
         most = np.iinfo(planes.dtype).max if planes.dtype.kind == "u" else 1
@@ -118,8 +119,8 @@ def is_black_and_white(planes: NDArray[Any]) -> bool | None:
 
 
 def _native(values: NDArray[Any]) -> NDArray[Any]:
-    """Return values in the byte order of this machine, in which alone torch takes them."""
-    return np.ascontiguousarray(values, dtype=values.dtype.newbyteorder("="))
+    """Return a copy in the byte order of this machine, in which alone torch takes values."""
+    return np.array(values, dtype=values.dtype.newbyteorder("="))
 
 
 def _all_equal(planes: NDArray[Any]) -> bool:
@@ -176,24 +177,24 @@ def _mapped(
 
 def _known(invalid: NDArray[np.float64] | None, planes: NDArray[Any]) -> NDArray[np.bool_]:
     """(H, W): a pixel has no label where every channel holds its value of one of the (K, C)."""
-    if invalid is None:
+    if invalid is None or not len(invalid):
         return np.ones(planes.shape[1:], dtype=np.bool_)
-    per_value = [
-        reduce(np.logical_or, map(_differs, planes, values)) for values in invalid.tolist()
-    ]
-    return reduce(np.logical_and, per_value)
+    per_value = [reduce(operator.or_, map(_differs, planes, values)) for values in invalid.tolist()]
+    return reduce(operator.and_, per_value)
 
 
 def _differs(plane: NDArray[Any], value: float) -> NDArray[np.bool_]:
     if math.isnan(value):
-        return ~np.isnan(plane)
+        real: NDArray[np.bool_] = ~np.isnan(plane)
+        return real
     if plane.dtype.kind in "iu" and value.is_integer():
         # In the plane's own type: a comparison with a float converts every pixel.
         info = np.iinfo(plane.dtype)
         if not info.min <= value <= info.max:
             return np.ones(plane.shape, dtype=np.bool_)
-        return np.not_equal(plane, int(value))
-    return np.not_equal(plane, value)
+        value = int(value)
+    other: NDArray[np.bool_] = plane != value
+    return other
 
 
 def _same_proportions(label: Sequence[int], image: Sequence[int]) -> bool:
