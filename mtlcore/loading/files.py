@@ -81,10 +81,10 @@ class Root:
         """
 
         def near(filesystem: Any, path: str) -> bytes:
-            # What fsspec does around reading a small local file takes longer than reading it.
-            contents: bytes = (
-                Path(path).read_bytes() if self._is_local else filesystem.cat_file(path)
-            )
+            if self._is_local:  # fsspec takes longer around a small file than reading it does
+                with open(path, "rb") as file:
+                    return file.read()
+            contents: bytes = filesystem.cat_file(path)
             return contents
 
         return self._reach(relative, near, Path.read_bytes)
