@@ -1,0 +1,41 @@
+"""Benchmarks that measure times run; what they measure is no matter of a test."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+FOLDER = Path(__file__).parents[2] / "benchmarks"
+
+
+@pytest.fixture
+def benchmark(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Any]:
+    monkeypatch.syspath_prepend(FOLDER)
+    return importlib.import_module
+
+
+def test_every_balancer_of_gramians_is_timed(benchmark: Callable[[str], Any]) -> None:
+    """Also those of several batches, with settings, and those that are made by a function."""
+    balancers = benchmark("balancers")
+    names = balancers.of_gramians()
+    assert {"nash-mtl", "unit-norm", "sdmgrad", "modo", "rotograd"} <= {*names}
+    rows = balancers.solvers(0.0)
+    own = {(row["method"], row["case"]) for row in rows if row["library"] == "mtlcore"}
+    assert own == {(name, f"solver, K = {count}") for name in names for count in (2, 3, 10, 40)}
+    assert "| solver, K = 40 | nash-mtl | mtlcore |" in balancers.table(rows)
+
+
+def test_loading_reads_all_of_the_files(
+    benchmark: Callable[[str], Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loading = benchmark("loading")
+    monkeypatch.setattr(loading, "SAMPLES", 5)
+    loading.draw(tmp_path)
+    assert loading.decoded(tmp_path)() == 5 * 4
+    with pytest.warns(UserWarning, match="0 and 255"):
+        epoch = loading.loaded(str(tmp_path), "dataset.toml", (24, 32))
+    assert epoch() == 1  # a batch of eight at most
