@@ -39,7 +39,7 @@ def _photographs() -> dict[str, Any]:
             "schedule": {"name": "cosine", "warmup": 0.05},
         },
         # Few photographs are seen often, many of them fewer times: whichever bound comes first.
-        "training": {"batch_size": 8, "epochs": 75, "steps": 20_000},
+        "training": {"batch_size": 8, "epochs": 100, "steps": 20_000},
     }
 
 
