@@ -275,8 +275,7 @@ def collate(
             )
         targets[task.name], mask = _labels(samples, task, sizes, inputs)
         valid[task.name] = mask
-        # numpy counts booleans in a tenth of torch's time.
-        found = [int(np.count_nonzero(known)) for known in mask.numpy()]
+        found = _counts(task, mask)
         count[task.name] = sum(found[i] for i in supervised)
         labelled[task.name] = tuple(number > 0 for number in found)
     return Batch(
@@ -291,8 +290,17 @@ def collate(
     )
 
 
+def _counts(task: Task, mask: Tensor) -> list[int]:
+    """Return how many places of each sample have a label."""
+    if task.layout in ("label", "vector"):
+        counts: list[int] = mask.reshape(len(mask), -1).sum(1).tolist()
+        return counts
+    # numpy counts the booleans of a map in a tenth of torch's time.
+    return [int(np.count_nonzero(known)) for known in mask.numpy()]
+
+
 def complete(sample: Sample, tasks: Sequence[Task]) -> Sample:
-    """Return a sample with a label and a mask for every task, as `collate` has them.
+    """Return a sample with a label and a mask for every task, as `collate` has them, to be edited.
 
     Args:
         sample: its labels may be missing, in part or altogether.
@@ -307,8 +315,8 @@ def complete(sample: Sample, tasks: Sequence[Task]) -> Sample:
     }
     return attrs.evolve(
         sample,
-        targets={name: target for name, (target, _) in labels.items()},
-        valid={name: valid for name, (_, valid) in labels.items()},
+        targets={name: target.clone() for name, (target, _) in labels.items()},
+        valid={name: valid.clone() for name, (_, valid) in labels.items()},
     )
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from mtlcore.distributed import SINGLE_PROCESS, Distributed
+from mtlcore.models import is_exporting
 
 # Of Adam, torch's defaults.
 _BETAS, _EPSILON = (0.9, 0.999), 1e-8
@@ -20,14 +21,15 @@ class Rotation(nn.Module):
 
     S and the moments of its Adam are buffers: the network's optimizer knows nothing of them.
 
-    Args:
-        channels: of the map.
-
     R is computed where S has changed, not in each forward pass; a program that is exported holds
     it as a constant, because ONNX has no matrix exponential.
 
+    Args:
+        channels: of the map.
+
     Attributes:
         generator: (C, C), S and whatever below its diagonal, which is not read.
+        kept: (C, C), R of the S that `current` saw last; in no checkpoint.
     """
 
     def __init__(self, channels: int) -> None:
@@ -58,7 +60,7 @@ class Rotation(nn.Module):
     @torch.no_grad()
     def current(self) -> Tensor:
         """Return R of its own S, (C, C), without a graph."""
-        if torch.compiler.is_exporting():
+        if is_exporting():
             return self.kept
         if torch.compiler.is_compiling():
             return self.matrix()
