@@ -36,8 +36,9 @@ def min_norm_point(gramian: Array) -> Array:
 
     It keeps a set of vectors, adds the one with the smallest product with the combination, finds
     the shortest combination of the set, and drops the vectors that this one does not need. The
-    combination gets shorter each time, so the algorithm ends, and its result is exact. Vectors of
-    zeros share the weight 1 equally, if there are any.
+    combination gets shorter each time, so the algorithm ends, and its result is exact. It begins
+    with nearly all of them (`_start`). Vectors of zeros share the weight 1 equally, if there are
+    any.
 
     Args:
         gramian: (n, n), finite and symmetric; entry i, j is `v_i . v_j`.
@@ -51,9 +52,8 @@ def min_norm_point(gramian: Array) -> Array:
         return np.asarray(zero / zero.sum(), np.float64)
     norms = np.sqrt(squares)
     cosines: Array = gramian / norms / norms[:, None]
-    chosen = [int(squares.argmin())]
-    x, shorter = np.zeros(len(gramian)), np.zeros(len(gramian))
-    shorter[chosen], least = 1.0, math.inf
+    shorter, chosen = _start(gramian, cosines, norms)
+    x, least = np.zeros(len(gramian)), math.inf
     while True:
         slopes = gramian @ shorter
         value = float(shorter @ slopes)
@@ -70,12 +70,40 @@ def min_norm_point(gramian: Array) -> Array:
         shorter, chosen = _reduced(cosines, norms, x, [*chosen, new])
 
 
+def _start(gramian: Array, cosines: Array, norms: Array) -> tuple[Array, list[int]]:
+    """Return a combination to begin with, the shortest of a set, and the set.
+
+    All vectors but those that are not needed, which is nearly always near the answer; the shortest
+    vector where these depend on one another so much that their combination is not exact.
+    """
+    chosen = np.arange(len(gramian))
+    while (y := _shortest(cosines[np.ix_(chosen, chosen)], norms[chosen])).min() < 0:
+        chosen = chosen[y > 0]
+    x = np.zeros(len(gramian))
+    x[chosen] = y
+    slopes = gramian @ x
+    value = float(x @ slopes)
+    if value > _CANCELLED * float(x @ norms) ** 2:
+        off = np.abs((slopes - value) / norms)[chosen].max()
+        if off <= _OPTIMAL * math.sqrt(value):
+            return x, chosen.tolist()
+    x[:] = 0.0
+    shortest = int(gramian.diagonal().argmin())
+    x[shortest] = 1.0
+    return x, [shortest]
+
+
+def _shortest(cosines: Array, norms: Array) -> Array:
+    """Return the weights, of sum 1 and any sign, of the shortest combination of vectors."""
+    system = cosines + _RIDGE * np.eye(len(norms))
+    y = np.linalg.solve(system, 1 / norms) / norms
+    return np.asarray(y / y.sum())
+
+
 def _reduced(cosines: Array, norms: Array, x: Array, chosen: list[int]) -> tuple[Array, list[int]]:
     """Return the shortest combination of those chosen from x on, and which of them it needs."""
     while True:
-        system = cosines[np.ix_(chosen, chosen)] + _RIDGE * np.eye(len(chosen))
-        y = np.linalg.solve(system, 1 / norms[chosen]) / norms[chosen]
-        y /= y.sum()
+        y = _shortest(cosines[np.ix_(chosen, chosen)], norms[chosen])
         result = np.zeros_like(x)
         falling = y < 0
         if not falling.any():
