@@ -3,9 +3,9 @@
 Both read the same files in one process, in turn: the loader a run has, with a model that does
 nothing, and a loop that opens and decodes every file of every sample with Pillow. A turn is an
 epoch; ratios are medians of the ratios within a turn. Photographs are drawn into a temporary
-folder, or read from `--root` by the description `--spec`, as in `examples/tabletop.toml`.
+folder, or read from `--root`; `--spec` describes them.
 
-    python benchmarks/loading.py [--root FOLDER --spec FILE] [--turns N] [--json]
+    python benchmarks/loading.py [--root FOLDER] [--spec FILE] [--turns N] [--json]
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from itertools import product
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -30,30 +30,11 @@ from mtlcore.episodes import BatchPlan
 from mtlcore.plugins import Plugins
 
 SAMPLES, SIZE, BATCH = 48, (240, 320), 8
-SPEC = """
-image = "{split}/image/{name}.png"
-
-[tasks.segmentation]
-kind = "segmentation"
-file = "{split}/segmentation/{name}.png"
-classes = ["table", "object"]
-invalid = 255
-
-[tasks.depth]
-kind = "depth"
-file = "{split}/depth/{name}.png"
-unit = "m"
-scale = 0.001
-invalid = 0
-
-[tasks.edges]
-kind = "edges"
-file = "{split}/edges/{name}.png"
-"""
+SPEC = Path(__file__).parents[1] / "examples" / "tabletop.toml"
 
 
 def draw(root: Path) -> None:
-    """Write smooth photographs with some noise, and labels of their size."""
+    """Write smooth photographs with some noise, and the labels that `SPEC` describes."""
     random = np.random.default_rng(0)
     height, width = SIZE
     for number in range(SAMPLES):
@@ -61,25 +42,23 @@ def draw(root: Path) -> None:
         smooth = np.asarray(coarse.resize((width, height), Image.Resampling.BICUBIC), np.int16)
         noisy = smooth + random.normal(0, 6, smooth.shape)
         depth = 800 + 4 * smooth[..., 0] + random.integers(0, 9, SIZE)
-        labels = {
-            "image": noisy.clip(0, 255).astype(np.uint8),
-            "segmentation": (smooth[..., 1] > 127).astype(np.uint8),
-            "depth": depth.astype(np.uint16),
-            "edges": (random.random(SIZE) < 0.05).astype(np.uint8) * 255,
+        files = {
+            "rgb": noisy.clip(0, 255),
+            "segmentation": smooth[..., 1] > 127,
+            "depth": depth,
+            "normal": smooth,
+            "edge": random.random(SIZE) < 0.05,
         }
-        for split in ("train", "val"):
-            for kind, values in labels.items():
-                folder = root / split / kind
-                folder.mkdir(parents=True, exist_ok=True)
-                Image.fromarray(values).save(folder / f"{number:03}.png")
-    (root / "dataset.toml").write_text(SPEC)
+        for split, (kind, values) in product(("train", "val"), files.items()):
+            folder = root / split / kind
+            folder.mkdir(parents=True, exist_ok=True)
+            stored = values.astype(np.uint16 if kind == "depth" else np.uint8)
+            Image.fromarray(stored).save(folder / f"{number:03}.png")
 
 
-def loaded(root: str, spec: str, size: Sequence[int] | None) -> Callable[[], int]:
+def loaded(root: str, spec: str, size: Sequence[int]) -> Callable[[], int]:
     """An epoch of the loader of a run; returns the number of batches."""
-    data: dict[str, Any] = {"name": "folder", "root": root, "spec": spec, "workers": 0}
-    if size is not None:
-        data["size"] = list(size)
+    data = {"name": "folder", "root": root, "spec": spec, "size": [*size], "workers": 0}
     config = resolve(Plugins.from_environment(()), (), [Layer("benchmark", {"data": data})])
     splits = open_splits(config)
     loader = make_loader(config, splits)
@@ -108,8 +87,8 @@ def main() -> None:
     """Measure what was asked for and print it."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--root", type=Path, help="a folder with train and val, all of it .png")
-    parser.add_argument("--spec", default="dataset.toml", help="its description")
-    parser.add_argument("--size", nargs=2, type=int, help="height and width of the samples")
+    parser.add_argument("--spec", default=str(SPEC), help="its description")
+    parser.add_argument("--size", nargs=2, type=int, default=SIZE, help="height and width")
     parser.add_argument("--turns", type=int, default=15)
     parser.add_argument("--json", action="store_true", help="print a list instead of a table")
     given = parser.parse_args()

@@ -35,7 +35,5 @@ def test_loading_reads_all_of_the_files(
     loading = benchmark("loading")
     monkeypatch.setattr(loading, "SAMPLES", 5)
     loading.draw(tmp_path)
-    assert loading.decoded(tmp_path)() == 5 * 4
-    with pytest.warns(UserWarning, match="0 and 255"):
-        epoch = loading.loaded(str(tmp_path), "dataset.toml", (24, 32))
-    assert epoch() == 1  # a batch of eight at most
+    assert loading.decoded(tmp_path)() == 5 * 5
+    assert loading.loaded(str(tmp_path), str(loading.SPEC), (24, 32))() == 1  # of eight at most
