@@ -61,7 +61,7 @@ def study_(
         return
     comparison = run_study(plugins, study, out, jobs, StudyDisplay(), blocked, launcher)
     click.echo("\n" + as_markdown(comparison))
-    click.echo(f"tables: {out}/table.md, table.csv, table.tex, results.json")
+    click.echo(f"tables: {out}/table.md, table.csv, table.tex, results.json, values.json")
     if comparison.failures:
         ctx.exit(1)
 
@@ -95,7 +95,8 @@ def compare(
 ) -> None:
     """Compare finished runs over their seeds.
 
-    RUN is the directory of a run or of a study.
+    RUN is the directory of a run or of a study, or a file of kept results such as the values.json
+    that a study leaves.
     """
     with stop_at_once():
         from mtlcore.results import Target, as_data, as_markdown

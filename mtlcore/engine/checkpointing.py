@@ -12,6 +12,7 @@ import torch
 from mtlcore.balancing import Asked
 from mtlcore.engine.progress import Progress
 from mtlcore.engine.session import Session
+from mtlcore.engine.step_times import StepTimes
 from mtlcore.engine.stopping import Stopping
 from mtlcore.errors import MtlError, outline
 from mtlcore.learner import Learner
@@ -45,6 +46,7 @@ def save_last(session: Session) -> None:
     progress.peak_memory = max(progress.peak_memory, peak_memory(session.device))
     tree = attrs.asdict(progress, recurse=False)
     tree["stopping"] = attrs.asdict(progress.stopping, recurse=False)
+    tree["step_times"] = progress.step_times.state()
     state = {
         "learner": dict(session.learner.state_dict()),
         "optimizer": session.optimizer.state_dict(),
@@ -107,9 +109,7 @@ def restore(session: Session, state: Mapping[str, Any]) -> None:
             session.average.model.load_state_dict(state["average"])
         session.optimizer.load_state_dict(state["optimizer"])
         session.planning.load_state_dict(state["plans"])
-        progress = state["progress"]
-        stopping = Stopping(**progress.get("stopping", {}))
-        session.progress = Progress(**{**progress, "stopping": stopping})
+        session.progress = _progress_of(state["progress"])
         if "length" in state:  # a checkpoint of an earlier version does not say
             session.learner.context.asked = Asked.of(state["length"]["asked"])
         session.balancing_generator.set_state(state["random"]["balancing"])
@@ -122,6 +122,14 @@ def restore(session: Session, state: Mapping[str, Any]) -> None:
         raise MtlError(f"{checkpoint}: belongs to another model: {outline(error)}") from error
     if session.average is not None:
         session.average.copy_buffers()  # those of the rank
+
+
+def _progress_of(tree: Mapping[str, Any]) -> Progress:
+    # An earlier version kept the sum and the number of the steps' times.
+    known = {name: tree[name] for name in tree if name not in ("step_seconds", "timed_steps")}
+    known["stopping"] = Stopping(**tree.get("stopping", {}))
+    known["step_times"] = StepTimes.from_state(tree.get("step_times", ()))
+    return Progress(**known)
 
 
 def _refuse_late_buffers(session: Session, learner: Mapping[str, Any]) -> None:

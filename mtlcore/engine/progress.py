@@ -8,6 +8,7 @@ from typing import Any, final
 import attrs
 
 from mtlcore.balancing import Balancer
+from mtlcore.engine.step_times import StepTimes
 from mtlcore.engine.stopping import Stopping
 from mtlcore.metrics import MetricValues
 from mtlcore.models import Backbone
@@ -24,7 +25,7 @@ class Progress:
         step: steps taken so far.
         done: plans of this epoch that are done.
         seconds: of training before this process.
-        step_seconds: of the steps that were timed, evaluations and saving apart, and their number.
+        step_times: of the steps, evaluations and saving apart, but for each process's first.
         peak_memory: in bytes, the most that any process of this run has needed.
         skipped: steps that were skipped, and how many of them were the last ones in a row.
         learnt: steps that had a loss to learn from.
@@ -39,8 +40,7 @@ class Progress:
     step: int = 0
     done: int = 0
     seconds: float = 0.0
-    step_seconds: float = 0.0
-    timed_steps: int = 0
+    step_times: StepTimes = attrs.field(factory=StepTimes)
     peak_memory: int = 0
     skipped: int = 0
     skipped_in_a_row: int = 0

@@ -169,9 +169,8 @@ class Training:
 
         The first step starts workers and warms up caches and kernels.
         """
-        now, progress = time.monotonic(), self.session.progress
+        now = time.monotonic()
         if self._is_warm:
-            progress.step_seconds += now - started
-            progress.timed_steps += 1
+            self.session.progress.step_times.add(now - started)
         self._is_warm = True
         return now

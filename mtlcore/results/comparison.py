@@ -1,27 +1,23 @@
-"""Finished runs against each other and a baseline, over seeds.
-
-comparison = compare(["runs/equal-0", "runs/equal-1", "runs/pcgrad-0", "runs/pcgrad-1"])
-comparison = compare(["studies/balancers"])  # a directory that `mtl study` left
-comparison.spread(comparison.variants[0], "depth", "abs_error").mean
-"""
+"""Variants against each other and a baseline, over seeds."""
 
 from __future__ import annotations
 
+import itertools
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import cached_property
-from typing import cast, final
+from typing import final
 
 import attrs
 
 from mtlcore.errors import UsageError, did_you_mean
 from mtlcore.metrics import DELTA_M, DeltaM, MetricValues, delta_m, is_regional
-from mtlcore.results.run_results import Epoch, RunResult, read_run
+from mtlcore.results.run_results import Epoch, RunResult
 from mtlcore.results.statistics import Difference, Spread
 from mtlcore.results.targets import Reached, Target
-from mtlcore.results.variants import SINGLE_TASK, Variant, variants_of_runs, variants_of_study
-from mtlcore.storage import StoredSearch, StoredStudy, or_nan, stored_study
+from mtlcore.results.variants import Variant
+from mtlcore.storage import StoredSearch, or_nan
 
 Column = tuple[str, str]  # a task and one of its metrics
 
@@ -102,6 +98,15 @@ class Comparison:
             task: unit for run in self.runs for task, unit in run.summary.get("units", {}).items()
         }
 
+    def place(self, location: str) -> str:
+        """Return a cell's directory without what it has in common with those of all cells."""
+        every = [run.location for run in self.runs]
+        every += [cell.location for variant in self.variants for cell in variant.failed]
+        folders = [place.split("/")[:-1] for place in every]
+        pairs = zip(min(folders), max(folders), strict=False)  # all are between these two
+        same = len(list(itertools.takewhile(lambda pair: pair[0] == pair[1], pairs)))
+        return "/".join(location.split("/")[same:])
+
     @property
     def columns(self) -> tuple[Column, ...]:
         """Every (task, metric) that counts."""
@@ -139,7 +144,7 @@ class Comparison:
         for variant in self.variants:
             spread = self.spread(variant, task, metric)
             if spread is not None and math.isfinite(spread.mean):
-                means[variant.name] = spread.mean
+                means[variant.name] = _comparable(spread.mean)
         if len(set(means.values())) < 2:
             return frozenset()
         top = (max if self.directions[task][metric] else min)(means.values())
@@ -224,7 +229,9 @@ class Comparison:
         for number, (task, metric) in enumerate(_pairs(self.counted)):
             sign = -1 if self.counted[task][metric] else 1
             costs = {
-                name: sign * means[number] if math.isfinite(means[number]) else math.inf
+                name: sign * _comparable(means[number])
+                if math.isfinite(means[number])
+                else math.inf
                 for name, means in means_of.items()
             }
             for name, cost in costs.items():
@@ -236,76 +243,6 @@ class Comparison:
 
 def _pairs(metrics: Mapping[str, Mapping[str, bool]]) -> tuple[Column, ...]:
     return tuple((task, metric) for task, names in metrics.items() for metric in names)
-
-
-def compare(
-    locations: Sequence[str],
-    *,
-    baseline: str | None = None,
-    definition: str | None = None,
-    epoch: Epoch | None = None,
-    targets: Sequence[Target] = (),
-) -> Comparison:
-    """Compare finished runs, or the cells of a study.
-
-    Runs that differ by nothing but their seed are one variant. Runs of one task each that agree in
-    all but the task are the single-task models of a seed, together the variant "single-task".
-
-    Args:
-        locations: Directories or URLs of runs, or that of one study.
-        baseline: Name of a variant. Unset: the study's, or the single-task models, or the first
-            variant.
-        definition: Definition of delta_m, a name in `DELTA_M`. Unset: the study's, or "mtan".
-        epoch: The evaluations that are compared. Unset: the study's, or "last".
-        targets: Targets to look for, after the study's own.
-
-    Raises:
-        UsageError: A run is missing, unfinished or given twice, or a name is unknown.
-        MtlError: A file is damaged.
-    """
-    study = stored_study(locations[0]) if locations else None
-    if study is None:
-        comparison = _of_runs(locations)
-    elif len(locations) > 1:
-        raise UsageError(f"{locations[0]}: is a study, which is compared alone; name its cells")
-    else:
-        comparison = compare_study(study)
-    comparison = attrs.evolve(
-        comparison,
-        baseline=baseline or comparison.baseline,
-        definition=find_definition(definition) if definition else comparison.definition,
-        epoch=epoch or comparison.epoch,
-        targets=(*comparison.targets, *targets),
-    )
-    _check(comparison)
-    return comparison
-
-
-def _of_runs(locations: Sequence[str]) -> Comparison:
-    variants = tuple(variants_of_runs([read_run(location) for location in locations]))
-    if not variants:
-        raise UsageError("nothing to compare: name the directories of runs, or of a study")
-    names = [variant.name for variant in variants]
-    return Comparison(
-        title="Comparison",
-        variants=variants,
-        baseline=SINGLE_TASK if SINGLE_TASK in names else names[0],
-        definition=DELTA_M["mtan"],
-    )
-
-
-def compare_study(study: StoredStudy) -> Comparison:
-    """Compare the cells of a study, or of a part of it."""
-    return Comparison(
-        title=study.name,
-        variants=variants_of_study(study.cells),
-        baseline=study.baseline,
-        definition=find_definition(study.delta_m),
-        epoch=cast(Epoch, study.epoch),
-        targets=tuple(Target.parse(target) for target in study.targets),
-        notes=study.notes,
-        search=study.search,
-    )
 
 
 def find_definition(name: str) -> DeltaM:
@@ -321,26 +258,9 @@ def find_definition(name: str) -> DeltaM:
     return DELTA_M[name]
 
 
-def _check(comparison: Comparison) -> None:
-    names = [variant.name for variant in comparison.variants]
-    if comparison.baseline not in names:
-        raise UsageError(
-            f"baseline {comparison.baseline!r}: no such variant"
-            f"{did_you_mean(comparison.baseline, names)} (there are: {', '.join(names)})"
-        )
-    for target in comparison.targets:
-        known = [
-            f"{task}.{metric}"
-            for run in comparison.runs
-            for task, metrics in run.higher_is_better.items()
-            for metric in metrics
-        ]
-        if known and f"{target.task}.{target.metric}" not in known:
-            raise UsageError(
-                f"target {target}: no run has this metric"
-                f"{did_you_mean(f'{target.task}.{target.metric}', known)} "
-                f"(there are: {', '.join(dict.fromkeys(known))})"
-            )
+def _comparable(mean: float) -> float:
+    """Return a mean without its last digits, in which equal ones may differ by rounding."""
+    return float(f"{mean:.8g}")
 
 
 def _paired(values: Spread | None, base: Spread | None) -> Difference | None:

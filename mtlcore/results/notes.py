@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
+
 from mtlcore.results.comparison import Comparison
+from mtlcore.results.power import detectable
 from mtlcore.results.summary_tables import FEW_SEEDS, fewest_common_seeds
 from mtlcore.results.variants import Variant
 
@@ -35,16 +38,31 @@ def notes_of(comparison: Comparison) -> list[str]:
         )
     if len(comparison.variants) > 1:
         texts.append(_note_of_differences(comparison))
+    if (found := detectable(comparison, len(seeds))) is not None:
+        texts.append(
+            f"{len(seeds)} seeds find these true differences from {comparison.baseline} in "
+            f"four of five such studies, by the spread seen here: {found}."
+        )
     texts += [
         f"{models}: its parameters and time per step are summed over the models, its memory is "
         "that of the largest, its best epoch the mean over them."
         for models in dict.fromkeys(map(_models, comparison.variants))
         if models
     ]
-    texts.append(
-        "Time per step: training only, the first step of a process apart. Peak memory: on a GPU "
-        "of torch's tensors there, elsewhere of the whole process."
-    )
+    if any(math.isfinite(variant.seconds_per_step) for variant in comparison.variants):
+        texts.append(
+            "Time per step: the median over a run's steps, the first of a process apart, loading "
+            "included; the mean over seeds. Peak memory: on a GPU of torch's tensors there, "
+            "elsewhere of the whole process."
+        )
+    if stalled := [run for run in comparison.runs if run.stalled_seconds]:
+        total = sum(run.stalled_seconds for run in stalled)
+        texts.append(
+            f"Processes stood still for {total:.0f} s in {len(stalled)} run"
+            f"{'s' * (len(stalled) != 1)} (a step of ten seconds and more took ten times the "
+            "median; the machine slept, or a cell was suspended): times per step do not count "
+            "that, times to a target and of whole runs do."
+        )
     return [*texts, *comparison.notes]
 
 

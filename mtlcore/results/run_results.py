@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cached_property
 from typing import Any, Literal, final
 
 import attrs
@@ -17,36 +18,32 @@ Epoch = Literal["last", "best"]
 
 
 @final
-@attrs.frozen
+@attrs.frozen(slots=False)
 class RunResult:
-    """A finished run.
+    """A finished run, from its directory or from a file of kept results.
 
     Args:
-        files: The files in its directory.
+        location: Path or URL of its directory, which need not be at hand.
+        config: The complete configuration; of kept results `seed`, `method` and `tasks` only.
+        summary: The content of `summary.json`, or what was kept of it; metrics that are null there
+            are NaN.
+        kept_records: The lines of `metrics.jsonl` that were kept; None: the directory has them.
     """
 
-    files: RunFiles
+    location: str
+    config: Mapping[str, Any]
+    summary: Mapping[str, Any]
+    kept_records: tuple[Record, ...] | None = None
 
     @property
-    def location(self) -> str:
-        """Path or URL of the run's directory."""
-        return self.files.location
+    def files(self) -> RunFiles:
+        """The files in its directory."""
+        return RunFiles(self.location)
 
-    @property
-    def config(self) -> Mapping[str, Any]:
-        """The complete configuration."""
-        return self.files.config
-
-    @property
-    def summary(self) -> Mapping[str, Any]:
-        """The content of `summary.json`; metrics that are null there are NaN."""
-        assert self.files.summary is not None
-        return self.files.summary
-
-    @property
+    @cached_property
     def records(self) -> tuple[Record, ...]:
         """The lines of `metrics.jsonl`; values that are null there are NaN."""
-        return self.files.records
+        return self.files.records if self.kept_records is None else self.kept_records
 
     @property
     def seed(self) -> int:
@@ -86,8 +83,13 @@ class RunResult:
 
     @property
     def seconds_per_step(self) -> float:
-        """Mean time of a training step without evaluating and saving; NaN where not measured."""
+        """Median time of a training step without evaluating and saving; NaN if not measured."""
         return or_nan(self.summary.get("seconds_per_step"))
+
+    @property
+    def stalled_seconds(self) -> float:
+        """The seconds of steps in which the process stood still, as when a machine sleeps."""
+        return float(self.summary.get("stalled_seconds") or 0)
 
     @property
     def peak_memory(self) -> float:
@@ -127,7 +129,7 @@ def read_run(location: str) -> RunResult:
             f"{files.location}: is not finished ({f'{status}: {reason}' if reason else status}); "
             f"go on with it by mtl run --resume --out {files.location}, or leave it out"
         )
-    result = RunResult(files)
+    result = RunResult(files.location, files.config, files.summary)
     _refuse_gaps(result)
     return result
 

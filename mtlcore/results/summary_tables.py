@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import final
+from typing import TypeVar, final
 
 import attrs
 
@@ -14,10 +14,14 @@ from mtlcore.results.statistics import Difference, Spread
 from mtlcore.results.targets import Reached, Target
 from mtlcore.results.variants import Variant
 
+_T = TypeVar("_T")
+
 #: With fewer seeds an interval is so wide that the tables say so.
 FEW_SEEDS = 5
 
 _MISSING = "-"
+_NAN = "NaN"
+_COSTS = ("ms per step", "peak MB")  # columns that are left out where nothing was measured
 
 
 @final
@@ -81,7 +85,11 @@ def _overview(comparison: Comparison) -> SummaryTable:
         "variant", f"Δm % {arrow}", "mean rank ↓", "parameters", "ms per step", "peak MB",
         "best epoch", "seeds",
     ]  # fmt: skip
-    return SummaryTable("All tasks", head, rows)
+    measured = [
+        any(row[number].text != _NAN for row in rows) or head[number] not in _COSTS
+        for number in range(len(head))
+    ]
+    return SummaryTable("All tasks", _those(head, measured), [_those(r, measured) for r in rows])
 
 
 def _task_table(
@@ -165,6 +173,10 @@ def _difference_tables(comparison: Comparison) -> Iterator[SummaryTable]:
         yield SummaryTable(f"{task}: {title}", _head(higher_is_better), _rows(others, columns))
 
 
+def _those(items: Sequence[_T], chosen: Sequence[bool]) -> list[_T]:
+    return [item for item, is_chosen in zip(items, chosen, strict=True) if is_chosen]
+
+
 def _head(higher_is_better: Mapping[str, bool]) -> list[str]:
     return ["variant", *(f"{m} {_arrow(higher)}" for m, higher in higher_is_better.items())]
 
@@ -204,33 +216,33 @@ def _decimals(values: Iterable[float]) -> int:
 def _number(value: float | None, decimals: int) -> str:
     if value is None:
         return _MISSING
-    return f"{value:,.{decimals}f}" if math.isfinite(value) else "NaN"
+    return f"{value:,.{decimals}f}" if math.isfinite(value) else _NAN
 
 
 def _spread(spread: Spread | None, decimals: int) -> str:
     if spread is None or not math.isfinite(spread.mean):
-        return _MISSING if spread is None else "NaN"
-    mean = f"{spread.mean:.{decimals}f}"
+        return _MISSING if spread is None else _NAN
+    mean = f"{spread.mean:z.{decimals}f}"
     return mean if spread.n < 2 else f"{mean} ± {spread.std:.{decimals}f}"
 
 
 def _difference(difference: Difference | None, decimals: int) -> str:
     if difference is None or not math.isfinite(difference.mean):
-        return _MISSING if difference is None else "NaN"
-    text = f"{difference.mean:+.{decimals}f}"
+        return _MISSING if difference is None else _NAN
+    text = f"{difference.mean:+z.{decimals}f}"
     if difference.n < 2:
         return text
     low, high = difference.interval
     star = " *" if difference.excludes_zero else ""
-    return f"{text} [{low:+.{decimals}f}, {high:+.{decimals}f}]{star}"
+    return f"{text} [{low:+z.{decimals}f}, {high:+z.{decimals}f}]{star}"
 
 
 def _milliseconds(seconds: float) -> str:
-    return f"{1000 * seconds:.1f}" if math.isfinite(seconds) else "NaN"
+    return f"{1000 * seconds:.1f}" if math.isfinite(seconds) else _NAN
 
 
 def _megabytes(size: float) -> str:
-    return f"{size / 1e6:.0f}" if math.isfinite(size) else "NaN"
+    return f"{size / 1e6:.0f}" if math.isfinite(size) else _NAN
 
 
 def _seeds(comparison: Comparison, variant: Variant) -> str:

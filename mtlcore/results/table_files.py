@@ -8,13 +8,14 @@ from pathlib import Path
 from mtlcore.errors import MtlError, describe
 from mtlcore.results.comparison import Comparison
 from mtlcore.results.csv_json import as_csv, as_data
+from mtlcore.results.kept import VALUES, kept_results
 from mtlcore.results.latex import as_latex
 from mtlcore.results.markdown import as_markdown
 from mtlcore.storage import without_nan, written_whole
 
 
 def write_tables(comparison: Comparison, folder: Path) -> list[Path]:
-    """Write `table.md`, `table.csv`, `table.tex` and `results.json`, each atomically.
+    """Write `table.md`, `table.csv`, `table.tex`, `results.json` and `values.json`, atomically.
 
     Returns:
         Their paths.
@@ -28,6 +29,7 @@ def write_tables(comparison: Comparison, folder: Path) -> list[Path]:
         "table.csv": as_csv(comparison),
         "table.tex": as_latex(comparison),
         "results.json": json.dumps(results, indent=2, allow_nan=False) + "\n",
+        VALUES: kept_results(comparison),
     }
     for name, text in texts.items():
         try:

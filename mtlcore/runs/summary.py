@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -40,7 +39,8 @@ def summarise(session: Session, example: Inputs) -> dict[str, Any]:
         "steps": progress.step,
         "stopped": {"tasks": progress.stopping.stopped, "run": progress.stopping.ended},
         "seconds": session.seconds,
-        "seconds_per_step": progress.step_seconds / (progress.timed_steps or math.nan),
+        "seconds_per_step": progress.step_times.median,
+        "stalled_seconds": progress.step_times.stalled,
         "peak_memory": progress.peak_memory or None,
         "skipped_steps": progress.skipped,
         "skipped_samples": sorted(set(session.loader.skipped)),

@@ -30,10 +30,17 @@ from mtlcore.storage.run_files import (
     SamplePictures,
     open_run,
     place_inside,
+    read_json,
     report_pictures,
     stored_config,
 )
-from mtlcore.storage.schemas import LastCheckpoint
+from mtlcore.storage.schemas import (
+    KeptResults,
+    KeptRun,
+    KeptVariant,
+    LastCheckpoint,
+    MetricRow,
+)
 from mtlcore.storage.stop_requests import request_stop, take_stop_request
 from mtlcore.storage.study_files import (
     STUDY,
@@ -53,8 +60,12 @@ __all__ = [
     "METRICS",
     "STUDY",
     "SUMMARY",
+    "KeptResults",
+    "KeptRun",
+    "KeptVariant",
     "LastCheckpoint",
     "Loggers",
+    "MetricRow",
     "Pictures",
     "Record",
     "RunDirectory",
@@ -80,6 +91,7 @@ __all__ = [
     "or_nan",
     "place_inside",
     "plain_settings",
+    "read_json",
     "read_weights",
     "report_pictures",
     "request_stop",

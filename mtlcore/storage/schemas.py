@@ -4,7 +4,7 @@ Keys that a schema does not name are kept and never used. What an earlier versio
 `NotRequired`, which only evaluated annotations can say: this module does without the future import.
 """
 
-from typing import Annotated, Any, NotRequired, TypedDict
+from typing import Annotated, Any, Literal, NotRequired, TypedDict
 
 from mtlcore.ranges import Natural, Range
 
@@ -85,6 +85,7 @@ class Summary(TypedDict):
     steps: Natural
     seconds: _Seconds
     seconds_per_step: NotRequired[_Seconds | None]
+    stalled_seconds: NotRequired[_Seconds]
     peak_memory: NotRequired[Annotated[float, Range(ge=0)] | None]
     skipped_steps: NotRequired[Natural]
     skipped_samples: NotRequired[list[str]]
@@ -153,6 +154,63 @@ class StudyFile(TypedDict):
     search: NotRequired[_SearchEntry | None]
 
 
+#: Task -> the values of its metrics, in the order of the file's `metrics`.
+MetricRow = dict[str, list[float | None]]
+
+
+class KeptRun(TypedDict):
+    """A run in a file of kept results."""
+
+    seed: Natural
+    method: str
+    location: str
+    tasks: list[str]
+    last: MetricRow
+    best: MetricRow | None
+    best_epoch: Natural | None
+    chosen_on: str | None
+    averaged_over: Natural
+    parameters: Natural
+    seconds: _Seconds
+    seconds_per_step: _Seconds | None
+    stalled_seconds: _Seconds
+    peak_memory: Annotated[float, Range(ge=0)] | None
+    curves: dict[str, list[tuple[Natural, _Seconds, float | None]]]
+
+
+class _KeptFailure(TypedDict):
+    seed: Natural
+    group: list[str] | None
+    location: str
+    reason: str
+    pruned: bool
+
+
+class KeptVariant(TypedDict):
+    """A variant in a file of kept results."""
+
+    name: str
+    groups: list[list[str]] | None
+    runs: list[KeptRun]
+    failed: list[_KeptFailure]
+
+
+class KeptResults(TypedDict):
+    """`values.json` of a study, or a copy of it."""
+
+    format: Natural
+    title: str
+    baseline: str
+    delta_m: str
+    epoch: Literal["last", "best"]
+    targets: list[str]
+    notes: list[str]
+    metrics: dict[str, dict[str, bool]]
+    units: dict[str, str]
+    variants: list[KeptVariant]
+    search: _SearchEntry | None
+
+
 class StopRequest(TypedDict):
     """`stop.json`."""
 
@@ -173,6 +231,7 @@ class _Progress(TypedDict):
     losses: dict[str, list[float]]
     window: dict[str, dict[str, list[float]]]
     stopping: NotRequired[dict[str, Any]]
+    step_times: NotRequired[list[tuple[float, float, float]]]
 
 
 class _Asked(TypedDict):

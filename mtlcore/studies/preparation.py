@@ -21,6 +21,7 @@ from mtlcore.studies.directory import (
     threads_per_cell,
     write_text,
 )
+from mtlcore.studies.pilot import announce
 from mtlcore.studies.searching import check_ranges, earlier_trials, with_trials
 from mtlcore.studies.spec import Study, read_study
 from mtlcore.studies.tuning import tuned_study, tuning_study
@@ -48,7 +49,7 @@ def prepare_study(
         UsageError: As `run_study`.
         ConfigError: The file or a variant's configuration has mistakes.
     """
-    study = read_study(file)
+    study, _ = announce(read_study(file), note)
     folder = open_directory(out)
     with directory_lock(folder, note):
         if study.tuning is not None:

@@ -25,6 +25,7 @@ from mtlcore.studies.directory import (
     open_directory,
     training_seconds,
 )
+from mtlcore.studies.pilot import announce
 from mtlcore.studies.preparation import open_cells, write_configuration
 from mtlcore.studies.searching import Trials, check_ranges, make_searcher
 from mtlcore.studies.spec import Study, read_study
@@ -64,7 +65,7 @@ def run_study(
         ConfigError: The file or a variant's configuration has mistakes.
         Interrupted: A signal asked to stop; the cells have saved.
     """
-    study = read_study(file)
+    study, pilot = announce(read_study(file), display.note)
     folder = open_directory(out)
     options = [word for plugin in blocked for word in ("--no-plugin", plugin)]
     command = (*options, "run", *(("--trust",) if plugins.trusts_runs else ()))
@@ -80,6 +81,9 @@ def run_study(
         make_directory(directory)
         state.write()
         _warn_of_threads(state.cells, jobs, display)
+        waiting = sum(cell.status != "finished" for cell in state.cells)
+        if pilot is not None and waiting:
+            display.note(pilot.duration(waiting, jobs))
         trials = None
         if searcher is not None:
             trials = Trials(state, part, searcher, plugins, cells_per_trial)

@@ -37,6 +37,8 @@ class StudySettings:
         targets: `task.metric=value`; the tables say when each was first reached.
         launcher: What starts the cells: its `name` and its settings.
         restarts: How often a start of the study begins a cell again that was lost with its machine.
+        pilot: An earlier study, its directory or a copy of its `values.json`: by its spread and its
+            times this one says before it runs what it can detect, and how long it takes.
     """
 
     name: Name
@@ -47,6 +49,7 @@ class StudySettings:
     targets: tuple[str, ...] = ()
     launcher: Mapping[str, Any] = attrs.field(factory=lambda: {"name": "local"})
     restarts: Natural = 3
+    pilot: str | None = None
 
 
 @final

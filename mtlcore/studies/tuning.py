@@ -58,7 +58,7 @@ def tuned_study(study: Study, tuning: Tuning, folder: Path) -> Study:
         attrs.evolve(variant, tuned=_candidates(variant, tuning)[chosen[variant.name] or ""])
         for variant in study.variants
     )
-    return attrs.evolve(study, variants=variants, tuning=None, notes=(note,))
+    return attrs.evolve(study, variants=variants, tuning=None, notes=(*study.notes, note))
 
 
 def _candidates(variant: StudyVariant, tuning: Tuning) -> Mapping[str, Mapping[str, Any]]:

@@ -352,8 +352,8 @@ def test_nan_is_shown_and_ranks_last(tmp_path: Path) -> None:
     assert comparison.best("segmentation", "miou") == frozenset()
     assert comparison.mean_rank(comparison.variants[1]) == pytest.approx((2 + 1.5 * 3) / 4)
     assert row_of(as_markdown(comparison), "segmentation", "broken")[1] == "NaN"
-    written = write_tables(comparison, tmp_path)
-    data = json.loads(written[-1].read_text())
+    write_tables(comparison, tmp_path)
+    data = json.loads((tmp_path / "results.json").read_text())
     assert data["variants"][1]["metrics"]["segmentation"]["miou"]["mean"] is None
 
 

@@ -82,7 +82,7 @@ def equal(one: Any, other: Any) -> bool:
     return bool(one == other or (one != one and other != other))
 
 
-TIMES = {"metrics_length", "progress.peak_memory", "progress.timed_steps"}
+TIMES = {"metrics_length", "progress.peak_memory", "progress.step_times"}
 
 
 def lines(run: Path) -> list[dict[str, Any]]:
@@ -110,6 +110,21 @@ def test_it_is_bit_for_bit_the_run_that_was_longer(
     assert summaries[0] == summaries[1]
     again = mtl("run", "--resume", "--out", str(short))
     assert (again.exit_code, "nothing to do" in again.output) == (0, True)
+
+
+def test_a_checkpoint_that_knows_the_sum_of_its_times_goes_on(
+    mtl: Command, trained: Callable[..., Path]
+) -> None:
+    """As versions wrote it that told means of the steps' times."""
+    run = trained("run", 1)
+    tree = load_checkpoint(run / "checkpoints/last.safetensors")
+    del tree["progress"]["step_times"]
+    tree["progress"] |= {"step_seconds": 1.0, "timed_steps": 5}
+    save_checkpoint(run / "checkpoints/last.safetensors", tree)
+    assert longer(mtl, run, "training.epochs=3").exit_code == 0
+    summary = json.loads((run / "summary.json").read_text())
+    assert 0 < summary["seconds_per_step"] < 1
+    assert summary["stalled_seconds"] == 0
 
 
 def test_a_run_that_is_longer_can_grow_again(mtl: Command, trained: Callable[..., Path]) -> None:

@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mtlcore.errors import MtlError
+from mtlcore.results import as_markdown, read_kept
 from mtlcore.storage import (
     RunFiles,
     load_checkpoint,
@@ -56,6 +57,17 @@ TREES: dict[str, Any] = {
                    "reason": None}],
     },
     "stop.json": {"reason": "enough"},
+    "values.json": {
+        "format": 1, "title": "Both", "baseline": "a", "delta_m": "mtan", "epoch": "last",
+        "targets": ["depth.abs_error=0.5"], "notes": [], "units": {"depth": "m"},
+        "metrics": {"depth": {"abs_error": False}}, "search": None,
+        "variants": [{"name": "a", "groups": None, "failed": [], "runs": [
+            {"seed": 0, "method": "equal", "location": "a", "tasks": ["depth"],
+             "last": {"depth": [0.5]}, "best": None, "best_epoch": 1, "chosen_on": "val",
+             "averaged_over": 1, "parameters": 3, "seconds": 1.5, "seconds_per_step": None,
+             "stalled_seconds": 0.0, "peak_memory": None,
+             "curves": {"depth.abs_error": [[1, 1.0, 0.5]]}}]}],
+    },
 }  # fmt: skip
 READERS: dict[str, Callable[[str], object]] = {
     "run.json": lambda place: RunFiles(place).provenance,
@@ -64,6 +76,7 @@ READERS: dict[str, Callable[[str], object]] = {
     "report/samples/index.json": lambda place: RunFiles(place).pictures,
     "study.json": stored_study,
     "stop.json": take_stop_request,
+    "values.json": lambda place: as_markdown(read_kept(f"{place}/values.json")),
 }
 DEPTHS = ["fast", pytest.param("deep", marks=pytest.mark.slow)]
 

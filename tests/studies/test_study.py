@@ -20,6 +20,7 @@ from click.testing import Result
 
 import mtlcore
 from mtlcore.display import StudyDisplay
+from mtlcore.engine.step_times import StepTimes
 from mtlcore.errors import ConfigError, UsageError
 from mtlcore.plugins import Plugins
 from mtlcore.results import compare
@@ -397,8 +398,8 @@ def test_one_line_per_cell_and_the_tables(finished: tuple[Path, Result]) -> None
     folder, result = finished
     assert result.exit_code == 1, "a cell failed"
     lines = result.stdout.splitlines()
-    assert lines[0] == "Tiny: 3 cells"
-    assert {line.partition("  ")[0] for line in lines[1:4]} == {"1/3", "2/3", "3/3"}
+    assert lines[1] == "Tiny: 3 cells"
+    assert {line.partition("  ")[0] for line in lines[2:5]} == {"1/3", "2/3", "3/3"}
     assert sum("single-task depth, seed 3: finished in 0:" in line for line in lines) == 1
     assert sum("diverges, seed 3: failed: stopped at step" in line for line in lines) == 1
     assert (folder / "out" / "table.md").read_text() in result.stdout
@@ -523,6 +524,7 @@ def test_killed_studies_leave_nothing_running_and_go_on(
         assert steps_saved(cell) > saved
         saved = steps_saved(cell)
         progress = load_checkpoint(cell / LAST)["progress"]
-        assert progress["timed_steps"] == progress["step"] - number, "the first of each process"
+        timed = StepTimes.from_state(progress["step_times"]).steps
+        assert timed == progress["step"] - number, "the first of each process"
         status = json.loads((out / "study.json").read_text())["cells"][0]["status"]
         assert status == ("running" if how == signal.SIGKILL else "interrupted")

@@ -16,7 +16,7 @@ from mtlcore.report.html.page import Section, alert, page, paragraph, remarks
 from mtlcore.report.html.pictures import HATCHED, task_panels
 from mtlcore.report.html.run_page import duration, settings_of, solver_note
 from mtlcore.report.markup import Markup, element, items, joined, table
-from mtlcore.results import Comparison, RunResult, Variant, notes_of, search_result, tables_of
+from mtlcore.results import Comparison, Variant, notes_of, search_result, tables_of
 from mtlcore.storage import Pictures
 
 _SAMPLES = 4  # whose pictures are shown: a page is to stay small
@@ -247,20 +247,10 @@ def _runs(comparison: Comparison) -> Markup:
             str(run.summary["steps"]),
             str(run.summary.get("skipped_steps", 0)),
             duration(float(run.summary["seconds"])),
-            _place(run, comparison),
+            comparison.place(run.location),
         ]
         for variant in comparison.variants
         for run in variant.all_runs
     ]
     titles = ["variant", "seed", "tasks", "epochs", "steps", "skipped", "time", "directory"]
     return table("Finished runs", titles, rows, numbers_from=len(titles))
-
-
-def _place(run: RunResult, comparison: Comparison) -> str:
-    """Return a run's directory without what all runs' directories have in common."""
-    parts = [other.location.split("/") for other in comparison.runs]
-    same = 0
-    while len(parts) > 1 and all(len(p) > same + 1 and p[same] == parts[0][same] for p in parts):
-        same += 1
-    mine = run.location.split("/")
-    return "/".join(mine[same:]) if len(parts) > 1 else mine[-1]
