@@ -23,7 +23,7 @@ LOWER := .venv-lower
 TORCH ?= $(shell sed -n 's/^torch==//p' constraints.txt)
 LOWER_STAMP := $(LOWER)/.installed-torch-$(TORCH)
 
-.PHONY: install weights demo test test-integrations test-all test-lower docs lint clean
+.PHONY: install weights demo test test-integrations test-all test-lower docs results lint clean
 
 install: $(STAMP)
 
@@ -104,6 +104,10 @@ docs: $(STAMP)-docs
 $(STAMP)-docs: $(STAMP)
 	$(PIP_INSTALL) -e '.[docs]'
 	touch $@
+
+# Tables, pictures and numbers of the results pages, from the results that studies/results keeps.
+results: install
+	$(BIN)/python tools/results.py
 
 lint: install
 	$(BIN)/ruff check .

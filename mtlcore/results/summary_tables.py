@@ -229,12 +229,12 @@ def _spread(spread: Spread | None, decimals: int) -> str:
 def _difference(difference: Difference | None, decimals: int) -> str:
     if difference is None or not math.isfinite(difference.mean):
         return _MISSING if difference is None else _NAN
-    text = f"{difference.mean:+z.{decimals}f}"
+    text = f"{difference.mean:+.{decimals}f}"
     if difference.n < 2:
         return text
     low, high = difference.interval
     star = " *" if difference.excludes_zero else ""
-    return f"{text} [{low:+z.{decimals}f}, {high:+z.{decimals}f}]{star}"
+    return f"{text} [{low:+.{decimals}f}, {high:+.{decimals}f}]{star}"
 
 
 def _milliseconds(seconds: float) -> str:

@@ -1,0 +1,203 @@
+"""Rebuilds what the results pages show from the kept results of studies.
+
+`studies/results/NAME.json` is a copy of a study's `values.json`. From it come the tables and the
+CSV in `docs/results/tables/NAME.*`, the pictures `docs/images/results-*.svg`, and every number
+between two marks in the README and the pages of docs/results:
+
+    <!-- results digits -->
+    it gains <!-- = nash-mtl -->+0.12 [-0.61, +0.85]<!-- / --> percent
+    with a mIoU of <!-- = rooms:unit-norm segmentation.miou mean 2 -->.31<!-- / -->
+
+The first line names the study of a page's marks. A mark names the variant, of another study with
+its name before it; `delta_m` (unless said) or TASK.METRIC; what of it: its `mean` or `spread`, or
+its `difference` from the baseline, of which `gain`, `low` and `high` are the parts; the number of
+decimals; and `vs NAME` where the difference is from another variant.
+
+    python tools/results.py                            # rebuild; what `make results` does
+    python tools/results.py keep studies/out/x NAME    # keep a study's results
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import attrs
+import click
+
+from mtlcore.results import Comparison, as_csv, as_markdown, read_kept
+
+ROOT = Path(__file__).parents[1]
+KEPT = ROOT / "studies" / "results"
+PAGES = ROOT / "docs" / "results"
+TABLES = PAGES / "tables"
+IMAGES = ROOT / "docs" / "images"
+_MARK = re.compile(r"(<!-- = ([^>]*?) -->)[^<]*(<!-- / -->)")
+_STUDY = re.compile(r"<!-- results ([\w.-]+) -->")
+_USUAL = {True: "difference", False: "spread"}  # what a mark shows that does not say
+_OF_TIMES = "times hold for that"
+
+
+@cache
+def kept(name: str) -> Comparison:
+    """The results that are kept under a name."""
+    return read_kept(str(KEPT / f"{name}.json"))
+
+
+def tables(name: str) -> dict[Path, str]:
+    """The files of tables of kept results, and what they hold."""
+    title, _, rest = as_markdown(kept(name)).partition("\n\n")
+    assert title.startswith("# ")
+    return {TABLES / f"{name}.md": rest, TABLES / f"{name}.csv": as_csv(kept(name))}
+
+
+def pages() -> dict[Path, str]:
+    """The README and the pages of results with the numbers that they should have."""
+    files = [ROOT / "README.md", *sorted(PAGES.glob("*.md"))]
+    return {page: filled(page.read_text("utf-8")) for page in files}
+
+
+def filled(text: str) -> str:
+    """A page's text with the numbers of its marks.
+
+    Raises:
+        ValueError: A line begins with a mark, which would end the paragraph before it.
+    """
+    if re.search(r"^<!-- =", text, re.MULTILINE):
+        raise ValueError("a mark begins a line: Markdown takes that for a block of HTML")
+    named = _STUDY.search(text)
+    study = named[1] if named else ""
+    return _MARK.sub(lambda found: found[1] + number(study, found[2].split()) + found[3], text)
+
+
+def number(study: str, words: list[str]) -> str:
+    """The text of a mark with these words, in a page about a study."""
+    name, *rest = words
+    other, _, variant = name.rpartition(":")
+    comparison = kept(other or study)
+    if rest[-2:-1] == ["vs"]:
+        comparison = attrs.evolve(comparison, baseline=rest[-1])
+        rest = rest[:-2]
+    row = comparison.variant(variant)
+    path = rest.pop(0) if rest and (rest[0] == "delta_m" or "." in rest[0]) else "delta_m"
+    what = rest.pop(0) if rest and not rest[0].isdigit() else _USUAL[path == "delta_m"]
+    digits = int(rest.pop(0)) if rest else 2 if path == "delta_m" else 3
+    if path == "delta_m":
+        spread, difference = comparison.delta_m(row), comparison.delta_m_difference(row)
+    else:
+        task, _, metric = path.rpartition(".")
+        spread = comparison.spread(row, task, metric)
+        difference = comparison.difference(row, task, metric)
+    assert spread is not None and difference is not None and not rest, words
+
+    def shown(value: float, sign: str = "") -> str:
+        text = f"{value:{sign}.{digits}f}"
+        return text.replace("0.", ".", 1) if digits > 2 and abs(value) < 1 else text
+
+    low, high = (shown(bound, "+") for bound in difference.interval)
+    return {
+        "mean": shown(spread.mean),
+        "spread": f"{shown(spread.mean)} ± {shown(spread.std)}",
+        "difference": f"{shown(difference.mean, '+')} [{low}, {high}]",
+        "gain": shown(difference.mean, "+"),
+        "low": low,
+        "high": high,
+    }[what]
+
+
+def draw(names: list[str], file: Path) -> None:
+    """Draw each variant's delta_m over the baseline with its interval, a panel per study."""
+    import matplotlib as mpl
+
+    mpl.use("svg")
+    from matplotlib import pyplot
+
+    mpl.rcParams |= {"svg.hashsalt": file.stem, "svg.fonttype": "path", "font.size": 9}
+    rows = list(variants(names[0]))
+    figure, axes = pyplot.subplots(
+        1, len(names), sharey=True, squeeze=False, layout="constrained",
+        figsize=(7.2, 0.8 + 0.2 * len(rows)),
+    )  # fmt: skip
+    for panel, name in zip(axes[0], names, strict=True):
+        comparison = kept(name)
+        panel.axvline(0, color="0.6", linewidth=1)
+        for place, variant in enumerate(rows):
+            difference = comparison.delta_m_difference(comparison.variant(variant))
+            if difference is None or not math.isfinite(difference.mean):
+                continue
+            low, high = difference.interval
+            colour = "tab:blue" if low > 0 else "tab:red" if high < 0 else "0.35"
+            panel.plot([low, high], [place, place], color=colour, linewidth=1.5)
+            panel.plot([difference.mean], [place], "o", color=colour, markersize=4)
+        panel.set_title(comparison.title, fontsize=9, wrap=True)
+        panel.set_xlabel(f"Δm over {comparison.baseline}, % [95 % interval]")
+        panel.set_yticks(range(len(rows)), rows)
+        panel.grid(axis="x", color="0.9")
+        panel.set_axisbelow(True)
+    axes[0][0].set_ylim(len(rows) - 0.4, -0.6)
+    figure.savefig(file, metadata={"Date": None})
+    pyplot.close(figure)
+
+
+def variants(name: str) -> Iterator[str]:
+    """The variants of kept results but the baseline, those with the largest gain first."""
+    comparison = kept(name)
+    gains = {}
+    for variant in comparison.variants:
+        difference = comparison.delta_m_difference(variant)
+        if variant.name != comparison.baseline and difference is not None:
+            gains[variant.name] = difference.mean
+    yield from sorted(gains, key=lambda variant: -gains[variant])
+
+
+#: The picture of a page -> the studies in it.
+PICTURES = {
+    "results-balancers-census.svg": ["balancers-census"],
+    "results-below-k-passes.svg": ["below-ten", "below-digits", "below-census"],
+    "results-encoders.svg": ["encoders"],
+}
+
+
+@click.group(invoke_without_command=True)
+@click.pass_context
+def main(ctx: click.Context) -> None:
+    """Rebuild all tables, pictures and numbers of the results pages."""
+    if ctx.invoked_subcommand is not None:
+        return
+    for file in sorted(KEPT.glob("*.json")):
+        for path, text in tables(file.stem).items():
+            path.write_text(text, "utf-8")
+    for path, text in pages().items():
+        path.write_text(text, "utf-8")
+    for name, studies in PICTURES.items():
+        draw(studies, IMAGES / name)
+
+
+@main.command()
+@click.argument("study")
+@click.argument("name")
+@click.option("--without-times", is_flag=True, help="Other work ran beside the cells.")
+def keep(study: str, name: str, without_times: bool) -> None:
+    """Keep the results of the study in a directory under a name."""
+    from mtlcore.results import compare, kept_results
+
+    text = kept_results(compare([study]))
+    if without_times:
+        tree = json.loads(text)
+        notes = [note for note in tree["notes"] if not note.endswith(f"{_OF_TIMES}.")]
+        notes.append("Times and memory are left out: other work ran beside.")
+        text = text.replace(
+            f'"notes": {json.dumps(tree["notes"])}', f'"notes": {json.dumps(notes)}'
+        )
+        for key in ("seconds_per_step", "peak_memory"):
+            text = re.sub(rf'"{key}": [^,}}]+', f'"{key}": null', text)
+    KEPT.mkdir(exist_ok=True)
+    (KEPT / f"{name}.json").write_text(text, "utf-8")
+
+
+if __name__ == "__main__":
+    main()
