@@ -22,6 +22,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import textwrap
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -133,8 +134,8 @@ def draw(names: list[str], file: Path) -> None:
             colour = "tab:blue" if low > 0 else "tab:red" if high < 0 else "0.35"
             panel.plot([low, high], [place, place], color=colour, linewidth=1.5)
             panel.plot([difference.mean], [place], "o", color=colour, markersize=4)
-        panel.set_title(comparison.title, fontsize=9, wrap=True)
-        panel.set_xlabel(f"Δm over {comparison.baseline}, % [95 % interval]")
+        panel.set_title(textwrap.fill(comparison.title, 72 // len(names)), fontsize=9)
+        panel.set_xlabel(f"Δm over {comparison.baseline}, %")
         panel.set_yticks(range(len(rows)), rows)
         panel.grid(axis="x", color="0.9")
         panel.set_axisbelow(True)
