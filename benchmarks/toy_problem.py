@@ -1,22 +1,27 @@
-"""The two-loss toy problem of the Nash-MTL paper: which balancers reach the Pareto front.
+"""The toy problem of the CAGrad and Nash-MTL papers: who reaches the Pareto front, and where.
 
-Navon et al. 2022 (arXiv 2202.01017), section 5 and its appendix: two parameters, two losses whose
-gradients conflict and differ tenfold in size, five starts, Adam with a rate of 1e-3.
+Two parameters and two losses whose gradients conflict; Adam with a rate of 1e-3.
+
+* Navon et al. 2022 (arXiv 2202.01017), section 5: the first loss is a tenth as large; five starts.
+* Liu et al. 2021 (arXiv 2110.14048), figure 1: both losses as they are; three starts, and thrice as
+  many iterations.
 
     pip install matplotlib
     python benchmarks/toy_problem.py --out toy          # toy.png, toy.json, a table on the screen
+    python benchmarks/toy_problem.py --paper cagrad --out toy_cagrad
 
-A run *reaches the front* where its last position is within 0.25 of the front's line as the paper
-draws it: x2 = -8.3552, x1 from -7 to 7.
+A run *reaches the front* where its last position is within 0.25 of the front's line as the papers
+draw it: x2 = -8.3552, x1 from -7 to 7.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
+import attrs
 import torch
 from torch import Tensor
 from torch.nn import Parameter
@@ -24,23 +29,59 @@ from torch.nn import Parameter
 import mtlcore
 from mtlcore.balancing import Balancer
 
-STARTS = ((-8.5, 7.5), (0.0, 0.0), (9.0, 9.0), (-7.5, -0.5), (9.0, -1.0))
 FRONT_X2, FRONT_X1 = -8.3552, 7.0
 NEAR = 0.25
 
-METHODS: dict[str, Callable[[], Balancer]] = {
-    "equal": lambda: mtlcore.create("balancers", "equal"),
-    "pcgrad": lambda: mtlcore.create("balancers", "pcgrad"),
-    "nash-mtl": lambda: mtlcore.create("balancers", "nash-mtl"),
+
+@attrs.frozen
+class Setting:
+    """What a paper ran.
+
+    Args:
+        starts: Where runs begin.
+        steps: Iterations of each.
+        scale: Of the first loss.
+        methods: Name of a row -> name and settings of its balancer.
+    """
+
+    starts: tuple[tuple[float, float], ...]
+    steps: int
+    scale: float
+    methods: dict[str, tuple[str, dict[str, float]]]
+
+    def balancer(self, method: str) -> Balancer:
+        """A fresh balancer of a row."""
+        name, settings = self.methods[method]
+        return mtlcore.create("balancers", name, **settings)
+
+
+PAPERS = {
+    "nash-mtl": Setting(
+        starts=((-8.5, 7.5), (0.0, 0.0), (9.0, 9.0), (-7.5, -0.5), (9.0, -1.0)),
+        steps=35_000,
+        scale=0.1,
+        methods={name: (name, {}) for name in ("equal", "pcgrad", "nash-mtl")},
+    ),
+    "cagrad": Setting(
+        starts=((-8.5, 7.5), (-8.5, -5.0), (9.0, 9.0)),
+        steps=100_000,
+        scale=1.0,
+        methods={
+            "equal": ("equal", {}),
+            "mgda": ("mgda", {}),
+            "pcgrad": ("pcgrad", {}),
+            "cagrad": ("cagrad", {"c": 0.5}),
+        },
+    ),
 }
 
 
-def losses(x: Tensor, scale: float = 0.1) -> dict[str, Tensor]:
+def losses(x: Tensor, scale: float) -> dict[str, Tensor]:
     """Both losses at points.
 
     Args:
         x: (..., 2).
-        scale: of the first loss, 0.1 in the paper.
+        scale: of the first loss.
 
     Returns:
         "first" and "second", each (...).
@@ -57,7 +98,9 @@ def losses(x: Tensor, scale: float = 0.1) -> dict[str, Tensor]:
     return {"first": scale * (f1 * above + q1 * below), "second": f2 * above + q2 * below}
 
 
-def descend(balancer: Balancer, start: Sequence[float], steps: int, every: int) -> Tensor:
+def descend(
+    balancer: Balancer, start: Sequence[float], steps: int, every: int, scale: float
+) -> Tensor:
     """The positions (n, 2) at every so many of the iterations and at the end, from a start."""
     x = Parameter(torch.tensor(start, dtype=torch.float64))
     adam = torch.optim.Adam([x], lr=1e-3)
@@ -65,7 +108,7 @@ def descend(balancer: Balancer, start: Sequence[float], steps: int, every: int) 
     path = [x.detach().clone()]
     for step in range(steps):
         adam.zero_grad()
-        balancer.backward(losses(x), shared_params=[x])
+        balancer.backward(losses(x, scale), shared_params=[x])
         adam.step()
         if (step + 1) % every == 0 or step + 1 == steps:
             path.append(x.detach().clone())
@@ -78,10 +121,10 @@ def distance(point: Tensor) -> float:
     return float(((max(abs(x1) - FRONT_X1, 0.0)) ** 2 + (x2 - FRONT_X2) ** 2) ** 0.5)
 
 
-def summary(method: str, start: Sequence[float], path: Tensor) -> dict[str, object]:
+def summary(method: str, start: Sequence[float], path: Tensor, scale: float) -> dict[str, object]:
     """What the table says of one run."""
     away = distance(path[-1])
-    values = {name: float(value) for name, value in losses(path[-1]).items()}
+    values = {name: float(value) for name, value in losses(path[-1], scale).items()}
     return {
         "method": method,
         "start": list(start),
@@ -112,7 +155,7 @@ def _pair(values: object) -> str:
     return f"({values[0]:.2f}, {values[1]:.2f})"
 
 
-def draw(paths: dict[str, list[Tensor]], file: Path) -> None:
+def draw(paths: dict[str, list[Tensor]], file: Path, scale: float) -> None:
     """Trajectories over the mean loss's contours, a panel per balancer."""
     import matplotlib
 
@@ -121,7 +164,7 @@ def draw(paths: dict[str, list[Tensor]], file: Path) -> None:
 
     axis = torch.linspace(-10, 10, 401, dtype=torch.float64)
     x1, x2 = torch.meshgrid(axis, axis, indexing="xy")
-    mean = sum(losses(torch.stack([x1, x2], dim=-1)).values()) / 2
+    mean = sum(losses(torch.stack([x1, x2], dim=-1), scale).values()) / 2
     figure, panels = pyplot.subplots(1, len(paths), figsize=(4.6 * len(paths), 4.8), sharey=True)
     for panel, (method, runs) in zip(panels, paths.items(), strict=True):
         panel.contour(x1, x2, mean, levels=24, linewidths=0.6, cmap="Greys", alpha=0.7)
@@ -143,21 +186,25 @@ def draw(paths: dict[str, list[Tensor]], file: Path) -> None:
 def main() -> None:
     """Run all balancers from all starts."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--steps", type=int, default=35_000, help="iterations per start")
+    parser.add_argument("--paper", choices=PAPERS, default="nash-mtl", help="whose setting")
+    parser.add_argument("--steps", type=int, help="iterations per start; the paper's unless given")
     parser.add_argument("--out", type=Path, default=Path("toy_problem"), help="without a suffix")
     given = parser.parse_args()
     torch.set_num_threads(1)
-    every = max(1, given.steps // 700)
+    setting = PAPERS[given.paper]
+    steps = given.steps or setting.steps
     paths: dict[str, list[Tensor]] = {}
     rows = []
-    for method, make in METHODS.items():
-        for start in STARTS:
-            path = descend(make(), start, given.steps, every)
+    for method in setting.methods:
+        for start in setting.starts:
+            path = descend(
+                setting.balancer(method), start, steps, max(1, steps // 700), setting.scale
+            )
             paths.setdefault(method, []).append(path)
-            rows.append(summary(method, start, path))
+            rows.append(summary(method, start, path, setting.scale))
             print(table(rows[-1:]).splitlines()[-1], flush=True)
     given.out.with_suffix(".json").write_text(json.dumps(rows, indent=1) + "\n", "utf-8")
-    draw(paths, given.out.with_suffix(".png"))
+    draw(paths, given.out.with_suffix(".png"), setting.scale)
     print(f"\n{table(rows)}")
 
 

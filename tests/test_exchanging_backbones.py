@@ -10,6 +10,7 @@ from functools import partial
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from mtlcore.errors import UsageError
 from mtlcore.features import EarlyPrediction, Features
@@ -161,6 +162,23 @@ def test_it_runs_as_its_caller_does() -> None:
         network(inputs, NAMES)
     network(inputs, NAMES)
     assert seen == [torch.bfloat16, torch.float32]
+
+
+def test_modes_are_the_callers_and_are_left_as_they_were() -> None:
+    """Such as a counter's, which sees every operation once, and that of a default device."""
+    network, inputs = Weighted(TINY_TASKS, Staged).eval(), torch.rand(2, 3, 8, 8)
+    devices: list[str] = []
+    network.networks[TINY_TASKS[0].key].stages[1].register_forward_hook(
+        lambda *_: devices.append(torch.zeros(1).device.type)
+    )
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        network(inputs, NAMES)
+        with torch.device("meta"):
+            network(inputs, NAMES)
+    # Of each network three convolutions of 3 x 3, from 3, 4 and 4 channels to 4, at 64 places.
+    assert counter.get_total_flops() == 2 * len(NAMES) * 2 * 9 * (3 + 4 + 4) * 4 * 2 * 64
+    assert devices == ["cpu", "meta"]
+    assert torch.zeros(1).device.type == "cpu"
 
 
 def test_threads_of_torch_are_the_callers() -> None:

@@ -23,7 +23,10 @@ from typing import Any, Generic, Self, TypeVar, final
 
 import attrs
 import torch
-from torch import Tensor, nn
+from torch import Tensor, nn, overrides
+from torch.overrides import _get_current_function_mode_stack
+from torch.utils import _python_dispatch
+from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 
 from mtlcore.models.contracts import ExchangePoint
 from mtlcore.models.exporting import is_exporting
@@ -253,6 +256,10 @@ def _states_of_this_thread() -> Callable[[], Any]:
         (kind, torch.get_autocast_dtype(kind)) for kind in _CASTS if torch.is_autocast_enabled(kind)
     ]
     cache = torch.is_autocast_cache_enabled()
+    # Such as that of a counter of operations, and that of `with torch.device(...)`. torch has no
+    # public names for these; entering them anew would begin their counts anew.
+    modes = _get_current_dispatch_mode_stack()
+    function_modes = _get_current_function_mode_stack()  # type: ignore[no-untyped-call]
 
     @contextmanager
     def entered() -> Iterator[None]:
@@ -263,6 +270,12 @@ def _states_of_this_thread() -> Callable[[], Any]:
             stack.enter_context(torch.set_grad_enabled(gradients))
             for kind, dtype in casts:
                 stack.enter_context(torch.autocast(kind, dtype, cache_enabled=cache))
+            for mode in function_modes:
+                overrides._push_mode(mode)  # type: ignore[no-untyped-call]
+                stack.callback(overrides._pop_mode)
+            for mode in modes:
+                _python_dispatch._push_mode(mode)
+                stack.callback(_python_dispatch._pop_mode)
             yield
 
     return entered

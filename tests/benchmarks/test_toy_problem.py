@@ -39,7 +39,9 @@ def test_losses_and_jacobians(toy: ModuleType, golden: Callable[[str], Any]) -> 
 
 def test_the_starts_are_those_of_the_paper(toy: ModuleType, golden: Callable[[str], Any]) -> None:
     points = golden("toy_problem.json")["points"]
-    assert [list(start) for start in toy.STARTS] == [point["x"] for point in points]
+    assert [list(start) for start in toy.PAPERS["nash-mtl"].starts] == [
+        point["x"] for point in points
+    ]
 
 
 def test_distance_is_from_a_line_that_ends(toy: ModuleType) -> None:
@@ -47,11 +49,19 @@ def test_distance_is_from_a_line_that_ends(toy: ModuleType) -> None:
     assert toy.distance(torch.tensor([-10.0, toy.FRONT_X2 + 4])) == pytest.approx(5, rel=1e-6)
 
 
-def test_a_descent_gets_lower_and_is_drawn(toy: ModuleType, tmp_path: Path) -> None:
-    path = toy.descend(toy.METHODS["equal"](), toy.STARTS[3], 40, 10)
-    assert path.shape == (5, 2)
-    first, last = (sum(toy.losses(x).values()) for x in (path[0], path[-1]))
-    assert last < first
+@pytest.mark.parametrize("paper", ["nash-mtl", "cagrad"])
+def test_a_descent_gets_lower_and_is_drawn(toy: ModuleType, tmp_path: Path, paper: str) -> None:
+    setting = toy.PAPERS[paper]
+    scale, start = setting.scale, setting.starts[-2]
+    paths = {}
+    for method in setting.methods:
+        path = toy.descend(setting.balancer(method), start, 40, 10, scale)
+        assert path.shape == (5, 2)
+        first, last = (sum(toy.losses(x, scale).values()) for x in (path[0], path[-1]))
+        assert last < first, method
+        paths[method] = [path]
+        row = toy.summary(method, start, path, scale)
+        assert (row["reached"], row["end"]) == (False, path[-1].tolist())
     pytest.importorskip("matplotlib")
-    toy.draw({"equal": [path], "again": [path]}, tmp_path / "toy.png")
+    toy.draw(paths, tmp_path / "toy.png", scale)
     assert (tmp_path / "toy.png").stat().st_size > 10_000
