@@ -2,7 +2,8 @@
 
 `studies/results/NAME.json` is a copy of a study's `values.json`. From it come the tables and the
 CSV in `docs/results/tables/NAME.*`, the pictures `docs/images/results-*.svg`, and every number
-between two marks in the README and the pages of docs/results:
+between two marks in the README and the pages of docs/results, and from `published.toml` the table
+of networks:
 
     <!-- results digits -->
     it gains <!-- = nash-mtl -->+0.12 [-0.61, +0.85]<!-- / --> percent
@@ -23,14 +24,18 @@ import json
 import math
 import re
 import textwrap
-from collections.abc import Iterator
+import tomllib
+from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import attrs
 import click
 
+from mtlcore.plugins import Plugins
 from mtlcore.results import Comparison, as_csv, as_markdown, read_kept
+from mtlcore.runs import count_method_flops, count_method_parameters
 
 ROOT = Path(__file__).parents[1]
 KEPT = ROOT / "studies" / "results"
@@ -155,6 +160,41 @@ def variants(name: str) -> Iterator[str]:
     yield from sorted(gains, key=lambda variant: -gains[variant])
 
 
+def networks() -> list[dict[str, Any]]:
+    """What was published of networks, in the order of the table."""
+    return tomllib.loads((KEPT / "published.toml").read_text("utf-8"))["network"]
+
+
+def counted(network: dict[str, Any]) -> str:
+    """A row of the table of networks."""
+    plugins, method = Plugins.from_environment(), network["method"]
+    size = [f"data.size={network['size']}"] if "size" in network else []
+    parameters = count_method_parameters(plugins, method)["total"]
+    told = count_method_flops(plugins, method, size)
+    image = " x ".join(map(str, told["size"])) if "size" in told else "-"
+    operations = f"{told['flops'] / 1e9:,.1f}" if "flops" in told else "depends on values"
+    code = f"{network['code']:,}" if "code" in network else "-"
+    if network.get("code") == parameters:
+        code = "the same"
+    cells = [f"`{method}`", f"{parameters:,}", code, network.get("paper", "-"), image, operations]
+    return "| " + " | ".join([*cells, network.get("why", "")]) + " |"
+
+
+def network_table(rows: Iterable[str]) -> str:
+    """The table of networks."""
+    head = [
+        "method",
+        "parameters",
+        "their code's",
+        "their paper's",
+        "image",
+        "GFLOPs",
+        "why they differ",
+    ]
+    rule = "| --- | ---: | ---: | --- | ---: | ---: | --- |"
+    return "\n".join([f"| {' | '.join(head)} |", rule, *rows]) + "\n"
+
+
 #: The picture of a page -> the studies in it.
 PICTURES = {
     "results-balancers-census.svg": ["balancers-census"],
@@ -176,6 +216,7 @@ def main(ctx: click.Context) -> None:
         path.write_text(text, "utf-8")
     for name, studies in PICTURES.items():
         draw(studies, IMAGES / name)
+    (TABLES / "networks.md").write_text(network_table(map(counted, networks())), "utf-8")
 
 
 @main.command()
