@@ -91,3 +91,37 @@ def test_a_mark_shows_what_it_names(tool: ModuleType) -> None:
 def test_a_mark_that_says_nothing_is_refused(tool: ModuleType, page: str) -> None:
     with pytest.raises((StopIteration, KeyError, AssertionError, ValueError)):
         tool.filled(page)
+
+
+NETWORKS = (
+    (ROOT / "docs" / "results" / "tables" / "networks.md").read_text("utf-8").splitlines()[2:]
+)
+QUICK = ("atinet-nyuv2", "split-nyuv2", "cross-stitch-nyuv2", "mtml-taskonomy", "adashare-nyuv2")
+
+
+@pytest.mark.parametrize("method", QUICK)
+def test_the_networks_are_as_the_table_says(tool: ModuleType, method: str) -> None:
+    network = next(n for n in tool.networks() if n["method"] == method)
+    assert tool.counted(network) in NETWORKS, "run `make results`"
+
+
+@pytest.mark.slow
+def test_all_networks_are_as_the_table_says(tool: ModuleType) -> None:
+    assert [tool.counted(network) for network in tool.networks()] == NETWORKS
+
+
+def test_what_the_page_of_published_numbers_says_of_the_networks(tool: ModuleType) -> None:
+    """Ratios, and how many have the parameters of their authors' code."""
+    rows = [[cell.strip() for cell in row.strip("| ").split(" | ")] for row in NETWORKS]
+    parameters = {row[0].strip("`"): int(row[1].replace(",", "")) for row in rows}
+    page = (ROOT / "docs" / "results" / "published.md").read_text("utf-8")
+    same = sum(row[2] == "the same" for row in rows)
+    assert (same, "Thirteen networks have exactly" in page) == (13, True)
+    mtan = parameters["mtan-nyuv2"]
+    ratios = {name: parameters[f"{name}-nyuv2"] / mtan for name in ("atinet", "padnet", "one-task")}
+    assert f"| {', '.join(f'{ratio:.2f}' for ratio in ratios.values())} |" in page
+    assert f"| {parameters['split-nyuv2'] / mtan:.2f}, as in" in page
+    millions = [parameters[f"{name}-pascal"] / 1e6 for name in ("invpt", "mlore")]
+    assert f"| {millions[0]:.0f} M, {millions[1]:.0f} M |" in page
+    operations = next(float(r[5].replace(",", "")) for r in rows if r[0] == "`invpt-pascal`")
+    assert f"| {operations / 2:.0f} G |" in page
