@@ -2,7 +2,7 @@
 
 `studies/results/NAME.json` is a copy of a study's `values.json`. From it come the tables and the
 CSV in `docs/results/tables/NAME.*`, the pictures `docs/images/results-*.svg`, and every number
-between two marks in the README and the pages of docs/results, and from `published.toml` the table
+between two marks in the README, the front page and the pages of docs/results, and from `published.toml` the table
 of networks:
 
     <!-- results digits -->
@@ -62,8 +62,8 @@ def tables(name: str) -> dict[Path, str]:
 
 
 def pages() -> dict[Path, str]:
-    """The README and the pages of results with the numbers that they should have."""
-    files = [ROOT / "README.md", *sorted(PAGES.glob("*.md"))]
+    """README, front page and pages of results, with the numbers that they should have."""
+    files = [ROOT / "README.md", ROOT / "docs" / "index.md", *sorted(PAGES.glob("*.md"))]
     return {page: filled(page.read_text("utf-8")) for page in files}
 
 
