@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Callable
 from datetime import timedelta
@@ -31,10 +32,21 @@ class Pilot:
         """Return which differences a study detects, as a sentence."""
         seeds = len(study.settings.seeds)
         found = detectable(self.comparison, seeds)
+        tasks = study.base.settings.get("tasks")
+        if found is not None and isinstance(tasks, list):
+            known = {task for task, _ in found.metrics}
+            found = attrs.evolve(
+                found,
+                delta_m=found.delta_m if set(tasks) == known else math.nan,
+                metrics={path: value for path, value in found.metrics.items() if path[0] in tasks},
+            )
+        if found is not None and not str(found):
+            found = None
         if found is None:
             return (
                 f"{self.place} does not say what difference {seeds} seed{'s' * (seeds != 1)} "
-                "detect: it takes two of them, and a pilot of two variants with two common seeds"
+                "detect: it takes two of them, and two variants of these tasks with two "
+                "common seeds"
             )
         return (
             f"{seeds} seeds find these true differences in four of five such studies, by the "

@@ -91,6 +91,19 @@ def test_it_says_what_it_detects_and_how_long_it_takes(tmp_path: Path) -> None:
     assert "1 cells, 2 at a time: about 0:01:30" in found.duration(1, 2)
 
 
+def test_it_speaks_of_its_own_tasks_only(tmp_path: Path) -> None:
+    errors = pilot(first=[1.0, 1.1, 0.9], equal=[1.2, 1.0, 1.1])
+    told: list[str] = []
+    file = Path(study_with(tmp_path, errors))
+    text = file.read_text()
+    file.write_text(text.replace('tasks = ["depth"]', 'tasks = ["depth", "normals"]'))
+    announce(read_study(str(file)), told.append)
+    assert told[0].endswith("pilot.json: 0.29 of depth.abs_error.")  # and nothing of delta_m
+    file.write_text(text.replace('tasks = ["depth"]', 'tasks = ["normals"]'))
+    announce(read_study(str(file)), told.append)
+    assert "two variants of these tasks" in told[1]
+
+
 @pytest.mark.parametrize(
     "errors",
     [
