@@ -15,7 +15,7 @@ def _photographs() -> dict[str, Any]:
             "name": "folder",
             # In metres, half of a run goes by until the mean depth is reached.
             "standardise": ["depth", "inverse-depth"],
-            "augment": {"scales": [1.0, 1.2, 1.5], "flip": True},
+            "augment": {"scales": [1.0, 1.2], "flip": True},
             "augmentations": [{"name": "photometric"}],
         },
         "model": {
