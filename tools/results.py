@@ -2,8 +2,8 @@
 
 `studies/results/NAME.json` is a copy of a study's `values.json`. From it come the tables and the
 CSV in `docs/results/tables/NAME.*`, the pictures `docs/images/results-*.svg`, and every number
-between two marks in the README, the front page and the pages of docs/results, and from `published.toml` the table
-of networks:
+between two marks in the README, the front page and the pages of docs/results; from
+`docs/extensions/published.toml` comes the table of networks.
 
     <!-- results digits -->
     it gains <!-- = nash-mtl -->+0.12 [-0.61, +0.85]<!-- / --> percent
@@ -162,7 +162,9 @@ def variants(name: str) -> Iterator[str]:
 
 def networks() -> list[dict[str, Any]]:
     """What was published of networks, in the order of the table."""
-    return tomllib.loads((KEPT / "published.toml").read_text("utf-8"))["network"]
+    return tomllib.loads((ROOT / "docs" / "extensions" / "published.toml").read_text("utf-8"))[
+        "network"
+    ]
 
 
 def counted(network: dict[str, Any]) -> str:

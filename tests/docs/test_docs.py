@@ -366,11 +366,13 @@ def test_every_plugin_has_a_page() -> None:
 @pytest.mark.parametrize("page", sorted(DOCS.glob("results/*.md")), ids=lambda page: page.stem)
 def test_a_results_page_opens_with_its_answer_and_folds_the_rest(page: Path) -> None:
     first, *folded = re.split(r"^:::\{dropdown\} .+$", page.read_text("utf-8"), flags=re.MULTILINE)
-    title, answer, table, *rest = first.strip().split("\n\n")
+    shown = re.sub(r"^<!-- results \S+ -->\n\n", "", first, flags=re.MULTILINE)
+    title, answer, table, *picture = shown.strip().split("\n\n")
     assert title.startswith("# ")
     assert answer.startswith("**") and answer.count("\n") < 10
     assert all(line.startswith("|") for line in table.splitlines())
-    assert not rest
+    assert all(re.fullmatch(r"!\[.+\]\(\.\./images/.+\)", part) for part in picture)
+    assert len(picture) <= 1
     assert folded
     for part in folded:
         assert part.endswith(("\n:::\n", "\n:::\n\n")), "text that is not folded"
