@@ -2,8 +2,8 @@
 
 `studies/results/NAME.json` is a copy of a study's `values.json`. From it come the tables and the
 CSV in `docs/results/tables/NAME.*`, the pictures `docs/images/results-*.svg`, and every number
-between two marks in the README, the front page and the pages of docs/results; from
-`docs/extensions/published.toml` comes the table of networks.
+between two marks in the README and the documentation; from `docs/extensions/published.toml` comes
+the table of networks.
 
     <!-- results digits -->
     it gains <!-- = nash-mtl -->+0.12 [-0.61, +0.85]<!-- / --> percent
@@ -62,9 +62,10 @@ def tables(name: str) -> dict[Path, str]:
 
 
 def pages() -> dict[Path, str]:
-    """README, front page and pages of results, with the numbers that they should have."""
-    files = [ROOT / "README.md", ROOT / "docs" / "index.md", *sorted(PAGES.glob("*.md"))]
-    return {page: filled(page.read_text("utf-8")) for page in files}
+    """The pages that have marks, with the numbers that they should have."""
+    docs = (path for path in (ROOT / "docs").rglob("*.md") if "_build" not in path.parts)
+    texts = {path: path.read_text("utf-8") for path in (ROOT / "README.md", *sorted(docs))}
+    return {path: filled(text) for path, text in texts.items() if _MARK.search(text)}
 
 
 def filled(text: str) -> str:
