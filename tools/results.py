@@ -34,7 +34,7 @@ import attrs
 import click
 
 from mtlcore.plugins import Plugins
-from mtlcore.results import Comparison, as_csv, as_markdown, read_kept
+from mtlcore.results import Comparison, Difference, as_csv, as_markdown, read_kept
 from mtlcore.runs import count_method_flops, count_method_parameters
 
 ROOT = Path(__file__).parents[1]
@@ -99,18 +99,22 @@ def number(study: str, words: list[str]) -> str:
         task, _, metric = path.rpartition(".")
         spread = comparison.spread(row, task, metric)
         difference = comparison.difference(row, task, metric)
-    assert spread is not None and difference is not None and not rest, words
+    assert spread is not None and not rest, words
+    if difference is None and what not in ("mean", "spread"):
+        raise ValueError(f"{' '.join(words)}: {comparison.baseline} has no such metric")
 
     def shown(value: float, sign: str = "") -> str:
         text = f"{value:{sign}.{digits}f}"
         return text.replace("0.", ".", 1) if digits > 2 and abs(value) < 1 else text
 
-    low, high = (shown(bound, "+") for bound in difference.interval)
+    nothing = Difference({})
+    gain = shown((difference or nothing).mean, "+")
+    low, high = (shown(bound, "+") for bound in (difference or nothing).interval)
     return {
         "mean": shown(spread.mean),
         "spread": f"{shown(spread.mean)} ± {shown(spread.std)}",
-        "difference": f"{shown(difference.mean, '+')} [{low}, {high}]",
-        "gain": shown(difference.mean, "+"),
+        "difference": f"{gain} [{low}, {high}]",
+        "gain": gain,
         "low": low,
         "high": high,
     }[what]
