@@ -20,7 +20,6 @@ decimals; and `vs NAME` where the difference is from another variant.
 
 from __future__ import annotations
 
-import json
 import math
 import re
 import textwrap
@@ -34,7 +33,15 @@ import attrs
 import click
 
 from mtlcore.plugins import Plugins
-from mtlcore.results import Comparison, Difference, as_csv, as_markdown, read_kept
+from mtlcore.results import (
+    Comparison,
+    Difference,
+    as_csv,
+    as_markdown,
+    compare,
+    kept_results,
+    read_kept,
+)
 from mtlcore.runs import count_method_flops, count_method_parameters
 
 ROOT = Path(__file__).parents[1]
@@ -45,7 +52,7 @@ IMAGES = ROOT / "docs" / "images"
 _MARK = re.compile(r"(<!-- = ([^>]*?) -->)[^<]*(<!-- / -->)")
 _STUDY = re.compile(r"<!-- results ([\w.-]+) -->")
 _USUAL = {True: "difference", False: "spread"}  # what a mark shows that does not say
-_OF_TIMES = "times hold for that"
+_OF_TIMES = "times hold for that."  # how the note ends that a study makes of its times
 
 
 @cache
@@ -127,7 +134,7 @@ def draw(names: list[str], file: Path) -> None:
     mpl.use("svg")
     from matplotlib import pyplot
 
-    mpl.rcParams |= {"svg.hashsalt": file.stem, "svg.fonttype": "path", "font.size": 9}
+    mpl.rcParams |= {"svg.hashsalt": file.stem, "svg.fonttype": "none", "font.size": 9}
     rows = list(variants(names[0]))
     figure, axes = pyplot.subplots(
         1, len(names), sharey=True, squeeze=False, layout="constrained",
@@ -172,9 +179,15 @@ def networks() -> list[dict[str, Any]]:
     ]
 
 
+@cache
+def installed() -> Plugins:
+    """All plugins."""
+    return Plugins.from_environment()
+
+
 def counted(network: dict[str, Any]) -> str:
     """A row of the table of networks."""
-    plugins, method = Plugins.from_environment(), network["method"]
+    plugins, method = installed(), network["method"]
     size = [f"data.size={network['size']}"] if "size" in network else []
     parameters = count_method_parameters(plugins, method)["total"]
     told = count_method_flops(plugins, method, size)
@@ -226,26 +239,37 @@ def main(ctx: click.Context) -> None:
     (TABLES / "networks.md").write_text(network_table(map(counted, networks())), "utf-8")
 
 
+def timeless(comparison: Comparison) -> Comparison:
+    """A comparison without times of steps and memory."""
+    nothing = {"seconds_per_step": None, "peak_memory": None}
+    notes = [note for note in comparison.notes if not note.endswith(_OF_TIMES)]
+    return attrs.evolve(
+        comparison,
+        notes=(*notes, "Times and memory are left out: other work ran beside."),
+        variants=tuple(
+            attrs.evolve(
+                variant,
+                runs={
+                    seed: tuple(attrs.evolve(r, summary={**r.summary, **nothing}) for r in runs)
+                    for seed, runs in variant.runs.items()
+                },
+            )
+            for variant in comparison.variants
+        ),
+    )
+
+
 @main.command()
 @click.argument("study")
 @click.argument("name")
 @click.option("--without-times", is_flag=True, help="Other work ran beside the cells.")
 def keep(study: str, name: str, without_times: bool) -> None:
     """Keep the results of the study in a directory under a name."""
-    from mtlcore.results import compare, kept_results
-
-    text = kept_results(compare([study]))
+    comparison = compare([study])
     if without_times:
-        tree = json.loads(text)
-        notes = [note for note in tree["notes"] if not note.endswith(f"{_OF_TIMES}.")]
-        notes.append("Times and memory are left out: other work ran beside.")
-        text = text.replace(
-            f'"notes": {json.dumps(tree["notes"])}', f'"notes": {json.dumps(notes)}'
-        )
-        for key in ("seconds_per_step", "peak_memory"):
-            text = re.sub(rf'"{key}": [^,}}]+', f'"{key}": null', text)
+        comparison = timeless(comparison)
     KEPT.mkdir(exist_ok=True)
-    (KEPT / f"{name}.json").write_text(text, "utf-8")
+    (KEPT / f"{name}.json").write_text(kept_results(comparison), "utf-8")
 
 
 if __name__ == "__main__":

@@ -154,7 +154,7 @@ def _rounded(value: Any) -> Any:
 
 
 def _comparison_of(content: KeptResults) -> Comparison:
-    search = content.get("search")
+    search = content["search"]
     return Comparison(
         title=content["title"],
         variants=tuple(_variant_of(variant, content) for variant in content["variants"]),

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from functools import lru_cache
 from typing import final
 
@@ -26,15 +26,13 @@ _STEPS = 400  # of Simpson's rule
 @final
 @attrs.frozen(kw_only=True)
 class Detectable:
-    """The smallest true differences from the baseline that so many seeds find.
+    """The smallest true differences from the baseline that a number of seeds finds.
 
     Args:
-        seeds: How many.
         delta_m: In percent of delta_m; NaN where no spread is known.
         metrics: (task, its first metric) -> in the metric's own unit.
     """
 
-    seeds: int
     delta_m: float
     metrics: Mapping[tuple[str, str], float]
 
@@ -44,24 +42,37 @@ class Detectable:
         return ", ".join(texts)
 
 
-def detectable(comparison: Comparison, seeds: int) -> Detectable | None:
+def detectable(
+    comparison: Comparison, seeds: int, tasks: Collection[str] | None = None
+) -> Detectable | None:
     """Return what a study of so many seeds detects whose spread is that of a comparison.
 
     The spread is that of the differences from the baseline between runs of the same seed, that of
-    the median variant. None where no variant shares two seeds with the baseline, or seeds < 2.
+    the median variant.
+
+    Args:
+        comparison: Of an earlier study, or of the study itself.
+        seeds: How many the study has.
+        tasks: Those of the study; unset: those of the comparison. Where they are others, nothing is
+            known of delta_m.
+
+    Returns:
+        None where no variant shares two seeds with the baseline, or seeds < 2.
     """
     others = [v for v in comparison.variants if v.name != comparison.baseline]
-    firsts = [(task, next(iter(metrics))) for task, metrics in comparison.counted.items()]
+    asked = set(comparison.counted if tasks is None else tasks)
     spreads = {
-        path: _median_spread(comparison.difference(variant, *path) for variant in others)
-        for path in firsts
+        (task, metric): _median_spread(comparison.difference(v, task, metric) for v in others)
+        for task, metric in ((t, next(iter(m))) for t, m in comparison.counted.items())
+        if task in asked
     }
-    total = _median_spread(comparison.delta_m_difference(variant) for variant in others)
+    total = math.nan
+    if asked == set(comparison.counted):
+        total = _median_spread(comparison.delta_m_difference(variant) for variant in others)
     if seeds < 2 or all(map(math.isnan, (total, *spreads.values()))):
         return None
     factor = detectable_effect(seeds - 1) / math.sqrt(seeds)
     return Detectable(
-        seeds=seeds,
         delta_m=factor * total,
         metrics={path: factor * std for path, std in spreads.items() if not math.isnan(std)},
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import statistics
 from collections.abc import Callable
 from datetime import timedelta
@@ -31,17 +30,9 @@ class Pilot:
     def told(self, study: Study) -> str:
         """Return which differences a study detects, as a sentence."""
         seeds = len(study.settings.seeds)
-        found = detectable(self.comparison, seeds)
         tasks = study.base.settings.get("tasks")
-        if found is not None and isinstance(tasks, list):
-            known = {task for task, _ in found.metrics}
-            found = attrs.evolve(
-                found,
-                delta_m=found.delta_m if set(tasks) == known else math.nan,
-                metrics={path: value for path, value in found.metrics.items() if path[0] in tasks},
-            )
-        if found is not None and not str(found):
-            found = None
+        asked = tasks if isinstance(tasks, list) else None
+        found = detectable(self.comparison, seeds, asked)
         if found is None:
             return (
                 f"{self.place} does not say what difference {seeds} seed{'s' * (seeds != 1)} "
