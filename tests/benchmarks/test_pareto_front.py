@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-import importlib.util
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 import torch
 
-FILE = Path(__file__).parents[2] / "benchmarks" / "pareto_front.py"
-
 
 @pytest.fixture(scope="module")
-def toy() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("pareto_front", FILE)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def toy(script: Callable[[str], ModuleType]) -> ModuleType:
+    return script("benchmarks/pareto_front.py")
 
 
 def ends(toy: ModuleType, method: str) -> list[tuple[float, float]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -11,16 +10,10 @@ from typing import Any
 import pytest
 import torch
 
-ROOT = Path(__file__).parents[2]
-
 
 @pytest.fixture(scope="module")
-def toy() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("toy", ROOT / "benchmarks" / "toy_problem.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def toy(script: Callable[[str], ModuleType]) -> ModuleType:
+    return script("benchmarks/toy_problem.py")
 
 
 def test_losses_and_jacobians(toy: ModuleType, golden: Callable[[str], Any]) -> None:
