@@ -22,8 +22,9 @@ from mtlcore.display.run import clock
 class Outlook:
     """The cells that wait and run, and how long they will take.
 
-    A cell is expected to take as long as the finished ones of its kind (the same variant, another
-    seed), or as all finished ones where there is none of its kind.
+    A cell is expected to take the median time of the finished ones of its kind (the same variant,
+    another seed), or of all finished ones where there is none of its kind: one that was suspended
+    for an hour says little about the others.
 
     Args:
         kinds: Kinds of all cells that are to run.
@@ -104,7 +105,7 @@ class Outlook:
 
     def _expected(self, kind: str) -> float:
         known = self._took.get(kind) or [one for many in self._took.values() for one in many]
-        return statistics.fmean(known)
+        return statistics.median(known)
 
 
 @final

@@ -57,6 +57,13 @@ def test_the_time_left_counts_what_waits_and_what_runs() -> None:
     assert (outlook.done, outlook.total, outlook.elapsed) == (2, 5, 20)
 
 
+def test_a_suspended_cell_does_not_spoil_the_time_left() -> None:
+    outlook = Outlook(["equal", "equal"], 3, 1, Clock())
+    for seconds in (30, 3600, 31):
+        outlook.took("equal", seconds)
+    assert outlook.seconds_left == pytest.approx(2 * 31)
+
+
 class Terminal(io.StringIO):
     def isatty(self) -> bool:
         return True
