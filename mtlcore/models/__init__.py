@@ -1,5 +1,8 @@
 """Backbones, necks and heads, and the model that runs a backbone with one head per task."""
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from mtlcore.features import Features
 from mtlcore.models.conditioning import (
     ConditionedBackbone,
@@ -28,19 +31,21 @@ from mtlcore.models.encoders import (
     computes_again,
     no_checkpointing,
 )
-from mtlcore.models.exchange import (
-    BackbonePerTask,
-    ExchangingBackbone,
-    Places,
-    as_it_was,
-    as_map,
-)
 from mtlcore.models.exporting import is_exporting
 from mtlcore.models.freezing import Frozen, made_for
 from mtlcore.models.model import MultiTaskModel, count_parameters
 from mtlcore.models.necks import NeckPerTask, Necks, SharedNeck
 from mtlcore.models.rates import SAME_RATES, BackboneRates, groups_of
 from mtlcore.models.wrapping import WrappingBackbone, joined, shared_maps
+
+if TYPE_CHECKING:
+    from mtlcore.models.exchange import (
+        BackbonePerTask,
+        ExchangingBackbone,
+        Places,
+        as_it_was,
+        as_map,
+    )
 
 __all__ = [
     "AVERAGE",
@@ -85,3 +90,16 @@ __all__ = [
     "no_checkpointing",
     "shared_maps",
 ]
+
+# torch's compiler comes with them, which takes longer to import than all of mtlcore.
+_EXCHANGE = ("BackbonePerTask", "ExchangingBackbone", "Places", "as_it_was", "as_map")
+
+
+def __getattr__(name: str) -> Any:
+    if name in _EXCHANGE:
+        return getattr(import_module("mtlcore.models.exchange"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_EXCHANGE})
