@@ -36,4 +36,6 @@ def test_loading_reads_all_of_the_files(
     monkeypatch.setattr(loading, "SAMPLES", 5)
     loading.draw(tmp_path)
     assert loading.decoded(tmp_path)() == 5 * 5
-    assert loading.loaded(str(tmp_path), str(loading.SPEC), (24, 32))() == 1  # of eight at most
+    for cache in (0, 10):
+        epoch = loading.loaded(str(tmp_path), str(loading.SPEC), (24, 32), cache)
+        assert epoch() == epoch() == 1  # of eight at most
