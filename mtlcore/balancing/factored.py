@@ -8,7 +8,7 @@ task. That is cheaper where n is small beside the width: vectors through wide la
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, final
 
 import attrs
@@ -42,6 +42,11 @@ class FactoredRows:
             if p.ndim == 2 and p.numel() > SMALL and not p.is_complex()
         }
         self._blocks: dict[int, list[_Block]] = {}
+
+    @property
+    def places(self) -> Collection[int]:
+        """Places of the weights that may be kept as factors."""
+        return self._places.values()
 
     def __bool__(self) -> bool:
         """Whether a weight is kept as factors in this step."""

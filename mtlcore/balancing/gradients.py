@@ -106,7 +106,6 @@ class TaskGradients:
         if scope == "last_shared" and not measured:
             raise UsageError(MISSING["last_shared"])
         self._measured: list[Parameter] = measured
-        self._rows = SharedRows(measured, len(self._own) * batches)
         self._estimate = estimate
         # What the rows lack of those of all shared parameters, in steps that collect it too.
         here = {id(p) for p in measured}
@@ -116,6 +115,7 @@ class TaskGradients:
         alone = batches == 1 and distributed.world_size == 1
         kept = factors and scope == "shared" and estimate is None and alone
         self._factored = FactoredRows(measured if kept else [])
+        self._rows = SharedRows(measured, len(self._own) * batches, self._factored.places)
         self._own_rows: dict[Key, Row] = {}
         # Of the step that is applied; None before, and where there is one batch only.
         self._batches: Batches | None = None

@@ -15,7 +15,22 @@ Row = Sequence[Tensor | None]
 _PIECE = {"cpu": 2**17}
 _ANYWHERE = 2**24
 
+# Sums of so many products are exact to the last digit but one, and no slower than longer ones.
+_STRETCH = 2**14
+
 WIDER = {torch.float16: torch.float32, torch.bfloat16: torch.float32}
+
+
+def products_of(first: Tensor, second: Tensor) -> Tensor:
+    """(K, L) float64 inner products of the rows of (K, P) and (L, P), summed up in stretches."""
+    count = first.shape[1] // _STRETCH
+    end = count * _STRETCH
+    rest = (first[:, end:] @ second[:, end:].T).double()
+    if not count:
+        return rest
+    # On a GPU a single product of so few rows would leave most of it idle.
+    one, other = (x[:, :end].view(len(x), count, _STRETCH).transpose(0, 1) for x in (first, second))
+    return rest + torch.bmm(one, other.mT).double().sum(0)
 
 
 def gramian_of(rows: Row) -> Tensor:

@@ -6,8 +6,10 @@ One file: rows and the buffers in which they lie share every assumption about me
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from functools import reduce
 from itertools import accumulate
+from operator import add
 from typing import final
 
 import torch
@@ -21,6 +23,7 @@ from mtlcore.balancing.products import (
     cross_products,
     gramian_of,
     pieces_of,
+    products_of,
     total,
 )
 from mtlcore.distributed import Distributed
@@ -28,10 +31,12 @@ from mtlcore.distributed import Distributed
 Key = tuple[str, int]
 """Whose row it is: a task, and the number of the independent batch (0 where there is one)."""
 
-# Copying a small gradient is cheaper than another call per parameter; a large one is read from
-# memory, where each copy counts.
+# On a processor, copying a small gradient is cheaper than another call per parameter; a large one
+# is read from memory, where each copy counts.
 SMALL = 2**16
-"""Number of elements up to which a parameter counts as small."""
+"""Number of elements up to which a parameter counts as small on a processor."""
+
+_STRETCH = 2**22  # columns of half precision that are made wider at a time
 
 
 @final
@@ -41,21 +46,27 @@ class SharedRows:
     Small parameters of one dtype and device share a buffer (K, P) that outlives the step. Of large
     ones the tensors that autograd returned are kept, and copied only where they are not alone in
     their memory. So K rows take K times the memory of the parameters, and the direction takes that
-    of the small ones besides: for large ones it is written over the first row.
+    of the small ones besides: for large ones it is written over the first row. On a GPU, where a
+    call costs more than reading twice, all parameters share buffers, and K rows and the direction
+    take K + 1 times their memory.
 
     A complex number counts as two real ones, so that inner products are real.
 
     Args:
         parameters: what the rows are gradients of; leaves or not.
         capacity: the largest number of rows.
+        optional: places of parameters of which all rows may be kept elsewhere; their buffer takes
+            memory when it gets a row.
     """
 
-    def __init__(self, parameters: Sequence[Tensor], capacity: int) -> None:
+    def __init__(
+        self, parameters: Sequence[Tensor], capacity: int, optional: Collection[int] = ()
+    ) -> None:
         self._parameters = list(parameters)
         self._lasting = len(self._parameters)
-        self._capacity = capacity
+        self._capacity, self._optional = capacity, frozenset(optional)
         self._buffers: list[_Buffer] | None = None
-        self._large = [n for n, p in enumerate(self._parameters) if p.numel() > SMALL]
+        self._large = [n for n, p in enumerate(self._parameters) if _is_large(p)]
         self._complex = any(p.is_complex() for p in self._parameters)
         self._numbers: dict[Key, int] = {}
         self._columns: dict[int, dict[int, Tensor]] = {}
@@ -125,7 +136,7 @@ class SharedRows:
         here += [number in self._columns.get(place, {}) for place, number in cells]
         anywhere = distributed.any_of(here)
         self._reached = {place for place in places if anywhere[place]}
-        summed = [buffer.rows(count) for buffer in self._small()]
+        summed = [buffer.rows(count) for buffer in self._filled()]
         for (place, number), found in zip(cells, anywhere[len(places) :], strict=True):
             if found:
                 column = self._columns.setdefault(place, {})
@@ -136,7 +147,7 @@ class SharedRows:
 
     def scale(self, factor: float) -> None:
         """Multiply every row."""
-        for buffer in self._small():
+        for buffer in self._filled():
             buffer.rows(len(self._numbers)).mul_(factor)
         kept = [gradient for column in self._columns.values() for gradient in column.values()]
         if kept:
@@ -145,7 +156,7 @@ class SharedRows:
     def not_finite(self) -> list[bool]:
         """Return for each row whether a value of it is not finite; one transfer per device."""
         count = len(self._numbers)
-        rows = [buffer.rows(count) for buffer in self._small()]
+        rows = [buffer.rows(count) for buffer in self._filled()]
         parts = [_largest(x, 1) for x in rows if x.numel()]
         for place in self._columns:
             column = [None if x is None else _largest(x, None) for x in self._rows_at(place)]
@@ -161,7 +172,7 @@ class SharedRows:
         `torch.set_float32_matmul_precision`.
         """
         count = len(self._numbers)
-        parts = [buffer.gramian(count) for buffer in self._small()]
+        parts = [buffer.gramian(count) for buffer in self._filled()]
         parts += [gramian_of(self._rows_at(place)) for place in self._columns]
         return total(parts, (count, count))
 
@@ -169,7 +180,10 @@ class SharedRows:
         """(K, L) float64 inner products with L rows of the same parameters, on the CPU."""
         shape = (len(self._numbers), len(other._numbers))
         pairs = zip(self._small(), other._small(), strict=True)
-        parts = [mine.products(theirs, shape) for mine, theirs in pairs]
+        filled = [
+            pair for pair in pairs if pair[0] in self._filled() and pair[1] in other._filled()
+        ]
+        parts = [mine.products(theirs, shape) for mine, theirs in filled]
         parts += [
             cross_products(self._rows_at(place), other._rows_at(place))
             for place in sorted(self._columns.keys() & other._columns.keys())
@@ -184,7 +198,7 @@ class SharedRows:
             keep: Whether the rows are needed again; they are used up otherwise.
         """
         result: list[Tensor | None] = [None] * len(self._parameters)
-        for buffer in self._small():
+        for buffer in self._filled():
             parts = buffer.views_of(buffer.direction(weights))
             for place, part in zip(buffer.spans, parts, strict=True):
                 if place in self._reached:
@@ -283,15 +297,21 @@ class SharedRows:
     def _small(self) -> list[_Buffer]:
         # Made with the first row, when parameters are where they will stay.
         if self._buffers is None:
-            large, groups = set(self._large), dict[tuple[torch.dtype, torch.device], list[int]]()
+            large = set(self._large)
+            groups: dict[tuple[torch.dtype, torch.device, bool], list[int]] = {}
             for place, p in enumerate(map(self._like, range(len(self._parameters)))):
                 if place not in large:
-                    groups.setdefault((p.dtype, p.device), []).append(place)
+                    kind = (p.dtype, p.device, place in self._optional)
+                    groups.setdefault(kind, []).append(place)
             self._buffers = [
                 _Buffer(places, [self._like(place) for place in places], self._capacity)
                 for places in groups.values()
             ]
         return self._buffers
+
+    def _filled(self) -> list[_Buffer]:
+        """Return the buffers that hold a gradient."""
+        return [b for b in self._small() if not self._reached.isdisjoint(b.spans)]
 
     def _like(self, place: int) -> Tensor:
         """Return a tensor as its rows have it: real, and no leaf."""
@@ -338,6 +358,10 @@ class SharedRows:
         return torch.cat([self._matrix(place) for place in places], dim=1)
 
 
+def _is_large(parameter: Tensor) -> bool:
+    return parameter.device.type == "cpu" and parameter.numel() > SMALL
+
+
 def _largest(values: Tensor, dim: int | None) -> Tensor:
     """Return the largest absolute value; NaN if there is one."""
     largest: Tensor = torch.linalg.vector_norm(values, math.inf, dim=dim)
@@ -373,13 +397,21 @@ class _Buffer:
         spans = (slice(end - size, end) for end, size in zip(ends, sizes, strict=True))
         self.spans = dict(zip(places, spans, strict=True))
         self._parameters = mine
-        self._values = mine[0].new_empty(capacity, ends[-1])
+        self._shape = (capacity, ends[-1])
+        self._made: Tensor | None = None
         self._views: dict[int, list[Tensor]] = {}
 
     @property
-    def memory(self) -> int:
-        """Where its values lie."""
-        return self._values.untyped_storage().data_ptr()
+    def memory(self) -> int | None:
+        """Where its values lie; None before there are any."""
+        return None if self._made is None else self._made.untyped_storage().data_ptr()
+
+    @property
+    def _values(self) -> Tensor:
+        """All rows, (capacity, P); zeros at first."""
+        if self._made is None:
+            self._made = self._parameters[0].new_zeros(self._shape)
+        return self._made
 
     def rows(self, count: int) -> Tensor:
         """Return the first rows, (count, P)."""
@@ -387,6 +419,8 @@ class _Buffer:
 
     def arrange(self, numbers: Sequence[int | None]) -> None:
         """Let row `i` be what row `numbers[i]` was; zero for None."""
+        if self._made is None:
+            return
         before = self._values.clone()
         self._values.zero_()
         for number, old in enumerate(numbers):
@@ -395,10 +429,13 @@ class _Buffer:
 
     def write(self, number: int, row: Row, fresh: bool) -> None:
         """Copy gradients into a row, or add them to it; zero where a new row has none."""
+        found = [row[place] for place in self.spans]
+        given = [gradient for gradient in found if gradient is not None]
+        if self._made is None and not given:
+            return
         if number not in self._views:
             self._views[number] = self.views_of(self._values[number])
-        views, found = self._views[number], [row[place] for place in self.spans]
-        given = [gradient for gradient in found if gradient is not None]
+        views = self._views[number]
         if len(given) < len(found):
             if fresh:
                 self._values[number].zero_()
@@ -409,24 +446,35 @@ class _Buffer:
 
     def gramian(self, count: int) -> Tensor:
         """(count, count) float64."""
-        rows = self._wide(count)
-        return (rows @ rows.T).double()
+        return _sum_of(products_of(x, x) for x in self._wide(count))
 
     def products(self, other: _Buffer, shape: tuple[int, int]) -> Tensor:
         """(K, L) float64 with the rows of another buffer of the same parameters."""
-        return (self._wide(shape[0]) @ other._wide(shape[1]).T).double()
+        pairs = zip(self._wide(shape[0]), other._wide(shape[1]), strict=True)
+        return _sum_of(products_of(x, y) for x, y in pairs)
 
     def direction(self, weights: Sequence[float]) -> Tensor:
         """(P,), in memory of its own."""
-        rows = self._wide(len(weights))
-        return (rows.new_tensor(weights) @ rows).to(self._values.dtype)
+        kind = self._values.dtype
+        parts = [(x.new_tensor(weights) @ x).to(kind) for x in self._wide(len(weights))]
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def views_of(self, flat: Tensor) -> list[Tensor]:
         """(P,) seen as the parameters, in the order of `spans`."""
         return list(_unflatten_dense_tensors(flat, self._parameters))  # type: ignore[no-untyped-call]
 
-    def _wide(self, count: int) -> Tensor:
-        return self.rows(count).to(WIDER.get(self._values.dtype, self._values.dtype))
+    def _wide(self, count: int) -> Iterator[Tensor]:
+        """Yield stretches of the first rows as they are multiplied: of half precision, copies."""
+        rows = self.rows(count)
+        wider = WIDER.get(rows.dtype)
+        if wider is None:
+            yield rows
+        else:
+            yield from (piece.to(wider) for piece in torch.split(rows, _STRETCH, dim=1))
+
+
+def _sum_of(parts: Iterable[Tensor]) -> Tensor:
+    return reduce(add, parts)
 
 
 def _weighted(pairs: Sequence[tuple[float, Tensor]]) -> Tensor:

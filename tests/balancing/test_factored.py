@@ -11,7 +11,13 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import mtlcore.balancing.factored
-from mtlcore.balancing import BalancerContext, GradientBalancer, GramianBalancer, TaskGradients
+from mtlcore.balancing import (
+    BalancerContext,
+    GradientBalancer,
+    GramianBalancer,
+    TaskGradients,
+    rows,
+)
 
 WIDTH, TASKS = 300, ("a", "b", "c")
 
@@ -74,9 +80,11 @@ def alike(first: Sequence[Tensor | None], second: Sequence[Tensor | None]) -> No
             torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5 * float(other.abs().max()))
 
 
-@pytest.fixture
-def kept(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """How many weights each block of losses kept as factors."""
+@pytest.fixture(params=["of a processor", "of a GPU"])
+def kept(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many weights each block of losses kept as factors; matrices lie in either memory."""
+    if request.param == "of a GPU":
+        monkeypatch.setattr(rows, "_is_large", lambda parameter: False)
     counts: list[int] = []
     begin = mtlcore.balancing.factored.FactoredRows.begin
 
@@ -211,3 +219,23 @@ def test_a_loop_of_ones_own_has_them_too(kept: list[int]) -> None:
         found.append([p.grad for p in net.parameters()])
     assert kept == [2, 0]
     alike(found[0], step(net, [losses_of(net, inputs)], Chosen(), False))
+
+
+def test_a_buffer_takes_memory_when_a_matrix_comes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a GPU, where all matrices lie in buffers, factors would save none otherwise."""
+    monkeypatch.setattr(rows, "_is_large", lambda parameter: False)
+    wide, other = torch.zeros(300, 300), torch.zeros(5)
+    found = rows.SharedRows([wide, other], 2, optional=[0])
+    of_wide, _ = sorted(found._small(), key=lambda buffer: min(buffer.spans))
+    found.add(("a", 0), [None, torch.ones(5)])
+    found.add(("b", 0), [None, 2 * torch.ones(5)])
+    assert found.gramian().tolist() == [[5, 10], [10, 20]]
+    assert found.direction([1.0, 1.0])[0] is None
+    assert of_wide.memory is None
+    found.add(("b", 0), [torch.ones(300, 300), None])
+    assert of_wide.memory is not None
+    assert found.gramian().tolist() == [[5, 10], [10, 20 + 300**2]]
+    found.clear()
+    found.add(("b", 0), [None, torch.ones(5)])
+    found.add(("a", 0), [torch.ones(300, 300), None])
+    assert found.gramian().tolist() == [[5, 0], [0, 300**2]]
