@@ -1,7 +1,7 @@
 """What balancing task gradients costs: mtlcore beside hand-written code and other libraries.
 
     python benchmarks/balancers.py [--quick] [--json] [--threads 1] [--only mlp] [--backward]
-                                   [--depth]
+                                   [--depth] [--device cuda]
 
 A step is forward and backward, without an optimizer. Libraries take turns within one process, in
 random order, each time for a few steps in a row of which the first is not counted; a row has the
@@ -14,7 +14,8 @@ persistent (K, P) buffer, the other keeps autograd's tensors and combines them w
 Times for the weights alone are of every balancer of Gramians. Peers are measured where they can be
 imported: torchjd (with quadprog, qpsolvers, cvxpy, ecos) and, for weights alone, LibMTL.
 Memory is the peak above the model's own before its first step, in a process of its own, as a
-multiple of the trunk's parameters (Linux only, and only where the trunk is large).
+multiple of the trunk's parameters (Linux only, and only where the trunk is large). On a GPU it is
+that of torch's tensors there, and the cases are a ResNet-50 and the five convolutions.
 
 One file: it starts itself to measure memory.
 """
@@ -39,6 +40,7 @@ from pathlib import Path
 from typing import Any
 
 import agreements
+import devices
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -79,7 +81,9 @@ class Problem:
 
 
 def _trunk_and_heads(trunk: nn.Module, heads: Sequence[nn.Module], inputs: Tensor) -> Problem:
-    tasks = {f"t{number}": head for number, head in enumerate(heads)}
+    where = devices.device()
+    trunk, inputs = trunk.to(where), inputs.to(where)
+    tasks = {f"t{number}": head.to(where) for number, head in enumerate(heads)}
     targets: dict[str, Tensor] = {}
     seen: list[Tensor] = []
 
@@ -132,6 +136,35 @@ def wide(heads: int) -> Problem:
     )
 
 
+def resnet(heads: int) -> Problem:
+    """ResNet-50, 23.5 million parameters, on 16 images of 256x256; for a GPU."""
+    from mtlcore.standard.resnet import ResNet
+
+    task = Task(name="t0", kind="segmentation", channels=3)
+    backbone = ResNet([task], depth=50, output_stride=32)
+    trunk = Maps(backbone)
+    channels = backbone.out_channels[-1]
+    return _trunk_and_heads(
+        trunk, [nn.Conv2d(channels, 3, 1) for _ in range(heads)], torch.randn(16, 3, 256, 256)
+    )
+
+
+class Maps(nn.Module):
+    """The last map of a backbone.
+
+    Args:
+        backbone: whose.
+    """
+
+    def __init__(self, backbone: nn.Module) -> None:
+        super().__init__()
+        self.backbone = backbone
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        features = self.backbone(inputs, ["t0"])
+        return features.of("t0")[-1]
+
+
 def atinet(_: int) -> Problem:
     """ATI-Net on SegNet (width 1/16, tasks interacting), three losses, 8 images of 64x64."""
     from mtlcore.features import FeatureInfo
@@ -155,7 +188,8 @@ def atinet(_: int) -> Problem:
     heads = {task.name: ConvHead(task, info) for task in tasks}
     model = MultiTaskModel(tasks, backbone, heads)
     learner = Learner(model, {t.name: kinds[t.kind](t) for t in tasks}, [], Balancing([]))
-    batch = tiny_batch(8, tasks=tasks, size=(64, 64))
+    learner.to(devices.device())
+    batch = tiny_batch(8, tasks=tasks, size=(64, 64)).to(devices.device())
     names = [task.name for task in tasks]
     return Problem(
         lambda: learner(batch, names).raw,
@@ -173,13 +207,24 @@ CASES: dict[str, tuple[Callable[[int], Problem], int]] = {
     "12.6M, 3 heads": (wide, 3),
     "ATI-Net, 3 heads": (atinet, 3),
 }
-WEIGHED = "12.6M, 3 heads"
-"""The case whose memory is measured."""
+ON_A_GPU: dict[str, tuple[Callable[[int], Problem], int]] = {
+    "ResNet-50, 3 heads": (resnet, 3),
+    "ResNet-50, 10 heads": (resnet, 10),
+    "conv, 3 heads": (conv, 3),
+    "conv, 10 heads": (conv, 10),
+}
+WEIGHED = ("12.6M, 3 heads", "ResNet-50, 3 heads", "ResNet-50, 10 heads")
+"""The cases whose memory is measured."""
+
+
+def cases() -> dict[str, tuple[Callable[[int], Problem], int]]:
+    """The cases of the device: on a GPU, models that one would train there."""
+    return ON_A_GPU if devices.device().type == "cuda" else CASES
 
 
 def make(case: str) -> Problem:
     """The case's problem, the same for every library."""
-    build, heads = CASES[case]
+    build, heads = cases()[case]
     torch.manual_seed(0)
     return build(heads)
 
@@ -211,9 +256,9 @@ def _rows(problem: Problem) -> Iterator[list[Tensor]]:
 def floor_buffer(problem: Problem) -> Step:
     """By hand: rows copied into one (K, P) buffer that stays."""
     sizes = [p.numel() for p in problem.shared]
-    buffer = torch.empty(len(problem.own), sum(sizes))
+    buffer = torch.empty(len(problem.own), sum(sizes), device=devices.device())
     views = [_shaped(row, problem.shared, sizes) for row in buffer]
-    weights = torch.ones(len(problem.own))
+    weights = torch.ones(len(problem.own), device=devices.device())
 
     def step() -> Tensor:
         for view, row in zip(views, _rows(problem), strict=True):
@@ -362,11 +407,11 @@ def take_turns(steps: dict[Any, Step], seconds: float, forget: Step) -> dict[Any
 
 
 def _timed(step: Step, count: int, forget: Step) -> float:
-    start = time.perf_counter()
+    start = devices.now()
     for _ in range(count):
         forget()
         step()
-    return (time.perf_counter() - start) / count * 1000
+    return (devices.now() - start) / count * 1000
 
 
 def measure(case: str, seconds: float, made: Made) -> list[dict[str, Any]]:
@@ -394,7 +439,7 @@ def measure(case: str, seconds: float, made: Made) -> list[dict[str, Any]]:
                     | {"ratio_to_sum": _ratio(found, times["sum", None])["median"]}
                     | {"ratio_to_floor": _ratio(found, times[floor])["median"]}
                     | {"floor_quartiles": _ratio(found, times[floor])["quartiles"]}
-                    | {"peak_trunks": peak(library, of) if case == WEIGHED else None}
+                    | {"peak_trunks": peak(case, library, of) if case in WEIGHED else None}
                 )
     for (library, method), reason in failed:
         print(f"{case}: {library}, {method}: not measured: {reason}", file=sys.stderr)
@@ -486,28 +531,37 @@ def weighing(name: str, matrix: Tensor) -> Step:
 
 
 @cache
-def peak(library: str, method: str | None) -> float | None:
+def peak(case: str, library: str, method: str | None) -> float | None:
     """Peak memory of a few steps above the model's own, as a multiple of the trunk."""
-    if not Path("/proc/self/clear_refs").exists():
+    where = devices.device().type
+    if where != "cuda" and not Path("/proc/self/clear_refs").exists():
         return None
-    command = [sys.executable, __file__, "--peak-of", library, method or ""]
+    command = [sys.executable, __file__, "--device", where]
+    command += ["--peak-of", case, library, method or ""]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     return float(done.stdout) if done.returncode == 0 else None
 
 
-def print_peak(library: str, method: str | None) -> None:
+def print_peak(case: str, library: str, method: str | None) -> None:
     """What `peak` runs in a process of its own."""
-    problem = make(WEIGHED)
+    problem = make(case)
     step = libraries(True, True)[library, method](problem)
     trunk = 4 * sum(p.numel() for p in problem.shared)
     problem.losses()  # what a first forward pass loads is not balancing's
     gc.collect()
-    before = _status("VmRSS")
-    Path("/proc/self/clear_refs").write_text("5")
+    where = devices.device()
+    on_gpu = where.type == "cuda"
+    if on_gpu:
+        torch.cuda.reset_peak_memory_stats(where)
+        before = torch.cuda.memory_allocated(where)
+    else:
+        before = _status("VmRSS")
+        Path("/proc/self/clear_refs").write_text("5")
     for _ in range(3):
         problem.forget()
         step()
-    print((_status("VmHWM") - before) / trunk)
+    most = torch.cuda.max_memory_allocated(where) if on_gpu else _status("VmHWM")
+    print((most - before) / trunk)
 
 
 def _status(name: str) -> int:
@@ -545,11 +599,13 @@ def main() -> None:
     parser.add_argument("--only", default="", help="cases whose name has this in it")
     parser.add_argument("--backward", action="store_true", help="also mtlcore's one call for all")
     parser.add_argument("--depth", action="store_true", help="also less than K passes")
-    parser.add_argument("--peak-of", nargs=2, help=argparse.SUPPRESS)
+    devices.add_option(parser)
+    parser.add_argument("--peak-of", nargs=3, help=argparse.SUPPRESS)
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     if given.peak_of:
-        print_peak(given.peak_of[0], given.peak_of[1] or None)
+        case, library, method = given.peak_of
+        print_peak(case, library, method or None)
         return
     if find_spec("torchjd") is None:
         print("torchjd: not measured: it is not installed", file=sys.stderr)
@@ -557,14 +613,14 @@ def main() -> None:
         print("libmtl: not measured: it is not installed", file=sys.stderr)
     seconds = 11.0 if given.quick else 40.0
     made = libraries(given.backward, given.depth)
-    cases = [case for case in CASES if given.only in case]
-    rows = [row for case in cases for row in measure(case, seconds, made)]
+    named = [case for case in cases() if given.only in case]
+    rows = [row for case in named for row in measure(case, seconds, made)]
     if given.only in "solver":
         rows += solvers(seconds)
     if given.json:
         print(json.dumps(rows, indent=1))
         return
-    print(table(rows))
+    print(f"{devices.described()}\n\n{table(rows)}")
     if given.only in "agreements":
         print("\nHow far directions are from the exact ones (agreements.py):\n")
         print(agreements.table(agreements.agreements()))

@@ -4,7 +4,7 @@ Both train the same U-Net on the same batch of rendered rooms (13 classes) in on
 step of mtlcore's loop each (everything but loading), in turn, so that a machine whose speed drifts
 slows both; medians over steps are compared. The paper reports 1.69 times the plain sum.
 
-    python benchmarks/ira.py [--steps N] [--json]
+    python benchmarks/ira.py [--steps N] [--json] [--device cuda]
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ import argparse
 import json
 import statistics
 import tempfile
-import time
 from collections.abc import Callable
 from typing import Any
 
+import devices
 import torch
 
 from mtlcore.config import Layer, resolve
@@ -42,7 +42,8 @@ BALANCERS: dict[str, dict[str, Any]] = {
 
 def prepare(balancer: dict[str, Any]) -> Callable[[], None]:
     """A step of a run under this balancer."""
-    layer = Layer("benchmark", {**COMMON, "balancer": balancer})
+    run = {"device": devices.device().type}
+    layer = Layer("benchmark", {**COMMON, **run, "balancer": balancer})
     config = resolve(Plugins.from_environment(), (), [layer])
     torch.set_num_threads(config.training.threads or 1)
     directory = RunDirectory(tempfile.mkdtemp(prefix="mtl-benchmark-"), resume=True)
@@ -66,10 +67,10 @@ def compare(steps: int) -> list[dict[str, Any]]:
     times: dict[str, list[float]] = {name: [] for name in runners}
     for number in range(steps + 5):
         for name, run in runners.items():
-            began = time.perf_counter()
+            began = devices.now()
             run()
             if number >= 5:
-                times[name].append(1e3 * (time.perf_counter() - began))
+                times[name].append(1e3 * (devices.now() - began))
     rows = []
     for name, found in times.items():
         ratios = [one / plain for one, plain in zip(found, times["sum"], strict=True)]
@@ -92,6 +93,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--steps", type=int, default=60)
     parser.add_argument("--json", action="store_true")
+    devices.add_option(parser)
     arguments = parser.parse_args()
     rows = compare(arguments.steps)
     if arguments.json:

@@ -5,7 +5,9 @@ drifts slows both; medians over steps are compared. Cases: a model of about 1 ms
 microsecond of bookkeeping shows, and the demo. For the demo the loader is measured too: how long
 steps wait for their batches while one worker renders ahead.
 
-    python benchmarks/loop.py [--steps N] [--json]
+    python benchmarks/loop.py [--steps N] [--json] [--device cuda]
+
+On a GPU, ATI-Net has its published width on images of 288x384, two to a batch.
 """
 
 from __future__ import annotations
@@ -16,10 +18,10 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from typing import Any
 
+import devices
 import torch
 from torch import Tensor, nn
 
@@ -77,10 +79,27 @@ CASES: dict[str, tuple[list[str], dict[str, Any]]] = {
 }
 
 
+AS_PUBLISHED: dict[str, Any] = {
+    "data": {"size": [288, 384]},
+    "model": {"backbone": {"width": 1.0}},
+    "training": {"batch_size": 2},
+}
+
+
+def layers_of(case: str) -> tuple[list[str], list[Layer]]:
+    """The plugins of a case and what it sets on this device."""
+    selected, values = CASES[case]
+    where = devices.device().type
+    layers = [Layer("benchmark", values), Layer("device", {"device": where})]
+    if where == "cuda" and case == "ATI-Net":
+        layers.append(Layer("as published", AS_PUBLISHED))
+    return selected, layers
+
+
 def prepare(case: str) -> tuple[Training, LoadedPlan]:
     """A run of the case, and one loaded step of it."""
-    selected, values = CASES[case]
-    config = resolve(Plugins.from_environment(), selected, [Layer("benchmark", values)])
+    selected, layers = layers_of(case)
+    config = resolve(Plugins.from_environment(), selected, layers)
     torch.set_num_threads(config.training.threads or 1)
     directory = RunDirectory(tempfile.mkdtemp(prefix="mtl-benchmark-"), resume=True)
     directory.open_metrics(0)
@@ -102,7 +121,7 @@ def whole_step(training: Training, plan: LoadedPlan) -> Callable[[], None]:
 
 def bare_step(training: Training, plan: LoadedPlan) -> Callable[[], None]:
     """What anybody would write: the same model, losses and optimizer, and nothing else."""
-    learner, batch = training.session.learner, plan.batches[0]
+    learner, batch = training.session.learner, plan.batches[0].to(devices.device())
     model, tasks = learner.model, learner.tasks
     parameters = [p for p in learner.parameters() if p.requires_grad]
     optimizer = torch.optim.Adam(parameters, lr=1e-3, fused=True)
@@ -130,10 +149,10 @@ def compare(case: str, steps: int) -> dict[str, Any]:
     times: dict[str, list[float]] = {name: [] for name in runners}
     for number in range(steps + 5):
         for name, run in runners.items():
-            began = time.perf_counter()
+            began = devices.now()
             run()
             if number >= 5:
-                times[name].append(1e3 * (time.perf_counter() - began))
+                times[name].append(1e3 * (devices.now() - began))
     ratios = [a / b for a, b in zip(times["mtlcore"], times["bare"], strict=True)]
     quartiles = statistics.quantiles(ratios, n=4)
     return {
@@ -147,40 +166,40 @@ def compare(case: str, steps: int) -> dict[str, Any]:
 
 def waiting(steps: int) -> dict[str, Any]:
     """ATI-Net with its loader: the part of the time that steps wait for batches."""
-    selected, values = CASES["ATI-Net"]
+    selected, layers = layers_of("ATI-Net")
     longer = {"data": {"train": 8 * steps, "val": 8}}
-    layers = [Layer("benchmark", values), Layer("length", longer)]
-    config = resolve(Plugins.from_environment(), selected, layers)
+    config = resolve(Plugins.from_environment(), selected, [*layers, Layer("length", longer)])
     torch.set_num_threads(config.training.threads or 1)
     directory = RunDirectory(tempfile.mkdtemp(prefix="mtl-benchmark-"), resume=True)
     training = Training(Session(config, directory, SilentDisplay()))
     training.session.learner.train()
     loaded = iter(training.session.loader.plans(training.plan_block()))
     next(loaded)  # starts the worker
-    waited, began = 0.0, time.perf_counter()
+    waited, began = 0.0, devices.now()
     for _ in range(steps - 1):
-        asked = time.perf_counter()
+        asked = devices.now()
         plan = next(loaded)
-        waited += time.perf_counter() - asked
+        waited += devices.now() - asked
         training.step(plan)
         training.session.progress.step += 1
-    total = time.perf_counter() - began
+    total = devices.now() - began
     return {"case": "ATI-Net", "waiting_for_data": waited / total}
 
 
 def peak(case: str, which: str, steps: int = 5) -> float:
-    """Peak resident memory in MiB of a process that runs only one of both."""
+    """Peak memory in MiB of a process that runs only one of both: resident, or on a GPU there."""
     code = (
-        f"import sys; sys.path.insert(0, {str(__file__.rpartition('/')[0])!r}); import loop\n"
+        f"import sys; sys.path.insert(0, {str(__file__.rpartition('/')[0])!r})\n"
+        f"import devices, loop\ndevices.choose({devices.device().type!r})\n"
         f"training, plan = loop.prepare({case!r})\n"
         f"step = loop.{which}(training, plan)\n"
         f"for _ in range({steps}): step()\n"
-        "import resource; print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+        "from mtlcore.system import peak_memory; print(peak_memory(devices.device()))"
     )
     result = subprocess.run(
         [sys.executable, "-c", code], check=True, capture_output=True, text=True
     )
-    return int(result.stdout.split()[-1]) / 1024
+    return int(result.stdout.split()[-1]) / 2**20
 
 
 def main() -> None:
@@ -190,6 +209,7 @@ def main() -> None:
         "--steps", type=int, default=40, help="of ATI-Net; ten times as many of 1 ms"
     )
     parser.add_argument("--json", action="store_true")
+    devices.add_option(parser)
     arguments = parser.parse_args()
     rows = []
     for case, steps in (("1 ms model", 10 * arguments.steps), ("ATI-Net", arguments.steps)):

@@ -8,7 +8,7 @@ medians of the ratios within a turn, with quartiles, and those of processor time
 machine disturbs less. Memory is the peak of a process that takes a
 few such steps and does nothing else.
 
-    python benchmarks/mtml.py [--quick] [--json] [--threads N]
+    python benchmarks/mtml.py [--quick] [--json] [--threads N] [--device cuda]
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from __future__ import annotations
 import argparse
 import gc
 import json
-import resource
 import statistics
 import subprocess
 import sys
@@ -25,6 +24,7 @@ from collections.abc import Callable, Sequence
 from itertools import combinations
 from typing import Any
 
+import devices
 import torch
 
 from mtlcore.config import Layer, resolve
@@ -32,6 +32,7 @@ from mtlcore.engine import build_learner
 from mtlcore.episodes import Episode, LoadedPlan
 from mtlcore.learner import Learner
 from mtlcore.plugins import Plugins
+from mtlcore.system import peak_memory
 from mtlcore.testing import tiny_batch
 from mtlcore_mtml.bilevel import MTML
 
@@ -51,11 +52,12 @@ def prepare(case: str, episodes: int, **settings: Any) -> tuple[Learner, MTML, L
     values, size, samples = CASES[case]
     config = resolve(Plugins.from_environment(), ["mtml"], [Layer("benchmark", values)])
     torch.manual_seed(0)
-    learner = build_learner(config).train()
+    learner = build_learner(config).to(devices.device()).train()
     learner.balancing.prepare(config.tasks, None)
     names = [task.name for task in config.tasks]
     subsets = [chosen for n in range(len(names), 1, -1) for chosen in combinations(names, n)]
-    batches = tuple(tiny_batch(samples, seed=i, tasks=config.tasks, size=size) for i in (0, 1))
+    drawn = (tiny_batch(samples, seed=i, tasks=config.tasks, size=size) for i in (0, 1))
+    batches = tuple(batch.to(devices.device()) for batch in drawn)
     plan = LoadedPlan(batches, tuple(Episode(tasks, 0, 1) for tasks in subsets[:episodes]))
     return learner, MTML(learner, **settings), plan
 
@@ -85,15 +87,15 @@ def compare(case: str, episodes: int, seconds: float) -> dict[str, Any]:
     cpu: dict[str, list[float]] = {name: [] for name in steps}
     for step in steps.values():
         step()
-    end = time.perf_counter() + seconds
+    end = devices.now() + seconds
     gc.collect()
     gc.disable()
-    while time.perf_counter() < end or len(times["floor"]) < 4:
+    while devices.now() < end or len(times["floor"]) < 4:
         turn = [*steps] if len(times["floor"]) % 2 else [*reversed(steps)]
         for name in turn:
-            began, busy = time.perf_counter(), time.process_time()
+            began, busy = devices.now(), time.process_time()
             steps[name]()
-            times[name].append(1e3 * (time.perf_counter() - began))
+            times[name].append(1e3 * (devices.now() - began))
             cpu[name].append(time.process_time() - busy)
     gc.enable()
     (low, middle, high), busy_quartiles = (
@@ -115,8 +117,9 @@ def compare(case: str, episodes: int, seconds: float) -> dict[str, Any]:
 
 
 def peak(case: str, episodes: int) -> float:
-    """Largest resident size of a process that takes a few steps, in MiB."""
-    command = [sys.executable, __file__, "--peak-of", case, str(episodes)]
+    """Peak memory of a process that takes a few steps, in MiB."""
+    command = [sys.executable, __file__, "--device", devices.device().type]
+    command += ["--peak-of", case, str(episodes)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     return float(done.stdout)
 
@@ -126,7 +129,7 @@ def print_peak(case: str, episodes: int) -> None:
     learner, optimizer, plan = prepare(case, episodes)
     for _ in range(3):
         optimizer.step(learner, plan)
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+    print(peak_memory(devices.device()) / 2**20)
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
@@ -153,6 +156,7 @@ def main() -> None:
     )
     parser.add_argument("--json", action="store_true", help="print a list instead of a table")
     parser.add_argument("--threads", type=int, default=1, help="that torch computes with")
+    devices.add_option(parser)
     parser.add_argument("--peak-of", nargs=2, help=argparse.SUPPRESS)
     given = parser.parse_args()
     torch.set_num_threads(given.threads)

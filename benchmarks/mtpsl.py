@@ -7,7 +7,7 @@ take turns in one process, so that a machine whose speed drifts slows both; medi
 of the ratios within a turn are shown, and the ratio of the shortest times. The backbone is not
 part of it.
 
-    python benchmarks/mtpsl.py [--turns N] [--threads N] [--json]
+    python benchmarks/mtpsl.py [--turns N] [--threads N] [--json] [--device cuda]
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import devices
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -60,8 +60,9 @@ class Case:
     ) -> None:
         torch.manual_seed(0)
         channels = round(512 * width)
-        self.loss = MTPSL(TASKS, FeatureInfo((channels,), (32,)), views=1).to(dtype)
-        batch = tiny_batch(images, tasks=TASKS, size=SIZE)
+        where = devices.device()
+        self.loss = MTPSL(TASKS, FeatureInfo((channels,), (32,)), views=1).to(where, dtype)
+        batch = tiny_batch(images, tasks=TASKS, size=SIZE).to(where)
         if labels == 1:
             known = {
                 task.name: tuple(row % 5 == number for row in range(images))
@@ -70,10 +71,13 @@ class Case:
             batch.labelled.update(known)
         self.batch: Batch = batch
         self.predictions = {
-            task.name: torch.randn(images, task.channels, *SIZE, dtype=dtype, requires_grad=True)
+            task.name: torch.randn(
+                images, task.channels, *SIZE, dtype=dtype, device=where, requires_grad=True
+            )
             for task in TASKS
         }
-        self.features = Features(shared=(torch.rand(images, channels, 2, 2, dtype=dtype),))
+        shared = torch.rand(images, channels, 2, 2, dtype=dtype, device=where)
+        self.features = Features(shared=(shared,))
 
     def together(self) -> Tensor:
         """The terms, as mtlcore computes them."""
@@ -115,7 +119,7 @@ def _unit(state: Mapping[str, Tensor], maps: Tensor, at: str, code: int | None) 
     maps = F.batch_norm(maps, None, None, state[f"{at}.weight"], state[f"{at}.bias"], True)
     if code is not None:
         matrix = state[f"{at}.film.gamma"]
-        hot = F.one_hot(torch.tensor([code]), matrix.shape[1]).to(maps.dtype)
+        hot = F.one_hot(torch.tensor([code], device=matrix.device), matrix.shape[1]).to(maps.dtype)
         gamma, beta = F.linear(hot, matrix), F.linear(hot, state[f"{at}.film.beta"])
         maps = gamma[:, :, None, None] * maps + beta[:, :, None, None]
     return F.relu(maps, inplace=True)
@@ -148,9 +152,9 @@ def check(case: Case) -> None:
 
 def timed(compute: Callable[[], Tensor]) -> float:
     """Milliseconds of a forward and a backward pass."""
-    began = time.perf_counter()
+    began = devices.now()
     compute().backward()  # type: ignore[no-untyped-call]
-    return 1e3 * (time.perf_counter() - began)
+    return 1e3 * (devices.now() - began)
 
 
 def measure(width: float, images: int, labels: int, turns: int) -> dict[str, Any]:
@@ -184,6 +188,7 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=15)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--json", action="store_true")
+    devices.add_option(parser)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     rows = [measure(*case, arguments.turns) for case in CASES]

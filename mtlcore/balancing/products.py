@@ -15,21 +15,20 @@ Row = Sequence[Tensor | None]
 _PIECE = {"cpu": 2**17}
 _ANYWHERE = 2**24
 
-# Sums of so many products are exact to the last digit but one, and no slower than longer ones.
-_STRETCH = 2**14
+# Sums of more products than this are split: they would lose digits, and cost a GPU most of itself.
+_AT_ONCE, _STRETCH = 2**16, 2**14
 
 WIDER = {torch.float16: torch.float32, torch.bfloat16: torch.float32}
 
 
 def products_of(first: Tensor, second: Tensor) -> Tensor:
-    """(K, L) float64 inner products of the rows of (K, P) and (L, P), summed up in stretches."""
-    count = first.shape[1] // _STRETCH
-    end = count * _STRETCH
+    """(K, L) float64 inner products of the rows of (K, P) and (L, P)."""
+    columns = first.shape[1]
+    end = columns - columns % _STRETCH if columns > _AT_ONCE else 0
     rest = (first[:, end:] @ second[:, end:].T).double()
-    if not count:
+    if not end:
         return rest
-    # On a GPU a single product of so few rows would leave most of it idle.
-    one, other = (x[:, :end].view(len(x), count, _STRETCH).transpose(0, 1) for x in (first, second))
+    one, other = (x[:, :end].view(len(x), -1, _STRETCH).transpose(0, 1) for x in (first, second))
     return rest + torch.bmm(one, other.mT).double().sum(0)
 
 

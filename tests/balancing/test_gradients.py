@@ -318,14 +318,14 @@ def test_half_precision_rows_are_multiplied_in_float32(sizes):
     torch.testing.assert_close(found.double(), exact[0] + exact[1] / 2, rtol=2e-2, atol=2e-2)
 
 
-@pytest.mark.parametrize("columns", [0, 1, 2**14 - 1, 2**14, 3 * 2**14, 10**6])
+@pytest.mark.parametrize("columns", [0, 1, 2**16, 2**16 + 1, 5 * 2**14, 10**6])
 def test_inner_products_do_not_lose_digits_with_length(columns):
     """A single product of a million columns is wrong by 1e-5: all terms have one sign."""
     generator = torch.Generator().manual_seed(0)
     whole = torch.rand(5, columns + 3, generator=generator)
     rows, others = whole[:3, :columns], whole[:, :columns]
     found = products.products_of(rows, others)
-    torch.testing.assert_close(found, rows.double() @ others.double().T, rtol=1e-6, atol=0)
+    torch.testing.assert_close(found, rows.double() @ others.double().T, rtol=2e-6, atol=0)
 
 
 @pytest.mark.parametrize("weights", [(0.25, 1.0), (1.0, 0.25), (0.0, 1.0), (-2.0, 3.0)])

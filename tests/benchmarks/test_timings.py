@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 FOLDER = Path(__file__).parents[2] / "benchmarks"
 
@@ -39,3 +41,20 @@ def test_loading_reads_all_of_the_files(
     for cache in (0, 10):
         epoch = loading.loaded(str(tmp_path), str(loading.SPEC), (24, 32), cache)
         assert epoch() == epoch() == 1  # of eight at most
+
+
+def test_a_device_is_asked_for_and_waited_for(
+    benchmark: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    devices, balancers = benchmark("devices"), benchmark("balancers")
+    for name in ("nowhere", "cuda:99"):
+        with pytest.raises(argparse.ArgumentTypeError):
+            devices.choose(name)
+    assert devices.device().type == "cpu"
+    assert "processor" in devices.described()
+    waited: list[object] = []
+    monkeypatch.setattr(devices, "_chosen", torch.device("cuda"))
+    monkeypatch.setattr(torch.cuda, "synchronize", waited.append)
+    balancers._timed(lambda: None, 3, lambda: None)
+    assert waited == [torch.device("cuda")] * 2, "before the clock starts, and before it stops"
+    assert next(iter(balancers.cases())) == "ResNet-50, 3 heads"
