@@ -95,6 +95,10 @@ class LoadedPlan:
     episodes: tuple[Episode, ...]
     validation: tuple[Episode, ...] = ()
 
+    def to(self, device: torch.device) -> LoadedPlan:
+        """Return the plan with its batches on another device."""
+        return attrs.evolve(self, batches=tuple(batch.to(device) for batch in self.batches))
+
 
 class EpisodeSampler(abc.ABC):
     """A planner of the steps of an epoch, made as `EpisodeSampler(tasks, splits, **settings)`.

@@ -8,7 +8,7 @@ NaN from a placeholder.
 from __future__ import annotations
 
 import abc
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Protocol
 
@@ -118,6 +118,21 @@ class Batch:
             inputs=map_inputs(lambda tensor: tensor.to(device, non_blocking=True), self.inputs),
             targets={name: t.to(device, non_blocking=True) for name, t in self.targets.items()},
             valid={name: v.to(device, non_blocking=True) for name, v in self.valid.items()},
+        )
+
+    def tensors(self) -> Iterator[Tensor]:
+        """Yield its inputs, targets and masks."""
+        yield from input_tensors(self.inputs)
+        yield from self.targets.values()
+        yield from self.valid.values()
+
+    def pin_memory(self) -> Batch:
+        """Return a copy in memory from which a GPU can copy while it computes."""
+        return attrs.evolve(
+            self,
+            inputs=map_inputs(lambda tensor: tensor.pin_memory(), self.inputs),
+            targets={name: target.pin_memory() for name, target in self.targets.items()},
+            valid={name: valid.pin_memory() for name, valid in self.valid.items()},
         )
 
     def first_views(self) -> Batch:

@@ -95,8 +95,16 @@ def open_dataset(data: DataConfig, chosen: Chosen, name: str, limit: int | None)
     return dataset
 
 
-def make_loader(config: RunConfig, splits: Mapping[str, Split], views: int = 1) -> Loader:
+def make_loader(
+    config: RunConfig, splits: Mapping[str, Split], views: int = 1, pin_memory: bool = False
+) -> Loader:
     """Return the loader of batches for training and evaluation.
+
+    Args:
+        config: The run.
+        splits: Of its dataset.
+        views: Number of views of each training sample.
+        pin_memory: Whether batches will be copied to a GPU.
 
     Raises:
         UsageError: several views of each sample are wanted, and nothing makes them differ.
@@ -117,7 +125,7 @@ def make_loader(config: RunConfig, splits: Mapping[str, Split], views: int = 1) 
         views,
         [chosen.make(config.tasks) for chosen in config.augmentations],
     )
-    return Loader(reader, config.data.workers, config.data.on_error)
+    return Loader(reader, config.data.workers, config.data.on_error, pin_memory)
 
 
 def build_model(config: RunConfig) -> MultiTaskModel:

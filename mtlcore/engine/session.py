@@ -108,7 +108,8 @@ class Session:
         self.steps_per_epoch = self.planning.steps_per_epoch
         self.epochs = self._number_of_epochs()
         self.balancing_generator = torch.Generator().manual_seed(2 * config.seed + 1)
-        self.loader = make_loader(config, self.splits, self.learner.views)
+        on_gpu = self.device.type == "cuda"
+        self.loader = make_loader(config, self.splits, self.learner.views, pin_memory=on_gpu)
         if config.training.compile:
             compile_backbone(self.learner)
         self.learner.balancing.prepare(config.tasks, _LazyBatches(self._batches_for_balancers))

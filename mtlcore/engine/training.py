@@ -14,6 +14,7 @@ from mtlcore.engine.recording import Recorder
 from mtlcore.engine.session import Session
 from mtlcore.engine.stop_request import StopRequest, StopRequested
 from mtlcore.engine.stopping import Stopping
+from mtlcore.engine.transfers import Transfers
 from mtlcore.engine.validation import Validation
 from mtlcore.engine.waiting import DataWaits
 from mtlcore.episodes import LoadedPlan, StepPlan, share_of
@@ -37,6 +38,7 @@ class Training:
         self._validation = Validation(session, self._recorder, self._stop)
         self._lone = LoneSamples(session)
         self._waits = DataWaits(session)
+        self._transfers = Transfers(session.device)
         self._is_warm = False
 
     def run(self) -> None:
@@ -130,7 +132,7 @@ class Training:
         session.learner.train()
         started = time.monotonic()
         plans = session.loader.plans(remaining, self._several_processes)
-        for loaded in self._waits.watched(plans):
+        for loaded in self._waits.watched(self._transfers.ahead(plans)):
             self.finish_step(self.step(loaded))
             started = self._time_step(started)
             self._stop.check()

@@ -54,6 +54,10 @@ class Loaded:
     errors: tuple[str, ...] = ()
     refused: str | None = None
 
+    def pin_memory(self) -> Loaded:
+        """Return it with its batch in pinned memory; torch's loader calls this."""
+        return self if self.batch is None else attrs.evolve(self, batch=self.batch.pin_memory())
+
 
 class Split:
     """One split of a dataset as the run uses it.
@@ -244,12 +248,15 @@ class Loader:
         reader: loads one batch.
         workers: number of worker processes; with 0 this process loads.
         on_error: as in `PlanReader`.
+        pin_memory: whether batches lie where a GPU can copy them while it computes.
 
     Attributes:
         skipped: messages about the samples that were left out so far.
     """
 
-    def __init__(self, reader: PlanReader, workers: int, on_error: OnError) -> None:
+    def __init__(
+        self, reader: PlanReader, workers: int, on_error: OnError, pin_memory: bool = False
+    ) -> None:
         self._queue = _Queue()
         self._tasks = reader.tasks
         self._on_error = on_error
@@ -261,6 +268,7 @@ class Loader:
             num_workers=workers,
             persistent_workers=workers > 0,
             prefetch_factor=4 if workers else None,
+            pin_memory=pin_memory,
             worker_init_fn=_leave_signals_to_parent,
             # Its own generator: the loader draws a seed per epoch, and torch's global stream
             # must not depend on how data is loaded.
