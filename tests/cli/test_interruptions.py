@@ -111,7 +111,7 @@ LATE = {
     "write": "Go on with: mtl run --resume --out run",
     "report": "go on from the last checkpoint with: mtl run --resume --out run",
 }
-FAST = [("SIGINT", "import"), ("SIGTERM", "evaluation"), ("SIGINT", "write")]
+FAST = [("SIGINT", "import"), ("SIGTERM", "evaluation")]
 SIGNALS = [
     pytest.param(*pair, marks=() if pair in FAST else pytest.mark.slow)
     for pair in ((name, moment) for name in ("SIGINT", "SIGTERM") for moment in (EARLY | LATE))

@@ -229,11 +229,21 @@ def test_they_are_listed(python: Path, tmp_path: Path) -> None:
     run(python, tmp_path, "-m", "mtlcore", "--strict-plugins", "plugins")
 
 
-def test_their_own_tests_pass(python: Path, written: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "kinds",
+    [
+        pytest.param(("methods", "balancers"), id="some"),
+        pytest.param((*NAMES,), id="all", marks=pytest.mark.slow),
+    ],
+)
+def test_their_own_tests_pass(
+    kinds: tuple[str, ...], python: Path, written: Path, tmp_path: Path
+) -> None:
+    folders = [written / f"mtlcore-plugin-{NAMES[kind]}" for kind in kinds]
     output = run(
         python, tmp_path, "-m", "pytest", "-q", "-W", "error", "-p", "no:cacheprovider",
         "-c", str(written / f"mtlcore-plugin-{NAMES['methods']}" / "pyproject.toml"),
-        "--rootdir", str(written), *(str(folder / "tests") for folder in written.iterdir()),
+        "--rootdir", str(written), *(str(folder / "tests") for folder in folders),
     )  # fmt: skip
     assert re.search(r"^[1-9]\d+ passed", output, re.MULTILINE), output
 

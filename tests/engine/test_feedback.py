@@ -118,8 +118,14 @@ def measured(run: Path) -> list[dict[str, Any]]:
 
 
 # Steps 6 to 11 are the second epoch, of blocks that begin before steps 6 and 10.
+OTHERS = ("9 signal", "11 signal")
+
+
 @pytest.mark.parametrize("name", SAMPLERS)
-@pytest.mark.parametrize("moment", ["7 signal", "9 signal", "11 signal", "8 error"])
+@pytest.mark.parametrize(
+    "moment",
+    ["7 signal", "8 error", *(pytest.param(at, marks=pytest.mark.slow) for at in OTHERS)],
+)
 def test_resumed_within_an_epoch_it_ends_as_if_nothing_had_happened(
     work: Path, whole: dict[str, Path], name: str, moment: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

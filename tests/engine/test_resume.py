@@ -164,8 +164,18 @@ def assert_equal_trees(one: object, other: object, path: str) -> None:
 
 
 # Write 1 comes before the first step, write 3 after the last one before the switch.
-OFTEN = ("write 3", "step 6")
-SELDOM = ("step 8", "step 0", "write 1", "write 2", "step 4", "write 4", "step 11", "write 5")
+OFTEN = ("write 3",)
+SELDOM = (
+    "step 6",
+    "step 8",
+    "step 0",
+    "write 1",
+    "write 2",
+    "step 4",
+    "write 4",
+    "step 11",
+    "write 5",
+)
 
 
 @pytest.mark.parametrize(
@@ -179,7 +189,7 @@ def test_after_sigkill(here: Command, work: Path, uninterrupted: Path, moment: s
     assert_same(work / out, uninterrupted)
 
 
-@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+@pytest.mark.parametrize("name", ["SIGINT", pytest.param("SIGTERM", marks=pytest.mark.slow)])
 def test_a_signal_finishes_the_step_saves_and_says_how_to_go_on(
     here: Command, work: Path, uninterrupted: Path, name: str
 ) -> None:

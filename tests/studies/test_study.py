@@ -246,7 +246,12 @@ def test_a_place_that_is_no_study_is_refused(tmp_path: Path, out: str, plugins: 
 @pytest.mark.parametrize(
     "file",
     [
-        pytest.param(file, id=file.relative_to(STUDIES).as_posix())
+        pytest.param(
+            file,
+            id=file.relative_to(STUDIES).as_posix(),
+            # One of those of all balancers tells as much as four.
+            marks=[pytest.mark.slow] * (file.parent.name == "balancers-all" and file.stem != "ten"),
+        )
         for file in sorted([*STUDIES.glob("*.toml"), *STUDIES.glob("*/*.toml")])
     ],
 )
@@ -500,7 +505,8 @@ def wait_for_cells(out: Path) -> None:
 @pytest.mark.parametrize(
     "signals",
     [
-        (signal.SIGKILL, signal.SIGTERM),
+        (signal.SIGKILL,),
+        pytest.param((signal.SIGKILL, signal.SIGTERM), marks=pytest.mark.slow),
         pytest.param((signal.SIGINT, signal.SIGKILL), marks=pytest.mark.slow),
     ],
 )

@@ -53,7 +53,7 @@ def _file(folder: Path, text: str) -> str:
     return str(file)
 
 
-@pytest.mark.parametrize("definition", ["mtan", "cagrad"])
+@pytest.mark.parametrize("definition", [pytest.param("mtan", marks=pytest.mark.slow), "cagrad"])
 def test_each_variant_has_the_candidate_that_served_it_best(
     definition: str, mtl: Callable[..., Result], tmp_path: Path
 ) -> None:

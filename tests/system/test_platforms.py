@@ -45,7 +45,7 @@ def test_commands_that_look(arguments: list[str], text: str) -> None:
     assert text in result.stdout
 
 
-@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("workers", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_a_run_of_one_step(workers: int, tmp_path: Path) -> None:
     settings = ["tasks=['depth']", "data.train=2", "data.val=2", "data.size=32x32",
                 f"data.workers={workers}", "model.backbone.width=0.03125",

@@ -469,7 +469,10 @@ def test_logits_learn_at_a_constant_rate_and_do_not_decay() -> None:
     assert not [*given().parameter_groups()]
 
 
-@pytest.mark.parametrize("found", [False, True], ids=["searching", "given"])
+@pytest.mark.parametrize(
+    "found",
+    [pytest.param(False, id="searching", marks=pytest.mark.slow), pytest.param(True, id="given")],
+)
 def test_it_can_be_exported(found: bool) -> None:
     """Names of modules are names of Python's in a program."""
 

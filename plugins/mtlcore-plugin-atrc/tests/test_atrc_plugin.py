@@ -102,7 +102,10 @@ def test_a_run_searches_and_another_one_trains_what_it_found(mtl: Any, tmp_path:
     assert kept.get_extra_state()["genotype"] == found.genotype()
 
 
-@pytest.mark.parametrize("step", [3, 7], ids=["while searching", "afterwards"])
+@pytest.mark.parametrize(
+    "step",
+    [pytest.param(3, id="while searching"), pytest.param(7, id="after it", marks=pytest.mark.slow)],
+)
 def test_a_run_that_breaks_off_goes_on_as_if_nothing_had_happened(
     mtl: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int
 ) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -63,6 +64,7 @@ def found(far: bool) -> dict[str, dict[str, float]]:
     }
 
 
+@pytest.mark.slow
 def test_it_gathers_from_a_window_what_is_near() -> None:
     for chances in found(far=False).values():
         local = chances.pop("local")
