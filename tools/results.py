@@ -24,7 +24,7 @@ import math
 import re
 import textwrap
 import tomllib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -127,36 +127,80 @@ def number(study: str, words: list[str]) -> str:
     }[what]
 
 
-def draw(names: list[str], file: Path) -> None:
-    """Draw each variant's delta_m over the baseline with its interval, a panel per study."""
+@attrs.frozen
+class Bar:
+    """A line of a picture: how much better a variant is than another one.
+
+    Args:
+        label: at its left.
+        variant: whose gain it is.
+        against: the other one; None: the study's baseline.
+        path: "delta_m" or TASK.METRIC, of which it is the gain in percent.
+    """
+
+    label: str
+    variant: str
+    against: str | None = None
+    path: str = "delta_m"
+
+
+def gain_of(study: str, bar: Bar) -> tuple[float, float, float] | None:
+    """Mean and interval of a gain in percent, more being better; None where there is none."""
+    comparison = kept(study)
+    if bar.against is not None:
+        comparison = attrs.evolve(comparison, baseline=bar.against)
+    row = comparison.variant(bar.variant)
+    if bar.path == "delta_m":
+        difference, percent = comparison.delta_m_difference(row), 1.0
+    else:
+        task, _, metric = bar.path.rpartition(".")
+        difference = comparison.difference(row, task, metric)
+        level = comparison.spread(comparison.variant(comparison.baseline), task, metric).mean
+        percent = 100 / level * (1 if comparison.higher_is_better[task][metric] else -1)
+    if difference is None or not math.isfinite(difference.mean):
+        return None
+    low, high = sorted(percent * bound for bound in difference.interval)
+    return percent * difference.mean, low, high
+
+
+def draw(panels: Mapping[str, Sequence[Bar]], file: Path) -> None:
+    """Draw gains with their intervals, a panel per study.
+
+    Args:
+        panels: study -> the lines of its panel, of which all have the same labels; none: all
+            variants over the baseline, by the order of the first study.
+        file: where to.
+    """
     import matplotlib as mpl
 
     mpl.use("svg")
     from matplotlib import pyplot
 
     mpl.rcParams |= {"svg.hashsalt": file.stem, "svg.fonttype": "none", "font.size": 9}
-    rows = list(variants(names[0]))
+    first = next(iter(panels))
+    usual = [Bar(variant, variant) for variant in variants(first)]
+    lines = panels[first] or usual
     figure, axes = pyplot.subplots(
-        1, len(names), sharey=True, squeeze=False, layout="constrained",
-        figsize=(7.2, 0.8 + 0.2 * len(rows)),
+        1, len(panels), sharey=True, squeeze=False, layout="constrained",
+        figsize=(7.2, 0.8 + 0.2 * len(lines)),
     )  # fmt: skip
-    for panel, name in zip(axes[0], names, strict=True):
-        comparison = kept(name)
+    for panel, (study, bars) in zip(axes[0], panels.items(), strict=True):
+        comparison = kept(study)
         panel.axvline(0, color="0.6", linewidth=1)
-        for place, variant in enumerate(rows):
-            difference = comparison.delta_m_difference(comparison.variant(variant))
-            if difference is None or not math.isfinite(difference.mean):
+        for place, bar in enumerate(bars or usual):
+            found = gain_of(study, bar)
+            if found is None:
                 continue
-            low, high = difference.interval
+            mean, low, high = found
             colour = "tab:blue" if low > 0 else "tab:red" if high < 0 else "0.35"
             panel.plot([low, high], [place, place], color=colour, linewidth=1.5)
-            panel.plot([difference.mean], [place], "o", color=colour, markersize=4)
-        panel.set_title(textwrap.fill(comparison.title, 72 // len(names)), fontsize=9)
-        panel.set_xlabel(f"Δm over {comparison.baseline}, %")
-        panel.set_yticks(range(len(rows)), rows)
+            panel.plot([mean], [place], "o", color=colour, markersize=4)
+        panel.set_title(textwrap.fill(comparison.title, 72 // len(panels)), fontsize=9)
+        panel.set_xlabel("gain, %" if bars else f"Δm over {comparison.baseline}, %")
+        panel.set_yticks(range(len(lines)), [line.label for line in lines])
         panel.grid(axis="x", color="0.9")
         panel.set_axisbelow(True)
-    axes[0][0].set_ylim(len(rows) - 0.4, -0.6)
+    axes[0][0].set_ylim(len(lines) - 0.4, -0.6)
     figure.savefig(file, metadata={"Date": None})
     pyplot.close(figure)
 
@@ -215,11 +259,11 @@ def network_table(rows: Iterable[str]) -> str:
     return "\n".join([f"| {' | '.join(head)} |", rule, *rows]) + "\n"
 
 
-#: The picture of a page -> the studies in it.
-PICTURES = {
-    "results-balancers-census.svg": ["balancers-census"],
-    "results-below-k-passes.svg": ["below-ten", "below-digits", "below-census"],
-    "results-encoders.svg": ["encoders"],
+#: The picture of a page -> the studies in it, and the lines of each; none: all over the baseline.
+PICTURES: dict[str, dict[str, list[Bar]]] = {
+    "results-balancers-census.svg": {"balancers-census": []},
+    "results-below-k-passes.svg": {"below-ten": [], "below-digits": [], "below-census": []},
+    "results-encoders.svg": {"encoders": []},
 }
 
 
@@ -234,8 +278,8 @@ def main(ctx: click.Context) -> None:
             path.write_text(text, "utf-8")
     for path, text in pages().items():
         path.write_text(text, "utf-8")
-    for name, studies in PICTURES.items():
-        draw(studies, IMAGES / name)
+    for name, panels in PICTURES.items():
+        draw(panels, IMAGES / name)
     (TABLES / "networks.md").write_text(network_table(map(counted, networks())), "utf-8")
 
 

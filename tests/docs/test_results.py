@@ -76,6 +76,30 @@ def test_a_mark_shows_what_it_names(tool: ModuleType) -> None:
 
 
 @pytest.mark.parametrize(
+    ("study", "variant", "against", "path", "sign"),
+    [
+        ("below-digits", "features", "exact", "upper_left.accuracy", 1),
+        ("below-ten", "features", "held-8", "depth.abs_error", -1),
+    ],
+)
+def test_a_line_of_a_picture_is_a_gain_in_percent(
+    tool: ModuleType, study: str, variant: str, against: str, path: str, sign: int
+) -> None:
+    comparison = attrs.evolve(tool.kept(study), baseline=against)
+    task, metric = path.split(".")
+    level = comparison.spread(comparison.variant(against), task, metric).mean
+    difference = comparison.difference(comparison.variant(variant), task, metric)
+    mean, low, high = tool.gain_of(study, tool.Bar("a label", variant, against, path))
+    assert mean == pytest.approx(sign * 100 * difference.mean / level)
+    assert low < mean < high
+    assert high - low == pytest.approx(
+        100 * (difference.interval[1] - difference.interval[0]) / level
+    )
+    whole = tool.gain_of(study, tool.Bar("a label", variant, against))
+    assert whole[0] == comparison.delta_m_difference(comparison.variant(variant)).mean
+
+
+@pytest.mark.parametrize(
     "page",
     [
         pytest.param("<!-- = below-digits:none -->?<!-- / -->", id="no such variant"),
