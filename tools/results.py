@@ -264,6 +264,16 @@ PICTURES: dict[str, dict[str, list[Bar]]] = {
     "results-balancers-census.svg": {"balancers-census": []},
     "results-below-k-passes.svg": {"below-ten": [], "below-digits": [], "below-census": []},
     "results-encoders.svg": {"encoders": []},
+    "results-ira-labels.svg": {
+        "ira-labels": [
+            Bar("depth, 10 %", "d10-ira", "d10-sum", "depth.abs_error"),
+            Bar("depth, 30 %", "d30-ira", "d30-sum", "depth.abs_error"),
+            Bar("depth, 100 %", "all-ira-depth", "all-sum", "depth.abs_error"),
+            Bar("mIoU, 10 %", "s10-ira", "s10-sum", "segmentation.miou"),
+            Bar("mIoU, 30 %", "s30-ira", "s30-sum", "segmentation.miou"),
+            Bar("mIoU, 100 %", "all-ira-segmentation", "all-sum", "segmentation.miou"),
+        ]
+    },
 }
 
 
