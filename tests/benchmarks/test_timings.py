@@ -58,3 +58,14 @@ def test_a_device_is_asked_for_and_waited_for(
     balancers._timed(lambda: None, 3, lambda: None)
     assert waited == [torch.device("cuda")] * 2, "before the clock starts, and before it stops"
     assert next(iter(balancers.cases())) == "ResNet-50, 3 heads"
+
+
+@pytest.mark.slow
+def test_a_method_is_run_at_the_size_of_its_data(
+    benchmark: Callable[[str], Any], tmp_path: Path
+) -> None:
+    pytest.importorskip("mtlcore_atinet")
+    methods = benchmark("methods")
+    methods.draw(tmp_path, samples=4, size=(32, 32))
+    row = methods.measure("split-nyuv2", tmp_path, 2, {"precision": "fp32"})
+    assert row["losses_are_finite"] and row["ms"] > 0 and row["peak_gb"] > 0
