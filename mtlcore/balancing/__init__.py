@@ -24,10 +24,11 @@ from mtlcore.balancing.contracts import (
     RowBalancer,
 )
 from mtlcore.balancing.depth import DepthSettings
-from mtlcore.balancing.finite import floats, not_finite
+from mtlcore.balancing.finite import floats, not_finite, stacked
 from mtlcore.balancing.gradients import TaskGradients
 from mtlcore.balancing.graphs import refuse_reentrant
 from mtlcore.balancing.look_ahead import ValidationLosses
+from mtlcore.balancing.reading import HostReads
 from mtlcore.balancing.rows import SMALL
 from mtlcore.balancing.solved import SolvedBalancer
 from mtlcore.balancing.solvers import Array, Solution
@@ -45,6 +46,7 @@ __all__ = [
     "DepthSettings",
     "GradientBalancer",
     "GramianBalancer",
+    "HostReads",
     "LossBalancer",
     "Place",
     "RowBalancer",
@@ -59,4 +61,5 @@ __all__ = [
     "floats",
     "not_finite",
     "refuse_reentrant",
+    "stacked",
 ]

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import GradientEdge
 
-from mtlcore.balancing.products import WIDER, total
+from mtlcore.balancing.products import WIDER, total_there
 from mtlcore.balancing.rows import SMALL, Key
 
 __all__ = ["FactoredRows"]
@@ -92,8 +92,10 @@ class FactoredRows:
                 block.gradients = {key: g * factor for key, g in block.gradients.items()}
 
     def gramian(self, keys: Sequence[Key]) -> Tensor:
-        """(K, K) float64 inner products on the CPU, of the rows of these keys."""
-        return total([_gramian(b, keys) for b in self._blocks.values()], (len(keys), len(keys)))
+        """(K, K) float64 inner products where the rows are, of the rows of these keys."""
+        return total_there(
+            [_gramian(b, keys) for b in self._blocks.values()], (len(keys), len(keys))
+        )
 
     def direction(self, weights: Mapping[Key, float]) -> dict[int, Tensor]:
         """Return place -> weighted sum of the rows, without places that no task reaches."""

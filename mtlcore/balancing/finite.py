@@ -11,11 +11,16 @@ from torch import Tensor
 
 def floats(*groups: Mapping[str, Tensor]) -> list[dict[str, float]]:
     """Return the values of several groups of scalars, with one transfer from their device."""
+    values = iter(stacked(*groups).tolist())
+    return [{name: next(values) for name in group} for group in groups]
+
+
+def stacked(*groups: Mapping[str, Tensor]) -> Tensor:
+    """Return the values of several groups of scalars on the device of the first, (N,)."""
     tensors = [value.detach() for group in groups for value in group.values()]
     if len({tensor.device for tensor in tensors}) > 1:  # a network that is spread over several
         tensors = [tensor.to(tensors[0].device) for tensor in tensors]
-    values = iter(torch.stack(tensors).tolist() if tensors else [])
-    return [{name: next(values) for name in group} for group in groups]
+    return torch.stack(tensors) if tensors else torch.empty(0)
 
 
 def not_finite(values: Mapping[str, Mapping[str, float]]) -> str | None:

@@ -34,7 +34,8 @@ from mtlcore.balancing.factored import FactoredRows
 from mtlcore.balancing.finite import all_finite
 from mtlcore.balancing.graphs import gradients, learning, refuse_sparse
 from mtlcore.balancing.look_ahead import LookAhead, NotFinite, ValidationLosses
-from mtlcore.balancing.products import Row
+from mtlcore.balancing.products import Row, total_there
+from mtlcore.balancing.reading import HostReads
 from mtlcore.balancing.rows import Key, SharedRows, added, scaled
 from mtlcore.balancing.writing import gathered, share_sums, write
 from mtlcore.distributed import SINGLE_PROCESS, Distributed
@@ -74,6 +75,10 @@ class TaskGradients:
             they are.
         factors: Whether the rows will be weighted by their inner products, so that those at wide
             linear layers may be kept as factors where that is cheaper.
+
+    Attributes:
+        is_finite: Whether `apply` knows that what it has written is finite, without having waited
+            for it; if not, it may be.
 
     Raises:
         UsageError: The scope is "last_shared", and there is no such parameter.
@@ -130,6 +135,10 @@ class TaskGradients:
         self._scale = self._loss_scale = 1.0
         # Of a run, the first step tells what will come.
         self._may_be_sparse = True
+        # Of the step that is applied.
+        self._reads = HostReads()
+        self._begin: Callable[[], str | None] = lambda: None
+        self.is_finite = False
 
     def collect_sum(self, losses: Sequence[Tensor], retain_graph: bool = False) -> None:
         """Add the gradient of a sum of losses for every parameter, in one backward pass.
@@ -239,16 +248,8 @@ class TaskGradients:
         Parameters that a task does not reach count as zeros in its row. Of several independent
         batches, it is the Gramian of the mean gradients.
         """
-        if self._batches is not None:  # refused for the scope "features"
-            return self._batches.tasks, self._batches.gramian()
-        gramian = self._rows.gramian()
-        if self._factored:
-            gramian = gramian + self._factored.gramian(self._rows.keys)
-        if self._scope == "features":
-            # Each rank has the features of its own samples: other coordinates, not other rows.
-            self._distributed.all_reduce([gramian])
-            gramian = gramian / self._scale**2
-        return tuple([task for task, _ in self._rows.keys]), gramian
+        tasks, gramian = self._gramian_there()
+        return tasks, gramian.cpu()
 
     def apply(
         self,
@@ -256,6 +257,8 @@ class TaskGradients:
         context: BalancerContext,
         accumulate: bool = False,
         validation: ValidationLosses | None = None,
+        reads: HostReads | None = None,
+        begin: Callable[[], str | None] = lambda: None,
     ) -> BalancingResult:
         """Write `.grad` of every parameter (None if no loss reached it) and clear the rows.
 
@@ -268,7 +271,12 @@ class TaskGradients:
             accumulate: Add the gradient to what `.grad` holds, in place.
             validation: Computes the losses of the validation batch, times the loss scale; see
                 `BalancerContext.validation_products`.
+            reads: What the host has not read yet, such as losses; None: nothing.
+            begin: Called when all that is read, before the balancer decides; returns why the step
+                is to be skipped, or None.
         """
+        self._reads, self._begin = reads or HostReads(), begin
+        self.is_finite = False
         context.gramians = context.labelled_batches = None
         if finisher is not None and (self._several or self._distributed.world_size > 1):
             self._share_rows(context.tasks)
@@ -318,7 +326,13 @@ class TaskGradients:
         Returns:
             Weights and cosines; the status "not finite" where the Gramian or a weight is not.
         """
-        tasks, gramian = self.gramian()
+        tasks, there = self._gramian_there()
+        # Rows at the features, or at the last layer, still have the trunk before them.
+        whole = self._scope == "shared" and self._batches is None and self._estimate is None
+        known = self._lengths() if whole and not self._reads.at_once else {}
+        gramian, *lengths = self._reads.read(there, *known.values())
+        if (problem := self._begin()) is not None:
+            return BalancingResult.refused(problem)
         entries: list[list[float]] = gramian.tolist()
         if not all(map(math.isfinite, chain(*entries))):
             squares = [row[number] for number, row in enumerate(entries)]
@@ -340,6 +354,11 @@ class TaskGradients:
         if not all(map(math.isfinite, chain(shared, heads))):
             return BalancingResult.refused("a weight of the balancer is not finite")
         keys = self._rows.keys
+        if known:
+            found = dict(zip(known, map(float, lengths), strict=True))
+            self.is_finite = self._is_bounded(
+                entries, shared, dict(zip(keys, heads, strict=True)), found
+            )
         if self._scope == "shared":
             self._direction = self._rows.direction(shared)
             by_key = dict(zip(keys, shared, strict=True))
@@ -387,7 +406,10 @@ class TaskGradients:
         """
         self._unfold()
         tasks = [task for task, _ in self._rows.keys]
-        broken = self._rows.not_finite()
+        (flags,) = self._reads.read(self._rows.not_finite_there())
+        if (problem := self._begin()) is not None:
+            return BalancingResult.refused(problem)
+        broken = [flag > 0 for flag in flags.tolist()]
         # Each rank has features of its own, and all ranks skip a step together.
         if self._scope == "features" and self._distributed.world_size > 1:
             broken = self._distributed.any_of(broken)
@@ -425,6 +447,59 @@ class TaskGradients:
             self._cut = Cut()
         self._losses, self._scale, self._loss_scale = [], 1.0, 1.0
         self._batches = None
+
+    def _gramian_there(self) -> tuple[tuple[str, ...], Tensor]:
+        """Return the tasks that have a row, and their (K, K) Gramian where the rows are."""
+        if self._batches is not None:  # refused for the scope "features"
+            return self._batches.tasks, self._batches.gramian()
+        gramian = self._rows.gramian_there()
+        if self._factored:
+            factored = self._factored.gramian(self._rows.keys)
+            gramian = gramian.to(factored.device) + factored
+        if self._scope == "features":
+            # Each rank has the features of its own samples: other coordinates, not other rows.
+            self._distributed.all_reduce([gramian])
+            gramian = gramian / self._scale**2
+        return tuple([task for task, _ in self._rows.keys]), gramian
+
+    def _lengths(self) -> dict[Key | None, Tensor]:
+        """Return upper bounds of the lengths of what is collected beside the shared rows.
+
+        By row, of its gradients at parameters of single tasks; for None, of all else.
+        """
+        groups: dict[Key | None, list[Tensor]] = {
+            key: [gradient for gradient in row if gradient is not None]
+            for key, row in self._own_rows.items()
+        }
+        groups[None] = [*self._sums.values()]
+        return {
+            key: total_there(torch._foreach_norm(gradients), ())
+            for key, gradients in groups.items()
+            if gradients
+        }
+
+    def _is_bounded(
+        self,
+        gramian: Sequence[Sequence[float]],
+        shared: Sequence[float],
+        heads: Mapping[Key, float],
+        lengths: Mapping[Key | None, float],
+    ) -> bool:
+        """Whether no number of the update can be too large for its type.
+
+        Args:
+            gramian: Of the shared rows.
+            shared: Weight of each.
+            heads: Weight of each row's gradients at parameters of single tasks.
+            lengths: As of `_lengths`.
+        """
+        bound = sum(
+            abs(weight) * math.sqrt(max(row[number], 0.0))
+            for number, (weight, row) in enumerate(zip(shared, gramian, strict=True))
+        )
+        bound += sum(abs(heads.get(key, 1.0)) * length for key, length in lengths.items() if key)
+        bound += lengths.get(None, 0.0)
+        return bound < min(torch.finfo(p.dtype).max for p in self._all) / 2
 
     def _every(self) -> list[Parameter]:
         """Return the shared parameters, frozen or not, each once."""

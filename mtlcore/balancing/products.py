@@ -78,15 +78,20 @@ def as_real(values: Tensor) -> Tensor:
 
 
 def total(parts: Sequence[Tensor], shape: tuple[int, ...]) -> Tensor:
-    """Return the sum on the CPU, with one transfer from each device; zeros if there are none."""
+    """Return the sum on the CPU, with one transfer; zeros if there are none."""
+    return total_there(parts, shape).cpu()
+
+
+def total_there(parts: Sequence[Tensor], shape: tuple[int, ...]) -> Tensor:
+    """Return the sum on the device of the first part; zeros on the CPU if there are none."""
+    if not parts:
+        return torch.zeros(shape, dtype=torch.float64)
     totals: dict[torch.device, Tensor] = {}
     for part in parts:
         seen = totals.get(part.device)
         totals[part.device] = part if seen is None else seen + part
-    if not totals:
-        return torch.zeros(shape, dtype=torch.float64)
-    first, *rest = [total.cpu() for total in totals.values()]
-    return sum(rest, start=first)
+    first, *rest = totals.values()
+    return sum((other.to(first.device) for other in rest), start=first)
 
 
 def pieces_of(rows: Sequence[Tensor]) -> Iterator[tuple[Tensor, ...]]:

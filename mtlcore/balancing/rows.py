@@ -25,6 +25,7 @@ from mtlcore.balancing.products import (
     pieces_of,
     products_of,
     total,
+    total_there,
 )
 from mtlcore.distributed import Distributed
 
@@ -153,8 +154,8 @@ class SharedRows:
         if kept:
             torch._foreach_mul_(kept, factor)
 
-    def not_finite(self) -> list[bool]:
-        """Return for each row whether a value of it is not finite; one transfer per device."""
+    def not_finite_there(self) -> Tensor:
+        """(K,) where the rows are: of each row, in how many parts a value is not finite."""
         count = len(self._numbers)
         rows = [buffer.rows(count) for buffer in self._filled()]
         parts = [_largest(x, 1) for x in rows if x.numel()]
@@ -162,19 +163,22 @@ class SharedRows:
             column = [None if x is None else _largest(x, None) for x in self._rows_at(place)]
             nothing = next(x for x in column if x is not None).new_zeros(())
             parts.append(torch.stack([nothing if x is None else x for x in column]))
-        found = total([(~part.isfinite()).double() for part in parts], (count,))
-        return [number > 0 for number in found.tolist()]
+        return total_there([(~part.isfinite()).double() for part in parts], (count,))
 
     def gramian(self) -> Tensor:
-        """(K, K) float64 inner products on the CPU; one transfer from each device.
+        """(K, K) float64 inner products on the CPU, in one transfer.
 
-        Products of half-precision rows are summed in float32. On GPUs small parameters' follow
+        Products of half-precision rows are summed in float32. On GPUs they follow
         `torch.set_float32_matmul_precision`.
         """
+        return self.gramian_there().cpu()
+
+    def gramian_there(self) -> Tensor:
+        """(K, K) float64 inner products, where the rows are."""
         count = len(self._numbers)
         parts = [buffer.gramian(count) for buffer in self._filled()]
         parts += [gramian_of(self._rows_at(place)) for place in self._columns]
-        return total(parts, (count, count))
+        return total_there(parts, (count, count))
 
     def products(self, other: SharedRows) -> Tensor:
         """(K, L) float64 inner products with L rows of the same parameters, on the CPU."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any, final
 
 import attrs
@@ -15,10 +16,11 @@ from mtlcore.balancing import (
     SMALL,
     BalancerContext,
     BalancingResult,
+    HostReads,
     ValidationLosses,
-    floats,
     not_finite,
     refuse_reentrant,
+    stacked,
 )
 from mtlcore.errors import MtlError, outline
 from mtlcore.learner import Learner
@@ -73,7 +75,9 @@ class Update:
         # Looking for values that are not finite takes one call for all small gradients; of large
         # ones on a processor, norms are read faster; of complex ones, only they are known.
         self._large = [
-            p for p in self._parameters if p.is_complex() or (not p.is_cuda and p.numel() > SMALL)
+            p
+            for p in self._parameters
+            if p.is_complex() or (p.device.type == "cpu" and p.numel() > SMALL)
         ]
         large = set(map(id, self._large))
         self._small = [p for p in self._parameters if id(p) not in large]
@@ -90,6 +94,9 @@ class Update:
         self._cross: dict[str, float] = {}
         self._early: dict[str, float] = {}
         self._problem: str | None = None
+        # Several processes exchange losses first.
+        device = self._parameters[0].device.type
+        self._reads = HostReads(at_once=device == "cpu" or learner.distributed.world_size > 1)
         self._weights: Mapping[str, list[float]] | None = None
         self._separates = False
         # Gradients of single tasks cannot go through one; the first step tells.
@@ -112,6 +119,7 @@ class Update:
         self._set_rates(learner.context)
         learner.context.learning_rate = float(self._torch.param_groups[0]["lr"])
         copy_all(self._buffers, self._saved)
+        self._reads.forget()
         self._losses, self._masses, self._cross, self._problem = {}, {}, {}, None
         self._early = {}
         self._weights = learner.balancing.reused_weights(learner.tasks, learner.context.step)
@@ -138,24 +146,13 @@ class Update:
             group: Number of the independent batch that this is, or is a part of.
 
         Returns:
-            Whether all losses are finite. If not, nothing is added and the step will be skipped.
+            Whether a further batch is of use: not where a loss is not finite, so that nothing is
+            added and the step will be skipped. On a GPU that is known later.
         """
-        raw, cross, balanced, early = floats(
-            losses.raw, losses.cross, losses.balanced, losses.early
-        )
-        # A balanced loss can be infinite where the raw one is not (an overflowing weight).
-        problem = not_finite(
-            {"loss": raw, "early loss": early, "term": cross, "balanced loss": balanced}
-        )
-        self._problem = self._problem or problem
-        for task, value in raw.items():
-            self._losses[task] = self._losses.get(task, 0.0) + shares[task] * value
-            self._masses[task] = self._masses.get(task, 0.0) + shares[task]
-        for task, value in early.items():
-            self._early[task] = self._early.get(task, 0.0) + shares[task] * value
-        for name, value in cross.items():
-            self._cross[name] = self._cross.get(name, 0.0) + part * value
-        if problem is not None:
+        groups = (losses.raw, losses.cross, losses.balanced, losses.early)
+        names = [tuple(group) for group in groups]
+        self._reads.ask(stacked(*groups), partial(self._told, names, shares, part))
+        if self._problem is not None:
             return False
         if self._may_be_reentrant:
             refuse_reentrant(losses.balanced)
@@ -174,6 +171,36 @@ class Update:
             if extra:
                 self._gradients.collect_sum(extra, retain_graph)
         return True
+
+    def _told(
+        self,
+        names: Sequence[Sequence[str]],
+        shares: Mapping[str, float],
+        part: float,
+        values: Sequence[float],
+    ) -> None:
+        """Count the losses of a batch, which the host knows by now.
+
+        Args:
+            names: Of raw losses, cross-task terms, balanced losses and early ones.
+            shares: The factor on each present task's loss.
+            part: The factor on cross-task terms.
+            values: Of all of them, in this order.
+        """
+        following = iter(values)
+        raw, cross, balanced, early = ({name: next(following) for name in group} for group in names)
+        # A balanced loss can be infinite where the raw one is not (an overflowing weight).
+        problem = not_finite(
+            {"loss": raw, "early loss": early, "term": cross, "balanced loss": balanced}
+        )
+        self._problem = self._problem or problem
+        for task, value in raw.items():
+            self._losses[task] = self._losses.get(task, 0.0) + shares[task] * value
+            self._masses[task] = self._masses.get(task, 0.0) + shares[task]
+        for task, value in early.items():
+            self._early[task] = self._early.get(task, 0.0) + shares[task] * value
+        for name, value in cross.items():
+            self._cross[name] = self._cross.get(name, 0.0) + part * value
 
     def refuse(self, reason: str, *, overflow: bool = False) -> None:
         """Skip the step because of something that is not finite and was found elsewhere.
@@ -201,21 +228,18 @@ class Update:
         """
         if learner.distributed.world_size > 1:
             self._agree(learner)
-        masses = self._masses
-        losses = {task: total / masses[task] for task, total in self._losses.items()}
-        early = {task: total / masses[task] for task, total in self._early.items()}
         skipped, result = self._problem, BalancingResult()
         if skipped is None:
-            learner.context.present = tuple(losses)
-            # What balancers balance has the early predictions in it.
-            learner.context.losses = {t: loss + early.get(t, 0.0) for t, loss in losses.items()}
             result, finite = self._balance(learner, validation)
+            skipped = self._problem
             if validation is not None:
                 # Each rank has validation losses of its own, and all skip the step together.
-                problems = learner.distributed.all_gather(self._problem)
+                problems = learner.distributed.all_gather(skipped)
                 skipped = next(filter(None, problems), None)
             if not finite:
                 skipped = skipped or result.problem or "the gradient is not finite"
+        self._reads.read()
+        losses, early = self._means()
         if skipped is not None:
             self._gradients.clear()
             learner.balancing.after_skipped_step()
@@ -238,6 +262,20 @@ class Update:
             early=early,
             skipped=skipped,
         )
+
+    def _means(self) -> tuple[dict[str, float], dict[str, float]]:
+        """Return the mean losses of the present tasks, and those of early predictions."""
+        masses = self._masses
+        losses = {task: total / masses[task] for task, total in self._losses.items()}
+        return losses, {task: total / masses[task] for task, total in self._early.items()}
+
+    def _describe(self, context: BalancerContext) -> str | None:
+        """Tell balancers what the host knows of the losses; return why the step is skipped."""
+        losses, early = self._means()
+        context.present = tuple(losses)
+        # What balancers balance has the early predictions in it.
+        context.losses = {task: loss + early.get(task, 0.0) for task, loss in losses.items()}
+        return self._problem
 
     def _agree(self, learner: Learner) -> None:
         """Exchange losses and problems, so that all ranks learn, or skip the step, together."""
@@ -317,28 +355,45 @@ class Update:
         """Write balanced gradients; return the decision, and whether the gradient is finite."""
         if self.scale != 1:
             self._gradients.unscale(self.scale)
+        begin = partial(self._describe, learner.context)
+        if self._reads.at_once:
+            begin()
         result = self._gradients.apply(
-            learner.balancing.finisher, learner.context, validation=validation
+            learner.balancing.finisher,
+            learner.context,
+            validation=validation,
+            reads=self._reads,
+            begin=(lambda: None) if self._reads.at_once else begin,
         )
         if alone := {id(p) for p in learner.model.backbone.learn_alone()}:
             for parameter in self._parameters:
                 if id(parameter) not in alone:
                     parameter.grad = None
+        finite = result.status != "not finite" and self._clip_gradients()
+        if not self._reads.at_once:
+            self._reads.read()  # where there was nothing to balance or to clip
+            if begin() is not None:  # a loss is not finite; nothing was decided
+                return BalancingResult(), False
         if self._weights is not None:
             reused = {task: self._weights[task][0] for task in learner.context.present}
             result = attrs.evolve(result, weights=reused)
-        finite = result.status != "not finite" and self._clip_gradients()
         self._scale.update(finite)
         return result, finite
 
     def _clip_gradients(self) -> bool:
         """Scale the gradient down to the norm `clip`; return whether it is finite."""
+        known = self._gradients.is_finite
         if self._clip is None:
-            return self._finite_gradients()
+            return known or self._finite_gradients()
         gradients = [p.grad for p in self._parameters if p.grad is not None]
         if not gradients:  # no label in any batch of the plan
             return True
-        norm = math.hypot(*torch.stack(torch._foreach_norm(gradients)).tolist())
+        norms = torch.stack(torch._foreach_norm(gradients))
+        if known:
+            # The host need not know how far.
+            torch._foreach_mul_(gradients, (self._clip / norms.norm()).clamp(max=1))
+            return True
+        norm = math.hypot(*self._reads.read(norms)[0].tolist())
         if math.isfinite(norm) and norm > self._clip:
             torch._foreach_mul_(gradients, self._clip / norm)
         return math.isfinite(norm)
@@ -351,7 +406,8 @@ class Update:
             # What torch's GradScaler calls, at the price of one norm; a factor of one changes
             # nothing.
             torch._amp_foreach_non_finite_check_and_unscale_(small, self._found, self._one)
-        return float(self._found) == 0 and (
+        (found,) = self._reads.read(self._found)
+        return float(found) == 0 and (
             not large or all(map(math.isfinite, torch._foreach_norm(large)))
         )
 
