@@ -58,7 +58,9 @@ class ExcessMTL(GradientBalancer):
         if context is None:
             return rows.sum(0)
         pairs = list(zip(context.present, rows, strict=True))
-        growth = torch.stack([self._growth(task, row) for task, row in pairs])
+        # One transfer from a GPU for all tasks.
+        excess = torch.stack([self._excess(task, row) for task, row in pairs]).cpu()
+        growth = torch.stack(list(map(self._growth, context.present, excess)))
         before = torch.stack([self._log(task) for task in context.present])
         after = before.logsumexp(0) + (before + growth).log_softmax(0)
         for task, value in zip(context.present, after, strict=True):
@@ -88,13 +90,16 @@ class ExcessMTL(GradientBalancer):
         found = self.logs.get(task, like=_SCALAR)
         return _SCALAR if found is None else found
 
-    def _growth(self, task: str, row: Tensor) -> Tensor:
-        """Return `eta E_i / E_i(0)`, float64; 0 in the step that measures E_i(0)."""
+    def _excess(self, task: str, row: Tensor) -> Tensor:
+        """Return E_i of a row, float64 on its device."""
         squares = row.square()
         old = self.squares.get(task, like=row)
         total = squares if old is None else old + squares
         self.squares.propose(task, total)
-        excess = (squares / (total + _EPSILON).sqrt()).sum(dtype=torch.float64).cpu()
+        return (squares / (total + _EPSILON).sqrt()).sum(dtype=torch.float64)
+
+    def _growth(self, task: str, excess: Tensor) -> Tensor:
+        """Return `eta E_i / E_i(0)`; 0 in the step that measures E_i(0)."""
         first = self.first.get(task, like=_SCALAR)
         if first is not None:
             return self._eta * excess / first
