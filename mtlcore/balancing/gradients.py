@@ -499,7 +499,9 @@ class TaskGradients:
         )
         bound += sum(abs(heads.get(key, 1.0)) * length for key, length in lengths.items() if key)
         bound += lengths.get(None, 0.0)
-        return bound < min(torch.finfo(p.dtype).max for p in self._all) / 2
+        # Weights are converted to the type first.
+        largest = max([bound, *map(abs, shared), *map(abs, heads.values())])
+        return largest < min(torch.finfo(p.dtype).max for p in self._all) / 2
 
     def _every(self) -> list[Parameter]:
         """Return the shared parameters, frozen or not, each once."""

@@ -39,20 +39,29 @@ class Transfers:
         if self._stream is None:
             yield from plans
             return
-        begun: list[LoadedPlan | None] = []
+        begun: list[tuple[LoadedPlan | None, torch.cuda.Event]] = []
         for plan in plans:
-            with torch.cuda.stream(self._stream):
-                begun.append(None if plan is None else plan.to(self._device))
+            begun.append(self._begun(plan, self._stream))
             if len(begun) > 1:
-                yield self._arrived(begun.pop(0))
+                yield self._arrived(*begun.pop(0))
         if begun:
-            yield self._arrived(begun.pop())
+            yield self._arrived(*begun.pop())
 
-    def _arrived(self, plan: LoadedPlan | None) -> LoadedPlan | None:
-        """Let the stream that computes wait for the copies of a plan."""
-        if plan is not None and self._stream is not None:
+    def _begun(
+        self, plan: LoadedPlan | None, stream: torch.cuda.Stream
+    ) -> tuple[LoadedPlan | None, torch.cuda.Event]:
+        """Begin to copy a plan; return it with what happens when it is there."""
+        there = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        with torch.cuda.stream(stream):
+            moved = None if plan is None else plan.to(self._device)
+            there.record(stream)
+        return moved, there
+
+    def _arrived(self, plan: LoadedPlan | None, there: torch.cuda.Event) -> LoadedPlan | None:
+        """Let the stream that computes wait until a plan is there."""
+        if plan is not None:
             computing = torch.cuda.current_stream(self._device)
-            computing.wait_stream(self._stream)
+            computing.wait_event(there)
             for batch in plan.batches:
                 for tensor in batch.tensors():
                     # Its memory is the copying stream's, which would use it again too early.

@@ -196,8 +196,14 @@ def test_a_loss_that_is_not_finite_does_not_lower_the_loss_scale() -> None:
     assert scale.factor == 4
 
 
-@pytest.mark.parametrize("weight", [1.0, 1e30, 1e37, 1e39, 1e200])
-def test_weights_that_are_too_large_are_noticed(weight: float) -> None:
+@pytest.mark.parametrize(
+    ("weight", "length", "fits"),
+    [
+        (1.0, 1.0, True), (1e30, 1.0, True), (1e37, 1.0, True), (1e39, 1.0, False),
+        (1e200, 1.0, False), (1e37, 1e-12, True), (1e39, 1e-12, False),
+    ],
+)  # fmt: skip
+def test_weights_that_are_too_large_are_noticed(weight: float, length: float, fits: bool) -> None:
     """Rows and weights are finite, and what they add up to may not be."""
     skipped = []
     for late in (False, True):
@@ -207,11 +213,13 @@ def test_weights_that_are_too_large_are_noticed(weight: float) -> None:
         finisher.weights = lambda gramian, context=None: torch.full(
             (2, len(gramian)), weight, dtype=torch.float64
         )
+        for parameter in learner.parameters():
+            parameter.register_hook(lambda gradient: gradient * length)
         report = (_late(optimizer) if late else optimizer).step(learner, plan_of(tiny_batch(4)))
         assert all(bool(p.isfinite().all()) for p in learner.parameters())
         skipped.append(report.skipped)
     assert skipped[0] == skipped[1]
-    assert (skipped[0] is not None) == (weight > 1e38)
+    assert (skipped[0] is None) == fits
 
 
 # What is read

@@ -25,8 +25,12 @@ def told(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         def __init__(self, device: torch.device | None = None) -> None:
             self.name = "computing" if device is None else "copying"
 
-        def wait_stream(self, other: Stream) -> None:
-            events.append(f"{self.name} waits for {other.name}")
+        def wait_event(self, event: Event) -> None:
+            events.append(f"{self.name} waits for {event.what}")
+
+    class Event:
+        def record(self, stream: Stream) -> None:
+            self.what = next(e for e in reversed(events) if str(e).startswith(stream.name))
 
     computing, current = Stream(), [Stream()]
 
@@ -45,6 +49,7 @@ def told(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         events.append(id(tensor))
 
     monkeypatch.setattr(torch.cuda, "Stream", Stream)
+    monkeypatch.setattr(torch.cuda, "Event", Event)
     monkeypatch.setattr(torch.cuda, "stream", on)
     monkeypatch.setattr(torch.cuda, "current_stream", lambda device: computing)
     monkeypatch.setattr(LoadedPlan, "to", copied)
@@ -66,9 +71,11 @@ def test_the_next_step_is_copied_while_one_computes(told: list[Any]) -> None:
     assert found == plans
     names = [one.batches[0].keys[0] if one else None for one in plans]
     said = [event for event in told if isinstance(event, str)]
-    copies, wait = [f"copying: {name} to cuda" for name in names], "computing waits for copying"
+    copies = [f"copying: {name} to cuda" for name in names]
+    waits = [f"computing waits for {copy}" for copy in copies]
     assert said == [
-        copies[0], wait, "step 0", copies[2], "step 1", copies[3], wait, "step 2", wait, "step 3",
+        copies[0], waits[0], "step 0", copies[2], "step 1", copies[3], waits[2], "step 2",
+        waits[3], "step 3",
     ]  # fmt: skip
     tensors = [id(t) for one in plans if one for t in one.batches[0].tensors()]
     assert sorted(event for event in told if not isinstance(event, str)) == sorted(tensors)
