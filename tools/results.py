@@ -52,6 +52,7 @@ IMAGES = ROOT / "docs" / "images"
 _MARK = re.compile(r"(<!-- = ([^>]*?) -->)[^<]*(<!-- / -->)")
 _STUDY = re.compile(r"<!-- results ([\w.-]+) -->")
 _USUAL = {True: "difference", False: "spread"}  # what a mark shows that does not say
+_FARTHEST = -60.0  # percent; what loses more is not compared any more
 _OF_TIMES = "times hold for that."  # how the note ends that a study makes of its times
 
 
@@ -200,6 +201,8 @@ def draw(panels: Mapping[str, Sequence[Bar]], file: Path) -> None:
         panel.set_yticks(range(len(lines)), [line.label for line in lines])
         panel.grid(axis="x", color="0.9")
         panel.set_axisbelow(True)
+        if panel.get_xlim()[0] < _FARTHEST:
+            panel.set_xlim(left=_FARTHEST)
     axes[0][0].set_ylim(len(lines) - 0.4, -0.6)
     figure.savefig(file, metadata={"Date": None})
     pyplot.close(figure)
@@ -262,6 +265,7 @@ def network_table(rows: Iterable[str]) -> str:
 #: The picture of a page -> the studies in it, and the lines of each; none: all over the baseline.
 PICTURES: dict[str, dict[str, list[Bar]]] = {
     "results-balancers-census.svg": {"balancers-census": []},
+    "results-balancers-photographs.svg": {"balancers-photographs": []},
     "results-below-k-passes.svg": {"below-ten": [], "below-digits": [], "below-census": []},
     "results-encoders.svg": {"encoders": []},
     "results-ira-labels.svg": {

@@ -21,7 +21,11 @@ HERE = Path(__file__).parent
 PAGES = HERE.parent / "methods"
 TABLES = HERE.parent / "results" / "tables"
 #: What balancers were compared on -> the table of it.
-RANKS = {"rooms": TABLES / "balancers.md", "census": TABLES / "balancers-census.md"}
+RANKS = {
+    "rooms": TABLES / "balancers.md",
+    "photographs": TABLES / "balancers-photographs.md",
+    "census": TABLES / "balancers-census.md",
+}
 KNOWN = HERE / "balancers.toml"
 READ = (KNOWN, *RANKS.values())
 BENCHMARKS = ("NYUv2", "Cityscapes", "CelebA", "QM9")
