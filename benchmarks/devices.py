@@ -1,7 +1,4 @@
-"""Where a benchmark runs: `--device`, a clock that waits for it, and its peak memory.
-
-A benchmark asks `now()` around what it times. On a GPU that waits for all that was launched.
-"""
+"""Where a benchmark runs: `--device`, and a clock that waits for what was launched there."""
 
 from __future__ import annotations
 
@@ -37,15 +34,10 @@ def device() -> torch.device:
     return _chosen
 
 
-def wait() -> None:
-    """Wait until the device has done what was asked of it."""
-    if _chosen.type == "cuda":
-        torch.cuda.synchronize(_chosen)
-
-
 def now() -> float:
     """Seconds on a clock, when all that was asked for is done."""
-    wait()
+    if _chosen.type == "cuda":
+        torch.cuda.synchronize(_chosen)
     return time.perf_counter()
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -43,6 +43,19 @@ def all_finite(gradients: Sequence[Tensor]) -> bool:
         values = gradient if gradient.layout == torch.strided else _stored(gradient)
         found.setdefault(values.device, []).append(torch.isfinite(values).all())
     return all(bool(torch.stack(flags).all()) for flags in found.values())
+
+
+def cannot_overflow(parts: Iterable[tuple[float, float]], kinds: Iterable[torch.dtype]) -> bool:
+    """Return whether a weighted sum, and each weight, stays within what its type can hold.
+
+    Args:
+        parts: Weight and length of each summand; the sum is no longer than these together.
+        kinds: Types of the numbers.
+    """
+    found = [(abs(weight), length) for weight, length in parts]
+    longest = sum(weight * length for weight, length in found)
+    largest = max([longest, *(weight for weight, _ in found)])
+    return largest < min(torch.finfo(kind).max for kind in {*kinds}) / 2
 
 
 def _stored(gradient: Tensor) -> Tensor:

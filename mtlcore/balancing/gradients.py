@@ -31,7 +31,7 @@ from mtlcore.balancing.context import (
 from mtlcore.balancing.cut import Cut
 from mtlcore.balancing.depth import DepthEstimate
 from mtlcore.balancing.factored import FactoredRows
-from mtlcore.balancing.finite import all_finite
+from mtlcore.balancing.finite import all_finite, cannot_overflow
 from mtlcore.balancing.graphs import gradients, learning, refuse_sparse
 from mtlcore.balancing.look_ahead import LookAhead, NotFinite, ValidationLosses
 from mtlcore.balancing.products import Row, total_there
@@ -355,14 +355,18 @@ class TaskGradients:
             return BalancingResult.refused("a weight of the balancer is not finite")
         keys = self._rows.keys
         if known:
-            found = dict(zip(known, map(float, lengths), strict=True))
-            self.is_finite = self._is_bounded(
-                entries, shared, dict(zip(keys, heads, strict=True)), found
-            )
+            # Rounding may leave a square of nothing below zero.
+            lengths_of_rows = [math.sqrt(max(row[n], 0.0)) for n, row in enumerate(entries)]
+            by_key: dict[Key | None, float] = dict(zip(keys, heads, strict=True))
+            parts = [*zip(shared, lengths_of_rows, strict=True)]
+            parts += [
+                (by_key.get(key, 1.0), float(x)) for key, x in zip(known, lengths, strict=True)
+            ]
+            self.is_finite = cannot_overflow(parts, (p.dtype for p in self._all))
         if self._scope == "shared":
             self._direction = self._rows.direction(shared)
-            by_key = dict(zip(keys, shared, strict=True))
-            for place, part in self._factored.direction(by_key).items():
+            weights_of = dict(zip(keys, shared, strict=True))
+            for place, part in self._factored.direction(weights_of).items():
                 self._direction[place] = part
         elif self._scope == "features":
             own = dict(zip(tasks, heads, strict=True))
@@ -477,31 +481,6 @@ class TaskGradients:
             for key, gradients in groups.items()
             if gradients
         }
-
-    def _is_bounded(
-        self,
-        gramian: Sequence[Sequence[float]],
-        shared: Sequence[float],
-        heads: Mapping[Key, float],
-        lengths: Mapping[Key | None, float],
-    ) -> bool:
-        """Whether no number of the update can be too large for its type.
-
-        Args:
-            gramian: Of the shared rows.
-            shared: Weight of each.
-            heads: Weight of each row's gradients at parameters of single tasks.
-            lengths: As of `_lengths`.
-        """
-        bound = sum(
-            abs(weight) * math.sqrt(max(row[number], 0.0))
-            for number, (weight, row) in enumerate(zip(shared, gramian, strict=True))
-        )
-        bound += sum(abs(heads.get(key, 1.0)) * length for key, length in lengths.items() if key)
-        bound += lengths.get(None, 0.0)
-        # Weights are converted to the type first.
-        largest = max([bound, *map(abs, shared), *map(abs, heads.values())])
-        return largest < min(torch.finfo(p.dtype).max for p in self._all) / 2
 
     def _every(self) -> list[Parameter]:
         """Return the shared parameters, frozen or not, each once."""

@@ -15,7 +15,7 @@ Row = Sequence[Tensor | None]
 _PIECE = {"cpu": 2**17}
 _ANYWHERE = 2**24
 
-# Sums of more products than this are split: they would lose digits, and cost a GPU most of itself.
+# Sums of more products than this are split, as they would lose digits.
 _AT_ONCE, _STRETCH = 2**16, 2**14
 
 WIDER = {torch.float16: torch.float32, torch.bfloat16: torch.float32}
