@@ -18,9 +18,7 @@ from mtlcore.balancing import (
     BalancingResult,
     HostReads,
     ValidationLosses,
-    not_finite,
     refuse_reentrant,
-    stacked,
 )
 from mtlcore.errors import MtlError, outline
 from mtlcore.learner import Learner
@@ -30,6 +28,7 @@ from mtlcore.models import Backbone, Head, StepContext
 from mtlcore.optimizers.contract import StepReport
 from mtlcore.optimizers.loss_scale import LossScale
 from mtlcore.optimizers.schedules import Plateau, Schedule
+from mtlcore.optimizers.step_losses import StepLosses
 from mtlcore.system import out_of_memory
 
 
@@ -89,14 +88,10 @@ class Update:
         self._saved = [torch.empty_like(buffer) for buffer in self._buffers]
         # torch takes any state for a parameter's; the first step tells whether it was one.
         self._untried = False
-        self._losses: dict[str, float] = {}
-        self._masses: dict[str, float] = {}
-        self._cross: dict[str, float] = {}
-        self._early: dict[str, float] = {}
-        self._problem: str | None = None
         # Several processes exchange losses first.
         device = self._parameters[0].device.type
         self._reads = HostReads(at_once=device == "cpu" or learner.distributed.world_size > 1)
+        self._losses = StepLosses(self._reads)
         self._weights: Mapping[str, list[float]] | None = None
         self._separates = False
         # Gradients of single tasks cannot go through one; the first step tells.
@@ -120,8 +115,7 @@ class Update:
         learner.context.learning_rate = float(self._torch.param_groups[0]["lr"])
         copy_all(self._buffers, self._saved)
         self._reads.forget()
-        self._losses, self._masses, self._cross, self._problem = {}, {}, {}, None
-        self._early = {}
+        self._losses = StepLosses(self._reads)
         self._weights = learner.balancing.reused_weights(learner.tasks, learner.context.step)
         self._separates = learner.balancing.scope == "features" and self._weights is None
 
@@ -149,10 +143,8 @@ class Update:
             Whether a further batch is of use: not where a loss is not finite, so that nothing is
             added and the step will be skipped. On a GPU that is known later.
         """
-        groups = (losses.raw, losses.cross, losses.balanced, losses.early)
-        names = [tuple(group) for group in groups]
-        self._reads.ask(stacked(*groups), partial(self._told, names, shares, part))
-        if self._problem is not None:
+        self._losses.add(losses, shares, part)
+        if self._losses.problem is not None:
             return False
         if self._may_be_reentrant:
             refuse_reentrant(losses.balanced)
@@ -172,36 +164,6 @@ class Update:
                 self._gradients.collect_sum(extra, retain_graph)
         return True
 
-    def _told(
-        self,
-        names: Sequence[Sequence[str]],
-        shares: Mapping[str, float],
-        part: float,
-        values: Sequence[float],
-    ) -> None:
-        """Count the losses of a batch, which the host knows by now.
-
-        Args:
-            names: Of raw losses, cross-task terms, balanced losses and early ones.
-            shares: The factor on each present task's loss.
-            part: The factor on cross-task terms.
-            values: Of all of them, in this order.
-        """
-        following = iter(values)
-        raw, cross, balanced, early = ({name: next(following) for name in group} for group in names)
-        # A balanced loss can be infinite where the raw one is not (an overflowing weight).
-        problem = not_finite(
-            {"loss": raw, "early loss": early, "term": cross, "balanced loss": balanced}
-        )
-        self._problem = self._problem or problem
-        for task, value in raw.items():
-            self._losses[task] = self._losses.get(task, 0.0) + shares[task] * value
-            self._masses[task] = self._masses.get(task, 0.0) + shares[task]
-        for task, value in early.items():
-            self._early[task] = self._early.get(task, 0.0) + shares[task] * value
-        for name, value in cross.items():
-            self._cross[name] = self._cross.get(name, 0.0) + part * value
-
     def refuse(self, reason: str, *, overflow: bool = False) -> None:
         """Skip the step because of something that is not finite and was found elsewhere.
 
@@ -209,7 +171,7 @@ class Update:
             reason: What `StepReport.skipped` will say; the first reason of a step stays.
             overflow: Whether it is a gradient, so that the loss scale may be to blame.
         """
-        self._problem = self._problem or reason
+        self._losses.problem = self._losses.problem or reason
         if overflow:
             self._scale.update(False)
 
@@ -227,11 +189,11 @@ class Update:
             validation: Computes the losses of the step's validation batch, times `scale`.
         """
         if learner.distributed.world_size > 1:
-            self._agree(learner)
-        skipped, result = self._problem, BalancingResult()
+            self._losses.agree(learner)
+        skipped, result = self._losses.problem, BalancingResult()
         if skipped is None:
             result, finite = self._balance(learner, validation)
-            skipped = self._problem
+            skipped = self._losses.problem
             if validation is not None:
                 # Each rank has validation losses of its own, and all skip the step together.
                 problems = learner.distributed.all_gather(skipped)
@@ -239,7 +201,7 @@ class Update:
             if not finite:
                 skipped = skipped or result.problem or "the gradient is not finite"
         self._reads.read()
-        losses, early = self._means()
+        losses, early = self._losses.means()
         if skipped is not None:
             self._gradients.clear()
             learner.balancing.after_skipped_step()
@@ -256,44 +218,12 @@ class Update:
             parameter.grad = None
         return StepReport(
             losses=losses,
-            cross=self._cross,
+            cross=self._losses.cross,
             balancing=result,
             learning_rate=float(self._torch.param_groups[0]["lr"]),
             early=early,
             skipped=skipped,
         )
-
-    def _means(self) -> tuple[dict[str, float], dict[str, float]]:
-        """Return the mean losses of the present tasks, and those of early predictions."""
-        masses = self._masses
-        losses = {task: total / masses[task] for task, total in self._losses.items()}
-        return losses, {task: total / masses[task] for task, total in self._early.items()}
-
-    def _describe(self, context: BalancerContext) -> str | None:
-        """Tell balancers what the host knows of the losses; return why the step is skipped."""
-        losses, early = self._means()
-        context.present = tuple(losses)
-        # What balancers balance has the early predictions in it.
-        context.losses = {task: loss + early.get(task, 0.0) for task, loss in losses.items()}
-        return self._problem
-
-    def _agree(self, learner: Learner) -> None:
-        """Exchange losses and problems, so that all ranks learn, or skip the step, together."""
-        generator = learner.context.generator
-        state = None if generator is None else generator.get_state()
-        sums = (self._losses, self._masses, self._cross, self._early)
-        everywhere = learner.distributed.all_gather((sums, self._problem, state))
-        losses, masses, cross, early = (
-            _summed(parts) for parts in zip(*(rank[0] for rank in everywhere), strict=True)
-        )
-        # In the order of the run's tasks, which a rank without some of them would not keep.
-        self._losses = {task: losses[task] for task in learner.tasks if task in losses}
-        self._masses, self._cross, self._early = masses, cross, early
-        self._problem = next((rank[1] for rank in everywhere if rank[1] is not None), None)
-        # Loss balancers may have drawn more where more tasks have labels.
-        first_state = everywhere[0][2]
-        if generator is not None and first_state is not None:
-            generator.set_state(first_state)
 
     def reset_state(self, parameters: Iterable[Parameter]) -> None:
         """Drop the moments of parameters that were re-initialised."""
@@ -355,7 +285,7 @@ class Update:
         """Write balanced gradients; return the decision, and whether the gradient is finite."""
         if self.scale != 1:
             self._gradients.unscale(self.scale)
-        begin = partial(self._describe, learner.context)
+        begin = partial(self._losses.describe, learner.context)
         if self._reads.at_once:
             begin()
         result = self._gradients.apply(
@@ -427,14 +357,6 @@ def _listeners(learner: Learner) -> list[Callable[[StepContext], None]]:
         for part in parts
         if type(part).after_step not in idle and not learner.model.is_frozen(part)
     ]
-
-
-def _summed(parts: Iterable[Mapping[str, float]]) -> dict[str, float]:
-    total: dict[str, float] = {}
-    for part in parts:
-        for name, value in part.items():
-            total[name] = total.get(name, 0.0) + value
-    return total
 
 
 def copy_all(source: Sequence[Tensor], destination: Sequence[Tensor]) -> None:
